@@ -1,0 +1,73 @@
+"""`raymix check`: the plan of a run, printed without training."""
+
+from collections.abc import Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.config import RunConfig
+from orchestrator.memory import GIB, estimate_memory
+from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
+from orchestrator.terminal import printable
+from orchestrator.training.driver import prepare
+from orchestrator.training.planning import count_steps, domain_sizes, row_shares
+from orchestrator.training.preparation import DomainStores
+
+
+def check(config: RunConfig, console: Console) -> None:
+    """Prepare the token stores, then print rows, tokens, bad rows, epochs at the initial weights, steps and memory."""
+    stores = prepare(config, console)
+    console.print(plan_view(config, stores))
+
+
+def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> RenderableType:
+    """The plan as tables."""
+    num_steps = count_steps(config, stores)
+    rows = num_steps * config.training.global_batch_size
+    facts = Text.assemble(
+        (printable(config.name), "bold"),
+        f"  {num_steps:,} steps x {config.training.global_batch_size} rows of at most {config.data.max_length:,} tokens, "
+        f"{config.mixing.type}, {config.cluster.num_workers} x ZeRO-{config.training.deepspeed.zero_stage}",
+    )
+    return Group(facts, _domain_table(config, stores, rows), _memory_line(config))
+
+
+def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_rows: int) -> Table:
+    shares = initial_algorithm(config, stores).initial_weights()
+    shares_of_rows = row_shares(stores, shares, config.mixing.unit)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for header in ("domain", "share", "examples", "rows", "tokens", "bad rows", "too long", "eval rows", "epochs"):
+        table.add_column(header, justify="left" if header == "domain" else "right", no_wrap=True)
+    for name, domain in stores.items():
+        report = domain.report
+        table.add_row(
+            printable(name),
+            f"{shares[name]:.1%}",
+            f"{domain.train.num_examples:,}",
+            f"{domain.train.num_rows:,}",
+            f"{domain.train.num_tokens:,}",
+            f"{report.num_bad_rows:,}",
+            f"{report.num_too_long:,}",
+            f"{min(domain.eval.num_rows, config.evaluation.max_rows):,} of {domain.eval.num_rows:,}",
+            f"{num_rows * shares_of_rows[name] / domain.train.num_rows:.2f}",
+        )
+    return table
+
+
+def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
+    """The algorithm before any feedback; references that are still to be computed do not matter to its first weights."""
+    mixing = config.mixing
+    if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
+        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.domains, 0.0)})
+    return build_mixing_algorithm(mixing, domain_sizes(stores))
+
+
+def _memory_line(config: RunConfig) -> Text:
+    memory = estimate_memory(config)
+    parts = ("parameters", "gradients", "optimizer", "activations", "logits")
+    detail = ", ".join(f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts)
+    return Text(
+        f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
+        f"about {memory.total_gib:.2f} GiB a rank at its peak ({detail})"
+    )

@@ -1,0 +1,125 @@
+"""The verbs of the command line, nothing else."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import ConfigError
+from orchestrator.loading import load_config
+
+app = typer.Typer(
+    help="Fine-tune a language model on several domains and decide, while it trains, how much of each it sees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be given several times.")
+]
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train; the same command goes on where it stopped."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.training.driver import run as run_training
+
+        run_training(settings, Console())
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Print the plan of a run without training: rows, tokens, bad rows, epochs, steps, memory."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.check import check as print_plan
+
+        print_plan(settings, Console())
+
+
+@app.command()
+def reference(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    output: Annotated[Path, typer.Option(help="File to write, for `mixing.reference`.")] = Path("reference.json"),
+) -> None:
+    """Compute the reference losses that VersaTune compares with: the best of fine-tuning on each domain alone."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.training.driver import reference as compute
+        from orchestrator.training.reference import write_references
+
+        losses = compute(settings, Console())
+        write_references(output, losses)
+        Console().print(f"{output}: reference losses of {len(losses)} domains")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", exists=True)],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
+) -> None:
+    """Write the HTML report of a run, or of several side by side, and print their table."""
+    with plain_errors():
+        from orchestrator.report.comparison import comparison_table
+        from orchestrator.report.html import write_report
+
+        target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
+        write_report(runs, target)
+        Console().print(comparison_table(runs))
+        Console().print(f"report: {target}", highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    json.dump(RunConfig.model_json_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder of the demo's data, base model and run.")] = Path("demo"),
+) -> None:
+    """Make a small base model and generated domains, train on them, and show what the model learned."""
+    with plain_errors():
+        from orchestrator.demo import run_demo
+
+        run_demo(folder, Console())
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the user can mend is said in a line and exit code 2, what failed on the way in a line and 1; no traceback."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        yield
+    except ConfigError as error:
+        for line in error.lines:
+            errors.print(line, markup=False)
+        raise typer.Exit(2) from None
+    except (ValueError, RuntimeError, OSError) as error:
+        errors.print(f"raymix: {error}", markup=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the `raymix` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The configuration of a run: the workers' parts composed with mixing and cluster. No torch, no Ray: milliseconds.
+
+`loading.py` reads it from YAML; this file says what it is and which combinations make sense.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.mixing import AnyMixingConfig
+from orchestrator.mixing.base import check_domains
+from orchestrator.mixing.versatune import VersaTuneConfig
+from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from workers.settings import Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class ClusterConfig(Settings):
+    """Where the run's workers are."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine, `auto` joins the cluster this machine belongs to; or a head's host:port."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers, one rank each."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker; 0 trains on the CPU."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs of each worker."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often the worker group may be lost and started again from the last checkpoint."""
+
+
+class ReferenceConfig(Settings):
+    """How reference losses are computed: fine-tuning on each domain alone, keeping the best held-out loss."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps for each domain; default: as many as the run itself, divided by the number of domains."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Workers of each of these trainings; several trainings run side by side as far as the cluster has room."""
+
+
+class RunConfig(Settings):
+    """Everything that says what a run does."""
+
+    name: Name
+    """Name of the run, and of its folder in output_dir."""
+    output_dir: Path = Path("runs")
+    """Folder of all runs; on several nodes it lies on a shared file system."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
+    model: ModelConfig
+    """The base model."""
+    domains: Annotated[dict[Name, DomainConfig], Field(min_length=1)]
+    """The domains, by name."""
+    data: DataConfig = DataConfig()
+    """How rows become token stores."""
+    mixing: AnyMixingConfig
+    """The mixing algorithm."""
+    training: TrainingConfig
+    """The optimizer steps."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The evaluation that feeds the mixing algorithm."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """How reference losses are computed, for algorithms that need them."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Where the run's workers are."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.output_dir / self.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of the token stores."""
+        return self.data.cache_dir or self.output_dir / "token-stores"
+
+    @field_validator("output_dir", mode="before")
+    @classmethod
+    def _a_folder(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"{value} is a URI; runs are written to a folder: use a (shared, mounted) file system")
+        return value
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        rows, ranks, micro = self.training.global_batch_size, self.cluster.num_workers, self.training.micro_batch_size
+        if rows % (ranks * micro):
+            near = max(rows // (ranks * micro), 1) * ranks * micro
+            raise ValueError(
+                f"training.global_batch_size {rows} is not divisible by cluster.num_workers {ranks} x "
+                f"training.micro_batch_size {micro} = {ranks * micro}; use {near}, for example"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_domains(self) -> Self:
+        names = list(self.domains)
+        for key in ("shares", "initial", "reference"):
+            if isinstance(value := getattr(self.mixing, key, None), dict):
+                check_domains(f"mixing.{key}", value, names)
+        if self.evaluation.best not in (None, "mean", "worst", *names):
+            raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {names}")
+        if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
+            raise ValueError(
+                f"mixing.floor: {self.mixing.floor} for {len(names)} domains is more than 1 in all; "
+                f"use at most {1 / len(names):.4g}"
+            )
+        return self
+
+

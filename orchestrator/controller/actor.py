@@ -1,0 +1,71 @@
+"""The controller as a Ray actor: a name, restarts, and the handle that workers use as their `WeightsSource`.
+
+Ray restarts the process, not its memory: the constructor replays the journal, so whoever calls during a restart sees
+only a short delay. Calls may be delivered twice, which the core expects.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.controller.journal import DurableController
+from orchestrator.mixing import MixingConfig, build_mixing_algorithm
+from workers.contracts import DomainFeedback, DomainWeights
+
+NAMESPACE = "raymix"
+
+
+@dataclass(frozen=True)
+class DomainSize:
+    """What a mixing algorithm knows of a domain beforehand."""
+
+    name: str
+    num_examples: int
+    num_tokens: int
+
+
+def start_controller(
+    run_folder: Path, run_id: str, mixing: MixingConfig, domains: list[DomainSize]
+) -> "RayWeightsSource":
+    """Start the controller of a run, or go on from its journal, and return the workers' way to reach it.
+
+    It lives as long as the driver: a driver that comes back starts it again and the journal carries the state.
+    """
+    remote_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ControllerActor)
+    actor = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
+        run_folder, run_id, mixing, domains
+    )
+    ray.get(actor.history.remote())  # a journal that cannot be read is an error here, not in a worker
+    return RayWeightsSource(actor)
+
+
+class ControllerActor(DurableController):
+    """The durable controller, built inside its own process."""
+
+    def __init__(self, run_folder: Path, run_id: str, mixing: MixingConfig, domains: list[DomainSize]) -> None:
+        super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
+
+
+class RayWeightsSource:
+    """A `WeightsSource` that asks the controller's actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def open_attempt(self) -> int:
+        """See `WeightsSource`."""
+        return int(ray.get(self._actor.open_attempt.remote()))
+
+    def history(self) -> list[DomainWeights]:
+        """See `WeightsSource`."""
+        return list(ray.get(self._actor.history.remote()))
+
+    def pull(self, step: int) -> DomainWeights:
+        """See `WeightsSource`."""
+        return DomainWeights.model_validate(ray.get(self._actor.pull.remote(step)))
+
+    def push(self, feedback: DomainFeedback) -> DomainWeights:
+        """See `WeightsSource`."""
+        return DomainWeights.model_validate(ray.get(self._actor.push.remote(feedback)))

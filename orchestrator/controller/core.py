@@ -1,0 +1,127 @@
+"""The controller's core: a pure state machine, feedback in, versions of the weights out. No disk, no clock, no Ray.
+
+It keeps four promises to the workers. A version, once pulled for a step, is never replaced for that step. Feedback
+counts once per step, however often it is delivered. A worker group that was replaced (a lower attempt) is refused.
+And no algorithm ever sees a loss that is missing or not finite: the domain keeps its last value.
+"""
+
+import math
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+
+from orchestrator.mixing import MixingAlgorithm
+from workers.contracts import DomainFeedback, DomainWeights
+
+
+class FencedOutError(RuntimeError):
+    """A push came from an attempt, or a run, that is no longer the current one."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person should know: `kind` for filtering, `message` for reading."""
+
+    step: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What followed from one feedback."""
+
+    version: DomainWeights | None = None  # the new version, if there is one
+    events: list[Event] = field(default_factory=list)
+
+
+class ControllerCore:
+    """Versions, the feedback they came from, and the algorithm between the two."""
+
+    def __init__(self, run_id: str, algorithm: MixingAlgorithm) -> None:
+        self.run_id = run_id
+        self.algorithm = algorithm
+        self.attempt = 0
+        self.versions: list[DomainWeights] = []
+        self._answered: set[int] = set()  # steps whose feedback was counted
+        self._last: dict[str, tuple[float, int]] = {}  # newest good (sum of nats, tokens) of each domain
+        self._last_pulled = 0
+
+    def begin(self) -> DomainWeights:
+        """The initial version, which holds from step 1."""
+        version = DomainWeights(
+            version=0,
+            effective_step=1,
+            shares=self.algorithm.initial_weights(),
+            reason="initial",
+            by=self.algorithm.config.type,
+        )
+        self.versions.append(version)
+        return version
+
+    def version_of(self, step: int) -> DomainWeights:
+        """The version that holds for a step, as far as is known now."""
+        return next(version for version in reversed(self.versions) if version.effective_step <= max(step, 1))
+
+    def pull(self, step: int) -> DomainWeights:
+        """The version that holds for a step, for good."""
+        self._last_pulled = max(self._last_pulled, step)
+        return self.version_of(step)
+
+    def fork(self) -> "ControllerCore":
+        """A copy that can observe while this one stays as it was, until what followed is on disk."""
+        twin = copy(self)
+        twin.versions, twin._answered, twin._last = list(self.versions), set(self._answered), dict(self._last)
+        twin.algorithm = deepcopy(self.algorithm)
+        return twin
+
+    def accepts(self, feedback: DomainFeedback) -> bool:
+        """Whether this feedback is new; False where its step was counted already.
+
+        Raises:
+            FencedOutError: it comes from another run or an attempt before the current one.
+        """
+        if feedback.run_id != self.run_id:
+            raise FencedOutError(f"feedback of run {feedback.run_id!r} sent to run {self.run_id!r}")
+        if feedback.attempt < self.attempt:
+            raise FencedOutError(f"feedback of attempt {feedback.attempt}, but attempt {self.attempt} is running")
+        return feedback.step not in self._answered
+
+    def observe(self, feedback: DomainFeedback, recorded: DomainWeights | None = None) -> Decision:
+        """Count one evaluation that `accepts` let through.
+
+        Args:
+            feedback: what was measured.
+            recorded: on replay, the next version of the journal. It wins over what the algorithm answers now, since
+                workers have already trained on it.
+        """
+        self._answered.add(feedback.step)
+        complete, events = self._complete(feedback)
+        shares = self.algorithm.observe(complete) if complete else None
+        if shares is None:
+            return Decision(None, events)
+        version = recorded or DomainWeights(
+            version=len(self.versions),
+            effective_step=max(feedback.step, self._last_pulled) + 1,
+            shares=shares,
+            reason="algorithm",
+            by=self.algorithm.config.type,
+        )
+        self.versions.append(version)
+        return Decision(version, events)
+
+    def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
+        """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
+        events = []
+        for name in self.algorithm.names:
+            if math.isfinite(loss := feedback.loss_nats(name)):
+                self._last[name] = (feedback.loss_sum_nats[name], feedback.num_tokens[name])
+                continue
+            what = "missing" if math.isnan(loss) and name not in feedback.loss_sum_nats else f"{loss}"
+            instead = "keeps its last value" if name in self._last else "the weights stay until it has one"
+            message = f"loss of domain {name!r} at step {feedback.step} is {what}; {instead}"
+            events.append(Event(feedback.step, "non_finite_loss", message))
+        if set(self._last) != set(self.algorithm.names):
+            return None, events
+        sums = {name: self._last[name][0] for name in self.algorithm.names}
+        tokens = {name: self._last[name][1] for name in self.algorithm.names}
+        return feedback.model_copy(update={"loss_sum_nats": sums, "num_tokens": tokens}), events

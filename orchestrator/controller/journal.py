@@ -1,0 +1,95 @@
+"""The controller's memory: one small file for each version and each feedback, on disk before anybody hears of it.
+
+    weights/000012.json     DomainWeights          feedback/00000600.json     DomainFeedback
+    attempt.json            number of the running attempt
+    mixing.jsonl, events.jsonl    what the algorithm believed and what happened; for people, derived
+
+The feedback is written first, then the version that follows from it, then the answer is given. A crash in between
+leaves a feedback whose version is missing; replay decides it again, from the same numbers, and writes it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.controller.core import ControllerCore, Event
+from orchestrator.mixing import MixingAlgorithm
+from workers.contracts import DomainFeedback, DomainWeights
+from workers.atomic import write_durably
+
+
+class DurableController:
+    """A `WeightsSource` whose every answer survives the process. Opening a folder with a history goes on from it."""
+
+    def __init__(self, run_folder: Path, run_id: str, algorithm: MixingAlgorithm) -> None:
+        self.folder = run_folder
+        self.core = ControllerCore(run_id, algorithm)
+        for part in ("weights", "feedback"):
+            (run_folder / part).mkdir(parents=True, exist_ok=True)
+        self._replay()
+
+    def open_attempt(self) -> int:
+        """The next attempt's number; from now on lower ones are refused."""
+        self.core.attempt += 1
+        write_durably(self.folder / "attempt.json", json.dumps({"attempt": self.core.attempt}).encode())
+        first = "the run starts" if self.core.attempt == 1 else "the run goes on"
+        self._note(Event(0, "attempt", f"attempt {self.core.attempt}: {first}"))
+        return self.core.attempt
+
+    def history(self) -> list[DomainWeights]:
+        """All versions so far."""
+        return list(self.core.versions)
+
+    def pull(self, step: int) -> DomainWeights:
+        """The version that holds for `step`, for good."""
+        return self.core.pull(step)
+
+    def push(self, feedback: DomainFeedback) -> DomainWeights:
+        """Count one evaluation, once; the version that holds for the next step."""
+        if self.core.accepts(feedback):
+            self._write("feedback", f"{feedback.step:08d}", feedback)
+            core = self.core.fork()
+            decision = core.observe(feedback)
+            if decision.version is not None:
+                self._write("weights", f"{decision.version.version:06d}", decision.version)
+            self.core = core  # only now: whatever could not be written was never decided
+            self._note_values(feedback.step)
+            for event in decision.events:
+                self._note(event)
+        return self.core.version_of(feedback.step + 1)
+
+    def _replay(self) -> None:
+        """Bring the core to where the files say it was."""
+        versions = [DomainWeights.model_validate_json(path.read_bytes()) for path in self._files("weights")]
+        (self.folder / "mixing.jsonl").write_text("")
+        begun = self.core.begin()
+        if not versions:
+            self._write("weights", f"{begun.version:06d}", begun)
+        for path in self._files("feedback"):
+            feedback = DomainFeedback.model_validate_json(path.read_bytes())
+            number = len(self.core.versions)
+            decision = self.core.observe(feedback, recorded=versions[number] if number < len(versions) else None)
+            if decision.version is not None and number >= len(versions):
+                self._write("weights", f"{number:06d}", decision.version)
+            self._note_values(feedback.step)
+        attempt_file = self.folder / "attempt.json"
+        if attempt_file.exists():
+            self.core.attempt = int(json.loads(attempt_file.read_text())["attempt"])
+
+    def _files(self, part: str) -> list[Path]:
+        return sorted((self.folder / part).glob("[0-9]*.json"))
+
+    def _write(self, part: str, name: str, record: DomainWeights | DomainFeedback) -> None:
+        write_durably(self.folder / part / f"{name}.json", record.model_dump_json(indent=1).encode())
+
+    def _note_values(self, step: int) -> None:
+        version = self.core.versions[-1].version
+        values = self.core.algorithm.metrics()
+        self._append("mixing.jsonl", {"step": step, "weights_version": version, "values": values})
+
+    def _note(self, event: Event) -> None:
+        self._append("events.jsonl", {"step": event.step, "kind": event.kind, "message": event.message})
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,135 @@
+"""YAML -> RunConfig, with every fault named by file:line and key path before anything is started.
+
+Safe YAML only: no tags, no duplicate keys, at most 100,000 nodes after aliases are written out.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import ConfigError, Fault, describe, format_path
+from orchestrator.config_files import missing_files
+
+KeyPath = tuple[str | int, ...]
+Lines = dict[KeyPath, int]
+
+_MAX_BYTES = 2**20
+_MAX_NODES = 100_000
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> RunConfig:
+    """Read, override and check a configuration.
+
+    Args:
+        path: YAML file. Relative paths in it are relative to the current folder.
+        overrides: `a.b=value` pairs, applied before checking; values are YAML.
+        check_files: also look whether the files it names are there.
+
+    Raises:
+        ConfigError: with one line for each fault.
+    """
+    data, lines = _parse(path)
+    for override in overrides:
+        _apply(override, data, lines)
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise _config_error(path, lines, describe(error, data)) from None
+    if check_files and (faults := missing_files(config)):
+        raise _config_error(path, lines, faults)
+    return config
+
+
+def _config_error(path: Path, lines: Lines, faults: Iterable[Fault]) -> ConfigError:
+    return ConfigError([f"{_place(path, lines, key)}{format_path(key)}: {what}" for key, what in faults])
+
+
+def _place(path: Path, lines: Lines, key: KeyPath) -> str:
+    """`file:line: ` of a key, or of the nearest key around it that the file has."""
+    while key and key not in lines:
+        key = key[:-1]
+    line = lines.get(key, 0)
+    return f"{path}:{line}: " if line else "--set: " if key else f"{path}: "
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError([f"{path}: {path.stat().st_size:,} bytes; a configuration has at most {_MAX_BYTES:,}"])
+        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        lines: Lines = {}
+        data = _Builder(path, loader, lines).build(root, ()) if root is not None else None
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}; give the path of a YAML file"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([f"{path}{line}: not valid YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path}: a configuration is a mapping of keys, e.g. `name: my-run`"])
+    return data, lines
+
+
+class _Builder:
+    """Builds plain data from YAML nodes, noting the line of every key and refusing duplicates."""
+
+    def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Lines) -> None:
+        self._path, self._loader, self._lines = path, loader, lines
+        self._num_nodes = 0
+
+    def build(self, node: yaml.Node, key: KeyPath) -> Any:
+        """The data of a node that stands at a key."""
+        self._num_nodes += 1
+        if self._num_nodes > _MAX_NODES:
+            raise ConfigError([f"{self._path}: more than {_MAX_NODES:,} values once aliases are written out"])
+        self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*key, i)) for i, item in enumerate(node.value)]
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, key: KeyPath) -> dict[str, Any]:
+        self._loader.flatten_mapping(node)
+        mapping: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            name = self._loader.construct_object(name_node)
+            line = name_node.start_mark.line + 1
+            place = f"{self._path}:{line}: {format_path((*key, str(name)))}"
+            if not isinstance(name, str):
+                raise ConfigError([f"{place}: YAML reads this key as {name!r}; put it in quotes"])
+            if name in mapping:
+                raise ConfigError([f"{place}: stands twice, first in line {self._lines[(*key, name)]}; keep one"])
+            self._lines[(*key, name)] = line
+            mapping[name] = self.build(value_node, (*key, name))
+        return mapping
+
+
+def _apply(override: str, data: dict[str, Any], lines: Lines) -> None:
+    """Set one `a.b=value` in the data; the keys it makes have no line."""
+    name, equals, text = override.partition("=")
+    if not equals or not all(name.split(".")):
+        raise ConfigError([f"--set {override}: write it as key.path=value, e.g. training.max_steps=100"])
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError([f"--set {override}: {text!r} is not a YAML value; put it in quotes"]) from None
+    *parents, last = name.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError([f"--set {override}: {parent!r} is {inner!r}, not a group of keys"])
+        data = inner
+    data[last] = value
+    for key in [key for key in lines if key[: len(parents) + 1] == (*parents, last)]:
+        lines[key] = 0
+    lines[(*parents, last)] = 0

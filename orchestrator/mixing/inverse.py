@@ -1,0 +1,27 @@
+"""Inverse: what the base distribution has much of gets little, w_j = (1 - P_j) / (k - 1).
+
+VersaTune's second baseline (arXiv 2411.11266, experiments): the opposite of training in proportion to knowledge.
+"""
+
+from typing import Literal
+
+from orchestrator.mixing.base import ConstantMixing, Initial, MixingConfig, Shares, initial_shares
+
+
+class InverseConfig(MixingConfig):
+    """The complement of a distribution."""
+
+    type: Literal["inverse"] = "inverse"
+    """(1 - P_j) / (k - 1)."""
+    initial: Initial = "proportional"
+    """The distribution P: `uniform`, `proportional`, or a share for each domain."""
+
+
+class Inverse(ConstantMixing[InverseConfig]):
+    """w_j = (1 - P_j) / (k - 1); one domain alone keeps everything."""
+
+    def initial_weights(self) -> Shares:
+        """The complement, scaled to sum to 1."""
+        base = initial_shares(self.config.initial, self.domains, self.config.unit)
+        others = len(base) - 1
+        return {name: (1.0 - share) / others for name, share in base.items()} if others else base

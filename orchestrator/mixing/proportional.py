@@ -1,0 +1,20 @@
+"""Proportional: shares follow the domains' sizes, as if all data lay in one heap."""
+
+from typing import Literal
+
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, initial_shares
+
+
+class ProportionalConfig(MixingConfig):
+    """Shares by the domains' sizes, in `unit`."""
+
+    type: Literal["proportional"] = "proportional"
+    """n_j / sum_i n_i."""
+
+
+class Proportional(ConstantMixing[ProportionalConfig]):
+    """w_j = n_j / sum_i n_i, n in examples or tokens."""
+
+    def initial_weights(self) -> Shares:
+        """By size."""
+        return initial_shares("proportional", self.domains, self.config.unit)

@@ -1,0 +1,145 @@
+"""Several runs side by side: the rows of a table, its form for the terminal, and the plots."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.palette import color_by_name
+from orchestrator.report.figures import LOSS_NOTE, Plot, Section, layout, line, shares_figure, with_whole_steps
+from orchestrator.report.results import RunResult, compute_result, evaluation_losses
+from orchestrator.report.series import gaps
+from orchestrator.run_folder import RunFolder
+from orchestrator.terminal import format_duration, format_loss, printable
+
+RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the comparison; `is_best` where it is the lowest loss of its column."""
+
+    text: str
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Columns of the comparison: a heading, and a cell for each run."""
+
+    run_labels: list[str]
+    columns: dict[str, list[Cell]]
+
+
+def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
+    """The runs as they are now; a folder that is no run is an error."""
+    runs = [RunFolder(folder) for folder in dict.fromkeys(Path(folder) for folder in run_folders)]
+    for run in runs:
+        run.refresh()
+        if not (run.config or run.weights or len(run.metrics)):
+            raise ValueError(f"{run.path} is not the folder of a run: no config.json, weights/ or metrics.jsonl in it")
+    return runs
+
+
+def all_domains(runs: Sequence[RunFolder]) -> list[str]:
+    """The domains of all runs, in order of appearance."""
+    return list(dict.fromkeys(domain for run in runs for domain in run.domains))
+
+
+def run_labels(runs: Sequence[RunFolder]) -> list[str]:
+    """The runs' names; with their place where two have the same name."""
+    num_named = Counter(run.name for run in runs)
+    return [run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs]
+
+
+def compare(runs: Sequence[RunFolder]) -> Comparison:
+    """The columns of the table, best losses marked."""
+    results = [compute_result(run) for run in runs]
+    columns = {
+        "algorithm": [Cell(result.algorithm) for result in results],
+        "steps": [Cell(_steps(result)) for result in results],
+    }
+    for name, courses in (
+        ("mean", [result.mean_loss_nats for result in results]),
+        ("worst", [result.worst_loss_nats for result in results]),
+    ):
+        columns[f"{name} base"] = [Cell(format_loss(course.start)) for course in courses]
+        columns[f"{name} best"] = _losses([course.best for course in courses])
+        columns[f"{name} end"] = _losses([course.end for course in courses])
+    for domain in all_domains(runs):
+        ends = [result.domains[domain].loss_nats_end if domain in result.domains else None for result in results]
+        columns[f"{domain} end"] = _losses(ends)
+    columns["tokens"] = [Cell(f"{result.num_tokens:,}") for result in results]
+    columns["time"] = [Cell(format_duration(result.seconds)) for result in results]
+    return Comparison(run_labels(runs), columns)
+
+
+def _steps(result: RunResult) -> str:
+    if result.is_finished or result.total_steps is None:
+        return f"{result.num_steps:,}"
+    return f"{result.num_steps:,} of {result.total_steps:,}"
+
+
+def _losses(losses: Sequence[float | None]) -> list[Cell]:
+    finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    best = min(finite) if len(finite) > 1 else None
+    return [Cell(format_loss(loss), is_best=best is not None and loss == best) for loss in losses]
+
+
+def comparison_table(run_folders: Sequence[Path]) -> Table:
+    """The comparison for a terminal: a column for each run, so that many domains fit into 80 characters."""
+    comparison = compare(load_runs(run_folders))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("loss in nats per token", overflow="fold")
+    for name in comparison.run_labels:
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+    for heading, cells in comparison.columns.items():
+        texts = [Text(printable(cell.text), style="bold green" if cell.is_best else "") for cell in cells]
+        table.add_row(Text(printable(heading)), *texts)
+    return table
+
+
+def comparison_sections(runs: Sequence[RunFolder]) -> list[Section]:
+    """Held-out losses overlaid, one plot for each domain; shares side by side."""
+    loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation, step 0 is the base model."
+    losses = [Plot("Mean of the domains", _overlay(runs, None))]
+    domain_colors = color_by_name(all_domains(runs))
+    losses += [Plot(domain, _overlay(runs, domain), color, domain) for domain, color in domain_colors.items()]
+    labelled = zip(run_labels(runs), runs, strict=True)
+    shares = [Plot(name, shares_figure(run, domain_colors, 220)) for name, run in labelled if run.weights]
+    last_step = max(run.metrics.last_step for run in runs)
+    for plot in shares:
+        plot.figure.update_xaxes(range=[0, max(last_step, 1)])
+    sections = [
+        Section("Loss per domain", loss_note, losses),
+        Section("Shares over time", "Share of each domain in the mixture, run by run.", shares),
+    ]
+    return with_whole_steps(sections, last_step)
+
+
+def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """The colour of each run, by its label."""
+    return {name: RUN_COLORS[index % len(RUN_COLORS)] for index, name in enumerate(run_labels(runs))}
+
+
+def _overlay(runs: Sequence[RunFolder], domain: str | None) -> go.Figure:
+    figure = go.Figure(layout=layout(230, yaxis={"hoverformat": ".3f"}))
+    for index, (run, (name, color)) in enumerate(zip(runs, run_colors(runs).items(), strict=True)):
+        steps, losses = evaluation_losses(run)
+        if domain is None:
+            values = np.array(list(losses.values())).mean(axis=0) if losses else steps * np.nan
+        else:
+            values = losses.get(domain, steps * np.nan)
+        style = {"color": color, "width": 1.8, "dash": DASHES[index // len(RUN_COLORS) % len(DASHES)]}
+        more: dict[str, Any] = {"mode": "lines+markers", "line": style, "marker": {"size": 4, "color": color}}
+        figure.add_trace(line(steps.tolist(), gaps(values), name, color, **more))
+    return figure

@@ -1,0 +1,119 @@
+"""report.html: one file that needs no network. Script and data lie inside it, and its policy lets nothing else in."""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from orchestrator.palette import color_by_name
+from orchestrator.report.comparison import all_domains, compare, comparison_sections, load_runs, run_colors
+from orchestrator.report.figures import Section, run_sections
+from orchestrator.report.results import RunResult, compute_result
+from orchestrator.run_folder import RunFolder
+from orchestrator.terminal import format_duration, format_loss, format_share
+
+MAX_EVENTS_SHOWN = 100
+
+
+def write_report(run_folders: Sequence[Path], output: Path) -> None:
+    """Write the report of one run, or the comparison of several, to `output`."""
+    if not run_folders:
+        raise ValueError("a report needs at least one run folder")
+    runs = load_runs(run_folders)
+    page = _run_page(runs[0]) if len(runs) == 1 else _comparison_page(runs)
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(output)
+
+
+def _run_page(run: RunFolder) -> str:
+    result = compute_result(run)
+    return _render(
+        "run.html",
+        run_sections(run),
+        title=run.name,
+        result=result,
+        facts=_facts(result),
+        domain_colors=color_by_name(run.domains),
+        events=run.events[-MAX_EVENTS_SHOWN:],
+        num_events=len(run.events),
+        num_unreadable_lines=run.num_unreadable_lines,
+    )
+
+
+def _comparison_page(runs: Sequence[RunFolder]) -> str:
+    return _render(
+        "comparison.html",
+        comparison_sections(runs),
+        title=f"{len(runs)} runs compared",
+        comparison=compare(runs),
+        run_colors=run_colors(runs),
+        domain_colors=color_by_name(all_domains(runs)),
+    )
+
+
+def _facts(result: RunResult) -> dict[str, str]:
+    facts = {
+        "Steps": f"{result.num_steps:,}",
+        "Tokens": f"{result.num_tokens:,}",
+        "Tokens per second": f"{result.tokens_per_second:,.0f}" if math.isfinite(result.tokens_per_second) else "-",
+        "Time": format_duration(result.seconds),
+        "Weights versions": f"{result.num_versions:,}",
+        "Mean loss": f"{format_loss(result.mean_loss_nats.start)} \u2192 {format_loss(result.mean_loss_nats.end)}",
+        "Worst loss": f"{format_loss(result.worst_loss_nats.start)} \u2192 {format_loss(result.worst_loss_nats.end)}",
+    }
+    return facts | ({} if result.best_step is None else {"Best at step": f"{result.best_step:,}"})
+
+
+def _render(template: str, sections: Sequence[Section], **values: Any) -> str:
+    # A browser reads line ends as \n before it hashes a script.
+    sources = (get_plotlyjs(), _asset("page.js"))
+    scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
+    environment = Environment(
+        loader=PackageLoader("orchestrator.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"loss": format_loss, "share": format_share, "change": _change}
+    return environment.get_template(template).render(
+        sections=sections,
+        figures=Markup(_figures_json(sections)),
+        style=Markup(_asset("page.css")),
+        scripts=[Markup(text) for text in scripts],
+        policy=_content_security_policy(scripts),
+        **values,
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("orchestrator.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _change(end: float | None, start: float | None) -> dict[str, str]:
+    if end is None or start is None or not math.isfinite(end - start):
+        return {"text": "-", "kind": "same"}
+    change = end - start
+    return {"text": f"{change:+.3f}", "kind": "same" if abs(change) < 0.0005 else "better" if change < 0 else "worse"}
+
+
+def _figures_json(sections: Sequence[Section]) -> str:
+    """The data of all plots in order of the page, as text that cannot end the element it stands in."""
+    figures = [plot.figure.to_plotly_json() for section in sections for plot in section.plots]
+    text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _content_security_policy(scripts: Sequence[str]) -> str:
+    """Only these very scripts run, nothing is loaded or sent; plotly styles its elements inline."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

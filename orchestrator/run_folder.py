@@ -1,0 +1,293 @@
+"""A run's public files, read while they are being written.
+
+    config.json, summary.json         once each, as soon as they are there
+    weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
+    *.jsonl                           only what was appended since the last look; a last line without its newline waits
+
+`RunFolder.refresh` takes in what is new. Whoever shows a run (terminal, report, dashboard) needs no more than this.
+"""
+
+import bisect
+import json
+import math
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.run_records import Event, RunSummary
+from workers.contracts import DomainFeedback, DomainWeights
+
+NUM_RECENT_STEPS = 50  # what the speed "now" is averaged over
+
+
+class StepTable:
+    """The numbers of a .jsonl file with a "step", column by column: a nested key reads "key/inner".
+
+    Columns hold NaN where a line has null or nothing. 100,000 lines of thirty numbers take 24 MB.
+    """
+
+    def __init__(self) -> None:
+        self._steps = array("q")
+        self._columns: dict[str, array[float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return np.array(self._steps, dtype=np.int64)
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last line, 0 before there is one."""
+        return self._steps[-1] if self._steps else 0
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns seen so far."""
+        return list(self._columns)
+
+    def column(self, key: str) -> NDArray[np.float64]:
+        """The column `key`; all NaN where no line had it."""
+        values = self._columns.get(key)
+        return np.full(len(self), math.nan) if values is None else np.array(values, dtype=np.float64)
+
+    def recent(self, key: str, step: int | None = None) -> NDArray[np.float64]:
+        """The entries of the last steps up to `step` (default: the last one), NUM_RECENT_STEPS at most."""
+        end = len(self) if step is None else bisect.bisect_right(self._steps, step)
+        values = self._columns.get(key, array("d"))
+        return np.array(values[max(0, end - NUM_RECENT_STEPS) : end], dtype=np.float64)
+
+    def last(self, key: str) -> float:
+        """The last entry; NaN before there is one."""
+        values = self._columns.get(key)
+        return values[-1] if values else math.nan
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Take in one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
+        step = int(record["step"])
+        row = dict(_numbers(record))
+        while self._steps and self._steps[-1] >= step:
+            self._steps.pop()
+            for values in self._columns.values():
+                values.pop()
+        num_before = len(self._steps)
+        self._steps.append(step)
+        for key in row.keys() - self._columns.keys():
+            self._columns[key] = array("d", [math.nan]) * num_before
+        for key, values in self._columns.items():
+            values.append(row.get(key, math.nan))
+
+
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif prefix or key != "step":
+            yield prefix + key, math.nan if value is None else float(value)  # float() also reads "NaN", "Infinity"
+
+
+class _LineTail:
+    """Whole lines appended to a file since the last look."""
+
+    def __init__(self, path: Path, on_restart: Callable[[], None] | None = None) -> None:
+        self.path = path
+        self.num_unreadable = 0
+        self._offset = 0
+        self._inode: int | None = None
+        self._on_restart = on_restart
+
+    def new_records(self) -> Iterator[dict[str, Any]]:
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            self._restart_if_rewritten(os.fstat(file.fileno()))
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                record = _parse(line)
+                if record is None:
+                    self.num_unreadable += 1
+                else:
+                    yield record
+
+    def _restart_if_rewritten(self, stat: os.stat_result) -> None:
+        """A resumed run may cut the file back, or put another in its place."""
+        if self._offset and (stat.st_size < self._offset or stat.st_ino != self._inode):
+            self._offset = 0
+            if self._on_restart is not None:
+                self._on_restart()
+        self._inode = stat.st_ino
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # two lines run into one where a killed writer left half of the first
+        return None
+    return record if isinstance(record, dict) else None
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _ModelFolder(Generic[Model]):
+    """The files `<number>.json` of a folder, in order of their number."""
+
+    def __init__(self, path: Path, model: type[Model]) -> None:
+        self.path = path
+        self.model = model
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._models: dict[int, Model] = {}
+
+    def refresh(self) -> bool:
+        """Read new and changed files; True where there were any."""
+        try:
+            entries = [(e.name, e.stat()) for e in os.scandir(self.path) if e.name.endswith(".json")]
+        except FileNotFoundError:
+            return False
+        changed = False
+        for name, stat in entries:
+            mark = (stat.st_mtime_ns, stat.st_size)
+            number = name.removesuffix(".json")
+            if self._seen.get(name) == mark or not number.isdecimal():
+                continue
+            self._seen[name] = mark
+            model = _load(self.path / name, self.model)
+            if model is not None:
+                self._models[int(number)] = model
+                changed = True
+        return changed
+
+    def models(self) -> list[Model]:
+        return [self._models[number] for number in sorted(self._models)]
+
+
+def _load(path: Path, model: type[Model]) -> Model | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # not there yet, or not whole: the next look tells
+        return None
+
+
+class RunFolder:
+    """One run as its files tell it. Nothing but `refresh` touches the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config: dict[str, Any] = {}
+        self.summary: RunSummary | None = None
+        self.metrics = StepTable()
+        self.mixing = StepTable()
+        self.events: list[Event] = []
+        self._weights = _ModelFolder(path / "weights", DomainWeights)
+        self._feedback = _ModelFolder(path / "feedback", DomainFeedback)
+        self._metrics_tail = _LineTail(path / "metrics.jsonl")
+        self._mixing_tail = _LineTail(path / "mixing.jsonl")
+        self._events_tail = _LineTail(path / "events.jsonl", on_restart=self.events.clear)
+
+    def refresh(self) -> bool:
+        """Take in what was written since the last call; True where anything was."""
+        changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
+        changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
+        num_before = len(self.events)
+        for record in self._events_tail.new_records():
+            try:
+                self.events.append(Event.model_validate(record))
+            except ValidationError:
+                self._events_tail.num_unreadable += 1
+        return any(changed) or len(self.events) > num_before
+
+    @property
+    def weights(self) -> list[DomainWeights]:
+        """Every version so far, oldest first."""
+        return self._weights.models()
+
+    @property
+    def feedback(self) -> list[DomainFeedback]:
+        """Every evaluation so far, in order of its step."""
+        return self._feedback.models()
+
+    @property
+    def num_unreadable_lines(self) -> int:
+        """Whole lines that no record could be made of."""
+        tails = (self._metrics_tail, self._mixing_tail, self._events_tail)
+        return sum(tail.num_unreadable for tail in tails)
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or (self.summary and self.summary.name) or self.path.name)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains in the order of the configuration, or of the first weights where that is missing."""
+        if isinstance(configured := self.config.get("domains"), dict) and configured:
+            return list(configured)
+        weights, feedback = self.weights, self.feedback
+        return list(weights[0].shares) if weights else list(feedback[0].loss_sum_nats) if feedback else []
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps that the run is to have; None where the configuration counts epochs."""
+        if self.summary is not None:
+            return self.summary.steps
+        return self.setting("training", "max_steps")
+
+    def setting(self, *keys: str) -> Any:
+        """A value of config.json by its path; None where it is not there."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def weights_at(self, step: int) -> DomainWeights | None:
+        """The version that holds for `step`."""
+        holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
+        return holding[-1] if holding else None
+
+    def recent_seconds_per_step(self, step: int | None = None) -> float:
+        """Mean duration of the last steps up to `step`; NaN before the first."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seconds = self.metrics.recent("num_tokens", step) / self.metrics.recent("tokens_per_second", step)
+        seconds = seconds[np.isfinite(seconds)]
+        return float(seconds.mean()) if seconds.size else math.nan
+
+    def recent_tokens_per_second(self, step: int | None = None) -> float:
+        """Tokens over seconds of the last steps up to `step`; NaN before the first."""
+        seconds = self.recent_seconds_per_step(step)
+        return float(self.metrics.recent("num_tokens", step).mean()) / seconds if seconds > 0 else math.nan
+
+    def _refresh_config(self) -> bool:
+        if self.config:
+            return False
+        try:
+            self.config = _parse((self.path / "config.json").read_bytes()) or {}
+        except FileNotFoundError:
+            return False
+        return bool(self.config)
+
+    def _refresh_summary(self) -> bool:
+        if self.summary is None:
+            self.summary = _load(self.path / "summary.json", RunSummary)
+            return self.summary is not None
+        return False
+
+    @staticmethod
+    def _extend(tail: _LineTail, table: StepTable) -> bool:
+        num_before, unreadable_before = len(table), tail.num_unreadable
+        for record in tail.new_records():
+            try:
+                table.append(record)
+            except (KeyError, TypeError, ValueError):
+                tail.num_unreadable += 1
+        return len(table) != num_before or tail.num_unreadable != unreadable_before

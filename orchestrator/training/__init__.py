@@ -1,0 +1,1 @@
+"""One run: data prepared, workers trained, decisions taken, results written."""

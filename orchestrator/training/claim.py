@@ -1,0 +1,82 @@
+"""Whose folder it is: one driver at a time, and one configuration for good."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.config import RunConfig
+from workers.atomic import write_durably
+
+# What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
+_FREE_KEYS = {
+    ("cluster",),
+    ("output_dir",),
+    ("reference",),
+    ("data", "cache_dir"),
+    ("data", "log_samples"),
+    ("training", "checkpoint_every"),
+    ("training", "keep_checkpoints"),
+}
+
+
+class ClaimError(RuntimeError):
+    """The run's folder belongs to another driver or another configuration."""
+
+
+@contextmanager
+def claim_folder(config: RunConfig) -> Iterator[str]:
+    """Hold the run's folder and yield the run's id.
+
+    Raises:
+        ClaimError: another driver holds it, or it was begun with another configuration.
+    """
+    config.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(config.folder / ".driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClaimError(f"{config.folder}: another process is running this run; stop it or use another name") from None
+    try:
+        _compare_with_begun(config)
+        identity = f"{config.folder.resolve()}\n{json.dumps(_bound(config), sort_keys=True)}"
+        yield f"{config.name}-{hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()}"
+    finally:
+        lock.release()
+
+
+def _compare_with_begun(config: RunConfig) -> None:
+    path = config.folder / "config.json"
+    if path.exists():
+        begun = RunConfig.model_validate_json(path.read_bytes())
+        before, now = dict(_flatten(_bound(begun))), dict(_flatten(_bound(config)))
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if changed:
+            lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+            raise ClaimError(
+                f"{config.folder} was begun with another configuration; use another name, "
+                "or put these keys back to go on:\n" + "\n".join(lines)
+            )
+    write_durably(path, config.model_dump_json(indent=1).encode())
+
+
+def _bound(config: RunConfig) -> dict[str, Any]:
+    """The configuration without what may differ when a run goes on."""
+    data = config.model_dump(mode="json")
+    for *parents, last in _FREE_KEYS:
+        group = data
+        for parent in parents:
+            group = group[parent]
+        group.pop(last)
+    return data
+
+
+def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _flatten(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, data

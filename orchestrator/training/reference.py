@@ -1,0 +1,125 @@
+"""Reference losses: what a model reaches on a domain's held-out rows when it is fine-tuned on that domain alone.
+
+Each domain is an ordinary run of one domain, several side by side as far as the cluster has room; its reference is the
+best held-out loss on the way. Memorised training loss would be of no use: it is near 0 everywhere, and then every
+domain looks as if it had the same left to learn. Results are kept by fingerprint and computed once.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.controller.actor import DomainSize
+from orchestrator.mixing import MixingConfig
+from orchestrator.mixing.uniform import UniformConfig
+from orchestrator.run_folder import RunFolder
+from orchestrator.training.alone import train_alone
+from orchestrator.training.planning import build_plan, count_steps, domain_sizes
+from orchestrator.training.preparation import DomainStores
+from orchestrator.training.trainer import TrainingFailedError, check_resources, train_on_cluster
+from workers.atomic import write_durably
+from workers.plan import TrainingPlan
+
+_NUM_EVALUATIONS = 10  # on the way; the best of them counts
+
+
+def with_reference_losses(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> MixingConfig:
+    """The mixing settings with a reference loss for each domain, where the algorithm wants them.
+
+    The losses used are written to reference.json in the run's folder, and a run that goes on uses those.
+    """
+    mixing = config.mixing
+    given = getattr(mixing, "reference", None)
+    if given is None or getattr(mixing, "update", None) == "loss":
+        return mixing
+    kept = config.folder / "reference.json"
+    if kept.exists():
+        losses = json.loads(kept.read_text())["loss_nats"]
+    elif isinstance(given, Path):
+        losses = json.loads(given.read_text())["loss_nats"]
+    else:
+        losses = given if isinstance(given, dict) else compute_references(config, stores, console)
+    write_references(kept, losses)
+    return mixing.model_copy(update={"reference": {name: losses[name] for name in config.domains}})
+
+
+def write_references(path: Path, losses: Mapping[str, float]) -> None:
+    """The file that `mixing.reference` can name."""
+    write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())
+
+
+def compute_references(
+    config: RunConfig, stores: Mapping[str, DomainStores], console: Console
+) -> dict[str, float]:
+    """Best held-out loss of each domain, in nats per token; computed inside a Ray session where it is not known yet."""
+    plans = {name: _plan_alone(config, name, stores) for name in config.domains}
+    waiting = {}
+    for name, plan in plans.items():
+        if not (plan.folder / "reference.json").exists():
+            waiting[_submit(config, plan, domain_sizes({name: stores[name]}))] = name
+    if waiting:
+        console.print(f"reference losses: fine-tuning on each of {len(waiting)} domains alone")
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+        name = waiting.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TrainingFailedError(f"reference of domain {name!r}: {error.cause}") from error
+        loss = _keep_best(plans[name])
+        console.print(f"  {name}: {loss:.4f} nats per token", markup=False, highlight=False)
+    return {
+        name: json.loads((plan.folder / "reference.json").read_text())["loss_nats"][name]
+        for name, plan in plans.items()
+    }
+
+
+def _plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:
+    """The run's plan cut down to one domain, in a folder named by everything that its result depends on."""
+    num_steps = config.reference.max_steps or math.ceil(count_steps(config, stores) / len(config.domains))
+    training = config.training.model_copy(
+        update={"max_steps": num_steps, "epochs": None, "checkpoint_every": num_steps, "keep_checkpoints": 1}
+    )
+    every = max(1, min(config.evaluation.every, num_steps // _NUM_EVALUATIONS))
+    plan = build_plan(config, "", {name: stores[name]}).model_copy(
+        update={
+            "num_steps": num_steps,
+            "training": training,
+            "evaluation": config.evaluation.model_copy(update={"every": every, "best": None}),
+            "log_samples": False,
+            "export": False,
+        }
+    )
+    identity = plan.model_dump(mode="json", exclude={"run_id", "folder", "domains"})
+    identity["stores"] = [stores[name].train.fingerprint, stores[name].eval.fingerprint]
+    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=6).hexdigest()
+    folder = config.output_dir.resolve() / "references" / f"{name}-{digest}"
+    return plan.model_copy(update={"run_id": folder.name, "folder": folder})
+
+
+def _submit(config: RunConfig, plan: TrainingPlan, sizes: list[DomainSize]) -> ray.ObjectRef:
+    """One training as a Ray task: the rank itself, or the driver of a worker group."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    cluster = config.cluster.model_copy(update={"num_workers": config.reference.num_workers})
+    check_resources(cluster)
+    if cluster.num_workers == 1:
+        task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(train_alone)
+        return task.remote(plan, UniformConfig(), sizes)
+    return ray.remote(num_cpus=0)(train_on_cluster).remote(plan, UniformConfig(), sizes, cluster)
+
+
+def _keep_best(plan: TrainingPlan) -> float:
+    (name,) = plan.domains
+    run = RunFolder(plan.folder)
+    run.refresh()
+    loss = min(feedback.loss_nats(name) for feedback in run.feedback)
+    write_references(plan.folder / "reference.json", {name: loss})
+    shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+    return loss

@@ -1,0 +1,143 @@
+"""The engine: every ZeRO stage and world size computes what plain torch computes, packed or not."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.integration import zero_cases
+from tests.integration.zero_cases import Case, tiny_model, training_of
+from tests.integration.zero_processes import processes
+
+STAGES = (0, 1, 2, 3)
+
+
+@functools.cache
+def reference() -> dict[str, Any]:
+    return zero_cases.train_in_plain_torch(tiny_model())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("zero_stage", STAGES)
+def test_twenty_steps_equal_plain_torch(zero_stage: int, world_size: int) -> None:
+    case = Case(tiny_model(), training_of(zero_stage), measure_every=5)
+    result = processes(world_size).run(zero_cases.train, case)[0]
+    np.testing.assert_allclose(result["losses"], reference()["losses"], rtol=0, atol=1e-4)
+    if zero_stage:
+        np.testing.assert_allclose(result["norms"], reference()["norms"], rtol=1e-4)
+    else:
+        assert result["norms"] == [None] * zero_cases.NUM_STEPS
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_micro_batches_and_checkpointing_change_no_loss(zero_stage: int, changes: dict[str, Any]) -> None:
+    case = Case(tiny_model(), training_of(zero_stage, **changes), last_step=6)
+    result = processes(2).run(zero_cases.train, case)[0]
+    np.testing.assert_allclose(result["losses"], reference()["losses"][:6], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(result["norms"], reference()["norms"][:6], rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_packing_changes_no_example(is_training: bool, checkpointing: bool) -> None:
+    from transformers import AutoModelForCausalLM
+
+    case = Case(tiny_model(), training_of(1, activation_checkpointing=checkpointing, micro_batch_size=4))
+    packed = processes(1).run(zero_cases.nats_of_examples, case, is_training)[0]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    batch = zero_cases.global_batch(1)
+    for row in range(8):
+        for number, nats in enumerate(zero_cases.example_nats(model, batch, row)[:3]):
+            assert packed[row][number] == pytest.approx(float(nats.detach()), abs=1e-5 * 13)  # 13 tokens at most
+
+
+def test_head_on_loss_positions_only_changes_nothing() -> None:
+    case = Case(tiny_model(), training_of(0))
+    kept, full, gradient_difference = processes(1).run(zero_cases.losses_with_and_without_logits_to_keep, case)[0]
+    np.testing.assert_allclose(kept, full, rtol=1e-6)
+    assert gradient_difference < 1e-6
+
+
+@pytest.mark.parametrize("zero_stage", STAGES)
+def test_bfloat16_stays_near_float32_and_keeps_float32_masters(zero_stage: int) -> None:
+    case = Case(tiny_model(), training_of(zero_stage), dtype="bfloat16")
+    result = processes(2).run(zero_cases.train, case)[0]
+    np.testing.assert_allclose(result["losses"], reference()["losses"], rtol=0, atol=0.03)
+    masters = [tensors[0] for tensors in result["masters"].values()]
+    assert {master.dtype for master in masters} == {torch.float32}
+    assert any(not torch.equal(master, master.bfloat16().float()) for master in masters)
+
+
+def test_dropout_is_a_function_of_the_step() -> None:
+    first, again, other = processes(1).run(
+        zero_cases.dropout_losses, Case(tiny_model(), training_of(0, strategy=zero_cases.LORA))
+    )[0]
+    assert first == again
+    assert first != other
+
+
+def test_lora_moves_adapters_only_and_alike_in_all_stages() -> None:
+    results = [
+        processes(2).run(
+            zero_cases.train, Case(tiny_model(), training_of(stage, strategy={**zero_cases.LORA, "dropout": 0.0}))
+        )[0]
+        for stage in STAGES
+    ]
+    assert all("lora_" in name for name in results[0]["masters"])
+    assert np.mean(results[0]["losses"][-1]) < np.mean(results[0]["losses"][0]) - 0.01
+    for result in results[1:]:
+        np.testing.assert_allclose(result["losses"], results[0]["losses"], rtol=0, atol=1e-4)
+
+
+def test_users_deepspeed_file_is_honoured(tmp_path: Path) -> None:
+    content = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 2,
+        "bf16": {"enabled": "auto"},
+        "gradient_clipping": 0.5,
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.999], "weight_decay": 0.1}},
+        "zero_optimization": {
+            "stage": 3,
+            "sub_group_size": 5000,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_max_live_parameters": "auto",
+            "offload_optimizer": {"device": "cpu", "pin_memory": False},
+            "reduce_bucket_size": "auto",
+        },
+    }
+    file = tmp_path / "zero3.json"
+    file.write_text(json.dumps(content))
+    case = Case(tiny_model(), {**zero_cases.TRAINING, "deepspeed": str(file)}, last_step=6)
+    settings = processes(2).run(zero_cases.engine_settings, case)[0]
+    assert settings["zero_stage"] == 3
+    zero = settings["config"]["zero_optimization"]
+    assert zero["sub_group_size"] == 5000
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+    assert zero["reduce_bucket_size"] == 64 * 64
+    result = processes(2).run(zero_cases.train, case)[0]
+    np.testing.assert_allclose(result["losses"], reference()["losses"][:6], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("max_rows", [64, 3])
+def test_evaluation_does_not_depend_on_the_world_size(max_rows: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    one = processes(1).run(zero_cases.measure, Case(tiny_model(), training_of(2)), max_rows)
+    two = processes(2).run(zero_cases.measure, Case(tiny_model(), training_of(3)), max_rows)
+    assert two[0][:2] == two[1][:2]
+    assert two[0][2] == two[1][2]
+    assert one[0][1] == two[0][1]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    for (name, store), step in zip(zero_cases.evaluation_stores().items(), (11, 12, 13), strict=True):
+        batch = zero_cases.global_batch(step)
+        rows = range(min(max_rows, store.num_rows))
+        expected = sum(float(n.detach()) for row in rows for n in zero_cases.example_nats(model, batch, row))
+        assert one[0][0][name] == pytest.approx(expected, rel=1e-5)
+        assert two[0][0][name] == pytest.approx(expected, rel=1e-5)
+        assert one[0][1][name] == int(batch.loss_mask_BL[: len(rows)].sum())

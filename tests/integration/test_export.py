@@ -1,0 +1,64 @@
+"""Exported folders: from_pretrained gives back the trained model, and training goes on as if nothing was exported."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.integration import zero_cases
+from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
+from tests.integration.zero_processes import processes
+
+LAST = 4
+CASES: dict[str, tuple[int, str, dict[str, Any], bool]] = {
+    "stage 0": (0, "float32", {}, False),
+    "stage 2, bf16": (2, "bfloat16", {}, False),
+    "stage 3": (3, "float32", {}, False),
+    "stage 3, bf16, tied": (3, "bfloat16", {}, True),
+    "stage 2, lora": (2, "float32", {"strategy": LORA}, False),
+    "stage 3, lora": (3, "float32", {"strategy": LORA}, False),
+    "stage 3, lora, bf16, tied": (3, "bfloat16", {"strategy": LORA}, True),
+}
+
+
+def losses_of(model: Any) -> list[float]:
+    """The loss of the tests' last batch with a reloaded model."""
+    batch = zero_cases.global_batch(99)
+    with torch.no_grad():
+        nats = [float(sum(zero_cases.example_nats(model.eval(), batch, row))) for row in range(8)]
+    return [
+        sum(n for n, d in zip(nats, batch.domain_B, strict=True) if d == domain)
+        / int(batch.loss_mask_BL[batch.domain_B == domain].sum())
+        for domain in range(zero_cases.NUM_DOMAINS)
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
+    stage, dtype, changes, tied = CASES[name]
+    folder = tmp_path / "model"
+    case = Case(tiny_model(tied), training_of(stage, **changes), dtype, LAST, export={2: folder, LAST: folder})
+    trained = processes(2).run(zero_cases.train, case)[0]
+    undisturbed = processes(2).run(zero_cases.train, Case(tiny_model(tied), training_of(stage, **changes), dtype, LAST))[0]
+    assert trained["losses"] == undisturbed["losses"]
+    assert trained["final"] == undisturbed["final"]
+
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert str(model.dtype) == f"torch.{dtype}"
+    assert model.config.use_cache
+    assert losses_of(model) == pytest.approx(trained["final"], abs=tolerance)
+    assert losses_of(AutoModelForCausalLM.from_pretrained(tiny_model(tied))) != pytest.approx(trained["final"], abs=0.005)
+    if "strategy" in changes:
+        from peft import AutoPeftModelForCausalLM
+
+        adapted = AutoPeftModelForCausalLM.from_pretrained(folder / "adapter")
+        assert losses_of(adapted) == pytest.approx(trained["final"], abs=tolerance)
+    else:
+        for key, p in model.named_parameters():
+            assert torch.equal(p.detach().float(), trained["masters"][key][0].to(p.dtype).float()), key
+    assert AutoTokenizer.from_pretrained(folder).chat_template == zero_cases.tokenizer().chat_template
+    assert not list(folder.rglob("*.bin"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,341 @@
+"""What the engine's tests run on every rank, and the same training in plain torch to compare with."""
+
+import functools
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from workers.config import ModelConfig, TrainingConfig
+from workers.data.batches import Batch
+
+NUM_DOMAINS = 3
+VOCABULARY = 97
+NUM_STEPS = 20
+TRAINING: dict[str, Any] = {
+    "max_steps": NUM_STEPS,
+    "global_batch_size": 8,
+    "micro_batch_size": 2,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+}
+LORA = {"type": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: what is built, loaded, done and saved."""
+
+    model: Path
+    training: Mapping[str, Any]
+    dtype: str = "float32"
+    last_step: int = NUM_STEPS
+    first_step: int = 1
+    load: Path | None = None
+    save: Mapping[int, Path] = field(default_factory=dict)
+    export: Mapping[int, Path] = field(default_factory=dict)
+    measure_every: int = 0  # steps between two evaluations
+
+
+@functools.cache
+def tiny_model(tied: bool = False) -> Path:
+    """A Llama with grouped queries; odd sizes, so that ZeRO-3 pads a partition on two ranks."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=127,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        mlp_bias=True,
+        tie_word_embeddings=tied,
+        initializer_range=0.1,
+        pad_token_id=0,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="raymix-tiny-"))
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def training_of(zero_stage: int, **changes: Any) -> dict[str, Any]:
+    """The tests' training settings at one ZeRO stage."""
+    return {**TRAINING, "deepspeed": {"zero_stage": zero_stage}, **changes}
+
+
+def global_batch(step: int, rank: int = 0, world_size: int = 1) -> Batch:
+    """A rank's slice of a step's 8 rows: packed rows of unequal length; loss tokens differ between ranks and rows."""
+    rng = np.random.default_rng([7, step])
+    num_rows, length = 8, 40
+    input_ids_BL = np.zeros((num_rows, length), dtype=np.int32)
+    position_ids_BL = np.zeros((num_rows, length), dtype=np.uint16)
+    loss_mask_BL = np.zeros((num_rows, length), dtype=np.bool_)
+    for row in range(num_rows):
+        start = 0
+        for size in rng.integers(3, 14 if row < 5 else 8, size=3 if row else 1):
+            end = start + size
+            input_ids_BL[row, start:end] = rng.integers(1, VOCABULARY, size=size)
+            position_ids_BL[row, start:end] = np.arange(size)
+            loss_mask_BL[row, start + 1 : end] = rng.random(size - 1) < (0.9 if row < 4 else 0.3)
+            start = end
+    loss_mask_BL[3] = False  # a row without any loss token
+    rows = slice(rank * num_rows // world_size, (rank + 1) * num_rows // world_size)
+    return Batch(
+        step=step,
+        weights_version=0,
+        input_ids_BL=input_ids_BL[rows],
+        position_ids_BL=position_ids_BL[rows],
+        loss_mask_BL=loss_mask_BL[rows],
+        domain_B=(np.arange(num_rows, dtype=np.int64) % NUM_DOMAINS)[rows],
+        row_B=np.arange(num_rows, dtype=np.int64)[rows],
+        global_loss_tokens=int(loss_mask_BL.sum()),
+        global_tokens=0,
+        global_rows_D=np.zeros(NUM_DOMAINS, dtype=np.int64),
+        domain_rows_seen_D=np.zeros(NUM_DOMAINS, dtype=np.int64),
+    )
+
+
+def learning_rate(step: int) -> float:
+    """Not constant, so that a resumed run has to use the step's own."""
+    return 1e-3 * (1.0 - step / 100)
+
+
+def build_engine(case: Case) -> Any:
+    """The engine of a case."""
+    from workers.engine import Engine
+
+    model = ModelConfig(path=str(case.model), dtype=case.dtype)
+    return Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
+
+
+def train(case: Case) -> dict[str, Any]:
+    """Train a case: per step the global loss per domain (nats per token) and the gradient norm; at last the masters."""
+    from workers import checkpoint
+    from workers.export import export_model
+    from workers.zero_state import TrainedState
+
+    engine = build_engine(case)
+    state = checkpoint.load(engine, case.load) if case.load else None
+    losses, norms = [], []
+    for step in range(case.first_step, case.last_step + 1):
+        batch = global_batch(step, engine.rank, engine.world_size)
+        if case.measure_every and step % case.measure_every == 0:
+            engine.forward(batch, NUM_DOMAINS)
+        losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
+        norms.append(engine.step(learning_rate(step)))
+        if step in case.save:
+            checkpoint.save(engine, case.save[step], step, {"step": step, "note": "caller's own"}, keep=2)
+        if step in case.export:
+            export_model(engine, tokenizer(), case.export[step])
+    trained = TrainedState(engine)
+    masters = {name: [t.detach().cpu().clone() for t in trained.get(name)] for name in trained.shapes}
+    weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
+    engine.destroy()
+    return {"losses": losses, "norms": norms, "masters": masters, "final": weights, "state": state}
+
+
+def nats_of_examples(case: Case, is_training: bool) -> list[list[float]]:
+    """Loss of each example of each row of a packed batch, through the engine."""
+    engine = build_engine(case)
+    batch = global_batch(1)
+    nats: list[list[float]] = [[] for _ in range(8)]
+    for number in range(3):
+        in_example = np.cumsum(batch.position_ids_BL.astype(int) == 0, axis=1) == number + 1
+        alone = replace(
+            batch,
+            loss_mask_BL=batch.loss_mask_BL & in_example,
+            domain_B=np.arange(8, dtype=np.int64),
+        )
+        loss_sum_D, _ = (engine.forward_backward if is_training else engine.forward)(alone, 8)
+        for row in range(8):
+            nats[row].append(float(loss_sum_D[row]))
+    engine.destroy()
+    return nats
+
+
+def losses_with_and_without_logits_to_keep(case: Case) -> tuple[list[float], list[float], float]:
+    """Loss sums with the head on the loss positions only, then on all, and the largest difference of a gradient."""
+    engine = build_engine(case)
+    assert engine._keeps_logits
+    results, gradients = [], []
+    for keeps_logits in (True, False):
+        engine._keeps_logits = keeps_logits
+        results.append(engine.forward_backward(global_batch(1), NUM_DOMAINS)[0].tolist())
+        gradients.append([p.grad.clone() for p in engine.module.parameters()])
+        engine.deepspeed.zero_grad()
+    difference = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+    engine.destroy()
+    return results[0], results[1], difference
+
+
+def dropout_losses(case: Case) -> list[list[float]]:
+    """Loss sums of step 1, of step 1 again, and of the same rows as step 2."""
+    engine = build_engine(case)
+    with torch.no_grad():
+        for name, p in engine.trainable_parameters().items():
+            if "lora_B" in name:  # zero at first, which would hide the dropout
+                p.fill_(0.1)
+    batch = global_batch(1)
+    losses = [engine.forward_backward(b, NUM_DOMAINS)[0].tolist() for b in (batch, batch, replace(batch, step=2))]
+    engine.destroy()
+    return losses
+
+
+def engine_settings(case: Case) -> dict[str, Any]:
+    """The stage that the engine runs, and what DeepSpeed itself was told."""
+    engine = build_engine(case)
+    settings = {"zero_stage": engine.zero_stage, "config": dict(engine.deepspeed.config)}
+    engine.destroy()
+    return settings
+
+
+@dataclass(frozen=True)
+class ArrayStore:
+    """The part of a token store that an evaluation reads."""
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    loss_mask: np.ndarray
+    row_lengths: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_lengths)
+
+
+def evaluation_stores() -> dict[str, ArrayStore]:
+    """Three domains of 8, 5 and 1 rows, of different widths."""
+    stores = {}
+    for name, step, rows, width in (("long", 11, 8, 40), ("short", 12, 5, 48), ("single", 13, 1, 40)):
+        batch = global_batch(step)
+        pad = ((0, 0), (0, width - 40))
+        arrays = [np.pad(a, pad)[:rows] for a in (batch.input_ids_BL, batch.position_ids_BL, batch.loss_mask_BL)]
+        stores[name] = ArrayStore(*arrays, row_lengths=np.maximum((arrays[0] != 0).sum(axis=1), 1))
+    return stores
+
+
+def measure(case: Case, max_rows: int) -> tuple[dict[str, float], dict[str, int], int]:
+    """One evaluation, and the number of forward passes of this rank."""
+    from workers.evaluation import build_evaluation_batches, evaluate
+
+    engine = build_engine(case)
+    stores: Any = evaluation_stores()
+    batches = build_evaluation_batches(stores, max_rows, 2, engine.rank, engine.world_size)
+    loss_sum_nats, num_tokens = evaluate(engine, batches, list(stores))
+    engine.destroy()
+    return loss_sum_nats, num_tokens, len(batches)
+
+
+def reduced_loss(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> list[float]:
+    """Mean loss of each domain over all ranks."""
+    torch.distributed.all_reduce(loss_sum_D)
+    torch.distributed.all_reduce(num_tokens_D)
+    return (loss_sum_D / num_tokens_D).tolist()
+
+
+@functools.cache
+def tokenizer() -> Any:
+    """A word tokenizer as large as the tiny model's vocabulary, with a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    wrapped.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return wrapped
+
+
+def train_in_plain_torch(model_path: Path, last_step: int = NUM_STEPS) -> dict[str, Any]:
+    """The reference: one process, no DeepSpeed, examples one by one instead of packed, the whole batch at once."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": TRAINING["weight_decay"]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    losses, norms = [], []
+    for step in range(1, last_step + 1):
+        batch = global_batch(step)
+        nats_B = torch.stack([sum(example_nats(model, batch, row)) for row in range(8)])
+        (nats_B.sum() / batch.global_loss_tokens).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, TRAINING["max_grad_norm"])))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        sums = [float(nats_B.detach()[batch.domain_B == domain].sum()) for domain in range(NUM_DOMAINS)]
+        counts = [int(batch.loss_mask_BL[batch.domain_B == domain].sum()) for domain in range(NUM_DOMAINS)]
+        losses.append([s / n for s, n in zip(sums, counts, strict=True)])
+    return {"losses": losses, "norms": norms}
+
+
+def example_nats(model: Any, batch: Batch, row: int) -> list[torch.Tensor]:
+    """The loss of each example of a row, each in a forward pass of its own."""
+    starts = [*np.flatnonzero(batch.position_ids_BL[row] == 0), batch.input_ids_BL.shape[1]]
+    nats = []
+    for start, end in zip(starts, starts[1:], strict=False):
+        ids = torch.from_numpy(batch.input_ids_BL[row, start:end].astype(np.int64))[None]
+        mask = torch.from_numpy(batch.loss_mask_BL[row, start:end])
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        nats.append(F.cross_entropy(logits[:-1][mask[1:]].float(), ids[0, 1:][mask[1:]], reduction="sum"))
+    return nats
+
+
+def train_in_small_shards(training: Mapping[str, Any], folder: Path) -> tuple[list[float], list[float]]:
+    """Save in shards of 64 KiB, load, and measure before and after."""
+    from workers import checkpoint
+
+    case = Case(tiny_model(), training)
+    engine = build_engine(case)
+    whole = checkpoint.SHARD_BYTES
+    checkpoint.SHARD_BYTES = 2**16
+    for step in range(1, 5):
+        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
+        engine.step(learning_rate(step))
+    checkpoint.save(engine, folder, 4, {}, keep=1)
+    checkpoint.SHARD_BYTES = whole
+    losses = [reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))]
+    engine.destroy()
+    engine = build_engine(case)
+    checkpoint.load(engine, folder / "step-00000004")
+    losses.append(reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS)))
+    engine.destroy()
+    return losses[0], losses[1]
+
+
+def error_of_training(case: Case) -> str:
+    """The error that this rank raises."""
+    try:
+        train(case)
+    except (ValueError, RuntimeError, OSError) as error:
+        return str(error)
+    return "no error"
+
+
+def save_on_a_failing_disk(training: Mapping[str, Any], folder: Path, fault: str) -> str:
+    """Save step 5 where rank 0's disk is full at the shard, at state.json or at the rename; each rank's error."""
+    from unittest.mock import patch
+
+    full = OSError(28, "No space left on device")
+    targets = {
+        "shard": "workers.checkpoint.save_file",
+        "state": "pathlib.Path.write_text",
+        "rename": "workers.checkpoint.commit_folder",
+    }
+    case = Case(tiny_model(), training, last_step=5, save={5: folder})
+    with patch(targets[fault], side_effect=full):
+        return error_of_training(case)

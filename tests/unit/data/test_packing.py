@@ -1,0 +1,53 @@
+"""Packing: whole examples, each once, no row too long, few rows, always the same, quick."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.data.packing import Packing, pack_examples
+
+
+def row_lengths(packing: Packing, lengths: np.ndarray) -> list[int]:
+    return [int(part.sum()) for part in np.split(lengths[packing.examples], packing.offsets[1:-1])]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=200), st.integers(40, 90))
+def test_every_example_once_and_no_row_too_long(values: list[int], max_length: int) -> None:
+    lengths = np.array(values, dtype=np.int32)
+    packing = pack_examples(lengths, max_length)
+    assert sorted(packing.examples) == list(range(len(values)))
+    used = row_lengths(packing, lengths)
+    assert 0 < min(used) and max(used) <= max_length
+    # Two rows that are half empty would fit into one.
+    assert sum(1 for length in used if 2 * length <= max_length) <= 1
+
+
+def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
+    lengths = np.array([7, 6, 3, 4, 2], dtype=np.int32)
+    packing = pack_examples(lengths, 10)
+    rows = [sorted(part) for part in np.split(packing.examples, packing.offsets[1:-1])]
+    assert rows == [[0, 2], [1, 3], [4]]
+
+
+def test_without_packing_a_row_holds_one_example() -> None:
+    packing = pack_examples(np.array([3, 1, 2], dtype=np.int32), 8, packing=False)
+    assert packing.examples.tolist() == [0, 1, 2] and packing.offsets.tolist() == [0, 1, 2, 3]
+
+
+def test_a_hundred_thousand_examples_in_well_under_two_seconds() -> None:
+    lengths = np.clip(np.random.default_rng(0).lognormal(5.3, 0.8, 100_000), 1, 2048).astype(np.int32)
+    start = time.process_time()
+    packing = pack_examples(lengths, 2048)
+    assert time.process_time() - start < 1.0
+    assert lengths.sum() / (packing.num_rows * 2048) > 0.99
+    again = pack_examples(lengths, 2048)
+    assert np.array_equal(again.examples, packing.examples) and np.array_equal(again.offsets, packing.offsets)
+
+
+def test_an_example_that_fits_no_row_is_an_error() -> None:
+    with pytest.raises(ValueError, match="9 do not fit rows of 8"):
+        pack_examples(np.array([3, 9], dtype=np.int32), 8)

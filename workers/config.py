@@ -1,0 +1,171 @@
+"""What the workers are told: domains, data, model, training, evaluation. No torch import: checked in milliseconds."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from workers.settings import Settings
+from workers.strategies import StrategyConfig
+from workers.strategies.full import FullConfig
+
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+
+
+class HubConfig(Settings):
+    """A data set of the Hugging Face hub, read through `datasets`."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Name on the hub (owner/name), or a local data set folder."""
+    name: str | None = None
+    """Configuration of the data set, where it has several."""
+    split: str = "train"
+    """Split to train on."""
+    eval_split: str | None = None
+    """Split to evaluate on; without it `eval_fraction` is set aside."""
+    revision: str | None = None
+    """Branch, tag or commit; pin a commit to make the run repeatable."""
+
+
+class DomainConfig(Settings):
+    """Where the rows of one domain come from: `train` files or a `hub` data set, and how to read them."""
+
+    train: list[Path] = []
+    """Training files: .jsonl, .json or .parquet; .jsonl and .json also as .gz or .zst."""
+    eval: list[Path] = []
+    """Evaluation files; without them `eval_fraction` of the training rows is set aside."""
+    hub: HubConfig | None = None
+    """A Hugging Face data set instead of files."""
+    eval_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Fraction of the prompts set aside for evaluation where there is no evaluation file or split."""
+    format: Format = "auto"
+    """Layout of a row; `auto` looks at the first rows."""
+    fields: dict[str, str] = {}
+    """Field names of the format -> field names of the file, e.g. {prompt: question, completion: answer}."""
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.train) == (self.hub is not None):
+            raise ValueError("give either `train` (files) or `hub` (a Hugging Face data set), not both and not neither")
+        if self.eval and self.hub is not None:
+            raise ValueError("`eval` names files, but the domain comes from the hub; use hub.eval_split")
+        return self
+
+
+class DataConfig(Settings):
+    """How rows become token stores."""
+
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    """Tokens in a row of a token store."""
+    packing: bool = True
+    """Put several whole examples into one row; no example sees another, so no loss changes."""
+    too_long: Literal["drop", "truncate", "split"] = "drop"
+    """What happens to an example of more than max_length tokens; the cases are counted."""
+    bad_rows: Literal["skip", "fail"] = "skip"
+    """`skip` counts unreadable rows and goes on; `fail` stops at the first."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """With `skip`: the largest fraction of unreadable rows in a domain before the run refuses to start."""
+    cache_dir: Path | None = None
+    """Folder of the token stores, shared by all runs; default: `token-stores` in output_dir."""
+    log_samples: bool = False
+    """Write samples.jsonl: the row ids that every rank trained on, step by step."""
+
+
+class ModelConfig(Settings):
+    """The base model."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Local folder or hub name of a causal language model with safetensors weights. Remote code is never run."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the forward and backward pass; the optimizer keeps float32 masters."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+    chat_template: Path | None = None
+    """Jinja file to use instead of the tokenizer's own chat template."""
+
+    def with_absolute_paths(self) -> Self:
+        """The same model named so that a process in another folder finds it; hub names stay as they are."""
+        path = Path(self.path).expanduser()
+        template = self.chat_template and self.chat_template.resolve()
+        return self.model_copy(
+            update={"path": str(path.resolve()) if path.exists() else self.path, "chat_template": template}
+        )
+
+
+class DeepSpeedConfig(Settings):
+    """The ZeRO engine."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What is sharded over the ranks: 1 optimizer state, 2 also gradients, 3 also parameters, 0 nothing."""
+    config: Path | None = None
+    """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
+
+
+class TrainingConfig(Settings):
+    """The optimizer steps."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps; give this or `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over as many rows as all domains have together; give this or `max_steps`."""
+    global_batch_size: Annotated[int, Field(ge=1)] = 128
+    """Rows per optimizer step, over all ranks."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 4
+    """Rows per rank and forward pass."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up; linear and cosine end at 0."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Fraction of the steps in which the learning rate rises from 0 to its peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    epsilon: Annotated[float, Field(gt=0)] = 1.0e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Clip the norm of the global gradient to this; 0 clips nothing."""
+    strategy: StrategyConfig = FullConfig()
+    """Which parameters move."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """The ZeRO engine."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Optimizer steps between two checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints to keep."""
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _a_file_or_a_mapping(cls, value: Any) -> Any:
+        return {"config": value} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give either max_steps or epochs")
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class EvaluationConfig(Settings):
+    """The per-domain evaluation that feeds the mixing algorithm."""
+
+    every: Annotated[int, Field(ge=1)] = 50
+    """Optimizer steps between two evaluations; the base model is measured at step 0."""
+    max_rows: Annotated[int, Field(ge=1)] = 64
+    """Rows of each domain's evaluation store that are measured, always the same ones."""
+    best: str | None = "mean"
+    """What `best/` minimises: `mean` or `worst` domain loss, or that of the domain named here; null keeps no best."""

@@ -1,0 +1,79 @@
+"""The types that cross processes: domain weights one way, domain feedback the other.
+
+They are plain frozen pydantic models, so that what travels is also what is written to disk
+(`weights/*.json`, `feedback/*.json`) and what is checked when it is read back.
+"""
+
+import math
+from typing import Annotated, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SHARE_SUM_TOLERANCE = 1e-9
+
+Share = Annotated[float, Field(ge=0.0, le=1.0 + SHARE_SUM_TOLERANCE, allow_inf_nan=False)]
+
+
+class DomainWeights(BaseModel):
+    """One version of the mixture: the share of each domain from `effective_step` on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = Field(ge=0, description="Position in the journal, counted from 0.")
+    effective_step: int = Field(ge=1, description="First optimizer step (counted from 1) that uses these shares.")
+    shares: dict[str, Share] = Field(min_length=1, description="Share of each domain; they sum to 1.")
+    reason: Literal["initial", "algorithm", "operator"] = Field(description="What made this version.")
+    by: str = Field(description="Name of the algorithm or of the person.")
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        total = math.fsum(self.shares.values())
+        if abs(total - 1.0) > SHARE_SUM_TOLERANCE:
+            raise ValueError(f"weights version {self.version}: shares sum to {total!r}, not to 1: {self.shares}")
+        return self
+
+
+class DomainFeedback(BaseModel):
+    """What one evaluation measured: per domain the sum of the loss in nats and the number of loss tokens.
+
+    Sums and counts, never means: whoever needs a mean divides last (`loss_nats`).
+    """
+
+    # A loss may be NaN or infinite; plain JSON has no word for either, so they are written as strings.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    run_id: str = Field(description="Identity of the run; feedback of another run is refused.")
+    attempt: int = Field(ge=1, description="Number of the attempt that measured it; a lower one is fenced out.")
+    step: int = Field(ge=0, description="Optimizer steps done when it was measured; 0 is the base model.")
+    weights_version: int = Field(ge=0, description="The version that the last step before it was trained with.")
+    loss_sum_nats: dict[str, float] = Field(description="Sum of the loss over the loss tokens, in nats.")
+    num_tokens: dict[str, int] = Field(description="Number of loss tokens.")
+    signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Further signals: name, domain, value.")
+
+    def loss_nats(self, domain: str) -> float:
+        """Mean loss of a domain in nats per loss token; NaN where nothing was measured."""
+        num_tokens = self.num_tokens.get(domain, 0)
+        return self.loss_sum_nats.get(domain, math.nan) / num_tokens if num_tokens > 0 else math.nan
+
+
+class WeightsSource(Protocol):
+    """Where a training loop gets its weights from, and where it sends what it measured.
+
+    The controller's pure core is one; the handle of the controller's actor is another.
+    """
+
+    def open_attempt(self) -> int:
+        """Begin a new attempt of the run: its number, durable; pushes of lower attempts are refused from now on."""
+        ...
+
+    def history(self) -> list[DomainWeights]:
+        """The whole journal of versions so far, oldest first."""
+        ...
+
+    def pull(self, step: int) -> DomainWeights:
+        """The version that holds for `step`. Once answered, no later version may claim this step."""
+        ...
+
+    def push(self, feedback: DomainFeedback) -> DomainWeights:
+        """Hand in one evaluation; answers with the version that holds for the next step. Safe to repeat."""
+        ...

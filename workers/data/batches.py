@@ -1,0 +1,162 @@
+"""Schedule -> batches: the rows of the coming steps are gathered ahead of time, and never from an old mix.
+
+A background thread gathers blocks of steps: one gather for many steps costs less than one for each. A block holds the
+rows of one weights version. When a new version claims steps that were gathered already, `get` drops those blocks and
+builds again, so no batch of the old mix is ever handed out (promise 1).
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.contracts import DomainWeights
+from workers.data.schedule import Schedule, StepRows
+from workers.data.store import TokenStore
+
+_BLOCK_BYTES = 8 * 2**20
+_MAX_BLOCK_STEPS = 16
+# Fresh memory costs more than the copy into it (page faults), so blocks are reused in turn: one is being handed out, one
+# is gathered ahead, one may still be written by a gather that a new version made void, one is held by the last batch.
+_BUFFERS = 4
+_FANCY_FROM = 8  # below this many rows, copying one by one costs less than a fancy index
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of one step: B rows of at most L tokens, L trimmed to the longest row of the slice.
+
+    The arrays by token are reused a few blocks later: whoever keeps a batch copies them.
+    """
+
+    step: int
+    weights_version: int
+    input_ids_BL: NDArray[np.int32]
+    position_ids_BL: NDArray[np.integer]
+    loss_mask_BL: NDArray[np.bool_]
+    domain_B: NDArray[np.int64]  # index into the run's domains
+    row_B: NDArray[np.int64]  # row id in that domain's store
+    global_loss_tokens: int  # loss tokens of the step over all ranks: the denominator on every rank
+    global_tokens: int  # tokens of the step over all ranks
+    global_rows_D: NDArray[np.int64]  # rows that each domain gives to the step, over all ranks
+    domain_rows_seen_D: NDArray[np.int64]  # and has given by its end since step 1
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of this rank."""
+        return len(self.row_B)
+
+
+class BatchLoader:
+    """Hands out this rank's batch of every step, gathered a block of steps ahead by a thread.
+
+    Args:
+        stores: one per domain, in the order of the schedule's domains.
+        schedule: the loader announces versions to it; nobody else may.
+        rank, world_size: which slice of the global batch to gather.
+        horizon: the weights are expected to change after every so many steps; nothing is gathered across.
+    """
+
+    def __init__(
+        self, stores: Sequence[TokenStore], schedule: Schedule, rank: int, world_size: int, horizon: int
+    ) -> None:
+        if schedule.rows_per_step % world_size:
+            raise ValueError(f"{schedule.rows_per_step} rows per step cannot be split over {world_size} ranks")
+        # Plain arrays: indexing np.memmap itself costs microseconds of subclass handling.
+        self._tokens = [[np.asarray(a) for a in (s.input_ids, s.position_ids, s.loss_mask)] for s in stores]
+        self._row_start_D = np.cumsum([0, *(len(store.row_lengths) for store in stores[:-1])])
+        self._row_lengths = np.concatenate([store.row_lengths for store in stores])
+        self._row_loss_tokens = np.concatenate([store.row_loss_tokens for store in stores])
+        self._schedule = schedule
+        self._horizon = horizon
+        rows = schedule.rows_per_step // world_size
+        self._slice = slice(rank * rows, (rank + 1) * rows)
+        self._max_length = max(store.max_length for store in stores)
+        step_bytes = rows * self._max_length * sum(array.itemsize for array in self._tokens[0])
+        self._block_steps = min(max(_BLOCK_BYTES // step_bytes, 1), _MAX_BLOCK_STEPS)
+        shape = (self._block_steps, rows, self._max_length)
+        self._buffers = deque([np.empty(shape, a.dtype) for a in self._tokens[0]] for _ in range(_BUFFERS))
+        self._lock = Lock()  # the schedule and the choice of a buffer belong to whoever holds it
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ready: deque[Batch] = deque()
+        self._ahead: Future[list[Batch]] | None = None  # the block behind `_ready`
+
+    def announce(self, weights: DomainWeights) -> None:
+        """Let a version hold from its effective step on; gathered batches of the mix before it are dropped."""
+        with self._lock:
+            if weights.version < self._schedule.num_versions:
+                return
+            self._schedule.announce(weights)
+        while self._ready and self._ready[-1].step >= weights.effective_step:
+            self._ready.pop()
+        self._ahead = None  # it may hold steps that the version claims
+
+    def get(self, step: int) -> Batch:
+        """The batch of a step. Steps are asked for in order; a jump is served too, only more slowly."""
+        if not self._ready or self._ready[0].step != step:
+            block = self._ahead.result() if self._ahead else []
+            if not block or block[0].step != step:
+                block = self._build(step, max_steps=1)  # not a whole block: somebody waits for it
+            self._ready = deque(block)
+            next_step = block[-1].step + 1
+            is_across = (next_step - 1) % self._horizon == 0
+            self._ahead = None if is_across else self._thread.submit(self._build, next_step, self._block_steps)
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _build(self, first_step: int, max_steps: int) -> list[Batch]:
+        with self._lock:
+            to_horizon = self._horizon - (first_step - 1) % self._horizon
+            steps = self._schedule.rows(first_step, min(max_steps, to_horizon))
+            self._buffers.rotate()
+            buffer_SBL = self._buffers[0]
+        return self._gather(steps, [array[: steps.num_steps] for array in buffer_SBL])
+
+    def _gather(self, steps: StepRows, arrays_SBL: list[np.ndarray]) -> list[Batch]:
+        """Copy this rank's rows of all the steps, domain by domain, then cut the block into batches."""
+        domain_SB, row_SB = steps.domain_SB[:, self._slice], steps.row_SB[:, self._slice]
+        for domain, places in _group(domain_SB.ravel()):
+            rows = row_SB.ravel()[places]
+            for target, source in zip(arrays_SBL, self._tokens[domain], strict=True):
+                _copy_rows(target.reshape(-1, self._max_length), places, source, rows)
+        # Of the whole global batch: known on every rank without asking the others.
+        row_of_all_SB = self._row_start_D[steps.domain_SB] + steps.row_SB
+        length_SB, loss_tokens_SB = self._row_lengths[row_of_all_SB], self._row_loss_tokens[row_of_all_SB]
+        longest_S = length_SB[:, self._slice].max(axis=1)
+        return [
+            Batch(
+                steps.first_step + s,
+                steps.weights_version,
+                *(array[s, :, : longest_S[s]] for array in arrays_SBL),
+                domain_B=domain_SB[s],
+                row_B=row_SB[s],
+                global_loss_tokens=int(loss_tokens_SB[s].sum()),
+                global_tokens=int(length_SB[s].sum()),
+                global_rows_D=steps.taken_SD[s],
+                domain_rows_seen_D=steps.counts_SD[s],
+            )
+            for s in range(steps.num_steps)
+        ]
+
+
+def _group(domain_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """The places of each domain that occurs, in rising order."""
+    order = np.argsort(domain_N, kind="stable")
+    starts = np.flatnonzero(np.diff(domain_N[order], prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        yield int(domain_N[order[start]]), order[start:end]
+
+
+def _copy_rows(target: np.ndarray, places: NDArray[np.int64], source: np.ndarray, rows: NDArray[np.int64]) -> None:
+    if len(rows) >= _FANCY_FROM:
+        target[places] = source[rows]
+    else:
+        for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+            target[place] = source[row]

@@ -1,0 +1,99 @@
+"""What became of the rows of a source: counted by file and kind of reason, with the first cases word for word."""
+
+from collections import Counter
+from typing import Self
+
+from workers.config import DataConfig
+from workers.data.files import BadRow
+from workers.settings import Settings
+
+MAX_BAD_ROW_CASES = 20
+_CASES_IN_MESSAGE = 5
+
+
+class BadRowCount(Settings):
+    """How often a file's rows were refused for one kind of reason."""
+
+    file: str
+    kind: str
+    num_rows: int
+
+
+class BadRowCase(Settings):
+    """One refused row."""
+
+    file: str
+    line: int
+    reason: str
+
+
+class Report(Settings):
+    """What became of the rows that were read."""
+
+    num_rows: int = 0
+    """Rows read, good and bad."""
+    num_bad_rows: int = 0
+    """Rows that could not be used."""
+    bad_rows: list[BadRowCount] = []
+    """The same by file and kind of reason."""
+    bad_row_cases: list[BadRowCase] = []
+    """The first of them."""
+    num_too_long: int = 0
+    """Examples of more than max_length tokens, whatever became of them."""
+    num_too_long_lost: int = 0
+    """Those of them of which nothing is left."""
+
+    @classmethod
+    def merged(cls, reports: list[Self]) -> Self:
+        """The sum of reports; the cases are those that come first in the order of the files and lines."""
+        counts: dict[tuple[str, str], int] = {}
+        for report in reports:
+            for count in report.bad_rows:
+                counts[count.file, count.kind] = counts.get((count.file, count.kind), 0) + count.num_rows
+        files = {case.file: None for report in reports for case in report.bad_row_cases}
+        order = {file: index for index, file in enumerate(files)}
+        cases = sorted(
+            (case for report in reports for case in report.bad_row_cases), key=lambda case: (order[case.file], case.line)
+        )
+        return cls(
+            num_rows=sum(report.num_rows for report in reports),
+            num_bad_rows=sum(report.num_bad_rows for report in reports),
+            bad_rows=[BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()],
+            bad_row_cases=cases[:MAX_BAD_ROW_CASES],
+            num_too_long=sum(report.num_too_long for report in reports),
+            num_too_long_lost=sum(report.num_too_long_lost for report in reports),
+        )
+
+    @classmethod
+    def of_rows(cls, num_good: int, bad_rows: list[BadRow]) -> Self:
+        """A batch of rows."""
+        counts = Counter((bad.file, bad.kind) for bad in bad_rows)
+        cases = bad_rows[:MAX_BAD_ROW_CASES]
+        return cls(
+            num_rows=num_good + len(bad_rows),
+            num_bad_rows=len(bad_rows),
+            bad_rows=[BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()],
+            bad_row_cases=[BadRowCase(file=bad.file, line=bad.line, reason=bad.reason) for bad in cases],
+        )
+
+
+def check_bad_rows(domain: str, data: DataConfig, report: Report) -> None:
+    """Refuse a domain with more bad rows than `data` allows."""
+    if report.num_bad_rows == 0:
+        return
+    cases = report.bad_row_cases
+    if data.bad_rows == "fail":
+        raise ValueError(f"domain {domain!r}: {_show(cases[0])}. Repair the row, or set data.bad_rows: skip")
+    fraction = report.num_bad_rows / report.num_rows
+    if fraction > data.max_bad_fraction:
+        kinds = "; ".join(f"{count.file}: {count.kind}: {count.num_rows:,}" for count in report.bad_rows)
+        first = "\n  ".join(_show(case) for case in cases[:_CASES_IN_MESSAGE])
+        raise ValueError(
+            f"domain {domain!r}: {report.num_bad_rows:,} of {report.num_rows:,} rows cannot be used, a fraction of "
+            f"{fraction:.4f}; data.max_bad_fraction allows {data.max_bad_fraction}. Repair the rows or raise it.\n"
+            f"  By file and reason: {kinds}\n  {first}"
+        )
+
+
+def _show(case: BadRowCase) -> str:
+    return f"{case.file}:{case.line}: {case.reason}"

@@ -1,0 +1,209 @@
+"""The schedule: (seed, journal of weights, step) -> the rows of each domain. Pure; no torch, no clock, no ranks.
+
+    journal   step 1 .. 40: version 0     step 41 .. : version 1
+    shares -> rows per step         apportionment.py: exact at every step of a version
+    rows   -> row ids               a domain's n-th row is entry n mod R of epoch n // R's permutation,
+                                    keyed by (seed, domain name, epoch): adding a domain reshuffles no other
+    order inside the step           a permutation keyed by (seed, step); rank r then takes the r-th slice
+
+All state is a cursor: where the apportionment stands before a step. Cursors are only kept to save time; from the first
+one, before step 1, every answer can be had again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.contracts import DomainWeights
+from workers.data.apportionment import carry_over, take_rows
+from workers.data.permutation import derive_key, permutation, permutations
+
+ShareUnit = Literal["examples", "tokens"]
+
+
+@dataclass(frozen=True)
+class DomainRows:
+    """What the schedule knows of a domain's token store."""
+
+    name: str
+    num_rows: int
+    units_per_row: float  # mean examples (or tokens) in a row: turns shares into rows
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of consecutive steps under one version, S steps of B rows each, in the order of the global batch."""
+
+    first_step: int
+    weights_version: int
+    domain_SB: NDArray[np.int64]
+    row_SB: NDArray[np.int64]
+    taken_SD: NDArray[np.int64]  # rows that each domain gives to each step
+    counts_SD: NDArray[np.int64]  # and has given by its end, since step 1
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps."""
+        return len(self.domain_SB)
+
+
+@dataclass(frozen=True)
+class _Cursor:
+    """Where the apportionment stands before `next_step`."""
+
+    next_step: int
+    version: int  # the version of the step before; -1 before step 1
+    shares_D: NDArray[np.float64]  # that version's shares of rows
+    carry_D: NDArray[np.float64]  # what it took over from the version before it
+    version_counts_D: NDArray[np.int64]  # rows taken in that version
+    total_counts_D: NDArray[np.int64]  # rows taken since step 1
+
+    @property
+    def owed_D(self) -> NDArray[np.float64]:
+        """Target less count of every domain."""
+        return self.carry_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
+
+
+_CURSORS_KEPT = 16  # recent ones, for going back when a new version claims steps that were planned already
+
+
+class Schedule:
+    """Answers which rows a step trains on, from the journal announced so far."""
+
+    def __init__(self, seed: int, domains: Sequence[DomainRows], rows_per_step: int) -> None:
+        self.seed = seed
+        self.domains = list(domains)
+        self.rows_per_step = rows_per_step
+        self._journal: list[DomainWeights] = []
+        # The row orders of all domains' running epochs, one behind the other.
+        self._num_rows_D = np.array([domain.num_rows for domain in self.domains], dtype=np.int64)
+        self._order_start_D = np.cumsum(self._num_rows_D) - self._num_rows_D
+        self._order = np.empty(int(self._num_rows_D.sum()), dtype=np.int64)
+        self._epoch_D = np.full(len(self.domains), -1)
+        zeros = np.zeros(len(self.domains))
+        counts = np.zeros(len(self.domains), dtype=np.int64)
+        self._start = _Cursor(1, -1, zeros, zeros, counts, counts)
+        self._cursors = [self._start]
+
+    def announce(self, weights: DomainWeights) -> None:
+        """Append a version; plans for the steps it claims are forgotten. Repeating the newest one changes nothing.
+
+        Raises:
+            ValueError: the version is not the next one, names other domains, or claims a step before the newest one.
+        """
+        if self._journal and weights == self._journal[-1]:
+            return
+        if weights.version != len(self._journal):
+            raise ValueError(f"weights version {weights.version} announced, but {len(self._journal)} is the next one")
+        if (names := {domain.name for domain in self.domains}) != set(weights.shares):
+            raise ValueError(f"weights version {weights.version} is for {sorted(weights.shares)}, not {sorted(names)}")
+        if self._journal and weights.effective_step < self._journal[-1].effective_step:
+            raise ValueError(
+                f"weights version {weights.version} claims step {weights.effective_step}, "
+                f"but version {weights.version - 1} claims step {self._journal[-1].effective_step}"
+            )
+        self._journal.append(weights)
+        self._cursors = [c for c in self._cursors if c.next_step <= weights.effective_step]
+
+    @property
+    def num_versions(self) -> int:
+        """Number of versions announced."""
+        return len(self._journal)
+
+    def version_of(self, step: int) -> DomainWeights:
+        """The newest announced version that claims `step`."""
+        for weights in reversed(self._journal):
+            if weights.effective_step <= step:
+                return weights
+        raise ValueError(f"no weights version claims step {step}; steps are counted from 1")
+
+    def rows(self, first_step: int, max_steps: int = 1) -> StepRows:
+        """The rows of up to `max_steps` steps from `first_step` on, ending earlier where the version ends."""
+        cursor = next((c for c in reversed(self._cursors) if c.next_step <= first_step), self._start)
+        while cursor.next_step < first_step:
+            cursor, _ = self._advance(cursor, first_step - cursor.next_step)
+        self._keep(cursor)
+        cursor, taken_SD = self._advance(cursor, max_steps)
+        self._keep(cursor)
+        return self._lay_out(cursor, taken_SD)
+
+    def _keep(self, cursor: _Cursor) -> None:
+        if cursor.next_step > self._cursors[-1].next_step:
+            self._cursors = [*self._cursors[-_CURSORS_KEPT + 1 :], cursor]
+
+    def _advance(self, cursor: _Cursor, max_steps: int) -> tuple[_Cursor, NDArray[np.int64]]:
+        """The cursor up to `max_steps` steps of one version later, and the rows taken by step and domain, (S, D)."""
+        weights = self.version_of(cursor.next_step)
+        if weights.version != cursor.version:
+            shares_D = self.row_shares(weights)
+            carry_D = carry_over(cursor.owed_D, shares_D, self.rows_per_step)
+            counts_D = np.zeros_like(cursor.version_counts_D)
+            cursor = replace(
+                cursor, version=weights.version, shares_D=shares_D, carry_D=carry_D, version_counts_D=counts_D
+            )
+        num_steps = max_steps
+        if later := self._journal[weights.version + 1 :]:
+            num_steps = min(max_steps, later[0].effective_step - cursor.next_step)
+        taken_SD = take_rows(
+            cursor.carry_D, cursor.shares_D, self.rows_per_step, cursor.version_counts_D, num_steps
+        )
+        taken_D = taken_SD.sum(axis=0)
+        after = replace(
+            cursor,
+            next_step=cursor.next_step + num_steps,
+            version_counts_D=cursor.version_counts_D + taken_D,
+            total_counts_D=cursor.total_counts_D + taken_D,
+        )
+        return after, taken_SD
+
+    def row_shares(self, weights: DomainWeights) -> NDArray[np.float64]:
+        """Shares of rows, shape (D,), that give the version's shares of examples (or tokens)."""
+        share_D = np.array([weights.shares[domain.name] / domain.units_per_row for domain in self.domains])
+        return share_D / share_D.sum()
+
+    def _lay_out(self, after: _Cursor, taken_SD: NDArray[np.int64]) -> StepRows:
+        """Give every row taken before `after` its id and its place in the global batch."""
+        num_steps, num_domains = taken_SD.shape
+        first_step = after.next_step - num_steps
+        domain_N = np.repeat(np.tile(np.arange(num_domains), num_steps), taken_SD.ravel())
+        # A domain's draws are numbered from 0 over the whole run; here it gives those after `before_D`.
+        taken_D = taken_SD.sum(axis=0)
+        before_D = after.total_counts_D - taken_D
+        by_domain = np.argsort(domain_N, kind="stable")
+        draw_N = np.empty_like(domain_N)
+        draw_N[by_domain] = np.arange(len(domain_N)) + np.repeat(before_D - np.cumsum(taken_D) + taken_D, taken_D)
+        row_N = self._row_ids(domain_N, draw_N)
+        keys = np.array([derive_key(self.seed, "step", first_step + s) for s in range(num_steps)], dtype=np.uint64)
+        order_SB = permutations(keys, self.rows_per_step)
+        return StepRows(
+            first_step=first_step,
+            weights_version=after.version,
+            domain_SB=np.take_along_axis(domain_N.reshape(num_steps, -1), order_SB, axis=1),
+            row_SB=np.take_along_axis(row_N.reshape(num_steps, -1), order_SB, axis=1),
+            taken_SD=taken_SD,
+            counts_SD=before_D + np.cumsum(taken_SD, axis=0),
+        )
+
+    def _row_ids(self, domain_N: NDArray[np.int64], draw_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row ids of the given draws of the given domains."""
+        epoch_N, place_N = np.divmod(draw_N, self._num_rows_D[domain_N])
+        row_N = np.empty_like(domain_N)
+        while True:
+            running = epoch_N == self._epoch_D[domain_N]
+            row_N[running] = self._order[self._order_start_D[domain_N[running]] + place_N[running]]
+            epoch_N[running] = np.iinfo(np.int64).max  # done
+            begun, first = np.unique(domain_N[epoch_N < np.iinfo(np.int64).max], return_index=True)
+            if not len(begun):
+                return row_N
+            waiting = np.flatnonzero(epoch_N < np.iinfo(np.int64).max)
+            for domain, epoch in zip(begun, epoch_N[waiting[first]], strict=True):
+                self._begin_epoch(int(domain), int(epoch))
+
+    def _begin_epoch(self, domain: int, epoch: int) -> None:
+        name, num_rows = self.domains[domain].name, self.domains[domain].num_rows
+        start = self._order_start_D[domain]
+        self._order[start : start + num_rows] = permutation(derive_key(self.seed, "domain", name, epoch), num_rows)
+        self._epoch_D[domain] = epoch

@@ -1,0 +1,169 @@
+"""Where a domain's rows come from: its files or its hub set, each cut into shards that tasks read on their own.
+
+`plan_sources` looks once at each file (size, hash, layout of the first rows); `read_examples` streams one shard.
+Rows are data and nothing else: none is taken for a path, an address or code.
+"""
+
+import math
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workers.config import DomainConfig, HubConfig
+from workers.data.files import ROWS_PER_BLOCK, BadRow, RowError, Shard, read_arrow, read_rows, split_suffix
+from workers.data.formats import Example, check_fields, detect_format, read_row
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS_TO_DETECT = 100
+_SHARD_BYTES = 16 * 2**20  # of text
+_SHARD_ROWS = 16_384
+_TEXT_BYTES_PER_PACKED_BYTE = 4
+# Every task reads (not tokenises) the whole of a file of lines, so more shards stop paying.
+_MAX_SHARDS = 32
+
+
+class Source(Settings):
+    """One file, or one split of a hub set, and how to read it."""
+
+    path: Path | None = None
+    """The file; None for a hub set."""
+    hub: HubConfig | None = None
+    """The hub set; None for a file."""
+    split: str = ""
+    """The split of the hub set."""
+    format: str
+    """Layout of the rows; never `auto`."""
+    fields: dict[str, str]
+    """Field names of the format -> field names of the file."""
+    digest: str
+    """Hash of the content."""
+    size: int
+    """Bytes of the file, or rows of the hub set."""
+    num_shards: int
+    """Parts that it is read in: a function of the size alone."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
+
+
+def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
+    """The sources of a domain's `train` or `eval` split; none where it has no eval files of its own."""
+    try:
+        check_fields(config.format, config.fields)
+        if config.hub is not None:
+            hub_split = config.hub.split if split == "train" else config.hub.eval_split
+            return [_plan_hub(config, config.hub, hub_split)] if hub_split else []
+        return [_plan_file(config, path) for path in (config.train if split == "train" else config.eval)]
+    except (ValueError, OSError) as error:
+        raise ValueError(f"domain {domain!r}: {error}") from error
+
+
+def read_examples(source: Source, shard: Shard) -> Iterator[Example | BadRow]:
+    """The examples of a shard, and a BadRow for each row that is none."""
+    if source.path is not None:
+        rows = read_rows(source.path, shard)
+    else:
+        rows = _read_hub(source, shard)
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        line, value = row
+        try:
+            yield read_row(line, value, source.format, source.fields)
+        except RowError as error:
+            yield BadRow(source.name, line, str(error))
+
+
+def _plan_file(config: DomainConfig, path: Path) -> Source:
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; the paths of `train` and `eval` are relative to the working folder")
+    layout, compression = split_suffix(path)
+    size = path.stat().st_size
+    is_packed = bool(compression) or layout == ".parquet"
+    text_bytes = size * _TEXT_BYTES_PER_PACKED_BYTE if is_packed else size
+    rows = (row[1] for row in read_rows(path, Shard()) if not isinstance(row, BadRow))
+    return Source(
+        path=path.resolve(),
+        format=_resolve_format(config, str(path), rows),
+        fields=config.fields,
+        digest=hash_file(path),
+        size=size,
+        num_shards=_count_shards(text_bytes, _SHARD_BYTES),
+    )
+
+
+def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
+    rows = _load_hub(hub, split)
+    head = (row[1] for row in _arrow_rows(rows, hub.path, range(min(_ROWS_TO_DETECT, len(rows)))))
+    return Source(
+        hub=hub,
+        split=split,
+        format=_resolve_format(config, f"{hub.path}[{split}]", head),
+        fields=config.fields,
+        digest=rows._fingerprint,
+        size=len(rows),
+        num_shards=_count_shards(len(rows), _SHARD_ROWS),
+    )
+
+
+def _resolve_format(config: DomainConfig, name: str, rows: Iterator[Any]) -> str:
+    if config.format != "auto":
+        return config.format
+    head = [row for row in islice(rows, _ROWS_TO_DETECT) if isinstance(row, dict)]
+    if not head:
+        return "messages"  # whatever is there, it is bad rows
+    if found := detect_format(head, config.fields):
+        return found
+    keys = sorted({str(key)[:40] for row in head for key in row})[:20]
+    raise ValueError(
+        f"{name}: cannot tell the format; the first {len(head)} rows have the fields {', '.join(keys)}. Name it with "
+        "`format` (messages, sharegpt, alpaca, prompt_completion, text) and map its fields with `fields`, "
+        "e.g. fields: {prompt: question, completion: answer}"
+    )
+
+
+def _count_shards(amount: int, per_shard: int) -> int:
+    return min(max(1, math.ceil(amount / per_shard)), _MAX_SHARDS)
+
+
+def hash_file(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
+    # Imported where it is used: it takes a second, and most domains are files.
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"hub set {hub.path!r}, split {split!r}: {error}") from error
+    return rows
+
+
+def _read_hub(source: Source, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]:
+    assert source.hub is not None
+    rows = _load_hub(source.hub, source.split)
+    if len(rows) == 0 and shard.index == 0:
+        yield BadRow(source.name, 1, "the split is empty")
+    yield from _arrow_rows(rows, source.name, shard.span(len(rows)))
+
+
+def _arrow_rows(rows: "datasets.Dataset", name: str, span: range) -> Iterator[tuple[int, Any] | BadRow]:
+    # Plain Arrow: the library's own row access would open the files that image and audio columns name.
+    table = rows.with_format("arrow")
+    for start in range(span.start, span.stop, ROWS_PER_BLOCK):
+        yield from read_arrow(name, table[start : min(start + ROWS_PER_BLOCK, span.stop)], start)

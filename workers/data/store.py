@@ -1,0 +1,186 @@
+"""The token store: packed rows of one domain on disk, memory-mapped and read-only.
+
+A store is a folder of plain .npy arrays and a manifest.json that is written last and names every array with its size.
+`build_store` fills it block by block, so memory stays flat. Stores of one domain live as `<cache>/<key>/train` and
+`.../eval`; `publish` gives the finished pair its name in one rename, so whoever comes second finds it whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.config import DataConfig
+from workers.data.packing import Packing, pack_examples
+from workers.data.tokenization import Side, TokenShard
+
+STORE_VERSION = 1
+"""Raised whenever the same input would give another store."""
+
+_ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_tokens", "row_examples")
+_MANIFEST = "manifest.json"
+_BLOCK_TOKENS = 2**20
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Packed rows of one domain; R rows, L tokens a row."""
+
+    folder: Path
+    fingerprint: str
+    num_rows: int
+    num_examples: int
+    num_tokens: int
+    num_loss_tokens: int
+    max_length: int
+    input_ids: NDArray[np.int32]
+    """(R, L), padded with the pad id."""
+    position_ids: NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
+    """(R, L), from 0 in every example; 0 where padded."""
+    loss_mask: NDArray[np.bool_]
+    """(R, L), True where the token is a target that counts."""
+    row_lengths: NDArray[np.int32]
+    """(R,) tokens used."""
+    row_loss_tokens: NDArray[np.int32]
+    """(R,) targets."""
+    row_examples: NDArray[np.int32]
+    """(R,) examples."""
+    manifest: dict[str, Any]
+    """Everything about its making."""
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenStore":
+        """Map a finished store; ValueError where it is torn."""
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if manifest["store_version"] != STORE_VERSION:
+                raise ValueError(f"it is of version {manifest['store_version']}, not {STORE_VERSION}")
+            for name in _ARRAYS:
+                size, expected = (folder / f"{name}.npy").stat().st_size, manifest["array_bytes"][name]
+                if size != expected:
+                    raise ValueError(f"{name}.npy has {size} bytes instead of {expected}")
+            arrays = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
+            }
+            counts = {key: manifest[key] for key in ("num_rows", "num_examples", "num_tokens", "num_loss_tokens")}
+            return cls(
+                folder, manifest["fingerprint"], max_length=manifest["max_length"], manifest=manifest, **counts, **arrays
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"token store {folder} is damaged: {error}. Delete {folder.parent}; it is made anew") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What travels between processes is the folder, not its content.
+        return TokenStore.open, (self.folder,)
+
+
+def build_store(
+    folder: Path,
+    side: Side,
+    shards: Sequence[TokenShard],
+    data: DataConfig,
+    pad_id: int,
+    about: dict[str, Any],
+) -> None:
+    """Pack one side of the shards into a store in `folder`; `about` (with its `fingerprint`) goes into the manifest."""
+    examples = _Examples([shard for shard in shards if shard.num_examples[side]], side)
+    packing = pack_examples(examples.lengths, data.max_length, data.packing)
+    folder.mkdir()
+    num_loss_tokens = _write_rows(folder, examples, packing, data.max_length, pad_id)
+    manifest = {
+        "store_version": STORE_VERSION,
+        **about,
+        "max_length": data.max_length,
+        "num_rows": packing.num_rows,
+        "num_examples": len(examples.lengths),
+        "num_tokens": int(examples.lengths.sum(dtype=np.int64)),
+        "num_loss_tokens": num_loss_tokens,
+        "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS},
+    }
+    for name in _ARRAYS:
+        _fsync(folder / f"{name}.npy")
+    # Under another name until it is whole, like the arrays before it: a manifest means a complete store.
+    unfinished = folder / f".{_MANIFEST}"
+    unfinished.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _fsync(unfinished)
+    unfinished.rename(folder / _MANIFEST)
+    _fsync(folder)
+
+
+def publish(building: Path, final: Path) -> None:
+    """Name a folder of finished stores `final`; where another builder was first, its stores stay and these go."""
+    _fsync(building)
+    try:
+        building.rename(final)
+        _fsync(final.parent)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(building)
+
+
+class _Examples:
+    """The examples of one side, over all shards."""
+
+    def __init__(self, shards: list[TokenShard], side: Side) -> None:
+        lengths = [np.asarray(shard.array(side, "lengths")) for shard in shards]
+        self.lengths = np.concatenate(lengths)
+        self._shard_of = np.repeat(np.arange(len(shards)), [len(part) for part in lengths])
+        self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])
+        self._input_ids = [shard.array(side, "input_ids") for shard in shards]
+        self._loss_masks = [shard.array(side, "loss_mask") for shard in shards]
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        shard, start = self._shard_of[index], self._starts[index]
+        end = start + self.lengths[index]
+        return self._input_ids[shard][start:end], self._loss_masks[shard][start:end]
+
+
+def _write_rows(folder: Path, examples: _Examples, packing: Packing, max_length: int, pad_id: int) -> int:
+    """Write all arrays; the number of loss tokens."""
+    shape = (packing.num_rows, max_length)
+    positions = np.uint16 if max_length <= 2**16 else np.int32
+    arrays = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        for name, dtype in (("input_ids", np.int32), ("position_ids", positions), ("loss_mask", np.bool_))
+    }
+    row_lengths, row_loss_tokens = np.zeros((2, packing.num_rows), dtype=np.int32)
+    rows_per_block = max(1, _BLOCK_TOKENS // max_length)
+    for first in range(0, packing.num_rows, rows_per_block):
+        rows = range(first, min(first + rows_per_block, packing.num_rows))
+        input_ids_BL = np.full((len(rows), max_length), pad_id, dtype=np.int32)
+        position_ids_BL = np.zeros((len(rows), max_length), dtype=positions)
+        loss_mask_BL = np.zeros((len(rows), max_length), dtype=np.bool_)
+        for at, row in enumerate(rows):
+            end = 0
+            for index in packing.examples[packing.offsets[row] : packing.offsets[row + 1]]:
+                ids, mask = examples[index]
+                start, end = end, end + len(ids)
+                input_ids_BL[at, start:end] = ids
+                position_ids_BL[at, start:end] = np.arange(len(ids))
+                loss_mask_BL[at, start:end] = mask
+            row_lengths[row] = end
+        arrays["input_ids"][first : rows.stop] = input_ids_BL
+        arrays["position_ids"][first : rows.stop] = position_ids_BL
+        arrays["loss_mask"][first : rows.stop] = loss_mask_BL
+        row_loss_tokens[rows.start : rows.stop] = loss_mask_BL.sum(axis=1)
+    for array in arrays.values():
+        array.flush()
+    np.save(folder / "row_lengths.npy", row_lengths)
+    np.save(folder / "row_loss_tokens.npy", row_loss_tokens)
+    np.save(folder / "row_examples.npy", np.diff(packing.offsets).astype(np.int32))
+    return int(row_loss_tokens.sum(dtype=np.int64))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

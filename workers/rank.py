@@ -1,0 +1,161 @@
+"""One rank's part in one attempt at a run: what it holds, and the steps that the loop is made of.
+
+All ranks call the same methods in the same order; each of them is a collective.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from workers import checkpoint
+from workers.contracts import DomainFeedback, WeightsSource
+from workers.data.batches import Batch, BatchLoader
+from workers.engine import Engine
+from workers.evaluation import build_evaluation_batches, evaluate
+from workers.export import export_model
+from workers.learning_rate import learning_rate
+from workers.model import load_tokenizer
+from workers.plan import TrainingPlan
+from workers.shared_source import SharedSource
+from workers.step_log import StepLog
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss or gradient is NaN or infinite. No checkpoint after it is written."""
+
+
+class Rank:
+    """Built from the plan, at the newest complete checkpoint or at the base model."""
+
+    def __init__(self, plan: TrainingPlan, source: WeightsSource) -> None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        self.plan = plan
+        self.names = list(plan.domains)
+        train_stores, eval_stores = plan.open_stores()
+        self.engine = Engine.build(plan.model, plan.training, plan.seed)
+        self.source = SharedSource(source, self.engine.device)
+        self.attempt = self.source.open_attempt()
+        self.num_steps_done, self.best = self._restore()
+        micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
+        self.eval_batches = build_evaluation_batches(eval_stores, max_rows, micro_batch_size, rank, world_size)
+        schedule = plan.build_schedule(train_stores)
+        horizon = plan.evaluation.every
+        self.loader = BatchLoader(list(train_stores.values()), schedule, rank, world_size, horizon)
+        row_counts = {name: store.num_rows for name, store in train_stores.items()}
+        self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
+        self.weights_version = 0
+
+    def follow_history(self) -> None:
+        """Let every version of the journal hold from its step on."""
+        for weights in self.source.history():
+            self.loader.announce(weights)
+
+    def follow_weights(self, step: int) -> None:
+        """Let the version that the controller gives for `step` hold."""
+        weights = self.source.pull(step)
+        self.loader.announce(weights)
+        self.weights_version = weights.version
+
+    def train_step(self, step: int) -> None:
+        """One optimizer step on the step's batch.
+
+        Raises:
+            NonFiniteLossError: before the update where a loss, after it where the gradient is not finite.
+        """
+        began = time.perf_counter()
+        batch = self.loader.get(step)
+        local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.names))
+        loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
+        self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
+        rate = learning_rate(step, self.plan.num_steps, self.plan.training)
+        grad_norm = self.engine.step(rate)
+        if grad_norm is not None and not math.isfinite(grad_norm):
+            raise NonFiniteLossError(f"step {step}: the gradient's norm is {grad_norm}; lower training.learning_rate")
+        seconds = time.perf_counter() - began
+        speed = batch.global_tokens / seconds
+        self.log.write(
+            batch,
+            loss_sum_D,
+            num_tokens_D,
+            {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds},
+        )
+
+    def measure(self, step: int) -> None:
+        """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best."""
+        loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
+        feedback = DomainFeedback(
+            run_id=self.plan.run_id,
+            attempt=self.attempt,
+            step=step,
+            weights_version=self.weights_version,
+            loss_sum_nats=loss_sum_nats,
+            num_tokens=num_tokens,
+        )
+        self.loader.announce(self.source.push(feedback))
+        criterion = self.plan.evaluation.best
+        if criterion is None or step == 0:
+            return
+        loss = selection_loss(criterion, {name: feedback.loss_nats(name) for name in self.names})
+        if self.best is None or loss < self.best["loss_nats"]:
+            self.best = {"step": step, "criterion": criterion, "loss_nats": loss}
+            export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "best")
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint of `step`; what the logs say of the steps before it is on disk first."""
+        self.log.flush()
+        training = self.plan.training
+        state = {"best": self.best, "run_id": self.plan.run_id}
+        checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
+
+    def finish(self) -> None:
+        """Write the trained model, if it is wanted, and free everything."""
+        self.loader.close()
+        self.log.close()
+        if self.plan.export:
+            export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "model")
+        self.engine.destroy()
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.plan.folder / "checkpoints"
+
+    def _restore(self) -> tuple[int, dict[str, Any] | None]:
+        """Steps done and best model so far, after putting the newest complete checkpoint into the engine."""
+        newest = checkpoint.on_rank_zero(lambda: checkpoint.latest_checkpoint(self._checkpoints, print))
+        if newest is None:
+            return 0, None
+        state = checkpoint.load(self.engine, newest)
+        return int(newest.name.removeprefix("step-")), state["best"]
+
+    def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
+        """Stop on every rank alike: the sums are the same on all of them."""
+        bad = [d for d, loss in enumerate(loss_sum_D) if not math.isfinite(loss)]
+        if bad:
+            mine = [d for d in bad if not math.isfinite(local_sum_D[d])]
+            rows = {self.names[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
+            raise NonFiniteLossError(
+                f"step {batch.step}: the training loss of {[self.names[d] for d in bad]} is not finite, the update "
+                f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate"
+            )
+
+
+def selection_loss(criterion: str, losses: dict[str, float]) -> float:
+    """The number that the best model minimises: the `mean` or `worst` domain loss, or one domain's, in nats a token."""
+    match criterion:
+        case "mean":
+            return sum(losses.values()) / len(losses)
+        case "worst":
+            return max(losses.values())
+        case domain:
+            return losses[domain]
+
+
+def _sum_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:
+    both = torch.stack([loss_sum_D, num_tokens_D.double()])  # counts are exact in float64 up to 2^53
+    dist.all_reduce(both)
+    loss_sums, counts = both.tolist()
+    return loss_sums, [int(count) for count in counts]

@@ -1,0 +1,54 @@
+"""One answer for all ranks: rank 0 asks the weights source, the others hear what it heard.
+
+So that all ranks of a step use one version, however the controller's answers are delayed or reordered.
+"""
+
+import torch
+import torch.distributed as dist
+
+from workers.contracts import DomainFeedback, DomainWeights, WeightsSource
+
+
+class SharedSource:
+    """A `WeightsSource` whose calls are collectives; only rank 0's inner source is asked."""
+
+    def __init__(self, source: WeightsSource, device: torch.device) -> None:
+        self._source = source
+        self._device = device
+        self._is_asking = dist.get_rank() == 0
+        self._known: dict[int, DomainWeights] = {}
+
+    def open_attempt(self) -> int:
+        """The new attempt's number."""
+        return self._share(self._source.open_attempt() if self._is_asking else 0)
+
+    def history(self) -> list[DomainWeights]:
+        """The whole journal."""
+        versions = self._source.history() if self._is_asking else []
+        for number in range(self._share(len(versions))):
+            self._share_weights(versions[number] if self._is_asking else None)
+        return list(self._known.values())
+
+    def pull(self, step: int) -> DomainWeights:
+        """The version that holds for `step`."""
+        return self._share_weights(self._source.pull(step) if self._is_asking else None)
+
+    def push(self, feedback: DomainFeedback) -> DomainWeights:
+        """Hand in one evaluation; the version that holds for the next step."""
+        return self._share_weights(self._source.push(feedback) if self._is_asking else None)
+
+    def _share_weights(self, weights: DomainWeights | None) -> DomainWeights:
+        """One integer where the version is known, its JSON as well where it is new."""
+        version = self._share(weights.version if weights else 0)
+        if version not in self._known:
+            text = weights.model_dump_json().encode() if weights else b""
+            length = self._share(len(text))
+            letters = torch.tensor(list(text) or [0] * length, dtype=torch.uint8, device=self._device)
+            dist.broadcast(letters, src=0)
+            self._known[version] = DomainWeights.model_validate_json(bytes(letters.tolist()))
+        return self._known[version]
+
+    def _share(self, number: int) -> int:
+        tensor = torch.tensor([number], dtype=torch.int64, device=self._device)
+        dist.broadcast(tensor, src=0)
+        return int(tensor.item())

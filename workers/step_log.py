@@ -1,0 +1,101 @@
+"""metrics.jsonl and samples.jsonl: one line a step, written by rank 0 as the step ends.
+
+A resumed run cuts both files back to its checkpoint, so that they read as if it had never been stopped.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch.distributed as dist
+
+from workers.data.batches import Batch
+
+
+class StepLog:
+    """Appends to the run's logs; on ranks other than 0 it only takes part in gathering samples.
+
+    Args:
+        folder: the run's folder.
+        num_steps_done: lines of later steps are cut off.
+        row_counts: rows in one pass over each domain, by name, in the order of the domains.
+        log_samples: also write samples.jsonl.
+    """
+
+    def __init__(self, folder: Path, num_steps_done: int, row_counts: dict[str, int], log_samples: bool) -> None:
+        self._row_counts = row_counts
+        self._is_writer = dist.get_rank() == 0
+        self._metrics = _open(folder / "metrics.jsonl", num_steps_done) if self._is_writer else None
+        self._samples = _open(folder / "samples.jsonl", num_steps_done) if self._is_writer and log_samples else None
+        self._log_samples = log_samples
+
+    def write(
+        self, batch: Batch, loss_sum_D: list[float], num_tokens_D: list[int], values: dict[str, float | None]
+    ) -> None:
+        """One step: its losses from sums and counts over all ranks, its rows, and further `values` by name."""
+        if self._log_samples:
+            self._write_samples(batch)
+        if self._metrics is None:
+            return
+        names = list(self._row_counts)
+        line = {
+            "step": batch.step,
+            "loss_nats": sum(loss_sum_D) / sum(num_tokens_D),
+            "domain_loss_nats": {
+                name: total / count if count else None
+                for name, total, count in zip(names, loss_sum_D, num_tokens_D, strict=True)
+            },
+            "num_tokens": batch.global_tokens,
+            "num_loss_tokens": sum(num_tokens_D),
+            "weights_version": batch.weights_version,
+            "rows": dict(zip(names, batch.global_rows_D.tolist(), strict=True)),
+            "epochs": {
+                name: seen / rows
+                for (name, rows), seen in zip(self._row_counts.items(), batch.domain_rows_seen_D.tolist(), strict=True)
+            },
+            **values,
+        }
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+    def flush(self) -> None:
+        """Force what was written to the disk."""
+        for file in (self._metrics, self._samples):
+            if file is not None:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """End both files."""
+        for file in (self._metrics, self._samples):
+            if file is not None:
+                file.close()
+
+    def _write_samples(self, batch: Batch) -> None:
+        """What every rank says that it trained on, gathered: an audit, not a copy of the schedule."""
+        mine = (batch.domain_B.tolist(), batch.row_B.tolist())
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.gather_object(mine, everyone if self._is_writer else None)
+        if self._samples is None:
+            return
+        for rank, (domains, rows) in enumerate(everyone):
+            for index, name in enumerate(self._row_counts):
+                drawn = [row for row, domain in zip(rows, domains, strict=True) if domain == index]
+                if drawn:
+                    line = {"step": batch.step, "rank": rank, "domain": name, "rows": drawn}
+                    self._samples.write(json.dumps(line) + "\n")
+        self._samples.flush()
+
+
+def _open(path: Path, num_steps_done: int) -> TextIO:
+    """Open for appending after cutting off every line of a later step, and a half line that a crash left."""
+    keep = 0
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > num_steps_done:
+                    break
+                keep += len(line)
+    file = path.open("a")
+    file.truncate(keep)
+    return file
