@@ -18,6 +18,7 @@ MAX_TRAINING_POINTS = 400  # a small plot: more would be a block of ink
 MAX_CELLS_WITH_NUMBERS = 8
 MAX_POINTS_WITH_MARKERS = 60
 MAX_STEPS_ALL_TICKED = 6
+MAX_OPERATOR_LINES = 50
 
 LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
 
@@ -47,7 +48,8 @@ def run_sections(run: RunFolder) -> list[Section]:
     sections = [
         Section(
             "Shares over time",
-            "Share of each domain in the mixture; a version holds until the next. Across, here and below: steps done.",
+            "Share of each domain in the mixture; a version holds until the next, and a dotted line marks one that a "
+            "person set. The horizontal axis of every plot counts optimizer steps.",
             [Plot("", shares_figure(run, color_by_name(run.domains)))] if run.weights else [],
             is_wide=True,
         ),
@@ -120,6 +122,8 @@ def shares_figure(run: RunFolder, colors: dict[str, str], height: int = 300) -> 
         y = [version.shares.get(domain, 0.0) for version in weights]
         area = {"mode": "lines", "line": {"color": color, "width": 0.5, "shape": "hv"}, "stackgroup": "shares"}
         figure.add_trace(line([*x, end], [*y, y[-1]], domain, color, domain, **area))
+    for version in [version for version in weights if version.reason == "operator"][-MAX_OPERATOR_LINES:]:
+        figure.add_vline(x=version.effective_step - 1, line={"color": NEUTRAL, "dash": "dot", "width": 1.2})
     figure.update_xaxes(range=[x[0], end])
     return figure
 

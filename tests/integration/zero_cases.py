@@ -260,6 +260,7 @@ def train_in_plain_torch(model_path: Path, last_step: int = NUM_STEPS) -> dict[s
     """The reference: one process, no DeepSpeed, examples one by one instead of packed, the whole batch at once."""
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # two threads on such small tensors wait for each other more than they compute
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     parameters = list(model.parameters())
     groups = [

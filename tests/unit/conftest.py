@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
@@ -41,13 +41,13 @@ class FakeRun:
         }
         (path / "config.json").write_text(json.dumps(config))
 
-    def write_weights(self, effective_step: int) -> None:
+    def write_weights(self, effective_step: int, reason: Literal["algorithm", "operator"] = "algorithm") -> None:
         self.version += 1
         weights = DomainWeights(
             version=self.version,
             effective_step=effective_step,
             shares=self.shares,
-            reason="algorithm" if self.version else "initial",
+            reason=reason if self.version else "initial",
             by="versatune",
         )
         (self.path / "weights" / f"{self.version:06d}.json").write_text(weights.model_dump_json())

@@ -55,6 +55,14 @@ def test_shares_are_those_of_the_journal_drawn_as_steps(fake_run: MakeFakeRun) -
         assert trace["y"] == [*shares, shares[-1]]
 
 
+def test_what_a_person_set_is_marked(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=60, num_steps=40, every=20)
+    run.write_weights(effective_step=51, reason="operator")
+    _, plots = report_of(run)
+    (line,) = plots["Shares over time"]["layout"]["shapes"]
+    assert line["x0"] == line["x1"] == 50
+
+
 def test_losses_are_those_of_feedback_and_metrics(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=60, every=20)
     _, plots = report_of(run)

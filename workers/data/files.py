@@ -21,11 +21,12 @@ from workers.data.framing import MAX_ROW_BYTES, DamagedFile, Frame, split_json, 
 
 ROWS_PER_BLOCK = 512
 _CHUNK_BYTES = 2**18
-# A Zstandard block of 4 bytes can stand for 128 KiB, so this much input makes at most MAX_ROW_BYTES of output.
-_ZSTD_INPUT_BYTES = 256
+# A Zstandard block of 4 bytes can stand for 128 KiB, so this much input makes at most 2 MiB of output.
+_ZSTD_INPUT_BYTES = 64
 # Text shrinks to a tenth, seldom to a hundredth; a file that grows more than this is a bomb.
 _MAX_EXPANSION = 200
 _ALWAYS_ALLOWED_BYTES = 64 * 2**20
+
 
 class RowError(ValueError):
     """Why a row cannot be used: "kind" or "kind: details"."""
@@ -183,7 +184,9 @@ def _read_row_group(
     try:
         for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=[group]):
             wanted = range(max(row, mine.start), min(row + batch.num_rows, mine.stop))
-            yield from read_arrow(str(path), batch.slice(wanted.start - row, len(wanted)), wanted.start) if wanted else ()
+            yield from (
+                read_arrow(str(path), batch.slice(wanted.start - row, len(wanted)), wanted.start) if wanted else ()
+            )
             row += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         lost = range(max(row, mine.start), min(rows.stop, mine.stop))
@@ -191,9 +194,7 @@ def _read_row_group(
             yield BadRow(str(path), lost.start + 1, f"unreadable rows: {len(lost)} from here on: {error}")
 
 
-def read_arrow(
-    name: str, batch: pyarrow.RecordBatch | pyarrow.Table, first: int
-) -> Iterator[tuple[int, Any] | BadRow]:
+def read_arrow(name: str, batch: pyarrow.RecordBatch | pyarrow.Table, first: int) -> Iterator[tuple[int, Any] | BadRow]:
     """The rows of an Arrow batch whose first is row `first` (from 0) of its file; nothing in it is decoded or opened."""
     try:
         yield from enumerate(batch.to_pylist(), start=first + 1)

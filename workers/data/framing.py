@@ -31,7 +31,8 @@ def split_lines(chunks: Iterator[bytes], line: int = 1) -> Iterator[Frame]:
     rest, is_too_long = b"", False
     try:
         for chunk in chunks:
-            pieces = (rest + chunk).splitlines(keepends=True)
+            rest += chunk
+            pieces = rest.splitlines(keepends=True)
             # A \r at the end may be half of a \r\n.
             rest = b"" if pieces[-1].endswith(b"\n") else pieces.pop()
             for piece in pieces:

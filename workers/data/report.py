@@ -53,7 +53,8 @@ class Report(Settings):
         files = {case.file: None for report in reports for case in report.bad_row_cases}
         order = {file: index for index, file in enumerate(files)}
         cases = sorted(
-            (case for report in reports for case in report.bad_row_cases), key=lambda case: (order[case.file], case.line)
+            (case for report in reports for case in report.bad_row_cases),
+            key=lambda case: (order[case.file], case.line),
         )
         return cls(
             num_rows=sum(report.num_rows for report in reports),

@@ -65,15 +65,20 @@ class TokenStore:
                 size, expected = (folder / f"{name}.npy").stat().st_size, manifest["array_bytes"][name]
                 if size != expected:
                     raise ValueError(f"{name}.npy has {size} bytes instead of {expected}")
-            arrays = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
-            }
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
             counts = {key: manifest[key] for key in ("num_rows", "num_examples", "num_tokens", "num_loss_tokens")}
             return cls(
-                folder, manifest["fingerprint"], max_length=manifest["max_length"], manifest=manifest, **counts, **arrays
+                folder,
+                manifest["fingerprint"],
+                max_length=manifest["max_length"],
+                manifest=manifest,
+                **counts,
+                **arrays,
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"token store {folder} is damaged: {error}. Delete {folder.parent}; it is made anew") from error
+            raise ValueError(
+                f"token store {folder} is damaged: {error}. Delete {folder.parent}; it is made anew"
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What travels between processes is the folder, not its content.

@@ -49,9 +49,7 @@ class Tokens:
     loss_mask: NDArray[np.bool_]
 
 
-def tokenize_examples(
-    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]
-) -> list[Tokens | str]:
+def tokenize_examples(tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]) -> list[Tokens | str]:
     """Tokens of each example, or the reason why it has none; all of them conversations, or all of them documents."""
     control_tokens = _control_tokens(tokenizer)
     results: list[Tokens | str | None] = [_find_control_token(control_tokens, example) for example in examples]
@@ -97,8 +95,9 @@ def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list
     tokenize = _tokenize_by_generation_mask if has_mask else _tokenize_by_prefix
     try:
         return tokenize(tokenizer, examples) if examples else []
-    except (TemplateError, TypeError, ValueError) as error:
-        # One row that the template refuses (roles out of turn, say) fails its whole batch: find it.
+    except (TemplateError, TypeError, ValueError, OverflowError) as error:
+        # One row that the template refuses (roles out of turn, say) fails its whole batch: find it. An empty generation
+        # block before any text makes the library overflow.
         if len(examples) == 1:
             return [f"the chat template refuses it: {str(error)[:200]}"]
     return [result for example in examples for result in _tokenize_conversations(tokenizer, [example])]
@@ -130,13 +129,14 @@ def _check_mask(example: Example, ids: Ids, mask: Ids) -> Tokens | str:
 
 def _tokenize_by_prefix(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
     """Tokenises every conversation whole, up to each answer, and after each answer."""
-    parts: list[list[dict[str, str]]] = []
+    parts: list[tuple[list[dict[str, str]], bool]] = []  # messages, and whether the generation prompt follows
     for example in examples:
-        parts.append(list(example.messages))
-        parts.extend(list(example.messages[:end]) for start in _answers(example) for end in (start, start + 1))
+        messages = list(example.messages)
+        parts.append((messages, False))
+        for answer in _answers(example):
+            parts += [(messages[:answer], True), (messages[: answer + 1], False)]
     texts = [
-        str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=not _ends_with_answer(part)))
-        for part in parts
+        str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt)) for part, prompt in parts
     ]
     distinct = list(dict.fromkeys(texts))  # most conversations end with an answer, so they come twice
     encoded = tokenizer(distinct, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
@@ -155,10 +155,6 @@ def _mask_by_prefix(ids: Ids, answers: list[tuple[Ids, Ids]]) -> Tokens | str:
             )
         mask[len(until) : len(after)] = [True] * (len(after) - len(until))
     return _tokens(ids, mask)
-
-
-def _ends_with_answer(messages: list[dict[str, str]]) -> bool:
-    return bool(messages) and messages[-1]["role"] == "assistant"
 
 
 def _answers(example: Example) -> list[int]:

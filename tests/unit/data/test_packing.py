@@ -21,7 +21,7 @@ def test_every_example_once_and_no_row_too_long(values: list[int], max_length: i
     packing = pack_examples(lengths, max_length)
     assert sorted(packing.examples) == list(range(len(values)))
     used = row_lengths(packing, lengths)
-    assert 0 < min(used) and max(used) <= max_length
+    assert min(used) > 0 and max(used) <= max_length
     # Two rows that are half empty would fit into one.
     assert sum(1 for length in used if 2 * length <= max_length) <= 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from workers.data.formats import Example
 from workers.data.templates import BUILT_IN_CHAT_TEMPLATE, Tokens, tokenize_examples
@@ -69,6 +70,21 @@ def test_a_template_that_rewrites_earlier_turns_is_found_out(tokenizer: Any) -> 
     assert isinstance(result, str) and result.startswith("the chat template does not show where an answer begins")
 
 
+def test_a_mask_that_runs_on_is_found_out(tokenizer: Any) -> None:
+    # The library lets a block that ends in a character of no token run on to the end of the conversation.
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.chat_template = WITH_BLOCK.replace("m['content'] + eos_token", "m['content'] + ' '")
+    good, bad = tokenize_examples(tokenizer, [talk("u", "a"), talk("u", "a", "secret")])
+    assert isinstance(good, Tokens)
+    assert isinstance(bad, str) and "generation mask is off" in bad
+
+
+def test_an_empty_answer_before_any_text_does_not_crash(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
+    empty = Example(1, ({"role": "assistant", "content": ""}, *talk("u", "a").messages))
+    assert isinstance(tokenize_examples(tokenizer, [empty])[0], str)
+
+
 def test_a_refusing_template_costs_only_the_refused_row(tokenizer: Any) -> None:
     tokenizer.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + WITH_BLOCK
@@ -81,7 +97,7 @@ def test_a_refusing_template_costs_only_the_refused_row(tokenizer: Any) -> None:
 def test_a_generation_block_around_nothing_visible_is_not_masked_wrongly(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}"
     (result,) = tokenize_examples(tokenizer, [talk("u", "a", "u", "b")])
-    assert isinstance(result, str) and "0 answers of 2" in result
+    assert isinstance(result, str) and "generation mask is off" in result
 
 
 def test_documents_begin_with_bos_end_with_eos_and_count_whole(tokenizer: Any) -> None:

@@ -1,0 +1,113 @@
+"""The main job as a user runs it, and its public files checked against each other."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.runs import DOMAINS, num_lines, raymix, read_lines, write_run
+from workers.contracts import DomainFeedback, DomainWeights
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 30 steps with computed references."""
+    config = write_run(
+        tmp_path_factory.mktemp("main"), mixing__reference="computed", reference={"max_steps": 12}
+    )
+    done = raymix("run", config)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert not any(word in done.stdout for word in ("Traceback", "ray::", "DeepSpeed", "WARNING"))
+    (config.parent / "stdout.txt").write_text(done.stdout)
+    return config.parent / "runs" / "small"
+
+
+def load_journal(run: Path) -> tuple[list[DomainWeights], list[DomainFeedback]]:
+    weights = [DomainWeights.model_validate_json(p.read_text()) for p in sorted((run / "weights").glob("*.json"))]
+    feedback = [DomainFeedback.model_validate_json(p.read_text()) for p in sorted((run / "feedback").glob("*.json"))]
+    return weights, feedback
+
+
+def test_the_weights_are_what_the_formula_gives_on_the_feedback(finished: Path) -> None:
+    weights, feedback = load_journal(finished)
+    references = json.loads((finished / "reference.json").read_text())["loss_nats"]
+    assert [item.step for item in feedback] == [0, 4, 8, 12, 16, 20, 24, 28, 30]
+    assert len(weights) == len(feedback) + 1
+    shares = dict.fromkeys(DOMAINS, 1 / 3)
+    assert weights[0].shares == pytest.approx(shares, abs=1e-9)
+    for version, item in zip(weights[1:], feedback, strict=True):
+        loss = {name: item.loss_sum_nats[name] / item.num_tokens[name] for name in DOMAINS}
+        gamma = {name: max((loss[name] - references[name]) / loss[name], 0.0) for name in DOMAINS}
+        raised = {name: shares[name] * (1 + 0.7 * gamma[name]) for name in DOMAINS}
+        shares = {name: value / math.fsum(raised.values()) for name, value in raised.items()}
+        assert version.shares == pytest.approx(shares, abs=1e-9)
+        assert version.effective_step == item.step + 1
+    assert max(abs(weights[-1].shares[name] - 1 / 3) for name in DOMAINS) > 0.01
+
+
+def test_samples_follow_the_version_of_their_step(finished: Path) -> None:
+    weights, _ = load_journal(finished)
+    steps = read_lines(finished / "metrics.jsonl")
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    drawn = {(step, name): 0 for step in range(1, 31) for name in DOMAINS}
+    for line in read_lines(finished / "samples.jsonl"):
+        drawn[line["step"], line["domain"]] += len(line["rows"])
+    for line in steps:
+        in_force = [w.version for w in weights if w.effective_step <= line["step"]][-1]
+        assert line["weights_version"] == in_force
+        assert {name: drawn[line["step"], name] for name in DOMAINS} == line["rows"]
+        assert sum(line["rows"].values()) == 8
+
+
+def test_losses_fall_and_the_summary_says_so(finished: Path) -> None:
+    _, feedback = load_journal(finished)
+    summary = json.loads((finished / "summary.json").read_text())
+    for name in DOMAINS:
+        assert feedback[-1].loss_nats(name) < feedback[0].loss_nats(name)
+        assert summary["domains"][name]["loss_nats_end"] == pytest.approx(feedback[-1].loss_nats(name))
+        assert summary["domains"][name]["loss_nats_start"] == pytest.approx(feedback[0].loss_nats(name))
+    assert summary["steps"] == 30 and summary["weights_versions"] == 10
+    assert (finished / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("part", ["model", "best"])
+def test_plain_transformers_loads_the_result(finished: Path, part: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(finished / part)
+    tokenizer = AutoTokenizer.from_pretrained(finished / part)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1+1="}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert out.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_the_same_command_again_only_shows_the_summary(finished: Path) -> None:
+    lines_before = num_lines(finished / "events.jsonl")
+    again = raymix("run", finished.parents[1] / "config.yaml", timeout_s=30)
+    assert again.returncode == 0
+    assert "law" in again.stdout
+    assert num_lines(finished / "events.jsonl") == lines_before
+
+
+def test_another_configuration_is_refused_under_the_same_name(finished: Path) -> None:
+    refused = raymix("run", finished.parents[1] / "config.yaml", "--set", "training.learning_rate=0.1", timeout_s=30)
+    assert refused.returncode == 1
+    assert "training.learning_rate: was 0.003, is 0.1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_references_are_computed_once(finished: Path) -> None:
+    folders = sorted(path.name.rsplit("-", 1)[0] for path in (finished.parent / "references").glob("*-*"))
+    assert folders == sorted(DOMAINS)
+    again = raymix("reference", finished.parents[1] / "config.yaml", "--output", finished / "again.json", timeout_s=60)
+    assert again.returncode == 0, again.stderr
+    computed = json.loads((finished / "reference.json").read_text())
+    assert json.loads((finished / "again.json").read_text()) == computed
+    for folder in (finished.parent / "references").glob("*-*"):
+        name = folder.name.rsplit("-", 1)[0]
+        _, feedback = load_journal(folder)
+        assert computed["loss_nats"][name] == min(item.loss_nats(name) for item in feedback)

@@ -1,0 +1,141 @@
+"""Real runs of the main job on small things made on the spot, started as a user starts them: by the command line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOMAINS = ("add", "copy", "law")
+_WORDS = ("court", "party", "clause", "claim", "notice", "term")
+
+
+def write_run(folder: Path, **changes: Any) -> Path:
+    """A configuration over three small domains and a tiny Llama; `changes` are dotted keys with `__` for the dot."""
+    _write_model(folder / "base")
+    for number, name in enumerate(DOMAINS):
+        for part, count in (("train", 150 + 40 * number), ("eval", 24)):
+            rows = _rows(name, count, random.Random(f"{name} {part}"))
+            (folder / f"{name}-{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config: dict[str, Any] = {
+        "name": "small",
+        "output_dir": str(folder / "runs"),
+        "model": {"path": str(folder / "base"), "dtype": "float32"},
+        "domains": {
+            name: {"train": str(folder / f"{name}-train.jsonl"), "eval": str(folder / f"{name}-eval.jsonl")}
+            for name in DOMAINS
+        },
+        "data": {"max_length": 64, "log_samples": True},
+        "mixing": {
+            "type": "versatune",
+            "initial": "uniform",
+            "sigma": 0.7,
+            "reference": {"add": 1.0, "copy": 2.5, "law": 0.5},
+        },
+        "training": {
+            "max_steps": 30,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "learning_rate": 0.003,
+            "checkpoint_every": 10,
+            "deepspeed": {"zero_stage": 2},
+        },
+        "evaluation": {"every": 4, "max_rows": 8},
+        "cluster": {"num_workers": 2},
+    }
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        group = config
+        for parent in parents:
+            group = group.setdefault(parent, {})
+        group[last] = value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def raymix(*arguments: str | Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        _command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def kill_when(config: Path, is_time: Callable[[Path], bool], timeout_s: float = 240) -> None:
+    """Start `raymix run` in a process group of its own and SIGKILL the group as soon as the run's folder says so."""
+    process = subprocess.Popen(
+        _command("run", config), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    folder = Path(yaml.safe_load(config.read_text())["output_dir"]) / "small"
+    until = time.monotonic() + timeout_s
+    while not is_time(folder):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until, "the moment to kill never came"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def num_lines(path: Path) -> int:
+    """Lines of a file, 0 before it is there."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A .jsonl file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+
+
+def _rows(name: str, count: int, rng: random.Random) -> list[dict[str, Any]]:
+    def turn(question: str, answer: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+    rows = []
+    for _ in range(count):
+        a, b = rng.randrange(100), rng.randrange(100)
+        words = " ".join(rng.choices(_WORDS, k=rng.randrange(2, 6)))
+        questions = {"add": (f"{a}+{b}=", str(a + b)), "copy": (f"say {words}", words), "law": (f"law {a}", words)}
+        rows.append(turn(*questions[name]))
+    return rows
+
+
+def _write_model(folder: Path) -> None:
+    """A Llama of 50,000 random parameters and a tokenizer of single bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<bos>", "<eos>", "<pad>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)

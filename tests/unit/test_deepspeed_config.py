@@ -1,0 +1,126 @@
+"""A user's DeepSpeed file: what it may say, what raymix fills in, and what is refused with both values."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.config import ModelConfig, TrainingConfig
+from workers.deepspeed_config import build_deepspeed_config
+
+
+def build(content: Any = None, folder: Path | None = None, dtype: str = "bfloat16", **training: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"max_steps": 10, "global_batch_size": 16, "micro_batch_size": 2, **training}
+    if folder is not None:
+        file = folder / "user.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        settings["deepspeed"] = str(file)
+    model = ModelConfig(path="base", dtype=dtype)  # type: ignore[arg-type]
+    return build_deepspeed_config(TrainingConfig.model_validate(settings), model, world_size=4, hidden_size=64)
+
+
+def test_without_a_file_deepspeed_divides_nothing_and_accumulates_nothing() -> None:
+    config = build(deepspeed={"zero_stage": 1})
+    assert config["gradient_accumulation_steps"] == 1
+    assert config["managed_gradient_accumulation"] is False
+    assert config["train_batch_size"] == 2 * 4
+    assert config["zero_optimization"] == {"stage": 1}
+    assert config["bf16"] == {"enabled": True}
+    assert config["gradient_clipping"] == 1.0
+
+
+def test_a_file_decides_the_stage_and_other_keys_pass_through(tmp_path: Path) -> None:
+    zero = {"stage": 3, "offload_param": {"device": "cpu"}, "sub_group_size": 1000, "round_robin_gradients": "auto"}
+    config = build({"zero_optimization": zero, "communication_data_type": "fp32"}, tmp_path)
+    assert config["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}, "sub_group_size": 1000}
+    assert config["communication_data_type"] == "fp32"
+
+
+def test_auto_is_filled_in(tmp_path: Path) -> None:
+    content = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto", "loss_scale": 0},
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+        "scheduler": {"type": "WarmupCosineLR", "params": {"warmup_num_steps": "auto", "total_num_steps": "auto"}},
+        "zero_optimization": {
+            "stage": "auto",
+            "reduce_bucket_size": "auto",
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+        },
+    }
+    config = build(content, tmp_path, dtype="float32")
+    assert "auto" not in json.dumps(config)
+    assert config["bf16"] == {"enabled": False}
+    assert config["zero_optimization"] == {
+        "stage": 2,
+        "reduce_bucket_size": 4096,
+        "stage3_prefetch_bucket_size": 3686,
+        "stage3_param_persistence_threshold": 640,
+    }
+    # The engine makes its own; DeepSpeed would build a second one from these.
+    assert not {"optimizer", "scheduler", "fp16"} & config.keys()
+
+
+def test_repeating_the_runs_own_values_is_fine(tmp_path: Path) -> None:
+    content = {
+        "train_batch_size": 16,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 1.0,
+        "fp16": {"enabled": False},
+        "optimizer": {"type": "Adam", "params": {"lr": 2e-5, "betas": [0.9, 0.999]}},
+        "scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 10}},
+    }
+    assert build(content, tmp_path)["gradient_accumulation_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "theirs", "ours"),
+    [
+        ({"train_batch_size": 32}, "train_batch_size", "32", "16"),
+        ({"train_micro_batch_size_per_gpu": 1}, "train_micro_batch_size_per_gpu", "1", "2"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps", "4", "2"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping", "0.5", "1.0"),
+        ({"bf16": {"enabled": False}}, "bf16.enabled", "False", "True"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled", "True", "bfloat16"),
+        ({"optimizer": {"type": "Lion"}}, "optimizer", "Lion", "AdamW"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 1.0}}}, "optimizer.params.lr", "1.0", "2e-05"),
+        ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}, "optimizer.params.betas", "0.95", "0.999"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type", "WarmupLR", "cosine"),
+        ({"scheduler": {"params": {"total_num_steps": 9}}}, "scheduler.params.total_num_steps", "9", "10"),
+        ({"scheduler": {"params": {"warmup_num_steps": 9}}}, "warmup_num_steps", "9", "warmup_fraction"),
+        ({"managed_gradient_accumulation": True}, "managed_gradient_accumulation", "True", "False"),
+        ({"prescale_gradients": True}, "prescale_gradients", "True", "False"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "4", "0, 1, 2 and 3"),
+        ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "overlap_comm", "True", "stage 2 or 3"),
+    ],
+)
+def test_disagreement_names_file_key_and_both_values(
+    content: dict[str, Any], key: str, theirs: str, ours: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        build(content, tmp_path)
+    for part in (str(tmp_path / "user.json"), key, theirs, ours):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[1]", "not a JSON object")])
+def test_a_broken_file_is_named(content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        build(content, tmp_path)
+
+
+def test_an_absent_file_is_named() -> None:
+    with pytest.raises(ValueError, match="nowhere.json cannot be read"):
+        build(deepspeed="nowhere.json")
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="12 is not a multiple of micro_batch_size 2 x 4 ranks = 8"):
+        build(global_batch_size=12)

@@ -1,0 +1,121 @@
+"""Model and tokenizer from a folder: what loads, and what is refused with a reason."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from workers.config import ModelConfig
+from workers.model import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes)).save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_once, tmp_path / "model"))
+
+
+def change_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype_attention_and_cache(folder: Path, dtype: str, capfd: pytest.CaptureFixture[str]) -> None:
+    model = load_model(ModelConfig(path=str(folder), dtype=dtype, attention="eager"))  # type: ignore[arg-type]
+    assert model.dtype == getattr(torch, dtype)
+    assert model.config._attn_implementation == "eager"
+    assert model.config.use_cache is False
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ValueError, match="no such folder"):
+            load(ModelConfig(path=str(tmp_path / "nowhere")))
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        load_model(ModelConfig(path=str(tmp_path)))
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    with pytest.raises(ValueError, match=r"pickle only \(pytorch_model\.bin\)"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no \*\.safetensors"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_remote_code_is_refused_and_never_run(folder: Path) -> None:
+    (folder / "evil.py").write_text(f"open({str(folder / 'owned')!r}, 'w')")
+    change_json(folder / "config.json", model_type="evil", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ValueError, match="never runs remote code"):
+            load(ModelConfig(path=str(folder)))
+    assert not (folder / "owned").exists()
+
+
+def test_code_of_a_known_architecture_is_ignored(folder: Path) -> None:
+    (folder / "evil.py").write_text(f"open({str(folder / 'owned')!r}, 'w')")
+    change_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"})
+    change_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    assert type(load_model(ModelConfig(path=str(folder)))) is LlamaForCausalLM
+    load_tokenizer(ModelConfig(path=str(folder)))
+    assert not (folder / "owned").exists()
+
+
+def test_absent_weights_are_not_made_up(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 weights are in no file, first model\.norm\.weight"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_tied_weights_are_not_taken_for_absent(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(num_attention_heads=2, tie_word_embeddings=True, **sizes)).save_pretrained(tmp_path)
+    assert load_model(ModelConfig(path=str(tmp_path))).config.tie_word_embeddings
+
+
+def test_tokenizer_pads_and_has_a_chat_template(folder: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path=str(folder)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+
+
+def test_chat_template_file_replaces_the_tokenizers_own(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages[0]['content'] }}!")
+    tokenizer = load_tokenizer(ModelConfig(path=str(folder), chat_template=file))
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a!"
+    with pytest.raises(ValueError, match=r"model\.chat_template: no such file"):
+        load_tokenizer(ModelConfig(path=str(folder), chat_template=tmp_path / "nowhere.jinja"))
+
+
+def test_tokenizer_without_any_end_is_refused(folder: Path) -> None:
+    backend = Tokenizer(models.WordLevel({"b": 0, "a": 1}, unk_token="b"))
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    with pytest.raises(ValueError, match="neither a pad token nor"):
+        load_tokenizer(ModelConfig(path=str(folder)))
