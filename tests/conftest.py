@@ -1,4 +1,4 @@
-"""What tests of every kind share: a model folder with a tokenizer of bytes, and the optional material beside the checkout."""
+"""What all tests share: a model folder with a tokenizer of bytes, and optional material beside the checkout."""
 
 import json
 import os

@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep:
     for number, names in enumerate(_plan_shards(trained)):
         file = f"trainable-{number:05d}.safetensors"
         shard = _gather(trained, names)
-        on_rank_zero(lambda shard=shard, file=file: save_file(shard, temporary / file))
+        on_rank_zero(partial(save_file, shard, temporary / file))
         tensors.update({name: {"file": file, "shape": list(trained.shapes[name])} for name in names})
     content = {
         "format": FORMAT,
@@ -68,9 +69,11 @@ def load(engine: "Engine", path: Path) -> dict[str, Any]:
     for name, entry in content["tensors"].items():
         files.setdefault(entry["file"], []).append(name)
     for file, names in files.items():
-        shard = on_rank_zero_only(lambda file=file: _read_shard(path / file))
+        shard: dict[str, torch.Tensor] = {}  # stays empty but on rank 0
+        on_rank_zero(partial(_read_shard, path / file, shard))
         for name in names:
-            trained.set(name, [_broadcast(engine, trained.shapes[name], shard.get(f"{part}/{name}")) for part in _PARTS])
+            shape = trained.shapes[name]
+            trained.set(name, [_broadcast(engine, shape, shard.get(f"{part}/{name}")) for part in _PARTS])
     trained.set_adam_step(content["adam_step"])
     trained.publish()
     return content["state"]
@@ -103,13 +106,6 @@ def find_fault(path: Path) -> str | None:
     return None if "state.json" in files else "its manifest does not name state.json"
 
 
-def on_rank_zero_only(action: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Tensors that rank 0 reads, nothing on the others; an error of rank 0 is raised on all."""
-    result: dict[str, torch.Tensor] = {}
-    on_rank_zero(lambda: result.update(action()))
-    return result
-
-
 def _start(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(".step-*"):
@@ -119,9 +115,7 @@ def _start(target: Path) -> Path:
 
 def _commit(temporary: Path, target: Path, content: dict[str, Any], keep: int) -> None:
     (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
-    }
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())}
     (temporary / "manifest.json").write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     commit_folder(temporary, target)
     # Older ones go only now: a kill before this line costs disk space, one after it costs nothing.
@@ -144,10 +138,10 @@ def _read_state(path: Path, shapes: dict[str, list[int]]) -> dict[str, Any]:
     return content
 
 
-def _read_shard(path: Path) -> dict[str, torch.Tensor]:
+def _read_shard(path: Path, shard: dict[str, torch.Tensor]) -> None:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+            shard.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118  (it is no mapping)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

@@ -58,8 +58,9 @@ class _Agreement:
 
     def equal(self, section: dict[str, Any], key: str, ours: Any, name: str | None = None) -> None:
         theirs = section.get(key, _AUTO)
-        same = list(theirs) == list(ours) if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple) else theirs == ours
-        if theirs != _AUTO and not same:
+        if isinstance(theirs, list):
+            theirs = tuple(theirs)  # as the run's own pairs are
+        if theirs not in (_AUTO, ours):
             self.refuse(name or key, theirs, f"the run's configuration gives {ours!r}")
 
     def refuse(self, key: str, theirs: Any, reason: str) -> None:

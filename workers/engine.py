@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from workers.config import ModelConfig, TrainingConfig
 from workers.deepspeed_config import build_deepspeed_config
-from workers.model import load_model
+from workers.model import load_hidden_size, load_model
 from workers.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Engine:
     def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
         """Load the model, apply the training strategy, and hand both to DeepSpeed; a collective."""
         deepspeed = _import_deepspeed()
-        hidden_size = AutoConfig.from_pretrained(
-            os.path.expanduser(model_config.path), revision=model_config.revision
-        ).get_text_config().hidden_size
+        hidden_size = load_hidden_size(model_config)
         config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
         torch.manual_seed(seed)  # new parameters (adapters) start alike on every rank and in every attempt
         model = _load_trainable(model_config, training, config)
@@ -118,9 +116,7 @@ class Engine:
             num_tokens_D += np.bincount(domain_N, minlength=num_domains)
         return loss_sum_D, self._to_device(num_tokens_D)
 
-    def _compute_nats(
-        self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray
-    ) -> torch.Tensor:
+    def _compute_nats(self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray) -> torch.Tensor:
         # Causal attention: what comes after the last prediction that counts changes no loss.
         length = int(column_N.max(initial=0)) + 1
         keep_K = np.unique(column_N) if self._keeps_logits and len(column_N) else np.arange(length)
@@ -141,7 +137,7 @@ class Engine:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
 
 
-def base_model(module: torch.nn.Module) -> PreTrainedModel:
+def base_model(module: Any) -> PreTrainedModel:
     """The transformers model itself, without peft around it."""
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
@@ -14,7 +15,7 @@ _PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth")
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
+    """The tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
     path = _check_model_path(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
@@ -42,7 +43,8 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        # With output_loading_info the result is a pair, which the library's annotation does not say.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
@@ -53,6 +55,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model {config.path} does not load: {_explain(error)}") from error
+    model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers would train on with random values in their place.
@@ -60,6 +63,16 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     # With the cache on, transformers does not see where packed examples begin, and they attend to each other.
     model.config.use_cache = False
     return model
+
+
+def load_hidden_size(config: ModelConfig) -> int:
+    """Width of the model's residual stream, from its configuration file alone."""
+    path = _check_model_path(config)
+    try:
+        model_config = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {config.path} does not load: {_explain(error)}") from error
+    return model_config.get_text_config().hidden_size
 
 
 def _check_model_path(config: ModelConfig) -> str:

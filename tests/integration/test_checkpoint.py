@@ -1,7 +1,6 @@
 """Checkpoints: going on from one is the undisturbed run, at any stage and world size; torn ones are never used."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,10 @@ def test_going_on_is_the_undisturbed_run_bit_for_bit(variant: str, tmp_path: Pat
     assert resumed[1]["state"] == {"step": 4, "note": "caller's own"}
 
 
-@pytest.mark.parametrize(("saved", "loaded"), [((2, 3), (1, 3)), ((1, 2), (2, 2)), ((2, 2), (2, 3)), ((2, 3), (1, 0)), ((1, 0), (2, 1))])
-def test_another_world_size_or_stage_goes_on(
-    saved: tuple[int, int], loaded: tuple[int, int], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [((2, 3), (1, 3)), ((1, 2), (2, 2)), ((2, 2), (2, 3)), ((2, 3), (1, 0)), ((1, 0), (2, 1))]
+)
+def test_another_world_size_or_stage_goes_on(saved: tuple[int, int], loaded: tuple[int, int], tmp_path: Path) -> None:
     case = Case(tiny_model(), training_of(saved[1]), last_step=LAST, save={4: tmp_path})
     undisturbed = processes(saved[0]).run(zero_cases.train, case)[0]
     case = Case(tiny_model(), training_of(loaded[1]), "float32", LAST, 5, load=tmp_path / "step-00000004")
@@ -80,12 +79,12 @@ def test_a_disk_error_is_raised_on_all_ranks_and_keeps_the_previous_checkpoint(f
     assert latest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-00000004"
     assert warnings == []
     processes(2).run(zero_cases.train, Case(tiny_model(), training_of(2), last_step=4, save={3: tmp_path, 4: tmp_path}))
-    assert sorted(os.listdir(tmp_path)) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
     case = Case(tiny_model(), training_of(1), last_step=4, save={step: tmp_path for step in (1, 2, 3, 4)})
     processes(1).run(zero_cases.train, case)
-    assert sorted(os.listdir(tmp_path)) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
     manifest = json.loads((tmp_path / "step-00000004" / "manifest.json").read_text())
     assert set(manifest["files"]) == {"state.json", "trainable-00000.safetensors"}

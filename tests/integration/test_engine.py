@@ -33,7 +33,9 @@ def test_twenty_steps_equal_plain_torch(zero_stage: int, world_size: int) -> Non
         assert result["norms"] == [None] * zero_cases.NUM_STEPS
 
 
-@pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"activation_checkpointing": True}]
+)
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_micro_batches_and_checkpointing_change_no_loss(zero_stage: int, changes: dict[str, Any]) -> None:
     case = Case(tiny_model(), training_of(zero_stage, **changes), last_step=6)

@@ -41,7 +41,9 @@ def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     case = Case(tiny_model(tied), training_of(stage, **changes), dtype, LAST, export={2: folder, LAST: folder})
     trained = processes(2).run(zero_cases.train, case)[0]
-    undisturbed = processes(2).run(zero_cases.train, Case(tiny_model(tied), training_of(stage, **changes), dtype, LAST))[0]
+    undisturbed = processes(2).run(
+        zero_cases.train, Case(tiny_model(tied), training_of(stage, **changes), dtype, LAST)
+    )[0]
     assert trained["losses"] == undisturbed["losses"]
     assert trained["final"] == undisturbed["final"]
 
@@ -50,7 +52,9 @@ def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     assert str(model.dtype) == f"torch.{dtype}"
     assert model.config.use_cache
     assert losses_of(model) == pytest.approx(trained["final"], abs=tolerance)
-    assert losses_of(AutoModelForCausalLM.from_pretrained(tiny_model(tied))) != pytest.approx(trained["final"], abs=0.005)
+    assert losses_of(AutoModelForCausalLM.from_pretrained(tiny_model(tied))) != pytest.approx(
+        trained["final"], abs=0.005
+    )
     if "strategy" in changes:
         from peft import AutoPeftModelForCausalLM
 

@@ -1,6 +1,7 @@
 """What the engine's tests run on every rank, and the same training in plain torch to compare with."""
 
 import functools
+import itertools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -288,7 +289,7 @@ def example_nats(model: Any, batch: Batch, row: int) -> list[torch.Tensor]:
     """The loss of each example of a row, each in a forward pass of its own."""
     starts = [*np.flatnonzero(batch.position_ids_BL[row] == 0), batch.input_ids_BL.shape[1]]
     nats = []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         ids = torch.from_numpy(batch.input_ids_BL[row, start:end].astype(np.int64))[None]
         mask = torch.from_numpy(batch.loss_mask_BL[row, start:end])
         logits = model(input_ids=ids, use_cache=False).logits[0]

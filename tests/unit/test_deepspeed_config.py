@@ -45,7 +45,7 @@ def test_auto_is_filled_in(tmp_path: Path) -> None:
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": "auto", "loss_scale": 0},
-        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+        "optimizer": {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")},
         "scheduler": {"type": "WarmupCosineLR", "params": {"warmup_num_steps": "auto", "total_num_steps": "auto"}},
         "zero_optimization": {
             "stage": "auto",
@@ -117,7 +117,7 @@ def test_a_broken_file_is_named(content: str, said: str, tmp_path: Path) -> None
 
 
 def test_an_absent_file_is_named() -> None:
-    with pytest.raises(ValueError, match="nowhere.json cannot be read"):
+    with pytest.raises(ValueError, match=r"nowhere\.json cannot be read"):
         build(deepspeed="nowhere.json")
 
 

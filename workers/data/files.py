@@ -195,7 +195,7 @@ def _read_row_group(
 
 
 def read_arrow(name: str, batch: pyarrow.RecordBatch | pyarrow.Table, first: int) -> Iterator[tuple[int, Any] | BadRow]:
-    """The rows of an Arrow batch whose first is row `first` (from 0) of its file; nothing in it is decoded or opened."""
+    """The rows of an Arrow batch whose first is row `first` (from 0) of its file; nothing is decoded or opened."""
     try:
         yield from enumerate(batch.to_pylist(), start=first + 1)
         return

@@ -70,7 +70,7 @@ def split_json(chunks: Iterator[bytes]) -> Iterator[Frame]:
 
 
 class _ArraySplitter:
-    """The elements of one array, found by counting brackets outside strings; whether they are JSON is not asked here."""
+    """The elements of one array, found by counting brackets outside strings; whether they are JSON is not asked."""
 
     def __init__(self, line: int) -> None:
         self.buffer = b""  # from the end of the last whole element on

@@ -75,13 +75,15 @@ def check_sides(plan: DomainPlan, shards: Sequence[TokenShard], data: DataConfig
     num_examples = {side: sum(shard.num_examples[side] for shard in shards) for side in SIDES}
     report = Report.merged([shard.report for shard in shards])
     facts = (
-        f"{report.num_rows:,} rows were read, {report.num_bad_rows:,} could not be used and {report.num_too_long_lost:,} "
-        f"were lost as longer than data.max_length {data.max_length} (data.too_long: {data.too_long})"
+        f"{report.num_rows:,} rows were read, {report.num_bad_rows:,} could not be used and "
+        f"{report.num_too_long_lost:,} were lost as longer than data.max_length {data.max_length} "
+        f"(data.too_long: {data.too_long})"
     )
     if num_examples["eval"] == 0 and num_examples["train"] and not plan.has_eval_source:
         raise ValueError(
             f"domain {plan.domain!r}: no evaluation examples: {facts}, and eval_fraction {plan.eval_fraction} of the "
-            f"prompts of the other {num_examples['train']:,} examples is not one; raise eval_fraction or give `eval` files"
+            f"prompts of the other {num_examples['train']:,} examples is not one; raise eval_fraction or give `eval` "
+            "files"
         )
     for side, what in (("train", "training"), ("eval", "evaluation")):
         if num_examples[side] == 0:  # type: ignore[index]
@@ -96,7 +98,7 @@ def pack_side(
 ) -> None:
     """Build the store of one side in the folder `building`."""
     sources = [shard.report for task, shard in zip(plan.tasks, shards, strict=True) if task.side == side]
-    about = {
+    about: dict[str, object] = {
         "fingerprint": f"{plan.key}-{side}",
         "domain": plan.domain,
         "side": side,

@@ -34,9 +34,9 @@ class Report(Settings):
     """Rows read, good and bad."""
     num_bad_rows: int = 0
     """Rows that could not be used."""
-    bad_rows: list[BadRowCount] = []
+    bad_rows: tuple[BadRowCount, ...] = ()
     """The same by file and kind of reason."""
-    bad_row_cases: list[BadRowCase] = []
+    bad_row_cases: tuple[BadRowCase, ...] = ()
     """The first of them."""
     num_too_long: int = 0
     """Examples of more than max_length tokens, whatever became of them."""
@@ -59,8 +59,8 @@ class Report(Settings):
         return cls(
             num_rows=sum(report.num_rows for report in reports),
             num_bad_rows=sum(report.num_bad_rows for report in reports),
-            bad_rows=[BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()],
-            bad_row_cases=cases[:MAX_BAD_ROW_CASES],
+            bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
+            bad_row_cases=tuple(cases[:MAX_BAD_ROW_CASES]),
             num_too_long=sum(report.num_too_long for report in reports),
             num_too_long_lost=sum(report.num_too_long_lost for report in reports),
         )
@@ -73,8 +73,8 @@ class Report(Settings):
         return cls(
             num_rows=num_good + len(bad_rows),
             num_bad_rows=len(bad_rows),
-            bad_rows=[BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()],
-            bad_row_cases=[BadRowCase(file=bad.file, line=bad.line, reason=bad.reason) for bad in cases],
+            bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
+            bad_row_cases=tuple(BadRowCase(file=bad.file, line=bad.line, reason=bad.reason) for bad in cases),
         )
 
 

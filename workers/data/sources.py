@@ -67,10 +67,7 @@ def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
 
 def read_examples(source: Source, shard: Shard) -> Iterator[Example | BadRow]:
     """The examples of a shard, and a BadRow for each row that is none."""
-    if source.path is not None:
-        rows = read_rows(source.path, shard)
-    else:
-        rows = _read_hub(source, shard)
+    rows = _read_hub(source, shard) if source.path is None else read_rows(source.path, shard)
     for row in rows:
         if isinstance(row, BadRow):
             yield row
@@ -89,10 +86,9 @@ def _plan_file(config: DomainConfig, path: Path) -> Source:
     size = path.stat().st_size
     is_packed = bool(compression) or layout == ".parquet"
     text_bytes = size * _TEXT_BYTES_PER_PACKED_BYTE if is_packed else size
-    rows = (row[1] for row in read_rows(path, Shard()) if not isinstance(row, BadRow))
     return Source(
         path=path.resolve(),
-        format=_resolve_format(config, str(path), rows),
+        format=_resolve_format(config, str(path), read_rows(path, Shard())),
         fields=config.fields,
         digest=hash_file(path),
         size=size,
@@ -102,7 +98,7 @@ def _plan_file(config: DomainConfig, path: Path) -> Source:
 
 def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
     rows = _load_hub(hub, split)
-    head = (row[1] for row in _arrow_rows(rows, hub.path, range(min(_ROWS_TO_DETECT, len(rows)))))
+    head = _arrow_rows(rows, hub.path, range(min(_ROWS_TO_DETECT, len(rows))))
     return Source(
         hub=hub,
         split=split,
@@ -114,10 +110,11 @@ def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
     )
 
 
-def _resolve_format(config: DomainConfig, name: str, rows: Iterator[Any]) -> str:
+def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, Any] | BadRow]) -> str:
     if config.format != "auto":
         return config.format
-    head = [row for row in islice(rows, _ROWS_TO_DETECT) if isinstance(row, dict)]
+    first_rows = islice((row[1] for row in rows if not isinstance(row, BadRow)), _ROWS_TO_DETECT)
+    head = [row for row in first_rows if isinstance(row, dict)]
     if not head:
         return "messages"  # whatever is there, it is bad rows
     if found := detect_format(head, config.fields):

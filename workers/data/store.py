@@ -8,7 +8,7 @@ A store is a folder of plain .npy arrays and a manifest.json that is written las
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def build_store(
     shards: Sequence[TokenShard],
     data: DataConfig,
     pad_id: int,
-    about: dict[str, Any],
+    about: Mapping[str, object],
 ) -> None:
     """Pack one side of the shards into a store in `folder`; `about` (with its `fingerprint`) goes into the manifest."""
     examples = _Examples([shard for shard in shards if shard.num_examples[side]], side)

@@ -87,7 +87,7 @@ def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Exa
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
-    return [_tokens(ids := [*before, *text_ids, *after], [True] * len(ids)) for text_ids in encoded]
+    return [_tokens(ids := [*before, *before, *text_ids, *after], [True] * len(ids)) for text_ids in encoded]
 
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
@@ -150,8 +150,8 @@ def _mask_by_prefix(ids: Ids, answers: list[tuple[Ids, Ids]]) -> Tokens | str:
     for number, (until, after) in enumerate(answers, start=1):
         if ids[: len(until)] != until or ids[: len(after)] != after:
             return (
-                f"the chat template does not show where an answer begins: answer {number} changes what stands before it; "
-                "give model.chat_template with a {% generation %} block"
+                f"the chat template does not show where an answer begins: answer {number} changes what stands before "
+                "it; give model.chat_template with a {% generation %} block"
             )
         mask[len(until) : len(after)] = [True] * (len(after) - len(until))
     return _tokens(ids, mask)

@@ -1,7 +1,7 @@
 """One shard of a source -> flat token files, one set for each side (train, eval), and a report of what was left out.
 
-Files of a side: `input_ids`, `loss_mask`, `lengths` and `prompts` (64-bit hashes), plain arrays without a header, written as
-the rows are read, so memory stays flat.
+Files of a side: `input_ids`, `loss_mask`, `lengths` and `prompts` (64-bit hashes), plain arrays without a header,
+written as the rows are read, so memory stays flat.
 """
 
 import tempfile

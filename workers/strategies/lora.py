@@ -33,7 +33,7 @@ def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
     adapters = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides by it
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )

@@ -1,5 +1,6 @@
 """Token stores and what fills them: shapes, masks, splits, long examples, keys, damage."""
 
+import itertools
 import json
 import pickle
 import threading
@@ -53,7 +54,7 @@ def examples_of(store: TokenStore) -> list[tuple[list[int], list[bool]]]:
     for row in range(store.num_rows):
         length = int(store.row_lengths[row])
         starts = [*np.flatnonzero(store.position_ids[row, :length] == 0), length]
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in itertools.pairwise(starts):
             found.append((store.input_ids[row, start:end].tolist(), store.loss_mask[row, start:end].tolist()))
     return found
 
