@@ -36,8 +36,8 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
 def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_rows: int) -> Table:
     shares = initial_algorithm(config, stores).initial_weights()
     shares_of_rows = row_shares(stores, shares, config.mixing.unit)
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("domain", "share", "examples", "rows", "tokens", "bad rows", "too long", "eval rows", "epochs"):
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    for header in ("domain", "share", "examples", "rows", "tokens", "bad", "too long", "eval", "epochs"):
         table.add_column(header, justify="left" if header == "domain" else "right", no_wrap=True)
     for name, domain in stores.items():
         report = domain.report
@@ -49,7 +49,7 @@ def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_row
             f"{domain.train.num_tokens:,}",
             f"{report.num_bad_rows:,}",
             f"{report.num_too_long:,}",
-            f"{min(domain.eval.num_rows, config.evaluation.max_rows):,} of {domain.eval.num_rows:,}",
+            f"{min(domain.eval.num_rows, config.evaluation.max_rows):,}/{domain.eval.num_rows:,}",
             f"{num_rows * shares_of_rows[name] / domain.train.num_rows:.2f}",
         )
     return table

@@ -71,8 +71,7 @@ def report(
 ) -> None:
     """Write the HTML report of a run, or of several side by side, and print their table."""
     with plain_errors():
-        from orchestrator.report.comparison import comparison_table
-        from orchestrator.report.html import write_report
+        from orchestrator.report import comparison_table, write_report
 
         target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
         write_report(runs, target)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.mixing import AnyMixingConfig
 from orchestrator.mixing.base import check_domains
-from orchestrator.mixing.versatune import VersaTuneConfig
+from orchestrator.mixing.versatune import VersaTuneConfig, floor_fault
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from workers.settings import Settings
 
@@ -90,7 +90,7 @@ class RunConfig(Settings):
         if rows % (ranks * micro):
             near = max(rows // (ranks * micro), 1) * ranks * micro
             raise ValueError(
-                f"training.global_batch_size {rows} is not divisible by cluster.num_workers {ranks} x "
+                f"training.global_batch_size: {rows} is not divisible by cluster.num_workers {ranks} x "
                 f"training.micro_batch_size {micro} = {ranks * micro}; use {near}, for example"
             )
         return self
@@ -104,10 +104,7 @@ class RunConfig(Settings):
         if self.evaluation.best not in (None, "mean", "worst", *names):
             raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {names}")
         if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
-            raise ValueError(
-                f"mixing.floor: {self.mixing.floor} for {len(names)} domains is more than 1 in all; "
-                f"use at most {1 / len(names):.4g}"
-            )
+            raise ValueError(floor_fault(self.mixing.floor, len(names)))
         return self
 
 

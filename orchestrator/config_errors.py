@@ -40,6 +40,9 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
         if detail["type"] == "literal_error" and isinstance(detail["input"], dict):
             continue  # the branch for a word; the one for a mapping says what is wrong
         what = _what(detail, key, data)
+        if not key and detail["type"] == "value_error":  # RunConfig's own checks put the key in front
+            name, _, what = what.partition(": ")
+            key = tuple(name.split("."))
         known = faults.setdefault(key, [])
         if what not in known:
             known.append(what)

@@ -1,6 +1,6 @@
 """YAML -> RunConfig, with every fault named by file:line and key path before anything is started.
 
-Safe YAML only: no tags, no duplicate keys, at most 100,000 nodes after aliases are written out.
+Safe YAML only: no tags, no duplicate keys, and bounded in bytes, depth and values, aliases written out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,8 +17,37 @@ from orchestrator.config_files import missing_files
 KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, int]
 
-_MAX_BYTES = 2**20
-_MAX_NODES = 100_000
+_MAX_BYTES = 2**18
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 30
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Refuses tags, and stops reading a file that is too deep or too long to be a configuration."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_values = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count, then go on as usual."""
+        event = self.peek_event()
+        self._num_values += 1
+        self._depth += 1
+        if getattr(event, "tag", None) is not None:
+            problem = f"tag {event.tag!r} is not allowed; leave it out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if self._depth > _MAX_DEPTH:
+            problem = f"nested more than {_MAX_DEPTH} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if self._num_values > _MAX_VALUES:
+            problem = f"more than {_MAX_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> RunConfig:
@@ -61,7 +90,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError([f"{path}: {path.stat().st_size:,} bytes; a configuration has at most {_MAX_BYTES:,}"])
         text = path.read_text(encoding="utf-8")
-        loader = yaml.SafeLoader(text)
+        loader = _BoundedLoader(text)
         root = loader.get_single_node()
         lines: Lines = {}
         data = _Builder(path, loader, lines).build(root, ()) if root is not None else None
@@ -74,6 +103,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError([f"{path}{line}: not valid YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    if data is None:
+        raise ConfigError([f"{path}: is empty; see `raymix schema` for what a configuration says"])
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: a configuration is a mapping of keys, e.g. `name: my-run`"])
     return data, lines
@@ -84,24 +115,34 @@ class _Builder:
 
     def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Lines) -> None:
         self._path, self._loader, self._lines = path, loader, lines
-        self._num_nodes = 0
+        self._num_values = 0
 
     def build(self, node: yaml.Node, key: KeyPath) -> Any:
         """The data of a node that stands at a key."""
-        self._num_nodes += 1
-        if self._num_nodes > _MAX_NODES:
-            raise ConfigError([f"{self._path}: more than {_MAX_NODES:,} values once aliases are written out"])
+        self._num_values += 1
+        if self._num_values > _MAX_VALUES or len(key) > _MAX_DEPTH:
+            limit = f"{_MAX_VALUES:,} values, or {_MAX_DEPTH} levels, once aliases are written out"
+            raise ConfigError([f"{self._path}:{node.start_mark.line + 1}: more than {limit}"])
         self._lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*key, i)) for i, item in enumerate(node.value)]
-        return self._loader.construct_object(node)
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:  # what looks like a number or a date, but is none
+            place = f"{self._path}:{node.start_mark.line + 1}: {format_path(key)}"
+            raise ConfigError([f"{place}: {node.value[:40]!r} cannot be read ({error}); put it in quotes"]) from None
 
     def _mapping(self, node: yaml.MappingNode, key: KeyPath) -> dict[str, Any]:
-        self._loader.flatten_mapping(node)
         mapping: dict[str, Any] = {}
+        inherited: dict[str, Any] = {}
         for name_node, value_node in node.value:
+            if name_node.tag == _MERGE_TAG:
+                merged = self.build(value_node, key)
+                for group in merged if isinstance(merged, list) else [merged]:
+                    inherited = (group if isinstance(group, dict) else {"<<": group}) | inherited
+                continue
             name = self._loader.construct_object(name_node)
             line = name_node.start_mark.line + 1
             place = f"{self._path}:{line}: {format_path((*key, str(name)))}"
@@ -111,7 +152,7 @@ class _Builder:
                 raise ConfigError([f"{place}: stands twice, first in line {self._lines[(*key, name)]}; keep one"])
             self._lines[(*key, name)] = line
             mapping[name] = self.build(value_node, (*key, name))
-        return mapping
+        return inherited | mapping
 
 
 def _apply(override: str, data: dict[str, Any], lines: Lines) -> None:
@@ -120,8 +161,8 @@ def _apply(override: str, data: dict[str, Any], lines: Lines) -> None:
     if not equals or not all(name.split(".")):
         raise ConfigError([f"--set {override}: write it as key.path=value, e.g. training.max_steps=100"])
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, _BoundedLoader)  # noqa: S506  a safe loader
+    except (yaml.YAMLError, ValueError):
         raise ConfigError([f"--set {override}: {text!r} is not a YAML value; put it in quotes"]) from None
     *parents, last = name.split(".")
     for parent in parents:

@@ -5,8 +5,13 @@ holds them; activations follow Korthikanti et al. (arXiv 2205.05198, section 4.1
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.config import RunConfig
+from workers.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GIB = 2**30
 _ACTIVATION_BYTES = 34  # per token, hidden unit and layer, in 16 bits
@@ -32,24 +37,35 @@ class MemoryEstimate:
 
 def estimate_memory(config: RunConfig) -> MemoryEstimate:
     """Estimate for the configured model, from its shapes alone: no weights are read."""
-    from workers.model import load_shapes
-
-    shapes = load_shapes(config.model, config.training)
+    model = _build_without_weights(config)
+    text = model.config.get_text_config()
+    num_parameters = sum(p.numel() for p in model.parameters())
+    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
     width = 2 if config.model.dtype == "bfloat16" else 4
-    masters = 4 if width == 2 else 0  # in fp32 the parameters are their own masters, but ZeRO partitions a copy
-    if width == 4 and stage in (1, 2):
-        masters = 4
+    masters = 0 if width == 4 and stage == 0 else 4  # plain fp32 training steps the parameters themselves
     tokens = config.training.micro_batch_size * config.data.max_length
-    layers_kept = 1 if config.training.activation_checkpointing else shapes.num_layers
-    checkpoints = 2 * shapes.num_layers if config.training.activation_checkpointing else 0
-    per_token = shapes.hidden_size * (_ACTIVATION_BYTES * layers_kept + checkpoints) * width / 2
+    layers_kept, inputs_kept = text.num_hidden_layers, 0
+    if config.training.activation_checkpointing:
+        layers_kept, inputs_kept = 1, 2 * text.num_hidden_layers
+    per_token = text.hidden_size * (_ACTIVATION_BYTES * layers_kept + inputs_kept) * width / 2
     return MemoryEstimate(
-        num_parameters=shapes.num_parameters,
-        num_trainable=shapes.num_trainable,
-        parameters=shapes.num_parameters * width / (ranks if stage == 3 else 1),
-        gradients=shapes.num_trainable * width / (ranks if stage >= 2 else 1),
-        optimizer=shapes.num_trainable * (8 + masters) / (ranks if stage >= 1 else 1),
+        num_parameters=num_parameters,
+        num_trainable=num_trainable,
+        parameters=num_parameters * width / (ranks if stage == 3 else 1),
+        gradients=num_trainable * width / (ranks if stage >= 2 else 1),
+        optimizer=num_trainable * (8 + masters) / (ranks if stage >= 1 else 1),
         activations=tokens * per_token,
-        logits=tokens * shapes.vocab_size * (width + 8),  # as computed, in float32, and their gradient
+        logits=tokens * text.vocab_size * (width + 8),  # as computed, in float32, and their gradient
     )
+
+
+def _build_without_weights(config: RunConfig) -> "PreTrainedModel":
+    """The model under its training strategy, on the meta device: shapes, no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = config.model
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.path, revision=settings.revision))
+        return STRATEGIES[config.training.strategy.type].apply(model, config.training.strategy)

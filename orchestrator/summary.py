@@ -1,24 +1,106 @@
-"""summary.json: what came of a run, from its own public files."""
+"""What came of a run, from its own public files: summary.json where it is there, else what the files say so far."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from orchestrator.report.results import _summarise as summarise
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import BestEvaluation, DomainSummary, LossCourse, RunSummary
 from workers.atomic import write_durably
 
 
 def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:
-    """Summarise a finished run; `num_bad_rows` are the unreadable training rows of each domain."""
+    """Write summary.json of a run that has ended; `num_bad_rows` are the unreadable rows of each domain."""
     run = RunFolder(folder)
     run.refresh()
     summary = summarise(run)
-    version_S = run.metrics.column("weights_version").astype(int)
     for name, domain in summary.domains.items():
-        share_V = np.array([weights.shares[name] for weights in run.weights])
-        domain.share_mean = float(share_V[version_S].mean())
-        domain.rows_seen = int(run.metrics.column(f"rows/{name}").sum())
         domain.num_bad_rows = num_bad_rows[name]
     write_durably(folder / "summary.json", summary.model_dump_json(indent=1).encode())
+
+
+def evaluation_losses(run: RunFolder) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """Steps of the evaluations, and each domain's loss at them; NaN where it was not measured or not finite."""
+    feedback = run.feedback
+    steps = np.array([item.step for item in feedback], dtype=np.int64)
+    losses = {domain: np.array([item.loss_nats(domain) for item in feedback]) for domain in run.domains}
+    return steps, {domain: np.where(np.isfinite(values), values, np.nan) for domain, values in losses.items()}
+
+
+def base_losses(run: RunFolder) -> dict[str, float]:
+    """Each domain's loss under the base model (step 0); NaN where that was not measured."""
+    steps, losses = evaluation_losses(run)
+    has_base = steps.size > 0 and steps[0] == 0
+    return {domain: float(values[0]) if has_base else math.nan for domain, values in losses.items()}
+
+
+def summarise(run: RunFolder) -> RunSummary:
+    """summary.json where the run has ended, else what it would say if the run ended here."""
+    return run.summary or _compute_summary(run)
+
+
+def _compute_summary(run: RunFolder) -> RunSummary:
+    num_tokens = run.metrics.column("num_tokens")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step_seconds = num_tokens / run.metrics.column("tokens_per_second")
+    seconds = float(step_seconds[np.isfinite(step_seconds)].sum())
+    tokens = int(np.nansum(num_tokens))
+    steps, losses = evaluation_losses(run)
+    matrix_DE = np.array(list(losses.values())).reshape(len(losses), len(steps))
+    unknown_E = np.full(len(steps), np.nan)
+    mean_E = matrix_DE.mean(axis=0) if losses else unknown_E
+    worst_E = matrix_DE.max(axis=0) if losses else unknown_E
+    criterion = str(run.setting("evaluation", "best") or "mean")
+    judged_E = {"mean": mean_E, "worst": worst_E, **losses}.get(criterion, mean_E)
+    judged_E = np.where(steps > 0, judged_E, np.nan)  # the base model is no result
+    best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None
+    weights = run.weights
+    courses = {domain: _course(steps, values, best) for domain, values in losses.items()}
+    return RunSummary(
+        name=run.name,
+        steps=run.metrics.last_step,
+        seconds=seconds,
+        num_tokens=tokens,
+        tokens_per_second=tokens / seconds if seconds > 0 else math.nan,
+        weights_versions=len(weights),
+        mixing_type=str(run.setting("mixing", "type") or (weights[0].by if weights else "-")),
+        best=None
+        if best is None
+        else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
+        mean_loss_nats=_course(steps, mean_E, best),
+        worst_loss_nats=_course(steps, worst_E, best),
+        domains={domain: _summarise_domain(run, domain, course) for domain, course in courses.items()},
+    )
+
+
+def _summarise_domain(run: RunFolder, domain: str, course: LossCourse) -> DomainSummary:
+    share_V = np.array([version.shares.get(domain, math.nan) for version in run.weights])
+    version_S = run.metrics.column("weights_version")
+    version_S = version_S[version_S < len(share_V)].astype(np.int64)
+    return DomainSummary(
+        loss_nats_start=course.start,
+        loss_nats_best=course.best,
+        loss_nats_end=course.end,
+        share_initial=float(share_V[0]) if len(share_V) else None,
+        share_final=float(share_V[-1]) if len(share_V) else None,
+        share_mean=_finite(share_V[version_S].mean()) if len(version_S) else None,
+        rows_seen=int(np.nansum(run.metrics.column(f"rows/{domain}"))),
+        epochs=_finite(run.metrics.last(f"epochs/{domain}")),
+    )
+
+
+def _course(steps: NDArray[np.int64], values: NDArray[np.float64], best: int | None) -> LossCourse:
+    if not len(values):
+        return LossCourse()
+    return LossCourse(
+        start=_finite(values[0]) if steps[0] == 0 else None,
+        best=_finite(values[best]) if best is not None else None,
+        end=_finite(values[-1]),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

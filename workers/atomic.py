@@ -8,7 +8,7 @@ def write_durably(path: Path, data: bytes) -> None:
     """Write a file through a temporary one beside it: written, flushed to disk, renamed, and the rename flushed.
 
     Raises:
-        OSError: the disk refused; an older file of that name is still whole.
+        OSError: the disk refused, with the path and the number of bytes; an older file of that name is still whole.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -17,6 +17,8 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # a full disk is reported without a name
+        raise OSError(error.errno, f"{error.strerror}, writing {len(data):,} bytes", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY)

@@ -4,6 +4,7 @@ A resumed run cuts both files back to its checkpoint, so that they read as if it
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,14 +89,22 @@ class StepLog:
 
 
 def _open(path: Path, num_steps_done: int) -> TextIO:
-    """Open for appending after cutting off every line of a later step, and a half line that a crash left."""
+    """Open for appending after cutting off every line of a later step, and what a crash left half written."""
     keep = 0
     if path.exists():
         with path.open("rb") as file:
             for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > num_steps_done:
+                if not line.endswith(b"\n") or _step_of(line) > num_steps_done:
                     break
                 keep += len(line)
     file = path.open("a")
     file.truncate(keep)
     return file
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line; infinite where it is none, as after a power cut: lines of committed steps were flushed."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

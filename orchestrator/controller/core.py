@@ -1,7 +1,8 @@
 """The controller's core: a pure state machine, feedback in, versions of the weights out. No disk, no clock, no Ray.
 
 It keeps four promises to the workers. A version, once pulled for a step, is never replaced for that step. Feedback
-counts once per step, however often it is delivered. A worker group that was replaced (a lower attempt) is refused.
+counts once per step and in the order of the steps, however often and late it is delivered. A worker group that was
+replaced (a lower attempt) is refused.
 And no algorithm ever sees a loss that is missing or not finite: the domain keeps its last value.
 """
 
@@ -42,13 +43,13 @@ class ControllerCore:
         self.algorithm = algorithm
         self.attempt = 0
         self.versions: list[DomainWeights] = []
-        self._answered: set[int] = set()  # steps whose feedback was counted
+        self._last_counted = -1  # step of the newest feedback that was counted
         self._last: dict[str, tuple[float, int]] = {}  # newest good (sum of nats, tokens) of each domain
         self._last_pulled = 0
 
-    def begin(self) -> DomainWeights:
-        """The initial version, which holds from step 1."""
-        version = DomainWeights(
+    def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
+        """The initial version, which holds from step 1; on replay the recorded one."""
+        version = recorded or DomainWeights(
             version=0,
             effective_step=1,
             shares=self.algorithm.initial_weights(),
@@ -70,12 +71,12 @@ class ControllerCore:
     def fork(self) -> "ControllerCore":
         """A copy that can observe while this one stays as it was, until what followed is on disk."""
         twin = copy(self)
-        twin.versions, twin._answered, twin._last = list(self.versions), set(self._answered), dict(self._last)
+        twin.versions, twin._last = list(self.versions), dict(self._last)
         twin.algorithm = deepcopy(self.algorithm)
         return twin
 
     def accepts(self, feedback: DomainFeedback) -> bool:
-        """Whether this feedback is new; False where its step was counted already.
+        """Whether this feedback is new; False where its step, or a later one, was counted already.
 
         Raises:
             FencedOutError: it comes from another run or an attempt before the current one.
@@ -84,7 +85,7 @@ class ControllerCore:
             raise FencedOutError(f"feedback of run {feedback.run_id!r} sent to run {self.run_id!r}")
         if feedback.attempt < self.attempt:
             raise FencedOutError(f"feedback of attempt {feedback.attempt}, but attempt {self.attempt} is running")
-        return feedback.step not in self._answered
+        return feedback.step > self._last_counted
 
     def observe(self, feedback: DomainFeedback, recorded: DomainWeights | None = None) -> Decision:
         """Count one evaluation that `accepts` let through.
@@ -94,14 +95,16 @@ class ControllerCore:
             recorded: on replay, the next version of the journal. It wins over what the algorithm answers now, since
                 workers have already trained on it.
         """
-        self._answered.add(feedback.step)
+        self._last_counted = feedback.step
+        self._last_pulled = max(self._last_pulled, feedback.step)  # it was measured after this step
+        self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
         shares = self.algorithm.observe(complete) if complete else None
         if shares is None:
             return Decision(None, events)
         version = recorded or DomainWeights(
             version=len(self.versions),
-            effective_step=max(feedback.step, self._last_pulled) + 1,
+            effective_step=self._last_pulled + 1,
             shares=shares,
             reason="algorithm",
             by=self.algorithm.config.type,

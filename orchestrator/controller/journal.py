@@ -14,8 +14,8 @@ from typing import Any
 
 from orchestrator.controller.core import ControllerCore, Event
 from orchestrator.mixing import MixingAlgorithm
-from workers.contracts import DomainFeedback, DomainWeights
 from workers.atomic import write_durably
+from workers.contracts import DomainFeedback, DomainWeights
 
 
 class DurableController:
@@ -62,7 +62,7 @@ class DurableController:
         """Bring the core to where the files say it was."""
         versions = [DomainWeights.model_validate_json(path.read_bytes()) for path in self._files("weights")]
         (self.folder / "mixing.jsonl").write_text("")
-        begun = self.core.begin()
+        begun = self.core.begin(recorded=versions[0] if versions else None)
         if not versions:
             self._write("weights", f"{begun.version:06d}", begun)
         for path in self._files("feedback"):
@@ -72,9 +72,14 @@ class DurableController:
             if decision.version is not None and number >= len(versions):
                 self._write("weights", f"{number:06d}", decision.version)
             self._note_values(feedback.step)
+        if len(self.core.versions) < len(versions):
+            raise ValueError(
+                f"{self.folder}: {len(versions)} weights versions, but its feedback leads to {len(self.core.versions)}; "
+                "put the missing feedback files back, or start again under another name"
+            )
         attempt_file = self.folder / "attempt.json"
         if attempt_file.exists():
-            self.core.attempt = int(json.loads(attempt_file.read_text())["attempt"])
+            self.core.attempt = max(self.core.attempt, int(json.loads(attempt_file.read_text())["attempt"]))
 
     def _files(self, part: str) -> list[Path]:
         return sorted((self.folder / part).glob("[0-9]*.json"))

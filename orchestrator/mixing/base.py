@@ -18,7 +18,8 @@ _GIVEN_SUM_TOLERANCE = 1e-6  # people write 0.333333
 def _sum_to_one(shares: Shares) -> Shares:
     total = math.fsum(shares.values())
     if abs(total - 1.0) > _GIVEN_SUM_TOLERANCE:
-        raise ValueError(f"shares sum to {total:.6g}, not to 1; divide each by {total:.6g} or mend one")
+        remedy = f"divide each by {total:.9g} or mend one" if total > 0 else "give at least one of them a share"
+        raise ValueError(f"shares sum to {total:.9g}, not to 1; {remedy}")
     return shares
 
 

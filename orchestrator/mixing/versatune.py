@@ -38,7 +38,7 @@ class VersaTuneConfig(MixingConfig):
     """Raise the share of domains with more left to learn."""
     initial: Initial = "proportional"
     """Shares before any feedback: `uniform`, `proportional`, or a share for each domain."""
-    reference: Literal["computed"] | Path | dict[str, float] = "computed"
+    reference: Literal["computed"] | Path | dict[str, Annotated[float, Field(ge=0)]] = "computed"
     """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`:
     fine-tune on each domain alone before the run, once."""
     sigma: Annotated[float, Field(gt=0)] = 0.5
@@ -57,10 +57,7 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
     def __init__(self, config: VersaTuneConfig, domains: Any) -> None:
         super().__init__(config, domains)
         if config.floor * len(self.names) > 1.0:
-            raise ValueError(
-                f"mixing.floor: {config.floor} for {len(self.names)} domains is more than 1 in all; "
-                f"use at most {1.0 / len(self.names):.4g}"
-            )
+            raise ValueError(floor_fault(config.floor, len(self.names)))
         self.reference: dict[str, float] = {}
         if config.update != "loss":
             if not isinstance(config.reference, dict):
@@ -81,17 +78,21 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         losses = {name: feedback.loss_nats(name) for name in self.names}
         sigma = self.config.sigma
         if self.config.update == "loss":
-            largest = max(losses.values())  # taken out so that exp cannot overflow; it cancels in the sum
-            factor = {name: math.exp(loss - largest) for name, loss in losses.items()}
+            factor = self._exponentials(losses)
         else:
             self.gamma = {name: learnable_potential(loss, self.reference[name]) for name, loss in losses.items()}
             if self.config.update == "ratio":
                 factor = {name: 1.0 + sigma * gamma for name, gamma in self.gamma.items()}
             else:
-                factor = {name: math.exp(sigma * gamma) for name, gamma in self.gamma.items()}
+                factor = self._exponentials({name: sigma * gamma for name, gamma in self.gamma.items()})
         raised = normalise({name: self.shares[name] * factor[name] for name in self.names})
         self.shares = raise_to_floor(raised, self.config.floor)
         return dict(self.shares)
+
+    def _exponentials(self, values: dict[str, float]) -> dict[str, float]:
+        """exp(value) up to a factor that cancels in the sum: it is 1 for the largest among those that have a share."""
+        largest = max(value for name, value in values.items() if self.shares[name] > 0)
+        return {name: math.exp(min(value - largest, 0.0)) for name, value in values.items()}
 
     def metrics(self) -> dict[str, float]:
         """gamma and reference loss of each domain."""
@@ -99,6 +100,12 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
             return {}
         references = {f"reference_nats/{name}": loss for name, loss in self.reference.items()}
         return {f"gamma/{name}": gamma for name, gamma in self.gamma.items()} | references
+
+
+def floor_fault(floor: float, num_domains: int) -> str:
+    """What to say of a floor that the domains cannot all have."""
+    largest = math.floor(1e6 / num_domains) / 1e6  # rounded up it would be refused again
+    return f"mixing.floor: {floor} for {num_domains} domains is more than 1 in all; use at most {largest:.6g}"
 
 
 def learnable_potential(loss: float, reference: float) -> float:

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from orchestrator.palette import color_by_name
 from orchestrator.report.figures import LOSS_NOTE, Plot, Section, layout, line, shares_figure, with_whole_steps
-from orchestrator.report.results import RunResult, compute_result, evaluation_losses
 from orchestrator.report.series import gaps
 from orchestrator.run_folder import RunFolder
+from orchestrator.summary import evaluation_losses, summarise
 from orchestrator.terminal import format_duration, format_loss, printable
 
 RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
@@ -63,10 +63,10 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
 
 def compare(runs: Sequence[RunFolder]) -> Comparison:
     """The columns of the table, best losses marked."""
-    results = [compute_result(run) for run in runs]
+    results = [summarise(run) for run in runs]
     columns = {
-        "algorithm": [Cell(result.algorithm) for result in results],
-        "steps": [Cell(_steps(result)) for result in results],
+        "algorithm": [Cell(result.mixing_type) for result in results],
+        "steps": [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)],
     }
     for name, courses in (
         ("mean", [result.mean_loss_nats for result in results]),
@@ -83,10 +83,10 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     return Comparison(run_labels(runs), columns)
 
 
-def _steps(result: RunResult) -> str:
-    if result.is_finished or result.total_steps is None:
-        return f"{result.num_steps:,}"
-    return f"{result.num_steps:,} of {result.total_steps:,}"
+def _steps(run: RunFolder, done: int) -> str:
+    if run.summary is not None or run.total_steps is None:
+        return f"{done:,}"
+    return f"{done:,} of {run.total_steps:,}"
 
 
 def _losses(losses: Sequence[float | None]) -> list[Cell]:

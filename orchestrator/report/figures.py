@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from orchestrator.palette import color_by_name
-from orchestrator.report.results import base_losses, evaluation_losses
 from orchestrator.report.series import MAX_POINTS, gaps, label, thin
 from orchestrator.run_folder import RunFolder
+from orchestrator.summary import base_losses, evaluation_losses
 
 NEUTRAL = "#7f8ea3"
 MAX_TRAINING_POINTS = 400  # a small plot: more would be a block of ink

@@ -16,8 +16,9 @@ from plotly.offline import get_plotlyjs
 from orchestrator.palette import color_by_name
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, load_runs, run_colors
 from orchestrator.report.figures import Section, run_sections
-from orchestrator.report.results import RunResult, compute_result
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import RunSummary
+from orchestrator.summary import summarise
 from orchestrator.terminal import format_duration, format_loss, format_share
 
 MAX_EVENTS_SHOWN = 100
@@ -35,11 +36,13 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
 
 
 def _run_page(run: RunFolder) -> str:
-    result = compute_result(run)
+    result = summarise(run)
     return _render(
         "run.html",
         run_sections(run),
         title=run.name,
+        run=run,
+        model=run.setting("model", "path") or "-",
         result=result,
         facts=_facts(result),
         domain_colors=color_by_name(run.domains),
@@ -60,17 +63,17 @@ def _comparison_page(runs: Sequence[RunFolder]) -> str:
     )
 
 
-def _facts(result: RunResult) -> dict[str, str]:
+def _facts(result: RunSummary) -> dict[str, str]:
     facts = {
-        "Steps": f"{result.num_steps:,}",
+        "Steps": f"{result.steps:,}",
         "Tokens": f"{result.num_tokens:,}",
         "Tokens per second": f"{result.tokens_per_second:,.0f}" if math.isfinite(result.tokens_per_second) else "-",
         "Time": format_duration(result.seconds),
-        "Weights versions": f"{result.num_versions:,}",
+        "Weights versions": f"{result.weights_versions:,}",
         "Mean loss": f"{format_loss(result.mean_loss_nats.start)} \u2192 {format_loss(result.mean_loss_nats.end)}",
         "Worst loss": f"{format_loss(result.worst_loss_nats.start)} \u2192 {format_loss(result.worst_loss_nats.end)}",
     }
-    return facts | ({} if result.best_step is None else {"Best at step": f"{result.best_step:,}"})
+    return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
 
 
 def _render(template: str, sections: Sequence[Section], **values: Any) -> str:

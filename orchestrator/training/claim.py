@@ -71,6 +71,7 @@ def _bound(config: RunConfig) -> dict[str, Any]:
         for parent in parents:
             group = group[parent]
         group.pop(last)
+    data["order of domains"] = list(config.domains)  # the order inside a batch follows it
     return data
 
 

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from orchestrator.config import RunConfig
 from orchestrator.quiet import chatter_to
-from orchestrator.report.html import write_report
+from orchestrator.report import write_report
 from orchestrator.summary import write_summary
 from orchestrator.terminal import PreparationView, RunView, summary_view
 from orchestrator.training.claim import claim_folder
@@ -42,7 +42,7 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
             config.data,
             config.model,
             config.cache_dir,
-            lambda done, total, domain: view.update(domain, done, total),
+            lambda done, total, domain: view.update(domain, int(done), int(total)),
         )
 
 

@@ -56,7 +56,7 @@ def test_another_world_size_or_stage_goes_on(saved: tuple[int, int], loaded: tup
 
 
 def test_many_shards_are_one_checkpoint(tmp_path: Path) -> None:
-    losses = processes(2).run(zero_cases.train_in_small_shards, training_of(3), tmp_path)[0]
+    losses = processes(2).run(zero_cases.train_in_small_shards, Case(tiny_model(), training_of(3)), tmp_path)[0]
     assert len(list((tmp_path / "step-00000004").glob("*.safetensors"))) > 5
     assert losses[0] == losses[1]
 
@@ -73,7 +73,8 @@ def test_another_model_is_refused_on_all_ranks_with_a_name(tmp_path: Path) -> No
 def test_a_disk_error_is_raised_on_all_ranks_and_keeps_the_previous_checkpoint(fault: str, tmp_path: Path) -> None:
     first = Case(tiny_model(), training_of(2), last_step=4, save={4: tmp_path})
     processes(2).run(zero_cases.train, first)
-    errors = processes(2).run(zero_cases.save_on_a_failing_disk, training_of(2), tmp_path, fault)
+    second = Case(tiny_model(), training_of(2), last_step=5, save={5: tmp_path})
+    errors = processes(2).run(zero_cases.save_on_a_failing_disk, second, fault)
     assert all("No space left" in error for error in errors)
     warnings: list[str] = []
     assert latest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-00000004"

@@ -297,11 +297,10 @@ def example_nats(model: Any, batch: Batch, row: int) -> list[torch.Tensor]:
     return nats
 
 
-def train_in_small_shards(training: Mapping[str, Any], folder: Path) -> tuple[list[float], list[float]]:
+def train_in_small_shards(case: Case, folder: Path) -> tuple[list[float], list[float]]:
     """Save in shards of 64 KiB, load, and measure before and after."""
     from workers import checkpoint
 
-    case = Case(tiny_model(), training)
     engine = build_engine(case)
     whole = checkpoint.SHARD_BYTES
     checkpoint.SHARD_BYTES = 2**16
@@ -328,8 +327,8 @@ def error_of_training(case: Case) -> str:
     return "no error"
 
 
-def save_on_a_failing_disk(training: Mapping[str, Any], folder: Path, fault: str) -> str:
-    """Save step 5 where rank 0's disk is full at the shard, at state.json or at the rename; each rank's error."""
+def save_on_a_failing_disk(case: Case, fault: str) -> str:
+    """Train and save where rank 0's disk is full at the shard, at state.json or at the rename; each rank's error."""
     from unittest.mock import patch
 
     full = OSError(28, "No space left on device")
@@ -338,6 +337,5 @@ def save_on_a_failing_disk(training: Mapping[str, Any], folder: Path, fault: str
         "state": "pathlib.Path.write_text",
         "rename": "workers.checkpoint.commit_folder",
     }
-    case = Case(tiny_model(), training, last_step=5, save={5: folder})
     with patch(targets[fault], side_effect=full):
         return error_of_training(case)

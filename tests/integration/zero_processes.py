@@ -7,7 +7,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _TIMEOUT_SECONDS = 120
@@ -34,17 +34,19 @@ class ZeroProcesses:
         """The function's result on each rank; an error or a hang of any rank fails the test and ends the group."""
         for pipe in self._pipes:
             pipe.send((function, args))
-        answers = []
-        for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(_TIMEOUT_SECONDS):
+        answers: dict[Connection, Any] = {}
+        while len(answers) < len(self._pipes):
+            # Whichever answers first: a rank that failed is the reason why the others hang.
+            ready = wait([pipe for pipe in self._pipes if pipe not in answers], timeout=_TIMEOUT_SECONDS)
+            if not ready:
                 self.close()
-                raise TimeoutError(f"rank {rank} did not answer within {_TIMEOUT_SECONDS} s")
-            is_result, answer = pipe.recv()
-            if not is_result:
-                self.close()
-                raise RuntimeError(f"rank {rank} failed:\n{answer}")
-            answers.append(answer)
-        return answers
+                raise TimeoutError(f"{len(self._pipes) - len(answers)} ranks did not answer in {_TIMEOUT_SECONDS} s")
+            for pipe in ready:
+                is_result, answers[pipe] = pipe.recv()
+                if not is_result:
+                    self.close()
+                    raise RuntimeError(f"rank {self._pipes.index(pipe)} failed:\n{answers[pipe]}")
+        return [answers[pipe] for pipe in self._pipes]
 
     def close(self) -> None:
         """End the processes; the next test starts new ones."""

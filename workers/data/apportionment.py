@@ -1,14 +1,14 @@
 """How many rows of each domain a step takes, so that no domain is ever a whole row off its target.
 
-Within a version of the weights the target of domain d after n rows is `carry_d + share_d * n`, where `carry_d`, less
-than one row, is what the version before left owing. Each step takes the rows that are due and fills up with those that
+Within a version of the weights the target of domain d after n rows is `carry_d + share_d * n`, where `carry_d`, at most
+one row, is taken over from what the versions before left owing. Each step takes the rows that are due and fills up with those that
 fall due soonest among the domains that are behind their target: earliest deadline first, which is the quota method of
 apportionment (Balinski and Young 1975; as a schedule, Steiner and Yeomans 1993).
 
 Why it always works out: a row of d may be taken once the target has passed the count and must be taken before the
 target is a whole row ahead of it. Earliest deadline first keeps all these windows if any schedule does, and one does
 as long as the rows due by any step fit into the rows taken by then. That holds because targets sum to the rows taken
-and no target is negative at the end of a step, which is what `carry_over` sees to when the weights change.
+and no target is negative at the end of a step, which is what `settle` sees to when the weights change.
 """
 
 import numpy as np
@@ -16,24 +16,45 @@ from numpy.typing import NDArray
 
 # Targets are sums of a few float64 products; a target within this of a whole row counts as having reached it.
 _ROUNDING = 1e-9
+# A share that gives no row in the longest of runs counts as none.
+_NO_SHARE = 1e-12
 
 
-def carry_over(
+def settle(
     owed_D: NDArray[np.float64], shares_D: NDArray[np.float64], rows_per_step: int
-) -> NDArray[np.float64]:
-    """What a new version takes over of the rows that the version before owes (`target - count`); sums to 0.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a new version takes over of the rows that are owed (`target - count`): the debt to remember, and the carry
+    that its targets start from. Both sum to 0.
 
-    A domain without a share can neither claim nor pay. A domain that is ahead by more than its first step brings
-    would hold a negative target, so the excess is forgiven; what others have lost or gained by that is spread over
-    them in proportion.
+    A domain without a share can neither claim nor pay; what it leaves is spread by share. The carry is the debt, moved
+    for all in proportion to their shares until it fits: none may start so far ahead that its target is negative after
+    the first step, and none more than a row off. The debt itself is not cut, or a small domain could never save up a
+    row over versions that are short.
     """
-    carry_D = np.where(shares_D > 0, np.maximum(owed_D, -shares_D * rows_per_step), 0.0)
-    behind, ahead = carry_D[carry_D > 0].sum(), -carry_D[carry_D < 0].sum()
-    if behind > ahead:
-        return np.where(carry_D > 0, carry_D * (ahead / behind), carry_D)
-    if ahead > behind:
-        return np.where(carry_D < 0, carry_D * (behind / ahead), carry_D)
-    return carry_D
+    has_share_D = shares_D > _NO_SHARE
+    debt_D = np.where(has_share_D, owed_D, 0.0)
+    debt_D = np.where(has_share_D, debt_D - shares_D * (debt_D.sum() / shares_D[has_share_D].sum()), 0.0)
+    carry_D = np.zeros_like(debt_D)
+    lowest = -np.minimum(shares_D[has_share_D] * rows_per_step, 1.0)
+    carry_D[has_share_D] = _shift_into_bounds(debt_D[has_share_D], shares_D[has_share_D], lowest, 1.0)
+    return debt_D, carry_D
+
+
+def _shift_into_bounds(
+    values: NDArray[np.float64], shares: NDArray[np.float64], lowest: NDArray[np.float64], highest: float
+) -> NDArray[np.float64]:
+    """`clip(values - shift * shares, lowest, highest)` with the shift at which it sums to 0."""
+
+    def clipped(shift: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(values - shift * shares, lowest, highest)
+
+    # The sum falls with the shift, straight between the shifts at which a value meets a bound.
+    bends = np.sort(np.concatenate([(values - lowest) / shares, (values - highest) / shares]))
+    sums = clipped(bends[:, None]).sum(axis=1)
+    right = int(np.clip(np.searchsorted(-sums, 0.0), 1, len(bends) - 1))
+    fall = sums[right - 1] - sums[right]
+    part = sums[right - 1] / fall if fall > 0 else 0.0
+    return clipped(bends[right - 1] + part * (bends[right] - bends[right - 1]))
 
 
 def take_rows(

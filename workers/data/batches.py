@@ -7,7 +7,7 @@ builds again, so no batch of the old mix is ever handed out (promise 1).
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Lock
 
@@ -88,12 +88,16 @@ class BatchLoader:
     def announce(self, weights: DomainWeights) -> None:
         """Let a version hold from its effective step on; gathered batches of the mix before it are dropped."""
         with self._lock:
-            if weights.version < self._schedule.num_versions:
-                return
+            is_known = weights.version < self._schedule.num_versions
             self._schedule.announce(weights)
+            if is_known:
+                return
         while self._ready and self._ready[-1].step >= weights.effective_step:
             self._ready.pop()
-        self._ahead = None  # it may hold steps that the version claims
+        if self._ahead is not None:  # it may hold steps that the version claims; if it runs, it ends before its buffer
+            self._ahead.cancel()  # comes round again
+            wait([self._ahead])
+            self._ahead = None
 
     def get(self, step: int) -> Batch:
         """The batch of a step. Steps are asked for in order; a jump is served too, only more slowly."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.contracts import DomainWeights
-from workers.data.apportionment import carry_over, take_rows
+from workers.data.apportionment import settle, take_rows
 from workers.data.permutation import derive_key, permutation, permutations
 
 ShareUnit = Literal["examples", "tokens"]
@@ -57,14 +57,15 @@ class _Cursor:
     next_step: int
     version: int  # the version of the step before; -1 before step 1
     shares_D: NDArray[np.float64]  # that version's shares of rows
-    carry_D: NDArray[np.float64]  # what it took over from the version before it
+    debt_D: NDArray[np.float64]  # what the versions before it owed
+    carry_D: NDArray[np.float64]  # what of that its targets start from
     version_counts_D: NDArray[np.int64]  # rows taken in that version
     total_counts_D: NDArray[np.int64]  # rows taken since step 1
 
     @property
     def owed_D(self) -> NDArray[np.float64]:
-        """Target less count of every domain."""
-        return self.carry_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
+        """Rows that every domain's shares have given less those it gave, over all versions."""
+        return self.debt_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
 
 
 _CURSORS_KEPT = 16  # recent ones, for going back when a new version claims steps that were planned already
@@ -85,16 +86,16 @@ class Schedule:
         self._epoch_D = np.full(len(self.domains), -1)
         zeros = np.zeros(len(self.domains))
         counts = np.zeros(len(self.domains), dtype=np.int64)
-        self._start = _Cursor(1, -1, zeros, zeros, counts, counts)
+        self._start = _Cursor(1, -1, zeros, zeros, zeros, counts, counts)
         self._cursors = [self._start]
 
     def announce(self, weights: DomainWeights) -> None:
-        """Append a version; plans for the steps it claims are forgotten. Repeating the newest one changes nothing.
+        """Append a version; plans for the steps it claims are forgotten. Repeating a known one changes nothing.
 
         Raises:
             ValueError: the version is not the next one, names other domains, or claims a step before the newest one.
         """
-        if self._journal and weights == self._journal[-1]:
+        if weights.version < len(self._journal) and weights == self._journal[weights.version]:
             return
         if weights.version != len(self._journal):
             raise ValueError(f"weights version {weights.version} announced, but {len(self._journal)} is the next one")
@@ -106,7 +107,7 @@ class Schedule:
                 f"but version {weights.version - 1} claims step {self._journal[-1].effective_step}"
             )
         self._journal.append(weights)
-        self._cursors = [c for c in self._cursors if c.next_step <= weights.effective_step]
+        self._cursors = [c for c in self._cursors if c.next_step <= weights.effective_step] or [self._start]
 
     @property
     def num_versions(self) -> int:
@@ -139,10 +140,11 @@ class Schedule:
         weights = self.version_of(cursor.next_step)
         if weights.version != cursor.version:
             shares_D = self.row_shares(weights)
-            carry_D = carry_over(cursor.owed_D, shares_D, self.rows_per_step)
+            debt_D, carry_D = settle(cursor.owed_D, shares_D, self.rows_per_step)
             counts_D = np.zeros_like(cursor.version_counts_D)
-            cursor = replace(
-                cursor, version=weights.version, shares_D=shares_D, carry_D=carry_D, version_counts_D=counts_D
+            total_counts_D = cursor.total_counts_D
+            cursor = _Cursor(
+                cursor.next_step, weights.version, shares_D, debt_D, carry_D, counts_D, total_counts_D
             )
         num_steps = max_steps
         if later := self._journal[weights.version + 1 :]:

@@ -87,7 +87,7 @@ def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Exa
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
-    return [_tokens(ids := [*before, *before, *text_ids, *after], [True] * len(ids)) for text_ids in encoded]
+    return [_tokens(ids := [*before, *text_ids, *after], [True] * len(ids)) for text_ids in encoded]
 
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
