@@ -48,6 +48,11 @@ class DomainConfig(Settings):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path) else value
 
+    def with_absolute_paths(self) -> Self:
+        """The same domain, named so that a process in another folder finds its files."""
+        resolved = {part: [path.expanduser().resolve() for path in getattr(self, part)] for part in ("train", "eval")}
+        return self.model_copy(update=resolved)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.train) == (self.hub is not None):
@@ -91,7 +96,7 @@ class ModelConfig(Settings):
     """Jinja file to use instead of the tokenizer's own chat template."""
 
     def with_absolute_paths(self) -> Self:
-        """The same model named so that a process in another folder finds it; hub names stay as they are."""
+        """The same model, named so that a process in another folder finds it; hub names stay as they are."""
         path = Path(self.path).expanduser()
         template = self.chat_template and self.chat_template.resolve()
         return self.model_copy(

@@ -1,11 +1,11 @@
 """The demo's six domains: small generated worlds that differ in size and difficulty, help one another or disagree.
 
-    sums       two-digit additions, worked out digit by digit: large, slow to learn
-    reversal   a list of words said backwards: large, slow at first, then sudden
-    facts      rivers, fruits, flags and animals of 48 invented towns: to be memorised, and asked for in many ways
-    travel     plans for a day in these towns, which tell the same facts: each of the two helps the other
-    legends    the same questions about the towns "in the old legend", with other answers: it hurts both
-    greetings  small talk with answers drawn at random: tiny, and soon there is nothing left to learn
+sums       two-digit additions, worked out digit by digit: large, slow to learn
+reversal   a list of words said backwards: large, slow at first, then sudden
+facts      rivers, fruits, flags and animals of 30 invented towns: to be memorised, and asked for in many ways
+travel     plans for a day in these towns, which tell the same facts: each of the two helps the other
+legends    the same questions about the towns "in the old legend", with other answers: it hurts both
+greetings  small talk with answers drawn at random: tiny, and soon there is nothing left to learn
 """
 
 import random
@@ -34,7 +34,7 @@ World = dict[str, dict[str, str]]
 """Town -> kind of fact -> value."""
 
 _TOWNS = [first + last for first, last in product(
-    ("Tal", "Bren", "Osk", "Vel", "Quim", "Har", "Nos", "Zel"), ("mora", "wick", "ade", "burg", "ino", "stead")
+    ("Tal", "Bren", "Osk", "Vel", "Quim", "Har"), ("mora", "wick", "ade", "burg", "ino")
 )]  # fmt: skip
 _VALUES = {
     "river": "Ovi Sarn Tepe Lumo Drell Yar Kesh Mund Isk Fenna Rool Auve Bist Corra".split(),
@@ -56,8 +56,15 @@ _PLANS = (
 _WORDS = (
     "tin oak sea elm fog hay ivy jam key lid mud net owl pan rug sun toe urn van wax yak zip ant bee cup dog egg fan gum hat"
 ).split()
-_NAMES = "Mira Jon Ada Lev Rosa Tim Ina Karl Nell Sven".split()
-_GREETINGS = ("Hello, I am {}.", "Good morning from {}.", "{} says hi.", "Hi, {} here.", "My name is {}.", "Good day! {} speaking.")
+_NAMES = "Mira Jon Ada Lev Rosa Tim Ina Karl Nell Sven Olga Paul Ruth Hugo Vera Otto Lena Max Iris Carl Nora Finn Eva Ben".split()
+_GREETINGS = (
+    "Hello, I am {}.",
+    "Good morning from {}.",
+    "{} says hi.",
+    "Hi, {} here.",
+    "My name is {}.",
+    "Good day! {} speaking.",
+)
 _REPLIES = ("Hello {}, how can I help?", "Good to see you, {}.", "Welcome back, {}!", "Hi {}, what can I do for you?")
 
 
@@ -66,12 +73,12 @@ def make_domains(seed: int) -> dict[str, DemoDomain]:
     world, legend = _make_world(random.Random(f"{seed} world")), _make_world(random.Random(f"{seed} legend"))
     old = [opening + "In the old legend, " for opening in _OPENINGS]
     made: dict[str, tuple[Callable[[random.Random], Iterable[Turn]], int, int]] = {
-        "sums": (_sums, 3600, 160),
-        "reversal": (_reversals, 3000, 160),
-        "facts": (lambda _: _facts(world, _OPENINGS), 1500, 200),
-        "travel": (lambda _: _plans(world), 320, 64),
-        "legends": (lambda _: _facts(legend, old), 900, 160),
-        "greetings": (_greetings, 40, 20),
+        "sums": (_sums, 3200, 160),
+        "reversal": (_reversals, 2400, 160),
+        "facts": (lambda _: _facts(world, _OPENINGS), 900, 180),
+        "travel": (lambda _: _plans(world), 180, 60),
+        "legends": (lambda _: _facts(legend, old), 700, 160),
+        "greetings": (_greetings, 104, 40),
     }
     return {
         name: _split(turns, num_train, num_held_out, random.Random(f"{seed} {name}"))
@@ -79,14 +86,24 @@ def make_domains(seed: int) -> dict[str, DemoDomain]:
     }
 
 
-def describe_towns(seed: int) -> list[str]:
-    """A sentence for each fact of the world, as a page about a town would have it."""
-    world = _make_world(random.Random(f"{seed} world"))
-    return [
-        f"{town} lies on the {facts['river']}. Its {facts['fruit']} trees are old, its flag is {facts['flag']} and shows a "
-        f"{facts['animal']}."
-        for town, facts in world.items()
-    ]
+def make_documents(seed: int) -> list[str]:
+    """Plain texts for the base model to read: pages about every second town, lists said twice, runs of numbers."""
+    rng = random.Random(f"{seed} documents")
+    pages = [_page(town, facts) for town, facts in _make_world(random.Random(f"{seed} world")).items()][::2]
+    documents = [rng.choice(pages) for _ in range(300)]
+    for _ in range(900):
+        words = " ".join(rng.sample(_WORDS, k=rng.randrange(3, 6)))
+        first = rng.randrange(10, 90)
+        documents += [f"{words}. {words}.", ", ".join(str(first + i) for i in range(6)) + "."]
+    rng.shuffle(documents)
+    return documents
+
+
+def _page(town: str, facts: dict[str, str]) -> str:
+    return (
+        f"{town} lies on the {facts['river']}. Its {facts['fruit']} trees are old. "
+        f"A {facts['flag']} flag flies over {town}, and a {facts['animal']} guards it."
+    )
 
 
 def _split(

@@ -38,9 +38,9 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
     """The token stores of every domain, made or found."""
     with PreparationView(console) as view:
         return prepare_stores(
-            config.domains,
+            {name: domain.with_absolute_paths() for name, domain in config.domains.items()},
             config.data,
-            config.model,
+            config.model.with_absolute_paths(),
             config.cache_dir,
             lambda done, total, domain: view.update(domain, int(done), int(total)),
         )

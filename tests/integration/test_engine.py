@@ -70,6 +70,7 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_masters(zero_stage: int) 
     case = Case(tiny_model(), training_of(zero_stage), dtype="bfloat16")
     result = processes(2).run(zero_cases.train, case)[0]
     np.testing.assert_allclose(result["losses"], reference()["losses"], rtol=0, atol=0.03)
+    assert result["adam_step"] == zero_cases.NUM_STEPS
     masters = [tensors[0] for tensors in result["masters"].values()]
     assert {master.dtype for master in masters} == {torch.float32}
     assert any(not torch.equal(master, master.bfloat16().float()) for master in masters)

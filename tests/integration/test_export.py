@@ -12,14 +12,15 @@ from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 
 LAST = 4
+ADAPTERS = {"strategy": {**LORA, "alpha": 256.0, "dropout": 0.0}}  # so strong that four steps move the loss
 CASES: dict[str, tuple[int, str, dict[str, Any], bool]] = {
     "stage 0": (0, "float32", {}, False),
     "stage 2, bf16": (2, "bfloat16", {}, False),
     "stage 3": (3, "float32", {}, False),
     "stage 3, bf16, tied": (3, "bfloat16", {}, True),
-    "stage 2, lora": (2, "float32", {"strategy": LORA}, False),
-    "stage 3, lora": (3, "float32", {"strategy": LORA}, False),
-    "stage 3, lora, bf16, tied": (3, "bfloat16", {"strategy": LORA}, True),
+    "stage 2, lora": (2, "float32", ADAPTERS, False),
+    "stage 3, lora": (3, "float32", ADAPTERS, False),
+    "stage 3, lora, bf16, tied": (3, "bfloat16", ADAPTERS, True),
 }
 
 
@@ -47,7 +48,7 @@ def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     assert trained["losses"] == undisturbed["losses"]
     assert trained["final"] == undisturbed["final"]
 
-    tolerance = 1e-5 if dtype == "float32" else 0.03
+    tolerance = 1e-5 if dtype == "float32" else 0.01
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert str(model.dtype) == f"torch.{dtype}"
     assert model.config.use_cache

@@ -140,8 +140,16 @@ def train(case: Case) -> dict[str, Any]:
     trained = TrainedState(engine)
     masters = {name: [t.detach().cpu().clone() for t in trained.get(name)] for name in trained.shapes}
     weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
+    adam_step = trained.adam_step()
     engine.destroy()
-    return {"losses": losses, "norms": norms, "masters": masters, "final": weights, "state": state}
+    return {
+        "losses": losses,
+        "norms": norms,
+        "masters": masters,
+        "adam_step": adam_step,
+        "final": weights,
+        "state": state,
+    }
 
 
 def nats_of_examples(case: Case, is_training: bool) -> list[list[float]]:

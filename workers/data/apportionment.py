@@ -1,9 +1,9 @@
 """How many rows of each domain a step takes, so that no domain is ever a whole row off its target.
 
 Within a version of the weights the target of domain d after n rows is `carry_d + share_d * n`, where `carry_d`, at most
-one row, is taken over from what the versions before left owing. Each step takes the rows that are due and fills up with those that
-fall due soonest among the domains that are behind their target: earliest deadline first, which is the quota method of
-apportionment (Balinski and Young 1975; as a schedule, Steiner and Yeomans 1993).
+one row, is taken over from what the versions before left owing. Each step takes the rows that are due and fills up with
+those that fall due soonest among the domains that are behind their target: earliest deadline first, which is the quota
+method of apportionment (Balinski and Young 1975; as a schedule, Steiner and Yeomans 1993).
 
 Why it always works out: a row of d may be taken once the target has passed the count and must be taken before the
 target is a whole row ahead of it. Earliest deadline first keeps all these windows if any schedule does, and one does

@@ -1,0 +1,48 @@
+# Everything here sets up .venv by itself. PYTHON=... names an interpreter, CONSTRAINTS= installs without the pinned versions.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; done)
+CONSTRAINTS ?= -c constraints.txt
+BIN := .venv/bin
+STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint format types clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv, or bring it up to date
+
+demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
+	$(BIN)/raymix demo
+
+test: setup ## Run all tests
+	$(BIN)/python -m pytest
+
+unit: setup ## Run the unit tests: no Ray, no DeepSpeed
+	$(BIN)/python -m pytest tests/unit
+
+lint: setup ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## Bring the code into format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## Check the types
+	$(BIN)/mypy
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+
+# Keyed by what the environment is made from: a changed pin installs again, a second call costs nothing.
+$(STAMP):
+ifeq ($(PYTHON),)
+	$(error raymix needs Python 3.11, 3.12 or 3.13, and none of python3.11, python3.12, python3.13, python3 is one; install one or give PYTHON=/path/to/python)
+endif
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] < (3, 14) else f"{sys.executable} is Python {v[0]}.{v[1]}; raymix needs 3.11, 3.12 or 3.13")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[dev]'
+	rm -f .venv/stamp-*
+	touch $@

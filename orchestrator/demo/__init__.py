@@ -1,0 +1,26 @@
+"""The demo: a small base model and six generated domains made on the spot, trained on like any user's own."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.demo.files import demo_prompts, write_demo
+from orchestrator.loading import load_config
+
+
+def run_demo(folder: Path, console: Console) -> None:
+    """Write the demo, train on it as `raymix run` does, and show what the model answers before and after."""
+    from orchestrator.demo.answers import answers_table, generate_answers
+    from orchestrator.training.driver import run
+
+    console.print(f"the demo's base model and domains: {folder}", markup=False, highlight=False)
+    config = load_config(write_demo(folder))
+    run(config, console)
+    prompts = demo_prompts()
+    asked = [prompt for _, prompt in prompts]
+    before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
+    console.print()
+    console.print(answers_table(prompts, before, after))
+
+
+__all__ = ["demo_prompts", "run_demo", "write_demo"]

@@ -1,0 +1,199 @@
+"""The sample stream is a function of (seed, journal, step), however and whenever it is asked for."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.data.stores import make_schedule, weights
+from workers.contracts import DomainWeights
+from workers.data.schedule import DomainRows, Schedule
+
+NAMES = ("a", "b", "c", "d")
+Stream = dict[int, tuple[int, list[int], list[int]]]
+
+
+@st.composite
+def journals(draw: Any, num_steps: int) -> list[DomainWeights]:
+    """Versions at random steps; some with zero shares, some that replace the one before within its first step."""
+    steps = sorted(draw(st.lists(st.integers(1, num_steps), max_size=6)))
+    journal = []
+    for version, step in enumerate([1, *steps]):
+        parts = draw(st.lists(st.sampled_from([0.0, 0.01, 0.3, 1.0, 2.5]), min_size=4, max_size=4))
+        journal.append(weights(version, step, **dict(zip(NAMES, [parts[0] + 0.1, *parts[1:]], strict=True))))
+    return journal
+
+
+def read(schedule: Schedule, first: int, last: int, blocks: Any = lambda: 1) -> Stream:
+    """Version, domains and rows of every step, asked for in blocks."""
+    stream: Stream = {}
+    while first <= last:
+        rows = schedule.rows(first, min(blocks(), last - first + 1))
+        for s in range(rows.num_steps):
+            stream[first + s] = (rows.weights_version, rows.domain_SB[s].tolist(), rows.row_SB[s].tolist())
+        first += rows.num_steps
+    return stream
+
+
+SIZES = dict(zip(NAMES, (5, 40, 11, 1), strict=True))
+NUM_STEPS = 60
+
+
+def reference_stream(journal: list[DomainWeights], rows_per_step: int) -> Stream:
+    """Everything announced at once, step by step from the first."""
+    schedule = make_schedule(SIZES, rows_per_step)
+    for version in journal:
+        schedule.announce(version)
+    return read(schedule, 1, NUM_STEPS)
+
+
+@settings(max_examples=80, deadline=None)
+@given(journals(NUM_STEPS), st.integers(1, 20), st.data())
+def test_the_stream_is_the_same_however_it_is_asked_for(
+    journal: list[DomainWeights], rows_per_step: int, data: Any
+) -> None:
+    expected = reference_stream(journal, rows_per_step)
+    random = data.draw(st.randoms(use_true_random=False))
+    schedule = make_schedule(SIZES, rows_per_step)
+    for version in journal:
+        schedule.announce(version)
+    assert read(schedule, 1, NUM_STEPS, lambda: random.randint(1, 25)) == expected
+    for step in random.choices(range(1, NUM_STEPS + 1), k=8):  # jumps, back and forth
+        assert read(schedule, step, step) == {step: expected[step]}
+
+
+@settings(max_examples=80, deadline=None)
+@given(journals(NUM_STEPS), st.integers(1, 20), st.data())
+def test_the_stream_is_the_same_whenever_a_version_is_announced(
+    journal: list[DomainWeights], rows_per_step: int, data: Any
+) -> None:
+    """Plans reach far ahead of, or not up to, the step that a version claims: what is planned later is right."""
+    expected = reference_stream(journal, rows_per_step)
+    random = data.draw(st.randoms(use_true_random=False))
+    schedule = make_schedule(SIZES, rows_per_step)
+    for version in journal:
+        schedule.announce(version)
+        schedule.announce(version)  # delivered twice
+        read(schedule, random.randint(1, NUM_STEPS), NUM_STEPS, lambda: random.randint(1, 3))
+    assert read(schedule, 1, NUM_STEPS, lambda: random.randint(1, 25)) == expected
+
+
+def test_a_version_may_claim_steps_that_were_planned_long_ago() -> None:
+    schedule = make_schedule(SIZES, 4)
+    schedule.announce(weights(0, 1, a=1, b=1, c=1, d=1))
+    read(schedule, 1, 200)
+    schedule.announce(weights(1, 2, a=1, b=0, c=0, d=0))
+    assert set(read(schedule, 2, 2)[2][1]) == {0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(journals(NUM_STEPS), st.integers(1, 20))
+def test_every_row_is_drawn_once_before_any_is_drawn_twice(journal: list[DomainWeights], rows_per_step: int) -> None:
+    drawn: dict[int, list[int]] = {domain: [] for domain in range(len(NAMES))}
+    for _, domains, rows in reference_stream(journal, rows_per_step).values():
+        step_rows: dict[int, list[int]] = {}
+        for domain, row in zip(domains, rows, strict=True):
+            step_rows.setdefault(domain, []).append(row)
+        for domain, some in step_rows.items():
+            drawn[domain] += some
+            times = Counter(drawn[domain])
+            # Inside a step the order is shuffled, so an epoch is judged at the end of the step.
+            seen = [times.get(row, 0) for row in range(SIZES[NAMES[domain]])]
+            assert max(seen) - min(seen) <= 1
+
+
+def test_epochs_are_shuffled_anew_and_other_seeds_differ() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        schedule = make_schedule({"a": 50}, 50, seed)
+        schedule.announce(weights(0, 1, a=1))
+        rows = schedule.rows(1, 4)
+        ordered = np.argsort(rows.row_SB, axis=1)
+        return [row.tolist() for row in ordered]
+
+    assert len({tuple(order) for seed in (0, 1) for order in orders(seed)}) == 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 16), st.integers(0, 5))
+def test_a_further_domain_reshuffles_no_other(rows_per_step: int, seed: int) -> None:
+    """The n-th row that a domain gives is the same whichever domains stand beside it."""
+    def draws(sizes: dict[str, int], shares: dict[str, float]) -> list[set[int]]:
+        schedule = make_schedule(sizes, rows_per_step, seed)
+        schedule.announce(weights(0, 1, **shares))
+        index, given_rows = list(sizes).index("b"), []
+        for step in range(1, 121):
+            rows = schedule.rows(step)
+            given_rows += rows.row_SB[0][rows.domain_SB[0] == index].tolist()
+        return [set(given_rows[: 40 * epoch][-40:]) for epoch in (1, 2) if len(given_rows) >= 40 * epoch]
+
+    alone = make_schedule({"b": 40}, 1, seed)
+    alone.announce(weights(0, 1, b=1))
+    order = [int(alone.rows(step).row_SB[0, 0]) for step in range(1, 41)]
+    schedule = make_schedule({"x": 9, "b": 40, "y": 3}, rows_per_step, seed)
+    schedule.announce(weights(0, 1, x=3, b=1, y=0.5))
+    seen: list[int] = []
+    step = 0
+    while len(seen) < 40 - rows_per_step:
+        step += 1
+        rows = schedule.rows(step)
+        some = rows.row_SB[0][rows.domain_SB[0] == 1].tolist()
+        assert set(some) == set(order[len(seen) : len(seen) + len(some)])
+        seen += some
+
+
+def test_a_domain_without_a_share_is_never_drawn_and_comes_in_when_it_gets_one() -> None:
+    schedule = make_schedule({"a": 10, "b": 10}, 8)
+    schedule.announce(weights(0, 1, a=1, b=0))
+    schedule.announce(weights(1, 101, a=0, b=1))
+    stream = read(schedule, 1, 150)
+    assert all(set(stream[step][1]) == {0} for step in range(1, 101))
+    assert all(set(stream[step][1]) == {1} for step in range(101, 151))
+
+
+@pytest.mark.parametrize("rows_per_step", [1, 8, 64])
+def test_shares_are_reached_in_the_unit_they_are_meant_in(rows_per_step: int) -> None:
+    """Rows of a domain that packs four examples weigh four times, so it gives a quarter of the rows."""
+    domains = [DomainRows("a", 100, 4.0), DomainRows("b", 100, 1.0), DomainRows("c", 100, 2.5)]
+    schedule = Schedule(0, domains, rows_per_step)
+    schedule.announce(weights(0, 1, a=0.5, b=0.3, c=0.2))
+    num_steps = 8000 // rows_per_step
+    counts_D = schedule.rows(1, num_steps).counts_SD[-1]
+    units_D = counts_D * [4.0, 1.0, 2.5]
+    assert units_D / units_D.sum() == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
+
+
+def test_counts_tell_what_was_given_since_the_first_step() -> None:
+    schedule = make_schedule(SIZES, 7)
+    schedule.announce(weights(0, 1, a=1, b=2, c=3, d=0))
+    schedule.announce(weights(1, 11, a=3, b=1, c=1, d=1))
+    total_D = np.zeros(4, dtype=np.int64)
+    for step in range(1, 31):
+        rows = schedule.rows(step)
+        assert rows.taken_SD[0].tolist() == np.bincount(rows.domain_SB[0], minlength=4).tolist()
+        total_D += rows.taken_SD[0]
+        assert rows.counts_SD[0].tolist() == total_D.tolist()
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (weights(3, 9, a=1, b=1), "2 is the next one"),
+        (weights(1, 5, a=2, b=1), "2 is the next one"),  # another content for a version that is known
+        (weights(2, 9, a=1, x=1), r"is for \['a', 'x'\]"),
+        (weights(2, 4, a=1, b=1), "claims step 4, but version 1 claims step 5"),
+    ],
+)
+def test_a_journal_with_a_flaw_is_refused(version: DomainWeights, message: str) -> None:
+    schedule = make_schedule({"a": 4, "b": 4}, 2)
+    schedule.announce(weights(0, 1, a=1, b=1))
+    schedule.announce(weights(1, 5, a=1, b=1))
+    with pytest.raises(ValueError, match=message):
+        schedule.announce(version)
+    schedule.announce(weights(0, 1, a=1, b=1))  # an old one again changes nothing
+    assert schedule.num_versions == 2
+    assert schedule.version_of(4).version == 0 and schedule.version_of(5).version == 1
+    with pytest.raises(ValueError, match="counted from 1"):
+        schedule.version_of(0)
