@@ -126,13 +126,13 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[BaseModel] | None:
     """The settings class whose keys stand at a path of the data."""
     for part in path:
-        data = data[part] if isinstance(data, dict | list) else None
+        data = data.get(part) if isinstance(data, dict) else None
         if model is None or part not in model.model_fields:
             continue  # the name of a domain: the class stays that of the mapping's values
         choices = _models(model.model_fields[str(part)].annotation)
         tag = data.get("type") if isinstance(data, dict) else None
         tagged = [choice for choice in choices if "type" in choice.model_fields and _tag(choice) == tag]
-        model = (tagged or choices or [None])[0]
+        model = next(iter(tagged or choices), None)
     return model
 
 

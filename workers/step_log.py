@@ -92,8 +92,8 @@ def _open(path: Path, num_steps_done: int) -> TextIO:
     """Open for appending after cutting off every line of a later step, and what a crash left half written."""
     keep = 0
     if path.exists():
-        with path.open("rb") as file:
-            for line in file:
+        with path.open("rb") as written:
+            for line in written:
                 if not line.endswith(b"\n") or _step_of(line) > num_steps_done:
                     break
                 keep += len(line)

@@ -52,7 +52,8 @@ def train_on_cluster(
                 name="train",
                 storage_path=storage,
                 failure_config=FailureConfig(
-                    max_failures=cluster.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
+                    max_failures=cluster.max_failures,
+                    controller_failure_limit=_CONTROLLER_FAILURES,  # type: ignore[call-arg]  # v2's
                 ),
             ),
         )

@@ -294,15 +294,18 @@ def train_in_plain_torch(model_path: Path, last_step: int = NUM_STEPS) -> dict[s
 
 
 def example_nats(model: Any, batch: Batch, row: int) -> list[torch.Tensor]:
-    """The loss of each example of a row, each in a forward pass of its own."""
-    starts = [*np.flatnonzero(batch.position_ids_BL[row] == 0), batch.input_ids_BL.shape[1]]
-    nats = []
-    for start, end in itertools.pairwise(starts):
-        ids = torch.from_numpy(batch.input_ids_BL[row, start:end].astype(np.int64))[None]
-        mask = torch.from_numpy(batch.loss_mask_BL[row, start:end])
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-        nats.append(F.cross_entropy(logits[:-1][mask[1:]].float(), ids[0, 1:][mask[1:]], reduction="sum"))
-    return nats
+    """The loss of each example of a row, every example in a row of its own that is padded at its end."""
+    bounds = [*np.flatnonzero(batch.position_ids_BL[row] == 0), batch.input_ids_BL.shape[1]]
+    examples = [(start, end) for start, end in itertools.pairwise(bounds) if end - start > 1]
+    length = max(end - start for start, end in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.int64)
+    mask = torch.zeros(len(examples), length, dtype=torch.bool)
+    for i, (start, end) in enumerate(examples):
+        ids[i, : end - start] = torch.from_numpy(batch.input_ids_BL[row, start:end].astype(np.int64))
+        mask[i, : end - start] = torch.from_numpy(batch.loss_mask_BL[row, start:end])
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    nats = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return list((nats * mask[:, 1:]).sum(dim=1))
 
 
 def train_in_small_shards(case: Case, folder: Path) -> tuple[list[float], list[float]]:

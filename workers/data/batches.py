@@ -20,8 +20,8 @@ from workers.data.store import TokenStore
 
 _BLOCK_BYTES = 8 * 2**20
 _MAX_BLOCK_STEPS = 16
-# Fresh memory costs more than the copy into it (page faults), so blocks are reused in turn: one is being handed out, one
-# is gathered ahead, one may still be written by a gather that a new version made void, one is held by the last batch.
+# Fresh memory costs more than the copy into it (page faults), so blocks are reused in turn: one is being handed out,
+# one is gathered ahead, one is gathered because somebody waits for it, one is held by the last batch.
 _BUFFERS = 4
 _FANCY_FROM = 8  # below this many rows, copying one by one costs less than a fancy index
 
@@ -133,12 +133,15 @@ class BatchLoader:
         # Of the whole global batch: known on every rank without asking the others.
         row_of_all_SB = self._row_start_D[steps.domain_SB] + steps.row_SB
         length_SB, loss_tokens_SB = self._row_lengths[row_of_all_SB], self._row_loss_tokens[row_of_all_SB]
+        input_ids_SBL, position_ids_SBL, loss_mask_SBL = arrays_SBL
         longest_S = length_SB[:, self._slice].max(axis=1)
         return [
             Batch(
-                steps.first_step + s,
-                steps.weights_version,
-                *(array[s, :, : longest_S[s]] for array in arrays_SBL),
+                step=steps.first_step + s,
+                weights_version=steps.weights_version,
+                input_ids_BL=input_ids_SBL[s, :, : longest_S[s]],
+                position_ids_BL=position_ids_SBL[s, :, : longest_S[s]],
+                loss_mask_BL=loss_mask_SBL[s, :, : longest_S[s]],
                 domain_B=domain_SB[s],
                 row_B=row_SB[s],
                 global_loss_tokens=int(loss_tokens_SB[s].sum()),

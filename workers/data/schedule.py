@@ -78,6 +78,7 @@ class Schedule:
         self.seed = seed
         self.domains = list(domains)
         self.rows_per_step = rows_per_step
+        self._names = {domain.name for domain in self.domains}
         self._journal: list[DomainWeights] = []
         # The row orders of all domains' running epochs, one behind the other.
         self._num_rows_D = np.array([domain.num_rows for domain in self.domains], dtype=np.int64)
@@ -99,8 +100,9 @@ class Schedule:
             return
         if weights.version != len(self._journal):
             raise ValueError(f"weights version {weights.version} announced, but {len(self._journal)} is the next one")
-        if (names := {domain.name for domain in self.domains}) != set(weights.shares):
-            raise ValueError(f"weights version {weights.version} is for {sorted(weights.shares)}, not {sorted(names)}")
+        if weights.shares.keys() != self._names:
+            ours = sorted(self._names)
+            raise ValueError(f"weights version {weights.version} is for {sorted(weights.shares)}, not {ours}")
         if self._journal and weights.effective_step < self._journal[-1].effective_step:
             raise ValueError(
                 f"weights version {weights.version} claims step {weights.effective_step}, "

@@ -1,0 +1,144 @@
+"""What every entry of the table of mixing algorithms keeps, over random streams of losses."""
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from orchestrator.controller.core import ControllerCore
+from orchestrator.mixing import MIXING_ALGORITHMS, MixingAlgorithm, build_mixing_algorithm
+from workers.contracts import DomainFeedback
+
+NUM_STREAMS = 1000
+NUM_FEEDBACKS = 8
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain of a given size."""
+
+    name: str
+    num_examples: int
+    num_tokens: int
+
+
+def random_config(kind: str, names: list[str], choice: random.Random) -> dict[str, Any]:
+    """Some settings of this algorithm; a new entry of the table adds its own line where it has needs."""
+    given = {name: choice.random() + 1e-3 for name in names}
+    shares = {name: value / sum(given.values()) for name, value in given.items()}
+    unit = choice.choice(["examples", "tokens"])
+    needs: dict[str, dict[str, Any]] = {
+        "fixed": {"shares": shares},
+        "inverse": {"initial": choice.choice(["uniform", "proportional", shares])},
+        "temperature": {"tau": choice.choice([1.0, 5.0, 1e6])},
+        "versatune": {
+            "initial": choice.choice(["uniform", "proportional", shares]),
+            "reference": {name: choice.choice([0.0, 1e-9, 0.5, 3.0, 1e6]) for name in names},
+            "sigma": choice.choice([1e-6, 0.5, 20.0, 1e4]),
+            "update": choice.choice(["ratio", "exponential", "loss"]),
+            "floor": choice.choice([0.0, 0.01, 0.999 / len(names)]),
+        },
+    }
+    return {"type": kind, "unit": unit, **needs.get(kind, {})}
+
+
+def random_domains(choice: random.Random) -> list[Domain]:
+    count = choice.choice([1, 2, 5, 12])
+    return [Domain(f"d{i}", choice.randint(1, 10**6), choice.randint(1, 10**9)) for i in range(count)]
+
+
+def random_feedback(step: int, names: list[str], choice: random.Random) -> DomainFeedback:
+    """Complete and finite, as the controller hands it in, and otherwise anything."""
+    tokens = {name: choice.choice([1, 500, 10**9]) for name in names}
+    losses = {name: choice.choice([0.0, 1e-12, choice.random() * 5, 50.0, 1e5, 1e300]) for name in names}
+    return DomainFeedback(
+        run_id="r", attempt=1, step=step, weights_version=0, loss_sum_nats=losses, num_tokens=tokens
+    )
+
+
+def check_shares(shares: dict[str, float], algorithm: MixingAlgorithm[Any]) -> None:
+    floor = getattr(algorithm.config, "floor", 0.0)
+    assert list(shares) == algorithm.names
+    assert all(math.isfinite(share) and share >= floor - 1e-12 for share in shares.values()), shares
+    assert abs(math.fsum(shares.values()) - 1.0) < 1e-9
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_shares_are_shares_and_a_state_carries_everything(kind: str) -> None:
+    for stream in range(NUM_STREAMS // len(MIXING_ALGORITHMS) + 1):
+        choice = random.Random(f"{kind} {stream}")
+        domains = random_domains(choice)
+        names = [domain.name for domain in domains]
+        config = random_config(kind, names, choice)
+        algorithm = build_mixing_algorithm(config, domains)
+        check_shares(algorithm.initial_weights(), algorithm)
+        first_half, second_half = range(NUM_FEEDBACKS // 2), range(NUM_FEEDBACKS // 2, NUM_FEEDBACKS)
+        for step in first_half:
+            if (shares := algorithm.observe(random_feedback(step, names, choice))) is not None:
+                check_shares(shares, algorithm)
+        text = json.dumps(algorithm.state_dict(), allow_nan=False)
+        twin = build_mixing_algorithm(config, domains)
+        twin.load_state_dict(json.loads(text))
+        assert twin.metrics() == algorithm.metrics()
+        for step in second_half:
+            feedback = random_feedback(step, names, choice)
+            assert algorithm.observe(feedback) == twin.observe(feedback)
+            assert algorithm.metrics() == twin.metrics()
+            assert all(math.isfinite(value) for value in algorithm.metrics().values())
+        assert json.dumps(algorithm.state_dict()) == json.dumps(twin.state_dict())
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_a_state_of_another_algorithm_or_other_domains_is_refused(kind: str) -> None:
+    domains = [Domain("a", 10, 100), Domain("b", 20, 300)]
+    algorithm = build_mixing_algorithm(random_config(kind, ["a", "b"], random.Random(1)), domains)
+    state = algorithm.state_dict()
+    with pytest.raises(ValueError, match="state has"):
+        algorithm.load_state_dict({**state, "more": 1})
+    for field, value in state.items():
+        with pytest.raises(ValueError, match="state has"):
+            algorithm.load_state_dict({key: other for key, other in state.items() if key != field})
+        if isinstance(value, dict):
+            with pytest.raises(ValueError, match="not domains of this run"):
+                algorithm.load_state_dict({**state, field: {**value, "x": 0.0}})
+            with pytest.raises(ValueError, match="no value for"):
+                algorithm.load_state_dict({**state, field: {"a": 1.0}})
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_missing_and_non_finite_losses_never_reach_it(kind: str) -> None:
+    """Through the controller's core it sees, for such a domain, the last good numbers."""
+    for stream in range(40):
+        choice = random.Random(stream)
+        domains = random_domains(choice)
+        names = [domain.name for domain in domains]
+        algorithm = build_mixing_algorithm(random_config(kind, names, choice), domains)
+        core = ControllerCore("r", algorithm)
+        core.begin()
+        seen: list[DomainFeedback] = []
+        observe = algorithm.observe
+        algorithm.observe = lambda fed: seen.append(fed) or observe(fed)  # type: ignore[method-assign]
+        last: dict[str, tuple[float, int]] = {}
+        for step in range(12):
+            feedback = random_feedback(step, names, choice)
+            sums, tokens = dict(feedback.loss_sum_nats), dict(feedback.num_tokens)
+            for name in names:
+                fault = choice.choice(["none", "none", "nan", "inf", "no tokens", "gone"])
+                if fault in ("nan", "inf"):
+                    sums[name] = float(fault)
+                elif fault == "no tokens":
+                    tokens[name] = 0
+                elif fault == "gone":
+                    del sums[name], tokens[name]
+                else:
+                    last[name] = (sums[name], tokens[name])
+            num_seen = len(seen)
+            decision = core.observe(feedback.model_copy(update={"loss_sum_nats": sums, "num_tokens": tokens}))
+            assert (len(seen) > num_seen) == (set(last) == set(names))
+            if len(seen) > num_seen:
+                assert {name: (seen[-1].loss_sum_nats[name], seen[-1].num_tokens[name]) for name in names} == last
+            if decision.version is not None:
+                check_shares(decision.version.shares, algorithm)

@@ -1,0 +1,60 @@
+"""The resolved configuration: defaults, folders, and its own JSON."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.config import RunConfig
+
+
+def config(**changes: Any) -> RunConfig:
+    data: dict[str, Any] = {
+        "name": "r",
+        "model": {"path": "o/m"},
+        "domains": {"a": {"train": "a.jsonl"}, "b": {"hub": {"path": "o/d"}}},
+        "mixing": {"type": "uniform"},
+        "training": {"max_steps": 10},
+    }
+    return RunConfig.model_validate(data | changes)
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        {"type": "fixed", "shares": {"a": 0.1, "b": 0.9}},
+        {"type": "versatune", "reference": "losses.json", "initial": {"a": 0.1, "b": 0.9}},
+        {"type": "versatune", "reference": {"a": 1, "b": 2}, "update": "loss"},
+        {"type": "temperature", "tau": 3},
+    ],
+)
+def test_it_survives_its_own_json(mixing: dict[str, Any]) -> None:
+    resolved = config(mixing=mixing, training={"epochs": 1.5, "strategy": {"type": "lora"}, "deepspeed": "ds.json"})
+    again = RunConfig.model_validate_json(resolved.model_dump_json())
+    assert again == resolved and list(again.domains) == ["a", "b"]
+
+
+def test_folders() -> None:
+    assert config().folder == Path("runs/r") and config().cache_dir == Path("runs/token-stores")
+    assert config(data={"cache_dir": "c"}).cache_dir == Path("c")
+
+
+def test_one_file_may_stand_alone_or_in_a_list() -> None:
+    assert config().domains["a"].train == [Path("a.jsonl")]
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "-x", "a\n", "x" * 101])
+def test_names_are_safe_as_file_names(name: str) -> None:
+    with pytest.raises(ValidationError):
+        config(name=name)
+    with pytest.raises(ValidationError):
+        config(domains={name: {"train": "a.jsonl"}})
+
+
+@pytest.mark.parametrize(("rows", "ranks", "micro", "near"), [(128, 3, 4, 120), (4, 8, 4, 32), (96, 5, 4, 80)])
+def test_the_batch_size_that_an_error_names_is_accepted(rows: int, ranks: int, micro: int, near: int) -> None:
+    training = {"max_steps": 1, "global_batch_size": rows, "micro_batch_size": micro}
+    with pytest.raises(ValidationError, match=f"use {near}, for example"):
+        config(training=training, cluster={"num_workers": ranks})
+    config(training=training | {"global_batch_size": near}, cluster={"num_workers": ranks})

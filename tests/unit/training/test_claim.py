@@ -1,0 +1,105 @@
+"""A run's folder: one driver at a time, one configuration for good."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import RunConfig
+from orchestrator.training.claim import ClaimError, claim_folder
+
+_ROOT = Path(__file__).parents[3]
+
+
+def config(folder: Path, **changes: Any) -> RunConfig:
+    data: dict[str, Any] = {
+        "name": "r",
+        "output_dir": str(folder),
+        "model": {"path": "o/m"},
+        "domains": {"a": {"train": "a.jsonl"}, "b": {"train": "b.jsonl"}},
+        "mixing": {"type": "versatune", "sigma": 0.5},
+        "training": {"max_steps": 10},
+    }
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        group = data
+        for parent in parents:
+            group = group.setdefault(parent, {})
+        group[last] = value
+    return RunConfig.model_validate(data)
+
+
+def claim(settings: RunConfig) -> str:
+    with claim_folder(settings) as run_id:
+        return run_id
+
+
+def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    with claim_folder(config(tmp_path)):
+        code = (
+            "import sys; from pathlib import Path; from orchestrator.config import RunConfig\n"
+            "from orchestrator.training.claim import claim_folder\n"
+            "with claim_folder(RunConfig.model_validate_json(Path(sys.argv[1]).read_bytes())): pass"
+        )
+        other = [sys.executable, "-c", code, str(tmp_path / "r" / "config.json")]
+        refused = subprocess.run(other, cwd=_ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1 and "another process is running this run" in refused.stderr
+        with pytest.raises(ClaimError, match="another process"):
+            claim(config(tmp_path))
+    assert subprocess.run(other, cwd=_ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"mixing__sigma": 0.7}, "mixing.sigma: was 0.5, is 0.7"),
+        ({"training__max_steps": 11}, "training.max_steps: was 10, is 11"),
+        ({"seed": 1}, "seed: was 0, is 1"),
+        ({"mixing": {"type": "uniform"}}, "mixing.type: was 'versatune', is 'uniform'"),
+        ({"domains__c": {"train": "c.jsonl"}}, "domains.c.train: was None, is ['c.jsonl']"),
+        ({"domains__b": {"train": ["x.jsonl", "b.jsonl"]}}, "domains.b.train: was ['b.jsonl'], is ['x.jsonl', 'b.jsonl']"),
+        (
+            {"domains": {"b": {"train": "b.jsonl"}, "a": {"train": "a.jsonl"}}},
+            "order of domains: was ['a', 'b'], is ['b', 'a']",
+        ),
+    ],
+)
+def test_a_changed_key_is_named_with_both_values(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    claim(config(tmp_path))
+    begun = (tmp_path / "r" / "config.json").read_bytes()
+    with pytest.raises(ClaimError, match="begun with another configuration") as error:
+        claim(config(tmp_path, **changes))
+    assert f"  {line}" in str(error.value).splitlines()
+    assert (tmp_path / "r" / "config.json").read_bytes() == begun
+    claim(config(tmp_path))  # put back, it goes on
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster__num_workers": 4},
+        {"cluster__address": "auto"},
+        {"training__checkpoint_every": 3},
+        {"training__keep_checkpoints": 9},
+        {"data__log_samples": True},
+        {"data__cache_dir": "elsewhere"},
+        {"reference__num_workers": 2},
+    ],
+)
+def test_what_is_not_computed_may_change(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run_id = claim(config(tmp_path))
+    assert claim(config(tmp_path, **changes)) == run_id
+    assert claim(config(tmp_path)) == run_id
+
+
+def test_runs_of_other_folders_or_configurations_have_other_ids(tmp_path: Path) -> None:
+    runs = [config(tmp_path / "x"), config(tmp_path / "y"), config(tmp_path / "z", seed=1), config(tmp_path, name="s")]
+    assert len({claim(run) for run in runs}) == len(runs)
+
+
+def test_a_fault_inside_gives_the_folder_back(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), claim_folder(config(tmp_path)):
+        raise RuntimeError("inside")
+    claim(config(tmp_path))
