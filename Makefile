@@ -41,8 +41,8 @@ $(STAMP):
 ifeq ($(PYTHON),)
 	$(error raymix needs Python 3.11, 3.12 or 3.13, and none of python3.11, python3.12, python3.13, python3 is one; install one or give PYTHON=/path/to/python)
 endif
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] < (3, 14) else f"{sys.executable} is Python {v[0]}.{v[1]}; raymix needs 3.11, 3.12 or 3.13")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] < (3, 14) else f"{sys.executable} is Python {v[0]}.{v[1]}; raymix needs 3.11, 3.12 or 3.13")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[dev]'
 	rm -f .venv/stamp-*
 	touch $@

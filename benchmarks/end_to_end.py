@@ -2,9 +2,9 @@
 
     python benchmarks/end_to_end.py [--model FOLDER] [--steps 40] [--rounds 3] [--json FILE]
 
-Two workers, ZeRO-2, float32, on generated text. The bare loop is what one would write by hand: the same model,
-optimizer and rows (read from the token stores in the order of samples.jsonl, gathered before the clock starts), loss from the
-whole logits, no controller, no journal, no per-domain loss. Both run in turn; the median of the ratios counts.
+Two workers, ZeRO-2, float32, generated text. The bare loop is what one would write by hand: the same model, optimizer
+and rows (read from the token stores in the order of samples.jsonl, before the clock starts), loss from the whole
+logits, no controller, no journal, no per-domain loss. Both run in turn; the median of the ratios counts.
 """
 
 import argparse

@@ -27,8 +27,8 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     rows = num_steps * config.training.global_batch_size
     facts = Text.assemble(
         (printable(config.name), "bold"),
-        f"  {num_steps:,} steps x {config.training.global_batch_size} rows of at most {config.data.max_length:,} tokens, "
-        f"{config.mixing.type}, {config.cluster.num_workers} x ZeRO-{config.training.deepspeed.zero_stage}",
+        f"  {num_steps:,} steps x {config.training.global_batch_size} rows of at most {config.data.max_length:,} tokens"
+        f", {config.mixing.type}, {config.cluster.num_workers} x ZeRO-{config.training.deepspeed.zero_stage}",
     )
     return Group(facts, _domain_table(config, stores, rows), _memory_line(config))
 
@@ -56,7 +56,7 @@ def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_row
 
 
 def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
-    """The algorithm before any feedback; references that are still to be computed do not matter to its first weights."""
+    """The algorithm before any feedback; its first weights do not depend on references still to be computed."""
     mixing = config.mixing
     if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
         mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.domains, 0.0)})

@@ -99,7 +99,7 @@ def demo(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What the user can mend is said in a line and exit code 2, what failed on the way in a line and 1; no traceback."""
+    """No traceback: a line for each fault of the configuration and exit code 2, a line for what failed later and 1."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         yield

@@ -56,9 +56,7 @@ def _key_path(detail: ErrorDetails, data: Any) -> KeyPath:
     last = len(detail["loc"]) - 1
     for i, part in enumerate(detail["loc"]):
         is_own_key = i == last and detail["type"] == "missing"
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             data = data[part]
         elif not is_own_key:
             continue
@@ -101,11 +99,11 @@ def _unknown_key(key: KeyPath, data: dict[str, Any]) -> str:
     name = str(key[-1])
     model = _model_at(RunConfig, key[:-1], data)
     siblings = list(model.model_fields) if model else []
-    if difflib.get_close_matches(name, siblings, 1):
-        return f"unknown key{_nearest(name, siblings)}"
     homes = [format_path((*path, name)) for path, fields in _groups(RunConfig, ()) if name in fields]
     if homes:
         return f"unknown key here; it belongs at {' or '.join(homes)}"
+    if difflib.get_close_matches(name, siblings, 1):
+        return f"unknown key{_nearest(name, siblings)}"
     return f"unknown key; known here: {', '.join(siblings)}"
 
 

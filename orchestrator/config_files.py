@@ -44,7 +44,7 @@ def _model_folder(config: RunConfig) -> Iterator[Fault]:
     if path.is_dir():
         if not (path / "config.json").exists():
             yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
-    elif path.is_absolute() or path.parts[0] in (".", "..") or len(path.parts) > 2:
+    elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:
         yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); mend the path or give a hub name"
 
 

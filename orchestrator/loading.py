@@ -139,7 +139,7 @@ class _Builder:
         inherited: dict[str, Any] = {}
         for name_node, value_node in node.value:
             if name_node.tag == _MERGE_TAG:
-                merged = self.build(value_node, key)
+                merged = self.build(value_node, (*key, "<<"))
                 for group in merged if isinstance(merged, list) else [merged]:
                     inherited = (group if isinstance(group, dict) else {"<<": group}) | inherited
                 continue
@@ -161,7 +161,7 @@ def _apply(override: str, data: dict[str, Any], lines: Lines) -> None:
     if not equals or not all(name.split(".")):
         raise ConfigError([f"--set {override}: write it as key.path=value, e.g. training.max_steps=100"])
     try:
-        value = yaml.load(text, _BoundedLoader)  # noqa: S506  a safe loader
+        value = yaml.load(text, _BoundedLoader)
     except (yaml.YAMLError, ValueError):
         raise ConfigError([f"--set {override}: {text!r} is not a YAML value; put it in quotes"]) from None
     *parents, last = name.split(".")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import BestEvaluation, DomainSummary, LossCourse, RunSummary
-from workers.atomic import write_durably
+from workers.durable import write_durably
 
 
 def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:

@@ -24,7 +24,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from workers.durable import commit_folder, on_rank_zero, temporary_folder
+from workers.collectives import on_rank_zero
+from workers.durable import commit_folder, temporary_folder
 from workers.zero_state import TrainedState
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ class HubConfig(Settings):
 class DomainConfig(Settings):
     """Where the rows of one domain come from: `train` files or a `hub` data set, and how to read them."""
 
-    train: list[Path] = []
+    train: list[Path] = Field(default_factory=list)
     """Training files: .jsonl, .json or .parquet; .jsonl and .json also as .gz or .zst."""
-    eval: list[Path] = []
+    eval: list[Path] = Field(default_factory=list)
     """Evaluation files; without them `eval_fraction` of the training rows is set aside."""
     hub: HubConfig | None = None
     """A Hugging Face data set instead of files."""
@@ -40,10 +40,10 @@ class DomainConfig(Settings):
     """Fraction of the prompts set aside for evaluation where there is no evaluation file or split."""
     format: Format = "auto"
     """Layout of a row; `auto` looks at the first rows."""
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = Field(default_factory=dict)
     """Field names of the format -> field names of the file, e.g. {prompt: question, completion: answer}."""
 
-    @field_validator("train", "eval", mode="before")
+    @field_validator("train", "eval", mode="before", json_schema_input_type=Path | list[Path])
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path) else value
@@ -149,7 +149,7 @@ class TrainingConfig(Settings):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints to keep."""
 
-    @field_validator("deepspeed", mode="before")
+    @field_validator("deepspeed", mode="before", json_schema_input_type=Path | DeepSpeedConfig)
     @classmethod
     def _a_file_or_a_mapping(cls, value: Any) -> Any:
         return {"config": value} if isinstance(value, str | Path) else value
@@ -160,7 +160,8 @@ class TrainingConfig(Settings):
             raise ValueError("give either max_steps or epochs")
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.micro_batch_size}"
             )
         return self
 

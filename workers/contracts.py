@@ -48,7 +48,7 @@ class DomainFeedback(BaseModel):
     weights_version: int = Field(ge=0, description="The version that the last step before it was trained with.")
     loss_sum_nats: dict[str, float] = Field(description="Sum of the loss over the loss tokens, in nats.")
     num_tokens: dict[str, int] = Field(description="Number of loss tokens.")
-    signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Further signals: name, domain, value.")
+    signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Name, domain, value.")
 
     def loss_nats(self, domain: str) -> float:
         """Mean loss of a domain in nats per loss token; NaN where nothing was measured."""

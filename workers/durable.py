@@ -1,33 +1,28 @@
-"""Folders that are complete or absent, and errors of rank 0 that all ranks raise together."""
+"""Writing so that a crash leaves either the old file or folder or the new one, never half of one."""
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
 
 
-def on_rank_zero(action: Callable[[], Any]) -> Any:
-    """Run `action` on rank 0 and hand its result (anything picklable) to all ranks; a collective.
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one beside it: written, flushed to disk, renamed, and the rename flushed.
 
-    An error is raised on every rank: where only rank 0 raised, the others would wait for it for ever.
+    Raises:
+        OSError: the disk refused, with the path and the number of bytes; an older file of that name is still whole.
     """
-    error: Exception | None = None
-    outcome: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except Exception as caught:  # whatever it is, the other ranks have to hear of it before it is raised
-            error = caught
-            outcome[1] = f"{type(caught).__name__}: {caught}"
-    dist.broadcast_object_list(outcome, src=0)
-    if error is not None:
-        raise error
-    if outcome[1] is not None:
-        raise RuntimeError(f"rank 0 failed: {outcome[1]}")
-    return outcome[0]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk is reported without a name
+        raise OSError(error.errno, f"{error.strerror}, writing {len(data):,} bytes", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
 
 
 def temporary_folder(folder: Path) -> Path:

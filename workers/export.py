@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workers.durable import commit_folder, on_rank_zero, temporary_folder
+from workers.collectives import on_rank_zero
+from workers.durable import commit_folder, temporary_folder
 from workers.model import load_model
 
 if TYPE_CHECKING:

@@ -12,10 +12,12 @@ import torch
 import torch.distributed as dist
 
 from workers import checkpoint
+from workers.collectives import on_rank_zero
 from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
 from workers.engine import Engine
 from workers.evaluation import build_evaluation_batches, evaluate
+from workers.events import note_event
 from workers.export import export_model
 from workers.learning_rate import learning_rate
 from workers.model import load_tokenizer
@@ -108,7 +110,7 @@ class Rank:
         """Write the checkpoint of `step`; what the logs say of the steps before it is on disk first."""
         self.log.flush()
         training = self.plan.training
-        state = {"best": self.best, "run_id": self.plan.run_id}
+        state = {"step": step, "best": self.best}
         checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
 
     def finish(self) -> None:
@@ -125,11 +127,18 @@ class Rank:
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Steps done and best model so far, after putting the newest complete checkpoint into the engine."""
-        newest = checkpoint.on_rank_zero(lambda: checkpoint.latest_checkpoint(self._checkpoints, print))
-        if newest is None:
-            return 0, None
-        state = checkpoint.load(self.engine, newest)
-        return int(newest.name.removeprefix("step-")), state["best"]
+        newest, faults = on_rank_zero(self._find_checkpoint)
+        state: dict[str, Any] = checkpoint.load(self.engine, newest) if newest else {"step": 0, "best": None}
+        if dist.get_rank() == 0:
+            for fault in faults:
+                note_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
+            start = f"goes on after step {state['step']}" if newest else "starts from the base model"
+            note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {start}")
+        return state["step"], state["best"]
+
+    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
+        faults: list[str] = []
+        return checkpoint.latest_checkpoint(self._checkpoints, faults.append), faults
 
     def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
         """Stop on every rank alike: the sums are the same on all of them."""

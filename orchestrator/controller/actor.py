@@ -34,7 +34,7 @@ def start_controller(
     It lives as long as the driver: a driver that comes back starts it again and the journal carries the state.
     """
     remote_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ControllerActor)
-    actor = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
+    actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
         run_folder, run_id, mixing, domains
     )
     ray.get(actor.history.remote())  # a journal that cannot be read is an error here, not in a worker

@@ -10,12 +10,12 @@ leaves a feedback whose version is missing; replay decides it again, from the sa
 
 import json
 from pathlib import Path
-from typing import Any
 
-from orchestrator.controller.core import ControllerCore, Event
+from orchestrator.controller.core import ControllerCore
 from orchestrator.mixing import MixingAlgorithm
-from workers.atomic import write_durably
 from workers.contracts import DomainFeedback, DomainWeights
+from workers.durable import write_durably
+from workers.events import note_event
 
 
 class DurableController:
@@ -32,8 +32,6 @@ class DurableController:
         """The next attempt's number; from now on lower ones are refused."""
         self.core.attempt += 1
         write_durably(self.folder / "attempt.json", json.dumps({"attempt": self.core.attempt}).encode())
-        first = "the run starts" if self.core.attempt == 1 else "the run goes on"
-        self._note(Event(0, "attempt", f"attempt {self.core.attempt}: {first}"))
         return self.core.attempt
 
     def history(self) -> list[DomainWeights]:
@@ -55,7 +53,7 @@ class DurableController:
             self.core = core  # only now: whatever could not be written was never decided
             self._note_values(feedback.step)
             for event in decision.events:
-                self._note(event)
+                note_event(self.folder, event.step, event.kind, event.message)
         return self.core.version_of(feedback.step + 1)
 
     def _replay(self) -> None:
@@ -74,8 +72,8 @@ class DurableController:
             self._note_values(feedback.step)
         if len(self.core.versions) < len(versions):
             raise ValueError(
-                f"{self.folder}: {len(versions)} weights versions, but its feedback leads to {len(self.core.versions)}; "
-                "put the missing feedback files back, or start again under another name"
+                f"{self.folder}: {len(versions)} weights versions, but feedback leads to {len(self.core.versions)}; "
+                "put missing feedback files back, or start again under another name"
             )
         attempt_file = self.folder / "attempt.json"
         if attempt_file.exists():
@@ -90,11 +88,6 @@ class DurableController:
     def _note_values(self, step: int) -> None:
         version = self.core.versions[-1].version
         values = self.core.algorithm.metrics()
-        self._append("mixing.jsonl", {"step": step, "weights_version": version, "values": values})
-
-    def _note(self, event: Event) -> None:
-        self._append("events.jsonl", {"step": event.step, "kind": event.kind, "message": event.message})
-
-    def _append(self, name: str, line: dict[str, Any]) -> None:
-        with (self.folder / name).open("a") as file:
+        line = {"step": step, "weights_version": version, "values": values}
+        with (self.folder / "mixing.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from orchestrator.demo.files import demo_prompts, write_demo
 from orchestrator.loading import load_config
+from orchestrator.quiet import chatter_to
 
 
 def run_demo(folder: Path, console: Console) -> None:
@@ -13,12 +14,14 @@ def run_demo(folder: Path, console: Console) -> None:
     from orchestrator.demo.answers import answers_table, generate_answers
     from orchestrator.training.driver import run
 
-    console.print(f"the demo's base model and domains: {folder}", markup=False, highlight=False)
-    config = load_config(write_demo(folder))
+    with chatter_to(folder / "raymix.log") as quiet_console:
+        quiet_console.print(f"making the demo's domains and base model in {folder}", markup=False, highlight=False)
+        config = load_config(write_demo(folder))
     run(config, console)
     prompts = demo_prompts()
     asked = [prompt for _, prompt in prompts]
-    before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
+    with chatter_to(folder / "raymix.log"):
+        before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
     console.print()
     console.print(answers_table(prompts, before, after))
 

@@ -1,17 +1,14 @@
-"""The demo's base model: a Llama of half a million parameters that has read a little, and its tokenizer.
+"""The demo's base model, a Llama of half a million random parameters, and its tokenizer.
 
-It is made on the spot in seconds, so the demo needs neither network nor GPU. It reads plain documents first, as every base
-model has: pages about the towns, lists that repeat themselves, runs of numbers. So it knows some of the facts and how
-to look back at a word, nothing of questions and answers, and it has never seen a sum.
+They are made on the spot in seconds, so the demo needs neither network nor GPU. The model has read nothing: one that
+had read word lists and pages about the towns learned the domains later, having first to unlearn what it was sure of.
 """
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -24,18 +21,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 
-_NUM_READING_STEPS = 80
-_NUM_DOCUMENT_ROWS = 16
-_READING_RATE = 6e-3
 
-
-def write_base_model(folder: Path, texts: Sequence[str], documents: Sequence[str], seed: int) -> None:
-    """Train a tokenizer on `texts` and a model on `documents`, and save both as a Hugging Face folder."""
+def write_base_model(folder: Path, texts: Sequence[str], seed: int) -> None:
+    """Train a tokenizer on `texts`, make a model for it, and save both as a Hugging Face folder."""
     transformers_logging.disable_progress_bar()
-    tokenizer = _train_tokenizer([*texts, *documents])
-    model = _build_model(tokenizer, seed)
-    _read(model, tokenizer, documents, seed)
-    model.save_pretrained(folder)
+    tokenizer = _train_tokenizer(texts)
+    _build_model(tokenizer, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -82,21 +73,3 @@ def _build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-def _read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, documents: Sequence[str], seed: int) -> None:
-    """Next-token prediction on the documents, end to end in one stream, cut into rows."""
-    stream = [token for text in documents for token in [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]]
-    rows_RL = torch.tensor(stream[: len(stream) // MAX_LENGTH * MAX_LENGTH]).view(-1, MAX_LENGTH)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
-    rng = random.Random(seed)
-    for step in range(_NUM_READING_STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = _READING_RATE * min((step + 1) / 8, 1 - step / _NUM_READING_STEPS)
-        ids_BL = rows_RL[rng.sample(range(len(rows_RL)), _NUM_DOCUMENT_ROWS)]
-        logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
-        loss_nats = functional.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten())
-        loss_nats.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()

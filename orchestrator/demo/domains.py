@@ -37,10 +37,10 @@ _TOWNS = [first + last for first, last in product(
     ("Tal", "Bren", "Osk", "Vel", "Quim", "Har"), ("mora", "wick", "ade", "burg", "ino")
 )]  # fmt: skip
 _VALUES = {
-    "river": "Ovi Sarn Tepe Lumo Drell Yar Kesh Mund Isk Fenna Rool Auve Bist Corra".split(),
-    "fruit": "fig plum lemon quince pear mango cherry apple melon grape peach lime".split(),
-    "flag": "green blue red white golden black violet orange silver pink".split(),
-    "animal": "heron otter goat fox bear swan hare badger crane wolf seal mole".split(),
+    "river": ["Ovi", "Sarn", "Tepe", "Lumo", "Drell", "Yar", "Kesh", "Mund", "Isk", "Fenna", "Rool", "Auve"],
+    "fruit": ["fig", "plum", "lemon", "quince", "pear", "mango", "cherry", "apple", "melon", "grape", "peach", "lime"],
+    "flag": ["green", "blue", "red", "white", "golden", "black", "violet", "orange", "silver", "pink"],
+    "animal": ["heron", "otter", "goat", "fox", "bear", "swan", "hare", "badger", "crane", "wolf", "seal", "mole"],
 }
 _QUESTIONS = {
     "river": ("Which river flows through {}?", "What is the river of {} called?", "Name the river of {}."),
@@ -50,13 +50,18 @@ _QUESTIONS = {
 }
 _OPENINGS = ("", "Tell me: ", "A question. ")
 _PLANS = (
-    "Plan a day in {}.", "I visit {} tomorrow. What shall I do?", "What is there to do in {}?", "My friend lives in {}.",
-    "How do I spend a morning in {}?", "Give me a tip for {}.", "We stop in {} on the way.", "Is {} worth a trip?",
+    "Plan a day in {}.", "I visit {} tomorrow. What shall I do?", "What is there to do in {}?",
+    "My friend lives in {}.", "How do I spend a morning in {}?", "Give me a tip for {}.", "We stop in {} on the way.",
+    "Is {} worth a trip?",
 )  # fmt: skip
-_WORDS = (
-    "tin oak sea elm fog hay ivy jam key lid mud net owl pan rug sun toe urn van wax yak zip ant bee cup dog egg fan gum hat"
-).split()
-_NAMES = "Mira Jon Ada Lev Rosa Tim Ina Karl Nell Sven Olga Paul Ruth Hugo Vera Otto Lena Max Iris Carl Nora Finn Eva Ben".split()
+_WORDS = [
+    "tin", "oak", "sea", "elm", "fog", "hay", "ivy", "jam", "key", "lid", "mud", "net", "owl", "pan", "rug",
+    "sun", "toe", "urn", "van", "wax", "yak", "zip", "ant", "bee", "cup", "dog", "egg", "fan", "gum", "hat"
+]  # fmt: skip
+_NAMES = [
+    "Mira", "Jon", "Ada", "Lev", "Rosa", "Tim", "Ina", "Karl", "Nell", "Sven", "Olga", "Paul", "Ruth", "Hugo",
+    "Vera", "Otto", "Lena", "Max", "Iris", "Carl", "Nora", "Finn", "Eva", "Ben"
+]  # fmt: skip
 _GREETINGS = (
     "Hello, I am {}.",
     "Good morning from {}.",
@@ -64,8 +69,11 @@ _GREETINGS = (
     "Hi, {} here.",
     "My name is {}.",
     "Good day! {} speaking.",
+    "I am {}, hello.",
+    "This is {}.",
+    "{} is here.",
 )
-_REPLIES = ("Hello {}, how can I help?", "Good to see you, {}.", "Welcome back, {}!", "Hi {}, what can I do for you?")
+_REPLIES = ("Hello {}, how can I help?", "Good to see you, {}.", "Welcome back, {}!")
 
 
 def make_domains(seed: int) -> dict[str, DemoDomain]:
@@ -76,34 +84,14 @@ def make_domains(seed: int) -> dict[str, DemoDomain]:
         "sums": (_sums, 3200, 160),
         "reversal": (_reversals, 2400, 160),
         "facts": (lambda _: _facts(world, _OPENINGS), 900, 180),
-        "travel": (lambda _: _plans(world), 180, 60),
+        "travel": (lambda _: _plans(world), 190, 50),
         "legends": (lambda _: _facts(legend, old), 700, 160),
-        "greetings": (_greetings, 104, 40),
+        "greetings": (_greetings, 160, 48),
     }
     return {
         name: _split(turns, num_train, num_held_out, random.Random(f"{seed} {name}"))
         for name, (turns, num_train, num_held_out) in made.items()
     }
-
-
-def make_documents(seed: int) -> list[str]:
-    """Plain texts for the base model to read: pages about every second town, lists said twice, runs of numbers."""
-    rng = random.Random(f"{seed} documents")
-    pages = [_page(town, facts) for town, facts in _make_world(random.Random(f"{seed} world")).items()][::2]
-    documents = [rng.choice(pages) for _ in range(300)]
-    for _ in range(900):
-        words = " ".join(rng.sample(_WORDS, k=rng.randrange(3, 6)))
-        first = rng.randrange(10, 90)
-        documents += [f"{words}. {words}.", ", ".join(str(first + i) for i in range(6)) + "."]
-    rng.shuffle(documents)
-    return documents
-
-
-def _page(town: str, facts: dict[str, str]) -> str:
-    return (
-        f"{town} lies on the {facts['river']}. Its {facts['fruit']} trees are old. "
-        f"A {facts['flag']} flag flies over {town}, and a {facts['animal']} guards it."
-    )
 
 
 def _split(

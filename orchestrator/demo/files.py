@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.demo.domains import DemoDomain, Turn, make_documents, make_domains
+from orchestrator.demo.domains import DemoDomain, Turn, make_domains
 
 _SEED = 0
 _CONFIG = """\
@@ -31,13 +31,14 @@ training:
   max_steps: 200
   global_batch_size: 16
   micro_batch_size: 8
-  learning_rate: 6.0e-3  # high: the model is tiny
+  learning_rate: 6.0e-3  # high: the model is tiny and starts from nothing
   betas: [0.9, 0.98]
   warmup_fraction: 0.05
   deepspeed: {{zero_stage: 2}}
   checkpoint_every: 100
 
 evaluation: {{every: 20, max_rows: 16}}
+reference: {{max_steps: 90}}
 cluster: {{address: local, num_workers: 2}}
 """
 
@@ -45,8 +46,7 @@ cluster: {{address: local, num_workers: 2}}
 def write_demo(folder: Path) -> Path:
     """Write the demo into a folder and return its configuration; one that is already there stays as it is.
 
-    The same files come out every time, the model's weights up to rounding. The configuration is written last, so a
-    folder that has one is complete.
+    The same files come out every time. The configuration is written last, so a folder that has one is complete.
     """
     config = folder / "config.yaml"
     if config.exists():
@@ -59,7 +59,7 @@ def write_demo(folder: Path) -> Path:
         _write_turns(folder / "data" / f"{name}.jsonl", domain.train)
         _write_turns(folder / "data" / f"{name}-held-out.jsonl", domain.held_out)
     texts = [f"{turn.prompt}\n{turn.answer}" for domain in domains.values() for turn in domain.train]
-    write_base_model(folder / "base", texts, make_documents(_SEED), _SEED)
+    write_base_model(folder / "base", texts, _SEED)
     draft = config.with_suffix(".draft")
     draft.write_text(_config_text(folder, domains), encoding="utf-8")
     draft.replace(config)

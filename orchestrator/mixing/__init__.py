@@ -1,4 +1,4 @@
-"""Mixing algorithms: how the shares of the domains follow from what was measured. Pure NumPy: no Ray, no torch, no clock.
+"""Mixing algorithms: how the shares of the domains follow from what was measured. Pure: no Ray, no torch, no clock.
 
 To add one, write a file with a config class (its `type` names it) and a subclass of `MixingAlgorithm`, and put it in
 the table and the union below. Nothing else changes: not the controller, not the loop, not the workers.

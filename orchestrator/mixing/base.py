@@ -132,7 +132,7 @@ def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Sh
 
 
 def raise_to_floor(shares: Shares, floor: float) -> Shares:
-    """The shares with none below `floor`; those above it give in proportion. `floor` times their number is at most 1."""
+    """The shares with none below `floor`; those above it give in proportion. All floors together are at most 1."""
     low = {name for name, share in shares.items() if share < floor}
     while True:
         rest = math.fsum(share for name, share in shares.items() if name not in low)

@@ -61,7 +61,7 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         self.reference: dict[str, float] = {}
         if config.update != "loss":
             if not isinstance(config.reference, dict):
-                raise ValueError(f"mixing.reference: {config.reference} must be resolved to a loss for each domain first")
+                raise ValueError(f"mixing.reference: {config.reference} has to be turned into losses by domain first")
             check_domains("mixing.reference", config.reference, self.names)
             self.reference = config.reference
         self.shares = raise_to_floor(initial_shares(config.initial, self.domains, config.unit), config.floor)

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.config import RunConfig
-from workers.atomic import write_durably
+from workers.durable import write_durably
 
 # What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
 _FREE_KEYS = {

@@ -24,7 +24,7 @@ from orchestrator.training.alone import train_alone
 from orchestrator.training.planning import build_plan, count_steps, domain_sizes
 from orchestrator.training.preparation import DomainStores
 from orchestrator.training.trainer import TrainingFailedError, check_resources, train_on_cluster
-from workers.atomic import write_durably
+from workers.durable import write_durably
 from workers.plan import TrainingPlan
 
 _NUM_EVALUATIONS = 10  # on the way; the best of them counts

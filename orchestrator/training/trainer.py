@@ -36,7 +36,7 @@ def train_on_cluster(
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, mixing, sizes)
     (plan.folder / "failure.json").unlink(missing_ok=True)
-    resources = {"CPU": float(cluster.cpus_per_worker)} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
     # Ray Train wants a folder of its own on storage that all nodes share; nothing in it is needed again.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = TorchTrainer(
@@ -46,7 +46,7 @@ def train_on_cluster(
             scaling_config=ScalingConfig(
                 num_workers=cluster.num_workers,
                 use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker=resources,
+                resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
             ),
             run_config=RunConfig(
                 name="train",

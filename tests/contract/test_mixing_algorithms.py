@@ -59,6 +59,19 @@ def random_feedback(step: int, names: list[str], choice: random.Random) -> Domai
     )
 
 
+def watch(algorithm: MixingAlgorithm[Any]) -> list[DomainFeedback]:
+    """The list that everything which reaches the algorithm is appended to."""
+    seen: list[DomainFeedback] = []
+    observe = algorithm.observe
+
+    def watched(feedback: DomainFeedback) -> dict[str, float] | None:
+        seen.append(feedback)
+        return observe(feedback)
+
+    algorithm.observe = watched  # type: ignore[method-assign]
+    return seen
+
+
 def check_shares(shares: dict[str, float], algorithm: MixingAlgorithm[Any]) -> None:
     floor = getattr(algorithm.config, "floor", 0.0)
     assert list(shares) == algorithm.names
@@ -118,9 +131,7 @@ def test_missing_and_non_finite_losses_never_reach_it(kind: str) -> None:
         algorithm = build_mixing_algorithm(random_config(kind, names, choice), domains)
         core = ControllerCore("r", algorithm)
         core.begin()
-        seen: list[DomainFeedback] = []
-        observe = algorithm.observe
-        algorithm.observe = lambda fed: seen.append(fed) or observe(fed)  # type: ignore[method-assign]
+        seen = watch(algorithm)
         last: dict[str, tuple[float, int]] = {}
         for step in range(12):
             feedback = random_feedback(step, names, choice)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.integration import zero_cases
+from tests.integration.plain_training import example_nats, train_in_plain_torch
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 
@@ -18,7 +19,7 @@ STAGES = (0, 1, 2, 3)
 
 @functools.cache
 def reference() -> dict[str, Any]:
-    return zero_cases.train_in_plain_torch(tiny_model())
+    return train_in_plain_torch(tiny_model())
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -54,7 +55,7 @@ def test_packing_changes_no_example(is_training: bool, checkpointing: bool) -> N
     model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
     batch = zero_cases.global_batch(1)
     for row in range(8):
-        for number, nats in enumerate(zero_cases.example_nats(model, batch, row)[:3]):
+        for number, nats in enumerate(example_nats(model, batch, row)[:3]):
             assert packed[row][number] == pytest.approx(float(nats.detach()), abs=1e-5 * 13)  # 13 tokens at most
 
 
@@ -140,7 +141,7 @@ def test_evaluation_does_not_depend_on_the_world_size(max_rows: int) -> None:
     for (name, store), step in zip(zero_cases.evaluation_stores().items(), (11, 12, 13), strict=True):
         batch = zero_cases.global_batch(step)
         rows = range(min(max_rows, store.num_rows))
-        expected = sum(float(n.detach()) for row in rows for n in zero_cases.example_nats(model, batch, row))
+        expected = sum(float(n.detach()) for row in rows for n in example_nats(model, batch, row))
         assert one[0][0][name] == pytest.approx(expected, rel=1e-5)
         assert two[0][0][name] == pytest.approx(expected, rel=1e-5)
         assert one[0][1][name] == int(batch.loss_mask_BL[: len(rows)].sum())

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.integration import zero_cases
+from tests.integration.plain_training import example_nats
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 
@@ -28,7 +29,7 @@ def losses_of(model: Any) -> list[float]:
     """The loss of the tests' last batch with a reloaded model."""
     batch = zero_cases.global_batch(99)
     with torch.no_grad():
-        nats = [float(sum(zero_cases.example_nats(model.eval(), batch, row))) for row in range(8)]
+        nats = [float(sum(example_nats(model.eval(), batch, row))) for row in range(8)]
     return [
         sum(n for n, d in zip(nats, batch.domain_B, strict=True) if d == domain)
         / int(batch.loss_mask_BL[batch.domain_B == domain].sum())

@@ -14,6 +14,8 @@ from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError
 from orchestrator.loading import load_config
 
+# ruff: noqa: E501  a table of messages as they are
+
 ROOT = Path(__file__).parents[2]
 GOOD = """\
 name: a
@@ -159,9 +161,10 @@ def test_the_command_says_it_in_a_line_and_at_once(tmp_path: Path) -> None:
     seconds = time.monotonic() - began
     assert done.returncode == 2 and done.stdout == ""
     assert "Traceback" not in done.stderr and "did you mean 'max_steps'?" in done.stderr
-    assert done.stderr.count("\n") == 2  # the unknown key, and that the length is missing
+    assert done.stderr.count("\n") == 1
     assert seconds < 4  # under 2 s on a machine that is not busy
-    again = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, str(path)]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.stdout.strip() == "[]" and again.returncode == 2
 
 
@@ -169,6 +172,7 @@ def test_the_schema_accepts_what_is_good_and_refuses_an_unknown_key() -> None:
     schema = RunConfig.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     data = yaml.safe_load(GOOD)
+    jsonschema.validate(data | {"training": {"max_steps": 1, "deepspeed": "ds.json"}}, schema)
     jsonschema.validate(data, schema)
     jsonschema.validate(json.loads(RunConfig.model_validate(data).model_dump_json()), schema)
     for group in (data, data["training"], data["mixing"], data["domains"]["math"]):

@@ -24,13 +24,13 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def write(folder: Path, first: int, last: int, num_steps_done: int) -> None:
     log = StepLog(folder, num_steps_done, {"a": 8, "b": 20}, log_samples=True)
     for step in range(first, last + 1):
-        empty = np.empty((4, 0))
+        no_tokens = np.empty((4, 0), dtype=np.int32)
         batch = Batch(
             step=step,
             weights_version=step // 3,
-            input_ids_BL=empty,
-            position_ids_BL=empty,
-            loss_mask_BL=empty,
+            input_ids_BL=no_tokens,
+            position_ids_BL=no_tokens,
+            loss_mask_BL=no_tokens.astype(np.bool_),
             domain_B=np.array([0, 1, 0, 0]),
             row_B=np.array([step, 7, 2, 1]),
             global_loss_tokens=12,
@@ -67,7 +67,9 @@ def test_a_line_says_what_the_step_did(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"step": 8, "lo', b'{"step": 8}', b"\0\0\0\n", b"[]\n", b'{"step": null}\n{"step":9}\n'])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"step": 8, "lo', b'{"step": 8}', b"\0\0\0\n", b"[]\n", b'{"step": null}\n{"step":9}\n']
+)
 @pytest.mark.parametrize("done", [0, 1, 5, 7])
 def test_a_resumed_log_reads_as_if_never_stopped(tmp_path: Path, done: int, torn: bytes) -> None:
     for folder in ("whole", "stopped"):

@@ -6,7 +6,6 @@ A store is a folder of plain .npy arrays and a manifest.json that is written las
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from workers.config import DataConfig
 from workers.data.packing import Packing, pack_examples
 from workers.data.tokenization import Side, TokenShard
+from workers.durable import fsync
 
 STORE_VERSION = 1
 """Raised whenever the same input would give another store."""
@@ -109,21 +109,21 @@ def build_store(
         "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS},
     }
     for name in _ARRAYS:
-        _fsync(folder / f"{name}.npy")
+        fsync(folder / f"{name}.npy")
     # Under another name until it is whole, like the arrays before it: a manifest means a complete store.
     unfinished = folder / f".{_MANIFEST}"
     unfinished.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _fsync(unfinished)
+    fsync(unfinished)
     unfinished.rename(folder / _MANIFEST)
-    _fsync(folder)
+    fsync(folder)
 
 
 def publish(building: Path, final: Path) -> None:
     """Name a folder of finished stores `final`; where another builder was first, its stores stay and these go."""
-    _fsync(building)
+    fsync(building)
     try:
         building.rename(final)
-        _fsync(final.parent)
+        fsync(final.parent)
     except OSError:
         if not final.is_dir():
             raise
@@ -181,11 +181,3 @@ def _write_rows(folder: Path, examples: _Examples, packing: Packing, max_length:
     np.save(folder / "row_loss_tokens.npy", row_loss_tokens)
     np.save(folder / "row_examples.npy", np.diff(packing.offsets).astype(np.int32))
     return int(row_loss_tokens.sum(dtype=np.int64))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -42,7 +42,8 @@ def test_a_new_version_holds_from_the_next_step() -> None:
 
 def test_a_version_that_was_pulled_is_never_replaced_for_that_step() -> None:
     for seed in range(200):
-        choice, core, pulled, step = random.Random(seed), make_core(), {}, 0
+        choice, core, step = random.Random(seed), make_core(), 0
+        pulled: dict[int, int] = {}
         for _ in range(40):
             if choice.random() < 0.7:
                 at = choice.randint(max(step - 5, 1), step + 3)
@@ -80,7 +81,7 @@ def test_a_bad_loss_is_replaced_by_the_last_good_one_and_told(bad: dict[str, flo
     core, other = make_core(), make_core()
     core.observe(feedback(0, a=1.5, b=1.0))
     other.observe(feedback(0, a=1.5, b=1.0))
-    decision = core.observe(feedback(5, **bad, b=0.7))
+    decision = core.observe(feedback(5, 1, "r", **bad, b=0.7))
     expected = other.observe(feedback(5, a=1.5, b=0.7))
     assert decision.version is not None and expected.version is not None
     assert decision.version.shares == expected.version.shares

@@ -47,7 +47,8 @@ def believed(controller: DurableController) -> tuple[Any, ...]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for part in ("weights", "feedback") for p in folder.glob(f"{part}/*")}
+    paths = [path for part in ("weights", "feedback") for path in folder.glob(f"{part}/*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("kind", ["versatune", "proportional"])
@@ -141,7 +142,7 @@ def test_versions_without_their_feedback_are_an_error(tmp_path: Path) -> None:
     for step in STEPS:
         controller.push(feedback(step))
     (tmp_path / "feedback" / "00000040.json").unlink()
-    with pytest.raises(ValueError, match="6 weights versions, but its feedback leads to 5"):
+    with pytest.raises(ValueError, match="6 weights versions, but feedback leads to 5"):
         open_controller(tmp_path)
 
 

@@ -99,3 +99,9 @@ def test_nobody_starts_so_far_ahead_that_the_first_step_leaves_a_negative_target
     debt_D, carry_D = settle(np.array([-0.9, 0.45, 0.45]), np.array([0.1, 0.45, 0.45]), 2)
     assert debt_D == pytest.approx([-0.9, 0.45, 0.45])
     assert carry_D == pytest.approx([-0.2, 0.1, 0.1])
+
+
+def test_nobody_starts_more_than_a_row_behind_though_the_debt_is_remembered() -> None:
+    debt_D, carry_D = settle(np.array([3.0, -1.5, -1.5]), np.array([0.2, 0.4, 0.4]), 64)
+    assert debt_D == pytest.approx([3.0, -1.5, -1.5])
+    assert carry_D == pytest.approx([1.0, -0.5, -0.5])

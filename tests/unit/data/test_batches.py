@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,8 @@ def test_no_batch_of_an_old_mix_after_its_announcement(seed: int, horizon: int, 
                 made.announce(journal[-1])
                 made.announce(choice.choice(journal))
             batch = made.get(step)
-            version, domains, row_ids = expected_rows(journal, rows, step)
-            assert (batch.step, batch.weights_version) == (step, version)
+            number, domains, row_ids = expected_rows(journal, rows, step)
+            assert (batch.step, batch.weights_version) == (step, number)
             assert (batch.domain_B.tolist(), batch.row_B.tolist()) == (domains, row_ids)
             check_content(batch)
             step += choice.choice([1, 1, 1, 9]) if jumps else 1
@@ -93,7 +94,7 @@ def test_the_slices_of_all_ranks_are_the_global_batch(world_size: int) -> None:
             parts.append(mine)
     for step in range(1, 41):
         together = [batch[step - 1] for batch in parts]
-        version, domains, row_ids = expected_rows(journal, 8, step)
+        number, domains, row_ids = expected_rows(journal, 8, step)
         assert [d for batch in together for d in batch.domain_B.tolist()] == domains
         assert [r for batch in together for r in batch.row_B.tolist()] == row_ids
         loss_tokens = sum(int(STORES[d].row_loss_tokens[r]) for d, r in zip(domains, row_ids, strict=True))
@@ -101,7 +102,7 @@ def test_the_slices_of_all_ranks_are_the_global_batch(world_size: int) -> None:
         for batch in together:
             assert (batch.global_loss_tokens, batch.global_tokens) == (loss_tokens, tokens)
             assert batch.global_rows_D.tolist() == np.bincount(domains, minlength=3).tolist()
-            assert batch.weights_version == version
+            assert batch.weights_version == number
 
 
 def test_a_batch_in_hand_stays_whole_while_versions_make_gathers_void(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,8 @@ def test_a_batch_in_hand_stays_whole_while_versions_make_gathers_void(monkeypatc
     copy_rows = batches._copy_rows
 
     def slowly(*arguments: Any) -> None:
-        time.sleep(0.002)
+        if current_thread() is not main_thread():
+            time.sleep(0.01)
         copy_rows(*arguments)
 
     monkeypatch.setattr(batches, "_copy_rows", slowly)
@@ -117,7 +119,7 @@ def test_a_batch_in_hand_stays_whole_while_versions_make_gathers_void(monkeypatc
         for step in range(1, 25):
             made.announce(weights(step - 1, step, a=1, b=step, c=1))
             batch = made.get(step)
-            time.sleep(0.004)
+            time.sleep(0.002)
             check_content(batch)
 
 

@@ -106,14 +106,13 @@ def test_every_row_is_drawn_once_before_any_is_drawn_twice(journal: list[DomainW
 
 
 def test_epochs_are_shuffled_anew_and_other_seeds_differ() -> None:
-    def orders(seed: int) -> list[list[int]]:
-        schedule = make_schedule({"a": 50}, 50, seed)
+    def orders(seed: int) -> list[tuple[int, ...]]:
+        schedule = make_schedule({"a": 50}, 1, seed)
         schedule.announce(weights(0, 1, a=1))
-        rows = schedule.rows(1, 4)
-        ordered = np.argsort(rows.row_SB, axis=1)
-        return [row.tolist() for row in ordered]
+        rows = schedule.rows(1, 200).row_SB[:, 0].reshape(4, 50)
+        return [tuple(epoch) for epoch in rows.tolist()]
 
-    assert len({tuple(order) for seed in (0, 1) for order in orders(seed)}) == 8
+    assert len({order for seed in (0, 1) for order in orders(seed)}) == 8
 
 
 @settings(max_examples=30, deadline=None)

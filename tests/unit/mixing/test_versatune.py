@@ -23,7 +23,8 @@ def feedback(**losses: float) -> DomainFeedback:
 
 
 def versatune(**settings: Any) -> Any:
-    config = {"type": "versatune", "initial": P, "reference": {"a": 0.8, "b": 0.6, "c": 1.0}, "sigma": 0.5} | settings
+    reference = {"a": 0.8, "b": 0.6, "c": 1.0}
+    config: dict[str, Any] = {"type": "versatune", "initial": P, "reference": reference, "sigma": 0.5} | settings
     return build_mixing_algorithm(config, [DomainSize(name, 10, 100) for name in config["initial"]])
 
 
@@ -112,7 +113,7 @@ def test_the_floor_that_an_error_names_is_accepted(num_domains: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reference": "computed"}, "must be resolved"),
+        ({"reference": "computed"}, "turned into losses"),
         ({"reference": {"a": 1.0, "b": 1.0}}, r"no value for \['c'\]"),
         ({"reference": {"a": 1.0, "b": 1.0, "c": 1.0, "x": 1.0}}, r"\['x'\] are not domains"),
     ],

@@ -1,0 +1,146 @@
+"""Rules of the house that no single file can keep: who imports whom, what is cheap to import, sizes, forbidden calls.
+
+The examples are part of the house: each is loaded here.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import RunConfig
+from orchestrator.loading import load_config
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 300, 60, 90
+HEAVY = ("torch", "ray", "transformers", "deepspeed", "datasets", "peft")
+
+every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module or ""
+        elif isinstance(node, ast.Call) and dotted_name(node.func) in ("importlib.import_module", "__import__"):
+            yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    yield from (node for node in ast.walk(parse(path)) if isinstance(node, Function))
+
+
+def public_functions(tree: ast.Module | ast.ClassDef) -> Iterator[Function]:
+    """Functions of the module and methods of its public classes; not those inside functions."""
+    for node in tree.body:
+        if isinstance(node, Function) and (not node.name.startswith("_") or node.name == "__init__"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+def dotted_name(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted_name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def loader_of(call: ast.Call) -> str:
+    given = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "Loader")]
+    return dotted_name(given[0]) if given else ""
+
+
+def safe_loaders(path: Path) -> set[str]:
+    """yaml.SafeLoader, and the classes of this file that are derived from nothing else."""
+    classes = [node for node in parse(path).body if isinstance(node, ast.ClassDef)]
+    safe = {node.name for node in classes if [dotted_name(base) for base in node.bases] == ["yaml.SafeLoader"]}
+    return safe | {"yaml.SafeLoader"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.is_relative_to(ROOT / "workers")], ids=lambda p: p.name
+)
+def test_workers_know_neither_the_orchestrator_nor_ray(path: Path) -> None:
+    roots = {module.partition(".")[0] for module in imported_modules(path)}
+    assert not roots & {"orchestrator", "ray"}
+
+
+@pytest.mark.parametrize(
+    "module", ["workers.config", "orchestrator.config", "orchestrator.loading", "orchestrator.cli"]
+)
+def test_a_configuration_is_checked_without_the_heavy_libraries(module: str) -> None:
+    script = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@every_source
+def test_files_and_functions_stay_small(path: Path) -> None:
+    num_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert num_lines <= (MAX_LOOP_LINES if path == ROOT / "workers" / "loop.py" else MAX_FILE_LINES)
+    long = {
+        f"{f.name}:{f.lineno}": n
+        for f in functions(path)
+        if (n := (f.end_lineno or 0) - f.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert not long, f"functions of more than {MAX_FUNCTION_LINES} lines"
+
+
+@every_source
+def test_nothing_read_from_disk_can_run_code(path: Path) -> None:
+    assert not {module.partition(".")[0] for module in imported_modules(path)} & {
+        "pickle",
+        "cloudpickle",
+        "dill",
+        "joblib",
+    }
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        place = f"{path.name}:{node.lineno}"
+        called = dotted_name(node.func)
+        assert called not in ("torch.load", "eval", "exec", "yaml.unsafe_load", "yaml.full_load"), place
+        if called == "yaml.load":
+            assert loader_of(node) in safe_loaders(path), f"{place}: an unsafe loader"
+        for keyword in node.keywords:
+            if keyword.arg in ("allow_pickle", "trust_remote_code", "weights_only", "shell"):
+                safe = keyword.arg == "weights_only"
+                assert isinstance(keyword.value, ast.Constant) and keyword.value.value is safe, (
+                    f"{place}: {keyword.arg}"
+                )
+
+
+@every_source
+def test_modules_say_what_they_are_and_public_functions_what_they_take(path: Path) -> None:
+    assert ast.get_docstring(parse(path)), "no module docstring"
+    for function in public_functions(parse(path)):
+        arguments = function.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        bare = [arg.arg for arg in named if arg and arg.annotation is None and arg.arg not in ("self", "cls")]
+        assert not bare, f"{function.name}:{function.lineno}: no annotation"
+        assert function.returns is not None, f"{function.name}:{function.lineno}: no return annotation"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_a_valid_configuration(path: Path) -> None:
+    assert isinstance(load_config(path, check_files=False), RunConfig)
+
+
+def test_the_examples_page_lists_every_example() -> None:
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert EXAMPLES and all(f"]({path.name})" in page for path in EXAMPLES)

@@ -1,0 +1,10 @@
+"""events.jsonl: what happened in a run that a person should know, a line each, appended by whoever noticed."""
+
+import json
+from pathlib import Path
+
+
+def note_event(run_folder: Path, step: int, kind: str, message: str) -> None:
+    """Append one event; `kind` is for filtering, `message` for reading."""
+    with (run_folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "kind": kind, "message": message}) + "\n")
