@@ -106,5 +106,3 @@ class RunConfig(Settings):
         if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
             raise ValueError(floor_fault(self.mixing.floor, len(names)))
         return self
-
-

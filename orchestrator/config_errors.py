@@ -56,12 +56,16 @@ def _key_path(detail: ErrorDetails, data: Any) -> KeyPath:
     last = len(detail["loc"]) - 1
     for i, part in enumerate(detail["loc"]):
         is_own_key = i == last and detail["type"] == "missing"
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+        if _has(data, part):
             data = data[part]
         elif not is_own_key:
             continue
         key.append(part)
     return tuple(key)
+
+
+def _has(data: Any, part: str | int) -> bool:
+    return part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
 
 
 def _what(detail: ErrorDetails, key: KeyPath, data: dict[str, Any]) -> str:

@@ -33,8 +33,10 @@ def generate_answers(folder: Path, prompts: Sequence[str]) -> list[str]:
 def answers_table(prompts: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Table:
     """Held-out prompts with the answers of the base model and of the trained one."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("domain", "held-out prompt", "before", "after"):
-        table.add_column(header, overflow="fold")
+    table.add_column("domain", no_wrap=True)
+    table.add_column("held-out prompt", overflow="fold")
+    table.add_column("before", no_wrap=True, overflow="ellipsis", max_width=20)  # babble; its beginning will do
+    table.add_column("after", overflow="fold")
     for (domain, prompt), first, last in zip(prompts, before, after, strict=True):
         table.add_row(*(Text(printable(text)) for text in (domain, prompt, first, last)))
     return table

@@ -28,7 +28,7 @@ mixing:
   floor: 0.03            # no domain falls below 3 %
 
 training:
-  max_steps: 200
+  max_steps: 240
   global_batch_size: 16
   micro_batch_size: 8
   learning_rate: 6.0e-3  # high: the model is tiny and starts from nothing

@@ -34,9 +34,7 @@ AnyMixingConfig = Annotated[
 _ADAPTER: TypeAdapter[MixingConfig] = TypeAdapter(AnyMixingConfig)
 
 
-def build_mixing_algorithm(
-    config: MixingConfig | Mapping[str, Any], domains: Sequence[Domain]
-) -> MixingAlgorithm[Any]:
+def build_mixing_algorithm(config: MixingConfig | Mapping[str, Any], domains: Sequence[Domain]) -> MixingAlgorithm[Any]:
     """The algorithm that `config` names, for these domains.
 
     Args:

@@ -69,9 +69,7 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
 
     def initial_weights(self) -> Shares:
         """P^(0), none below the floor."""
-        return raise_to_floor(
-            initial_shares(self.config.initial, self.domains, self.config.unit), self.config.floor
-        )
+        return raise_to_floor(initial_shares(self.config.initial, self.domains, self.config.unit), self.config.floor)
 
     def observe(self, feedback: DomainFeedback) -> Shares:
         """P^(t) from P^(t-1) and the losses."""

@@ -11,7 +11,16 @@ import ray
 
 from orchestrator.config import ClusterConfig
 
-_QUIET = {"RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0", "PYTHONWARNINGS": "ignore"}
+_ENVIRONMENT = {
+    "PYTHONWARNINGS": "ignore",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    # Ray starts workers at niceness 15, so that anything else on the machine would go before the training.
+    "RAY_worker_niceness": "0",
+}
+
+
+class ClusterError(RuntimeError):
+    """Ray itself failed: a process of the run died, or the cluster could not be reached."""
 
 
 @contextmanager
@@ -20,8 +29,11 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 
     Ray guards a cluster that it starts here with a token of its own (in ~/.ray), unless RAY_AUTH_MODE says otherwise.
     SIGTERM becomes a KeyboardInterrupt inside, so that it ends a run as Ctrl-C does.
+
+    Raises:
+        ClusterError: in place of Ray's own errors.
     """
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
     if cluster.address == "local":
@@ -30,11 +42,16 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     else:
         settings |= {"address": cluster.address}
-    ray.init(**settings)
+    try:
+        ray.init(**settings)
+    except ConnectionError as error:
+        raise ClusterError(f"cluster.address {cluster.address}: {error}") from error
     # Ray's own SIGTERM handler, set by init, ends the process by abort.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()

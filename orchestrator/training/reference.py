@@ -55,9 +55,7 @@ def write_references(path: Path, losses: Mapping[str, float]) -> None:
     write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())
 
 
-def compute_references(
-    config: RunConfig, stores: Mapping[str, DomainStores], console: Console
-) -> dict[str, float]:
+def compute_references(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> dict[str, float]:
     """Best held-out loss of each domain, in nats per token; computed inside a Ray session where it is not known yet."""
     plans = {name: _plan_alone(config, name, stores) for name in config.domains}
     waiting = {}

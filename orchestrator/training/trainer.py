@@ -25,9 +25,7 @@ class TrainingFailedError(RuntimeError):
     """The training ended without a result; the message is for a person."""
 
 
-def train_on_cluster(
-    plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], cluster: ClusterConfig
-) -> None:
+def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], cluster: ClusterConfig) -> None:
     """Train a plan to its end, by this cluster's workers.
 
     Raises:

@@ -54,9 +54,7 @@ def random_feedback(step: int, names: list[str], choice: random.Random) -> Domai
     """Complete and finite, as the controller hands it in, and otherwise anything."""
     tokens = {name: choice.choice([1, 500, 10**9]) for name in names}
     losses = {name: choice.choice([0.0, 1e-12, choice.random() * 5, 50.0, 1e5, 1e300]) for name in names}
-    return DomainFeedback(
-        run_id="r", attempt=1, step=step, weights_version=0, loss_sum_nats=losses, num_tokens=tokens
-    )
+    return DomainFeedback(run_id="r", attempt=1, step=step, weights_version=0, loss_sum_nats=losses, num_tokens=tokens)
 
 
 def watch(algorithm: MixingAlgorithm[Any]) -> list[DomainFeedback]:

@@ -13,9 +13,7 @@ from workers.contracts import DomainFeedback, DomainWeights
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of 30 steps with computed references."""
-    config = write_run(
-        tmp_path_factory.mktemp("main"), mixing__reference="computed", reference={"max_steps": 12}
-    )
+    config = write_run(tmp_path_factory.mktemp("main"), mixing__reference="computed", reference={"max_steps": 12})
     done = raymix("run", config)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout

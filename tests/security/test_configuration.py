@@ -69,6 +69,7 @@ def test_it_is_refused_quickly_and_briefly(refusals: dict[str, tuple[float, int,
     seconds, kibibytes, length, message = refusals[name]
     assert seconds < 2  # one second on a machine that is not busy
     assert kibibytes < 64 * 1024
+    assert ("tag '" in message) == ("!" in HOSTILE[name])
     assert length < 2500 and f"{name}.yaml" in message and "\\x1b[" not in message.replace("\\\\x1b", "")
 
 

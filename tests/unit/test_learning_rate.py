@@ -27,9 +27,7 @@ def test_worked_courses(schedule: str, expected: list[float]) -> None:
     assert [learning_rate(step, 6, settings) for step in range(1, 7)] == pytest.approx(expected)
 
 
-@given(
-    st.integers(1, 3000), st.floats(0, 0.99), st.sampled_from(["constant", "linear", "cosine"])
-)
+@given(st.integers(1, 3000), st.floats(0, 0.99), st.sampled_from(["constant", "linear", "cosine"]))
 def test_it_rises_to_the_peak_then_never_rises_and_is_never_zero(num_steps: int, warmup: float, schedule: str) -> None:
     settings = training(schedule=schedule, warmup_fraction=warmup)
     rates = [learning_rate(step, num_steps, settings) for step in range(1, num_steps + 1)]

@@ -68,7 +68,8 @@ def test_a_line_says_what_the_step_did(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", [b"", b'{"step": 8, "lo', b'{"step": 8}', b"\0\0\0\n", b"[]\n", b'{"step": null}\n{"step":9}\n']
+    "torn",
+    [b"", b'{"step": 1}', b'{"step": 8, "lo', b'{"step": 8}', b"\0\0\0\n", b"[]\n", b'{"step": null}\n{"step":9}\n'],
 )
 @pytest.mark.parametrize("done", [0, 1, 5, 7])
 def test_a_resumed_log_reads_as_if_never_stopped(tmp_path: Path, done: int, torn: bytes) -> None:

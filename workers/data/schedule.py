@@ -145,15 +145,11 @@ class Schedule:
             debt_D, carry_D = settle(cursor.owed_D, shares_D, self.rows_per_step)
             counts_D = np.zeros_like(cursor.version_counts_D)
             total_counts_D = cursor.total_counts_D
-            cursor = _Cursor(
-                cursor.next_step, weights.version, shares_D, debt_D, carry_D, counts_D, total_counts_D
-            )
+            cursor = _Cursor(cursor.next_step, weights.version, shares_D, debt_D, carry_D, counts_D, total_counts_D)
         num_steps = max_steps
         if later := self._journal[weights.version + 1 :]:
             num_steps = min(max_steps, later[0].effective_step - cursor.next_step)
-        taken_SD = take_rows(
-            cursor.carry_D, cursor.shares_D, self.rows_per_step, cursor.version_counts_D, num_steps
-        )
+        taken_SD = take_rows(cursor.carry_D, cursor.shares_D, self.rows_per_step, cursor.version_counts_D, num_steps)
         taken_D = taken_SD.sum(axis=0)
         after = replace(
             cursor,

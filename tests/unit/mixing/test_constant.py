@@ -31,9 +31,7 @@ def test_shares(config: dict[str, Any], expected: tuple[float, float]) -> None:
 
 def test_inverse_over_six_domains_is_the_papers_baseline() -> None:
     base = dict(zip("lmfsco", (0.05, 0.1, 0.05, 0.12, 0.42, 0.26), strict=True))
-    algorithm = build_mixing_algorithm(
-        {"type": "inverse", "initial": base}, [DomainSize(name, 1, 1) for name in base]
-    )
+    algorithm = build_mixing_algorithm({"type": "inverse", "initial": base}, [DomainSize(name, 1, 1) for name in base])
     assert algorithm.initial_weights() == pytest.approx({name: (1 - share) / 5 for name, share in base.items()})
     assert build_mixing_algorithm({"type": "inverse"}, DOMAINS[:1]).initial_weights() == {"a": 1.0}
 

@@ -91,7 +91,9 @@ def test_no_share_falls_below_the_floor() -> None:
         assert math.fsum(shares.values()) == pytest.approx(1.0, abs=1e-12)
     assert shares["c"] == pytest.approx(0.15)
     assert versatune(floor=0.25, initial={"a": 1.0, "b": 0.0, "c": 0.0}).initial_weights() == {
-        "a": 0.5, "b": 0.25, "c": 0.25
+        "a": 0.5,
+        "b": 0.25,
+        "c": 0.25,
     }
 
 
