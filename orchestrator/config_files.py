@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import Fault, KeyPath
 from orchestrator.mixing.base import check_domains
+from workers.data.files import BadRow, Shard, read_rows
 
 
 def missing_files(config: RunConfig) -> list[Fault]:
@@ -24,7 +26,19 @@ def _domain_files(config: RunConfig) -> Iterator[Fault]:
     for name, domain in config.domains.items():
         for part, paths in (("train", domain.train), ("eval", domain.eval)):
             for i, path in enumerate(paths):
-                yield from _plain_file(("domains", name, part, i), path)
+                key: KeyPath = ("domains", name, part, i)
+                faults = list(_plain_file(key, path))
+                yield from faults or _file_of_rows(key, path)
+
+
+def _file_of_rows(key: KeyPath, path: Path) -> Iterator[Fault]:
+    """Of a kind that can be read, and with more in it than one bad row, which may stand for the whole file."""
+    try:
+        match list(islice(read_rows(path, Shard(index=0, count=1)), 2)):
+            case [BadRow(reason=reason)]:
+                yield key, f"{path}: holds no row: {reason}; give a file with rows or leave it out"
+    except ValueError as error:
+        yield key, str(error)
 
 
 def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:

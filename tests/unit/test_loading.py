@@ -1,5 +1,6 @@
 """Every fault of a configuration is one line with place, key, what was found and what to change."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -180,3 +181,13 @@ def test_the_schema_accepts_what_is_good_and_refuses_an_unknown_key() -> None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(data, schema)
         del group["unknown_key"]
+
+
+def test_files_without_a_row_are_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "blank.jsonl").write_text("\n\n")
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "notes.txt").write_text("x")
+    files = ", ".join(str(tmp_path / name) for name in ("blank.jsonl", "packed.jsonl.gz", "notes.txt"))
+    lines = fault(tmp_path, GOOD.replace("m.jsonl", f"[{files}]", 1), check_files=True)
+    assert "blank.jsonl: holds no row" in lines[0] and "packed.jsonl.gz: holds no row" in lines[1]
+    assert "notes.txt: not a .jsonl" in lines[2]
