@@ -78,7 +78,10 @@ class RunView:
         self.domains = list(domains)
         self.total_steps = total_steps
         self.console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = None
+        if console.is_terminal:
+            # What others print stays where it goes: rich would catch it and show it above the view.
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="run-view", daemon=True)
         self._pace_from: tuple[int, float] | None = None
@@ -235,7 +238,9 @@ class PreparationView:
             BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
             MofNCompleteColumn(),
         )
-        self._progress = Progress(*columns, console=console) if console.is_terminal else None
+        self._progress = None
+        if console.is_terminal:
+            self._progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
 

@@ -69,17 +69,24 @@ def raymix(*arguments: str | Path, timeout_s: float = 240) -> subprocess.Complet
     )
 
 
-def kill_when(config: Path, is_time: Callable[[Path], bool], timeout_s: float = 240) -> None:
-    """Start `raymix run` in a process group of its own and SIGKILL the group as soon as the run's folder says so."""
-    process = subprocess.Popen(
+def start(config: Path) -> subprocess.Popen[bytes]:
+    """Start `raymix run` in a process group of its own."""
+    return subprocess.Popen(
         _command("run", config), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    folder = Path(yaml.safe_load(config.read_text())["output_dir"]) / "small"
+
+
+def wait_for(process: subprocess.Popen[bytes], is_time: Callable[[], bool], timeout_s: float = 240) -> None:
+    """Wait for a moment of a run that is under way."""
     until = time.monotonic() + timeout_s
-    while not is_time(folder):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < until, "the moment to kill never came"
+    while not is_time():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < until, "the moment never came"
         time.sleep(0.005)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the process group."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

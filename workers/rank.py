@@ -50,6 +50,7 @@ class Rank:
         row_counts = {name: store.num_rows for name, store in train_stores.items()}
         self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
         self.weights_version = 0
+        self._step_began = 0.0
 
     def follow_history(self) -> None:
         """Let every version of the journal hold from its step on."""
@@ -57,7 +58,8 @@ class Rank:
             self.loader.announce(weights)
 
     def follow_weights(self, step: int) -> None:
-        """Let the version that the controller gives for `step` hold."""
+        """Let the version that the controller gives for `step` hold; the step's time counts from here."""
+        self._step_began = time.perf_counter()
         weights = self.source.pull(step)
         self.loader.announce(weights)
         self.weights_version = weights.version
@@ -68,7 +70,6 @@ class Rank:
         Raises:
             NonFiniteLossError: before the update where a loss, after it where the gradient is not finite.
         """
-        began = time.perf_counter()
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.names))
         loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
@@ -77,7 +78,7 @@ class Rank:
         grad_norm = self.engine.step(rate)
         if grad_norm is not None and not math.isfinite(grad_norm):
             raise NonFiniteLossError(f"step {step}: the gradient's norm is {grad_norm}; lower training.learning_rate")
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
         self.log.write(
             batch,

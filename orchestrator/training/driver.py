@@ -19,8 +19,10 @@ def run(config: RunConfig, console: Console) -> None:
     """Train, or go on where the run stopped; a finished run only shows its summary again."""
     with claim_folder(config) as run_id:
         if not (config.folder / "summary.json").exists():
-            with chatter_to(config.folder / "raymix.log") as quiet_console, ray_session(config.cluster):
-                _train(config, run_id, quiet_console)
+            with chatter_to(config.folder / "raymix.log") as quiet_console:
+                quiet_console.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False)
+                with ray_session(config.cluster):
+                    _train(config, run_id, quiet_console)
         write_report([config.folder], config.folder / "report.html")
         console.print(summary_view(config.folder))
 

@@ -1,0 +1,82 @@
+"""SIGKILL at chosen moments: the run goes on and gives what the undisturbed run gave, bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
+
+MOMENTS = {
+    "before the first checkpoint": lambda run: num_lines(run / "metrics.jsonl") >= 6,
+    "while a checkpoint is written": lambda run: (run / "checkpoints" / ".step-00000020.tmp").exists(),
+    "after the feedback of a later step": lambda run: (run / "feedback" / "00000024.json").exists(),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = write_run(tmp_path_factory.mktemp("undisturbed"))
+    done = raymix("run", config)
+    assert done.returncode == 0, done.stderr
+    return config.parent / "runs" / "small"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_same_command_goes_on_after_everything_was_killed(undisturbed: Path, tmp_path: Path, moment: str) -> None:
+    config = write_run(tmp_path)
+    run = tmp_path / "runs" / "small"
+    process = start(config)
+    wait_for(process, lambda: MOMENTS[moment](run))
+    kill_group(process)
+    assert 0 < num_lines(run / "metrics.jsonl") < 30
+    done = raymix("run", config)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "attempt.json").read_text())["attempt"] == 2
+    assert_equal_runs(run, undisturbed)
+
+
+def test_a_killed_worker_is_replaced(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    run = tmp_path / "runs" / "small"
+    process = start(config)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 12)
+    os.kill(min(_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)
+    assert process.wait(timeout=240) == 0
+    assert json.loads((run / "attempt.json").read_text())["attempt"] == 2
+    assert_equal_runs(run, undisturbed)
+
+
+def test_a_killed_controller_comes_back_unnoticed(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    run = tmp_path / "runs" / "small"
+    process = start(config)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 6)
+    os.kill(min(_processes(process.pid, "ControllerActor")), signal.SIGKILL)
+    assert process.wait(timeout=240) == 0
+    assert json.loads((run / "attempt.json").read_text())["attempt"] == 1
+    assert_equal_runs(run, undisturbed)
+
+
+def _processes(driver: int, name: str) -> list[int]:
+    """Ids of the driver's Ray processes of this name."""
+    return [child.pid for child in psutil.Process(driver).children(recursive=True) if name in " ".join(child.cmdline())]
+
+
+def assert_equal_runs(run: Path, undisturbed: Path) -> None:
+    """Same rows, same losses, same weights, same model."""
+    assert (run / "samples.jsonl").read_bytes() == (undisturbed / "samples.jsonl").read_bytes()
+    for ours, theirs in zip(read_lines(run / "metrics.jsonl"), read_lines(undisturbed / "metrics.jsonl"), strict=True):
+        assert (ours["step"], ours["loss_nats"]) == (theirs["step"], theirs["loss_nats"])
+    for part in ("weights", "feedback"):
+        for path in (undisturbed / part).iterdir():
+            ours, theirs = json.loads((run / part / path.name).read_text()), json.loads(path.read_text())
+            for identity in ("run_id", "attempt"):
+                ours.pop(identity, None)
+                theirs.pop(identity, None)
+            assert ours == theirs
+    weights = [folder / "model" / "model.safetensors" for folder in (run, undisturbed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
