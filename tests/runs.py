@@ -118,11 +118,10 @@ def _rows(name: str, count: int, rng: random.Random) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_model(folder: Path) -> None:
-    """A Llama of 50,000 random parameters and a tokenizer of single bytes."""
-    import torch
+def write_byte_tokenizer(folder: Path) -> int:
+    """A tokenizer of single bytes with BOS, EOS and PAD, and no chat template; the size of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(["<bos>", "<eos>", "<pad>", *alphabet])}
@@ -132,9 +131,17 @@ def _write_model(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
     ).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def _write_model(folder: Path) -> None:
+    """A Llama of 50,000 random parameters and a tokenizer of single bytes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=write_byte_tokenizer(folder),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
