@@ -4,7 +4,8 @@
 
 Two workers, ZeRO-2, float32, generated text. The bare loop is what one would write by hand: the same model, optimizer
 and rows (read from the token stores in the order of samples.jsonl, before the clock starts), loss from the whole
-logits, no controller, no journal, no per-domain loss. Both run in turn; the median of the ratios counts.
+logits, no controller, no journal, no per-domain loss. Both run in turn; of each the median step counts, then the median
+of the ratios.
 """
 
 import argparse
@@ -54,17 +55,20 @@ def write_run(folder: Path, model: Path, num_steps: int) -> Path:
 
 
 def measure_raymix(config: Path) -> float:
-    """Tokens per second of a whole run's steps after the first ones."""
+    """Tokens per second of a run's median step, the first ones left out."""
     subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "run", str(config)], check=True, stdout=subprocess.DEVNULL
     )
-    lines = (config.parent / "run" / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines][NUM_WARM_UP:]
-    return sum(step["num_tokens"] for step in steps) / sum(step["seconds"] for step in steps)
+    return statistics.median(step["num_tokens"] / step["seconds"] for step in read_metrics(config.parent / "run"))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of the steps after the first ones."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][NUM_WARM_UP:]
 
 
 def measure_bare(run: Path, model: Path) -> float:
-    """Tokens per second of the bare loop over the rows that the run drew."""
+    """Tokens per second of the bare loop's median step, over the rows that the run drew."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
     processes = [
         subprocess.Popen(
@@ -115,22 +119,16 @@ def run_bare(run: Path, model_folder: Path) -> None:
         ]
         for step in sorted(drawn)
     ]
-    lengths = [sum(int(stores[name].row_lengths[row]) for name, row in drawn[step]) for step in sorted(drawn)]
-    num_tokens = 0
-    for number, (input_ids, position_ids, loss_mask) in enumerate(batches):
-        if number == NUM_WARM_UP:
-            torch.distributed.barrier()
-            began = time.perf_counter()
+    seconds = []
+    for input_ids, position_ids, loss_mask in batches:
+        began = time.perf_counter()
         logits = engine(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
         labels = torch.where(loss_mask[:, 1:].bool(), input_ids[:, 1:], -100)
         engine.backward(F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten()))
         engine.step()
-        num_tokens += lengths[number] if number >= NUM_WARM_UP else 0
-    torch.distributed.barrier()
-    seconds = time.perf_counter() - began
-    total = torch.tensor([num_tokens], dtype=torch.float64)
-    torch.distributed.all_reduce(total)
-    print(total.item() / seconds, flush=True)
+        seconds.append(time.perf_counter() - began)
+    tokens = [step["num_tokens"] for step in read_metrics(run)]
+    print(statistics.median(t / s for t, s in zip(tokens, seconds[NUM_WARM_UP:], strict=True)), flush=True)
 
 
 def _train_manifests(run: Path) -> list[Path]:

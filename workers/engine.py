@@ -130,7 +130,9 @@ class Engine:
         ).logits
         index_N = self._to_device(row_N * len(keep_K) + np.searchsorted(keep_K, column_N))
         target_N = self._to_device(batch.input_ids_BL[rows][row_N, column_N + 1])
-        logits_NV = logits_BKV.flatten(0, 1).index_select(0, index_N)
+        logits_NV = logits_BKV.flatten(0, 1)
+        if len(row_N) < len(logits_NV):  # else every position counts, and choosing them all would only copy
+            logits_NV = logits_NV.index_select(0, index_N)
         return F.cross_entropy(logits_NV.float(), target_N, reduction="none")
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
