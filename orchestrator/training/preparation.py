@@ -140,7 +140,11 @@ def _run_here(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Ite
 
 
 def _run_on_ray(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """(index of the call, result) of every call, as they finish; a ValueError of a task is raised as it was there."""
+    """(index of the call, result) of every call, as they finish; a ValueError of a task is raised as it was there.
+
+    The tasks behind it are left to end by themselves: cancelling one that is just completing ends this process (a
+    failed check inside Ray 2.60).
+    """
     task = ray.remote(num_cpus=1)(_single_threaded)
     pending = {task.remote(body, *arguments): index for index, arguments in enumerate(calls)}
     try:
@@ -152,9 +156,6 @@ def _run_on_ray(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> I
         if isinstance(error.cause, ValueError):
             raise error.cause from None
         raise
-    finally:
-        for reference in pending:
-            ray.cancel(reference)
 
 
 def _single_threaded(body: Callable[..., Any], *arguments: Any) -> Any:
