@@ -9,7 +9,7 @@ from rich.text import Text
 from orchestrator.config import RunConfig
 from orchestrator.memory import GIB, estimate_memory
 from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
-from orchestrator.terminal import printable
+from orchestrator.terminal import NOTHING, format_share, printable
 from orchestrator.training.driver import prepare
 from orchestrator.training.planning import count_steps, domain_sizes, row_shares
 from orchestrator.training.preparation import DomainStores
@@ -37,20 +37,21 @@ def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_row
     shares = initial_algorithm(config, stores).initial_weights()
     shares_of_rows = row_shares(stores, shares, config.mixing.unit)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    for header in ("domain", "share", "examples", "rows", "tokens", "bad", "too long", "eval", "epochs"):
+    for header in ("domain", "share", "examples", "rows", "tokens", "bad", "excluded", "too long", "eval", "epochs"):
         table.add_column(header, justify="left" if header == "domain" else "right", no_wrap=True)
     for name, domain in stores.items():
-        report = domain.report
+        report, train = domain.report, domain.train
         table.add_row(
             printable(name),
-            f"{shares[name]:.1%}",
-            f"{domain.train.num_examples:,}",
-            f"{domain.train.num_rows:,}",
-            f"{domain.train.num_tokens:,}",
+            format_share(shares.get(name)),
+            f"{train.num_examples:,}" if train else NOTHING,
+            f"{train.num_rows:,}" if train else NOTHING,
+            f"{train.num_tokens:,}" if train else NOTHING,
             f"{report.num_bad_rows:,}",
+            f"{report.num_excluded:,}",
             f"{report.num_too_long:,}",
             f"{min(domain.eval.num_rows, config.evaluation.max_rows):,}/{domain.eval.num_rows:,}",
-            f"{num_rows * shares_of_rows[name] / domain.train.num_rows:.2f}",
+            f"{num_rows * shares_of_rows[name] / train.num_rows:.2f}" if train else NOTHING,
         )
     return table
 
@@ -59,7 +60,7 @@ def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> 
     """The algorithm before any feedback; its first weights do not depend on references still to be computed."""
     mixing = config.mixing
     if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
-        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.domains, 0.0)})
+        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.trained_domains, 0.0)})
     return build_mixing_algorithm(mixing, domain_sizes(stores))
 
 

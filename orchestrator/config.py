@@ -73,6 +73,11 @@ class RunConfig(Settings):
         return self.output_dir / self.name
 
     @property
+    def trained_domains(self) -> list[str]:
+        """The domains that are trained on; the others are only measured."""
+        return [name for name, domain in self.domains.items() if domain.is_trained]
+
+    @property
     def cache_dir(self) -> Path:
         """Folder of the token stores."""
         return self.data.cache_dir or self.output_dir / "token-stores"
@@ -97,12 +102,15 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _names_are_domains(self) -> Self:
-        names = list(self.domains)
+        names = self.trained_domains
+        if not names:
+            raise ValueError("domains: all of them are only measured; give one of them `train` files")
         for key in ("shares", "initial", "reference"):
             if isinstance(value := getattr(self.mixing, key, None), dict):
                 check_domains(f"mixing.{key}", value, names)
-        if self.evaluation.best not in (None, "mean", "worst", *names):
-            raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {names}")
+        if self.evaluation.best not in (None, "mean", "worst", *self.domains):
+            known = list(self.domains)
+            raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {known}")
         if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
             raise ValueError(floor_fault(self.mixing.floor, len(names)))
         return self

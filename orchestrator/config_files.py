@@ -72,6 +72,6 @@ def _reference_file(config: RunConfig) -> Iterator[Fault]:
         return
     try:
         losses = json.loads(path.read_text())["loss_nats"]
-        check_domains(str(path), losses, list(config.domains))
+        check_domains(str(path), losses, config.trained_domains)
     except (ValueError, KeyError, TypeError) as error:
         yield key, f"{path}: not a file that `raymix reference` wrote: {error}"

@@ -168,13 +168,13 @@ class RunView:
         for heading in ("share", "epochs", "loss", "vs base"):
             table.add_column(heading, justify="right", no_wrap=True)
         for domain, color in color_by_name(self.domains).items():
-            share = weights.shares.get(domain, 0.0) if weights else 0.0
+            share = weights.shares.get(domain) if weights else None  # a domain that is only measured has none
             epochs = run.metrics.last(f"epochs/{domain}")
             loss = latest.loss_nats(domain) if latest else math.nan
             table.add_row(
                 Text(printable(domain)),
-                ProgressBar(total=1.0, completed=share, width=10, complete_style=color, finished_style=color),
-                format_share(share if weights else None),
+                ProgressBar(total=1.0, completed=share or 0.0, width=10, complete_style=color, finished_style=color),
+                format_share(share),
                 f"{epochs:.2f}" if math.isfinite(epochs) else NOTHING,
                 format_loss(loss),
                 change_text(loss, base.loss_nats(domain) if base else None),
@@ -203,7 +203,7 @@ class RunView:
             f"ETA {format_duration(self._eta_seconds(feedback.step))}",
         ]
         for domain in self.domains:
-            share = weights.shares.get(domain, 0.0) if weights else None
+            share = weights.shares.get(domain) if weights else None
             parts.append(f"{printable(domain)} {format_loss(feedback.loss_nats(domain))} ({format_share(share)})")
         return "  ".join(parts)
 

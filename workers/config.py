@@ -1,5 +1,6 @@
 """What the workers are told: domains, data, model, training, evaluation. No torch import: checked in milliseconds."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,8 +28,29 @@ class HubConfig(Settings):
     """Branch, tag or commit; pin a commit to make the run repeatable."""
 
 
+class Exclusion(Settings):
+    """Training rows to leave out: those in which a pattern is found."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+    """Regular expression (Python's), searched for without regard to case."""
+    field: str | None = None
+    """Field of the file to search, e.g. one of tags: text, or a list of texts; default: all texts of the example."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+
 class DomainConfig(Settings):
-    """Where the rows of one domain come from: `train` files or a `hub` data set, and how to read them."""
+    """Where the rows of one domain come from: `train` files or a `hub` data set, and how to read them.
+
+    A domain with `eval` files alone, or with `fraction: 0`, is measured and not trained on.
+    """
 
     train: list[Path] = Field(default_factory=list)
     """Training files: .jsonl, .json or .parquet; .jsonl and .json also as .gz or .zst."""
@@ -42,6 +64,13 @@ class DomainConfig(Settings):
     """Layout of a row; `auto` looks at the first rows."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Field names of the format -> field names of the file, e.g. {prompt: question, completion: answer}."""
+    fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Fraction of the training examples to use: the first of one order keyed by data.sample_seed and the domain's name,
+    so that a smaller fraction is part of a larger one; at least one example, and none at 0."""
+    count: Annotated[int, Field(ge=0)] | None = None
+    """Number of training examples to use, the first of the same order; in place of `fraction`."""
+    exclude: list[Exclusion] = Field(default_factory=list)
+    """Training rows to leave out, before any are chosen or set aside; counted."""
 
     @field_validator("train", "eval", mode="before", json_schema_input_type=Path | list[Path])
     @classmethod
@@ -53,10 +82,23 @@ class DomainConfig(Settings):
         resolved = {part: [path.expanduser().resolve() for path in getattr(self, part)] for part in ("train", "eval")}
         return self.model_copy(update=resolved)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained on, and not only measured."""
+        return bool(self.train or self.hub) and self.fraction > 0 and self.count != 0
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if self.count is not None and self.fraction != 1.0:
+            raise ValueError(f"give `fraction` ({self.fraction}) or `count` ({self.count}), not both")
+        return self
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.train) == (self.hub is not None):
-            raise ValueError("give either `train` (files) or `hub` (a Hugging Face data set), not both and not neither")
+        if self.train and self.hub is not None:
+            raise ValueError("give either `train` (files) or `hub` (a Hugging Face data set), not both")
+        if not (self.train or self.hub or self.eval):
+            raise ValueError("give `train` (files) or `hub` (a Hugging Face data set); `eval` alone to measure only")
         if self.eval and self.hub is not None:
             raise ValueError("`eval` names files, but the domain comes from the hub; use hub.eval_split")
         return self
@@ -77,6 +119,8 @@ class DataConfig(Settings):
     """With `skip`: the largest fraction of unreadable rows in a domain before the run refuses to start."""
     cache_dir: Path | None = None
     """Folder of the token stores, shared by all runs; default: `token-stores` in output_dir."""
+    sample_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order that `fraction` and `count` of a domain take the first of; runs of other seeds share stores."""
     log_samples: bool = False
     """Write samples.jsonl: the row ids that every rank trained on, step by step."""
 

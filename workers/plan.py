@@ -14,8 +14,8 @@ from workers.settings import Settings
 class StoreFolders(Settings):
     """Where a domain's token stores lie."""
 
-    train: Path
-    """Store of the training rows."""
+    train: Path | None
+    """Store of the training rows; None for a domain that is only measured."""
     eval: Path
     """Store of the evaluation rows."""
 
@@ -47,8 +47,8 @@ class TrainingPlan(Settings):
     """Write `model/` at the end; a training that is only measured does without."""
 
     def open_stores(self) -> tuple[dict[str, TokenStore], dict[str, TokenStore]]:
-        """Training and evaluation store of each domain."""
-        train = {name: TokenStore.open(folders.train) for name, folders in self.domains.items()}
+        """Training store of each trained domain, and evaluation store of every domain."""
+        train = {name: TokenStore.open(folders.train) for name, folders in self.domains.items() if folders.train}
         return train, {name: TokenStore.open(folders.eval) for name, folders in self.domains.items()}
 
     def build_schedule(self, stores: dict[str, TokenStore]) -> Schedule:

@@ -38,6 +38,7 @@ class Rank:
         self.plan = plan
         self.names = list(plan.domains)
         train_stores, eval_stores = plan.open_stores()
+        self.trained = list(train_stores)
         self.engine = Engine.build(plan.model, plan.training, plan.seed)
         self.source = SharedSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
@@ -71,7 +72,7 @@ class Rank:
             NonFiniteLossError: before the update where a loss, after it where the gradient is not finite.
         """
         batch = self.loader.get(step)
-        local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.names))
+        local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
         loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
         self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
         rate = learning_rate(step, self.plan.num_steps, self.plan.training)
@@ -146,9 +147,9 @@ class Rank:
         bad = [d for d, loss in enumerate(loss_sum_D) if not math.isfinite(loss)]
         if bad:
             mine = [d for d in bad if not math.isfinite(local_sum_D[d])]
-            rows = {self.names[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
+            rows = {self.trained[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
             raise NonFiniteLossError(
-                f"step {batch.step}: the training loss of {[self.names[d] for d in bad]} is not finite, the update "
+                f"step {batch.step}: the training loss of {[self.trained[d] for d in bad]} is not finite, the update "
                 f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate"
             )
 

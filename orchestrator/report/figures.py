@@ -117,7 +117,7 @@ def shares_figure(run: RunFolder, colors: dict[str, str], height: int = 300) -> 
     x = [version.effective_step - 1 for version in weights]
     end = max(run.metrics.last_step, x[-1] + 1)
     figure = go.Figure(layout=layout(height, yaxis={"range": [0, 1], "tickformat": ".0%", "hoverformat": ".1%"}))
-    for domain in run.domains:
+    for domain in (name for name in run.domains if name in weights[-1].shares):  # the others are only measured
         color = colors[domain]
         y = [version.shares.get(domain, 0.0) for version in weights]
         area = {"mode": "lines", "line": {"color": color, "width": 0.5, "shape": "hv"}, "stackgroup": "shares"}

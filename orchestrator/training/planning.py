@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from orchestrator.config import RunConfig
 from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing.base import normalise
-from orchestrator.training.preparation import DomainStores
+from orchestrator.training.preparation import DomainStores, training_stores
 from workers.plan import StoreFolders, TrainingPlan, units_per_row
 
 
@@ -19,7 +19,9 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
         num_steps=count_steps(config, stores),
         unit=config.mixing.unit,
         domains={
-            name: StoreFolders(train=domain.train.folder.resolve(), eval=domain.eval.folder.resolve())
+            name: StoreFolders(
+                train=domain.train.folder.resolve() if domain.train else None, eval=domain.eval.folder.resolve()
+            )
             for name, domain in stores.items()
         },
         model=config.model.with_absolute_paths(),
@@ -34,15 +36,15 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
     if config.training.max_steps is not None:
         return config.training.max_steps
     assert config.training.epochs is not None
-    num_rows = sum(domain.train.num_rows for domain in stores.values())
+    num_rows = sum(store.num_rows for store in training_stores(stores).values())
     return max(1, math.ceil(config.training.epochs * num_rows / config.training.global_batch_size))
 
 
 def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], unit: str) -> dict[str, float]:
-    """Shares of rows that give these shares of examples (or tokens)."""
-    return normalise({name: shares[name] / units_per_row(domain.train, unit) for name, domain in stores.items()})
+    """Shares of rows, of the trained domains, that give these shares of examples (or tokens)."""
+    return normalise({name: shares[name] / units_per_row(s, unit) for name, s in training_stores(stores).items()})
 
 
 def domain_sizes(stores: Mapping[str, DomainStores]) -> list[DomainSize]:
-    """What mixing algorithms know of the domains."""
-    return [DomainSize(name, s.train.num_examples, s.train.num_tokens) for name, s in stores.items()]
+    """What mixing algorithms know of the trained domains."""
+    return [DomainSize(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]

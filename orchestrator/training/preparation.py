@@ -19,7 +19,7 @@ from workers.config import DataConfig, DomainConfig, ModelConfig
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
-from workers.data.tokenization import SIDES, ShardTask, Side, TokenShard, tokenize_shard
+from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
 from workers.model import load_tokenizer
 
 if TYPE_CHECKING:
@@ -31,15 +31,21 @@ OnProgress = Callable[[float, float, str], None]
 
 @dataclass(frozen=True)
 class DomainStores:
-    """The two stores of a domain."""
+    """The stores of a domain."""
 
-    train: TokenStore
+    train: TokenStore | None
+    """None for a domain that is only measured."""
     eval: TokenStore
 
     @property
     def report(self) -> Report:
         """What became of all the rows that were read for them."""
-        return Report.merged([Report(**store.manifest["report"]) for store in (self.train, self.eval)])
+        return Report.merged([Report(**store.manifest["report"]) for store in (self.train, self.eval) if store])
+
+
+def training_stores(stores: Mapping[str, DomainStores]) -> dict[str, TokenStore]:
+    """The training store of every domain that has one."""
+    return {name: domain.train for name, domain in stores.items() if domain.train is not None}
 
 
 def prepare_stores(
@@ -58,14 +64,16 @@ def prepare_stores(
     fingerprint = fingerprint_tokenizer(_tokenizer(model))
     plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
     _build_missing([plan for plan in plans if not (cache_dir / plan.key).exists()], data, model, cache_dir, on_progress)
-    stores = {plan.domain: _open(cache_dir / plan.key) for plan in plans}
+    stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may stem from a more generous run
     return stores
 
 
-def _open(folder: Path) -> DomainStores:
-    return DomainStores(*(TokenStore.open(folder / side) for side in SIDES))
+def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
+    folder = cache_dir / plan.key
+    train = TokenStore.open(folder / "train") if plan.is_trained else None
+    return DomainStores(train, TokenStore.open(folder / "eval"))
 
 
 def _build_missing(
@@ -86,7 +94,7 @@ def _build_missing(
             of_plan = [shard for _, shard in sorted(shards[plan.domain].items())]
             check_bad_rows(plan.domain, data, Report.merged([shard.report for shard in of_plan]))
             check_sides(plan, of_plan, data)
-            packing += [(plan, side, of_plan, data, model, building[plan.domain] / "stores") for side in SIDES]
+            packing += [(plan, side, of_plan, data, model, building[plan.domain] / "stores") for side in plan.sides]
         for _ in run(_pack, packing):
             pass
         for plan in plans:

@@ -47,7 +47,7 @@ def with_reference_losses(config: RunConfig, stores: Mapping[str, DomainStores],
     else:
         losses = given if isinstance(given, dict) else compute_references(config, stores, console)
     write_references(kept, losses)
-    return mixing.model_copy(update={"reference": {name: losses[name] for name in config.domains}})
+    return mixing.model_copy(update={"reference": {name: losses[name] for name in config.trained_domains}})
 
 
 def write_references(path: Path, losses: Mapping[str, float]) -> None:
@@ -57,7 +57,7 @@ def write_references(path: Path, losses: Mapping[str, float]) -> None:
 
 def compute_references(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> dict[str, float]:
     """Best held-out loss of each domain, in nats per token; computed inside a Ray session where it is not known yet."""
-    plans = {name: _plan_alone(config, name, stores) for name in config.domains}
+    plans = {name: _plan_alone(config, name, stores) for name in config.trained_domains}
     waiting = {}
     for name, plan in plans.items():
         if not (plan.folder / "reference.json").exists():
@@ -81,7 +81,7 @@ def compute_references(config: RunConfig, stores: Mapping[str, DomainStores], co
 
 def _plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:
     """The run's plan cut down to one domain, in a folder named by everything that its result depends on."""
-    num_steps = config.reference.max_steps or math.ceil(count_steps(config, stores) / len(config.domains))
+    num_steps = config.reference.max_steps or math.ceil(count_steps(config, stores) / len(config.trained_domains))
     training = config.training.model_copy(
         update={"max_steps": num_steps, "epochs": None, "checkpoint_every": num_steps, "keep_checkpoints": 1}
     )
@@ -96,7 +96,7 @@ def _plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]
         }
     )
     identity = plan.model_dump(mode="json", exclude={"run_id", "folder", "domains"})
-    identity["stores"] = [stores[name].train.fingerprint, stores[name].eval.fingerprint]
+    identity["stores"] = [store.fingerprint for store in (stores[name].train, stores[name].eval) if store]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=6).hexdigest()
     folder = config.output_dir.resolve() / "references" / f"{name}-{digest}"
     return plan.model_copy(update={"run_id": folder.name, "folder": folder})

@@ -3,10 +3,12 @@
 A new layout is one function and one line in `FORMATS`.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workers.config import Exclusion
 from workers.data.files import RowError
 
 Row = Mapping[str, Any]
@@ -36,9 +38,19 @@ class Example:
         return "\x1f".join(" ".join(text.casefold().split()) for text in texts)
 
     @property
+    def texts(self) -> list[str]:
+        """What was written, without the roles."""
+        return [message["content"] for message in self.messages] or [self.text]
+
+    @property
     def num_characters(self) -> int:
         """Size of the text, to keep batches of examples small in memory."""
-        return len(self.text) + sum(len(message["content"]) for message in self.messages)
+        return sum(len(text) for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedRow:
+    """A good row that the domain's `exclude` leaves out."""
 
 
 def _messages(row: Row, names: Names) -> list[dict[str, str]]:
@@ -95,6 +107,20 @@ def read_row(line: int, row: Any, format_name: str, fields: Mapping[str, str]) -
     if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
         raise RowError("no assistant text")
     return Example(line, messages=tuple(messages))
+
+
+def is_excluded(row: Row, example: Example, exclude: Sequence[Exclusion]) -> bool:
+    """Whether one of the patterns is found in its field, or where it names none in the example's texts."""
+    return any(
+        re.search(exclusion.pattern, text, re.IGNORECASE)
+        for exclusion in exclude
+        for text in (example.texts if exclusion.field is None else _texts_of(row.get(exclusion.field)))
+    )
+
+
+def _texts_of(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]
 
 
 def check_fields(format_name: str, fields: Mapping[str, str]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.config import DataConfig, DomainConfig
 from workers.data.files import Shard
+from workers.data.permutation import derive_key, permutation
 from workers.data.report import Report
 from workers.data.sources import Source, plan_sources
 from workers.data.store import STORE_VERSION, build_store
@@ -23,37 +25,84 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class Sample(Settings):
+    """Which training examples are used: the first `count`, or a fraction, of one order."""
+
+    fraction: float
+    """Fraction of the examples."""
+    count: int | None
+    """Number of them, in place of the fraction."""
+    seed: int
+    """Seed of the order."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether some examples may be left out."""
+        return self.count is not None or self.fraction < 1.0
+
+    def choose(self, domain: str, num_examples: int) -> NDArray[np.int64] | None:
+        """Indices of the examples, rising; None for all of them. A smaller sample is part of a larger one.
+
+        Raises:
+            ValueError: there are fewer than `count`.
+        """
+        if self.count is not None and self.count > num_examples:
+            raise ValueError(
+                f"domain {domain!r}: count {self.count:,}, but it has {num_examples:,} training examples; lower count"
+            )
+        if not self.is_part:
+            return None
+        # The rounding that the DMT paper's row counts follow (arXiv 2310.05492), and never nothing.
+        count = self.count if self.count is not None else max(1, round(self.fraction * num_examples))
+        return np.sort(permutation(derive_key(self.seed, "sample", domain), num_examples)[:count])
+
+
 class DomainPlan(Settings):
     """How one domain gets its stores."""
 
     domain: str
     """Its name."""
+    is_trained: bool
+    """Whether it gets a training store."""
     key: str
     """Hash of everything that the stores depend on: the name of their folder."""
     has_eval_source: bool
     """Whether the evaluation rows are its own, not set aside from the training rows."""
     eval_fraction: float
     """The fraction of the prompts that is set aside otherwise."""
+    sample: Sample
+    """Which of its training examples are used."""
     tasks: list[ShardTask]
     """What to tokenise, training rows first."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The stores that it gets: evaluation alone where it is not trained on."""
+        return SIDES if self.is_trained else ("eval",)
 
 
 def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_fingerprint: str) -> DomainPlan:
     """Look at the domain's sources and lay out the work."""
     train, evaluation = plan_sources(domain, config, "train"), plan_sources(domain, config, "eval")
     eval_fraction = 0.0 if evaluation else config.eval_fraction
+    sample = Sample(fraction=config.fraction, count=config.count, seed=data.sample_seed)
+    if evaluation and not config.is_trained:
+        train = []
     key = {
         "store_version": STORE_VERSION,
         "tokenizer": tokenizer_fingerprint,
         "train": [_identity(source) for source in train],
         "eval": [_identity(source) for source in evaluation] or eval_fraction,
+        "sample": sample.model_dump() | {"domain": domain} if sample.is_part else None,
         "data": data.model_dump(include={"max_length", "packing", "too_long"}),
     }
     return DomainPlan(
         domain=domain,
+        is_trained=config.is_trained,
         key=blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest(),
         has_eval_source=bool(evaluation),
         eval_fraction=config.eval_fraction,
+        sample=sample,
         tasks=_tasks(domain, train, "train", eval_fraction) + _tasks(domain, evaluation, "eval", 0.0),
     )
 
@@ -85,8 +134,9 @@ def check_sides(plan: DomainPlan, shards: Sequence[TokenShard], data: DataConfig
             f"prompts of the other {num_examples['train']:,} examples is not one; raise eval_fraction or give `eval` "
             "files"
         )
-    for side, what in (("train", "training"), ("eval", "evaluation")):
-        if num_examples[side] == 0:  # type: ignore[index]
+    names: dict[Side, str] = {"train": "training", "eval": "evaluation"}
+    for side, what in names.items():
+        if side in plan.sides and num_examples[side] == 0:
             raise ValueError(
                 f"domain {plan.domain!r}: no {what} examples: {facts}; give more rows, lower eval_fraction, raise "
                 "data.max_length or set data.too_long: truncate"
@@ -105,9 +155,11 @@ def pack_side(
         # Rows set aside from the training files are counted with these.
         "report": Report.merged(sources).model_dump(),
     }
+    chosen = None
     if side == "train":
         about["num_train_prompts_in_eval"] = _count_train_prompts_in_eval(shards)
-    build_store(building / side, side, shards, data, pad_id, about)
+        chosen = plan.sample.choose(plan.domain, sum(shard.num_examples[side] for shard in shards))
+    build_store(building / side, side, shards, data, pad_id, about, chosen)
 
 
 def _count_train_prompts_in_eval(shards: Sequence[TokenShard]) -> int:
@@ -116,7 +168,8 @@ def _count_train_prompts_in_eval(shards: Sequence[TokenShard]) -> int:
 
 
 def _identity(source: Source) -> list[object]:
-    return [source.digest, source.split, source.format, source.fields]
+    exclude = [exclusion.model_dump() for exclusion in source.exclude]
+    return [source.digest, source.split, source.format, source.fields, exclude]
 
 
 def _tasks(domain: str, sources: list[Source], side: Side, eval_fraction: float) -> list[ShardTask]:

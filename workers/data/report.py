@@ -42,6 +42,8 @@ class Report(Settings):
     """Examples of more than max_length tokens, whatever became of them."""
     num_too_long_lost: int = 0
     """Those of them of which nothing is left."""
+    num_excluded: int = 0
+    """Good rows that `exclude` left out."""
 
     @classmethod
     def merged(cls, reports: list[Self]) -> Self:
@@ -63,6 +65,7 @@ class Report(Settings):
             bad_row_cases=tuple(cases[:MAX_BAD_ROW_CASES]),
             num_too_long=sum(report.num_too_long for report in reports),
             num_too_long_lost=sum(report.num_too_long_lost for report in reports),
+            num_excluded=sum(report.num_excluded for report in reports),
         )
 
     @classmethod

@@ -11,9 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers.config import DomainConfig, HubConfig
+from pydantic import Field
+
+from workers.config import DomainConfig, Exclusion, HubConfig
 from workers.data.files import ROWS_PER_BLOCK, BadRow, RowError, Shard, read_arrow, read_rows, split_suffix
-from workers.data.formats import Example, check_fields, detect_format, read_row
+from workers.data.formats import Example, ExcludedRow, check_fields, detect_format, is_excluded, read_row
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Source(Settings):
     """Layout of the rows; never `auto`."""
     fields: dict[str, str]
     """Field names of the format -> field names of the file."""
+    exclude: list[Exclusion] = Field(default_factory=list)
+    """What to leave out."""
     digest: str
     """Hash of the content."""
     size: int
@@ -59,14 +63,17 @@ def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
         check_fields(config.format, config.fields)
         if config.hub is not None:
             hub_split = config.hub.split if split == "train" else config.hub.eval_split
-            return [_plan_hub(config, config.hub, hub_split)] if hub_split else []
-        return [_plan_file(config, path) for path in (config.train if split == "train" else config.eval)]
+            sources = [_plan_hub(config, config.hub, hub_split)] if hub_split else []
+        else:
+            sources = [_plan_file(config, path) for path in (config.train if split == "train" else config.eval)]
+        exclude = config.exclude if split == "train" else []
+        return [source.model_copy(update={"exclude": exclude}) for source in sources]
     except (ValueError, OSError) as error:
         raise ValueError(f"domain {domain!r}: {error}") from error
 
 
-def read_examples(source: Source, shard: Shard) -> Iterator[Example | BadRow]:
-    """The examples of a shard, and a BadRow for each row that is none."""
+def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
+    """The examples of a shard, and for each other row what became of it."""
     rows = _read_hub(source, shard) if source.path is None else read_rows(source.path, shard)
     for row in rows:
         if isinstance(row, BadRow):
@@ -74,7 +81,8 @@ def read_examples(source: Source, shard: Shard) -> Iterator[Example | BadRow]:
             continue
         line, value = row
         try:
-            yield read_row(line, value, source.format, source.fields)
+            example = read_row(line, value, source.format, source.fields)
+            yield ExcludedRow() if is_excluded(value, example, source.exclude) else example
         except RowError as error:
             yield BadRow(source.name, line, str(error))
 

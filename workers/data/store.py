@@ -92,9 +92,13 @@ def build_store(
     data: DataConfig,
     pad_id: int,
     about: Mapping[str, object],
+    chosen: NDArray[np.int64] | None = None,
 ) -> None:
-    """Pack one side of the shards into a store in `folder`; `about` (with its `fingerprint`) goes into the manifest."""
-    examples = _Examples([shard for shard in shards if shard.num_examples[side]], side)
+    """Pack one side of the shards into a store in `folder`; `about` (with its `fingerprint`) goes into the manifest.
+
+    `chosen` are the indices of the examples to take, counted over all shards; default: all.
+    """
+    examples = _Examples([shard for shard in shards if shard.num_examples[side]], side, chosen)
     packing = pack_examples(examples.lengths, data.max_length, data.packing)
     folder.mkdir()
     num_loss_tokens = _write_rows(folder, examples, packing, data.max_length, pad_id)
@@ -133,11 +137,12 @@ def publish(building: Path, final: Path) -> None:
 class _Examples:
     """The examples of one side, over all shards."""
 
-    def __init__(self, shards: list[TokenShard], side: Side) -> None:
+    def __init__(self, shards: list[TokenShard], side: Side, chosen: NDArray[np.int64] | None) -> None:
         lengths = [np.asarray(shard.array(side, "lengths")) for shard in shards]
-        self.lengths = np.concatenate(lengths)
-        self._shard_of = np.repeat(np.arange(len(shards)), [len(part) for part in lengths])
-        self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])
+        taken = slice(None) if chosen is None else chosen
+        self.lengths = np.concatenate(lengths)[taken]
+        self._shard_of = np.repeat(np.arange(len(shards)), [len(part) for part in lengths])[taken]
+        self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])[taken]
         self._input_ids = [shard.array(side, "input_ids") for shard in shards]
         self._loss_masks = [shard.array(side, "loss_mask") for shard in shards]
 

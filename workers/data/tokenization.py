@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from workers.config import DataConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats import Example, ExcludedRow
 from workers.data.report import Report, check_bad_rows
 from workers.data.sources import Source, read_examples
 from workers.data.templates import Tokens, tokenize_examples
@@ -25,6 +25,7 @@ from workers.settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Row = Example | ExcludedRow | BadRow
 Side = Literal["train", "eval"]
 SIDES: tuple[Side, Side] = ("train", "eval")
 
@@ -125,8 +126,8 @@ def _open_flat_files(folder: Path, stack: ExitStack) -> dict[tuple[Side, str], B
     }
 
 
-def _batches(rows: Iterator[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
-    batch: list[Example | BadRow] = []
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
     num_characters = 0
     for row in rows:
         batch.append(row)
@@ -141,7 +142,7 @@ def _batches(rows: Iterator[Example | BadRow]) -> Iterator[list[Example | BadRow
 def _report_batch(
     task: ShardTask,
     data: DataConfig,
-    rows: list[Example | BadRow],
+    rows: list[Row],
     examples: list[Example],
     results: list[Tokens | str],
 ) -> Report:
@@ -154,4 +155,6 @@ def _report_batch(
             too_long.append(result)
     report = Report.of_rows(len(rows) - len(bad_rows), sorted(bad_rows, key=lambda bad: bad.line))
     num_lost = sum(1 for tokens in too_long if not fit_example(tokens, data))
-    return report.model_copy(update={"num_too_long": len(too_long), "num_too_long_lost": num_lost})
+    num_excluded = sum(1 for row in rows if isinstance(row, ExcludedRow))
+    counts = {"num_too_long": len(too_long), "num_too_long_lost": num_lost, "num_excluded": num_excluded}
+    return report.model_copy(update=counts)
