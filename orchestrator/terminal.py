@@ -16,7 +16,7 @@ from typing import Self
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
@@ -236,7 +236,7 @@ class PreparationView:
         columns = (
             TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
             BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
         )
         self._progress = None
         if console.is_terminal:
@@ -263,7 +263,7 @@ class PreparationView:
             self._progress.update(self._tasks[domain], completed=done, total=total)
         elif done >= total and domain not in self._finished:
             self._finished.add(domain)
-            self.console.print(Text(f"prepared {printable(domain)}: {done:,} of {total:,}"), soft_wrap=True)
+            self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)
 
 
 def summary_view(run_folder: Path) -> RenderableType:

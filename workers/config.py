@@ -1,5 +1,6 @@
 """What the workers are told: domains, data, model, training, evaluation. No torch import: checked in milliseconds."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -156,14 +157,29 @@ class DeepSpeedConfig(Settings):
     config: Path | None = None
     """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stage_of_the_file(cls, data: Any) -> Any:
+        """Without a `zero_stage` beside it the file's own stage holds; a file that cannot be read is told of later."""
+        if isinstance(data, dict) and data.get("config") and "zero_stage" not in data:
+            try:
+                stage = json.loads(Path(data["config"]).read_text(encoding="utf-8"))["zero_optimization"]["stage"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return data
+            if stage in (0, 1, 2, 3):
+                return data | {"zero_stage": stage}
+        return data
+
 
 class TrainingConfig(Settings):
     """The optimizer steps."""
 
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps; give this or `epochs`."""
+    """Optimizer steps; give this, `epochs` or `max_tokens`."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over as many rows as all domains have together; give this or `max_steps`."""
+    """Passes over as many rows as all domains have together; give this, `max_steps` or `max_tokens`."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens to train on: as many steps as take them at the mean tokens in a row of all domains."""
     global_batch_size: Annotated[int, Field(ge=1)] = 128
     """Rows per optimizer step, over all ranks."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4
@@ -200,8 +216,8 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("give either max_steps or epochs")
+        if sum(length is not None for length in (self.max_steps, self.epochs, self.max_tokens)) != 1:
+            raise ValueError("give either max_steps or epochs or max_tokens")
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "

@@ -150,6 +150,7 @@ def _check_scheduler(user: dict[str, Any], training: TrainingConfig, check: _Agr
 
 def _zero_optimization(user: dict[str, Any], stage: int, hidden_size: int, check: _Agreement) -> dict[str, Any]:
     given = user.get("zero_optimization", {})
+    check.equal(given, "stage", stage, "zero_optimization.stage")
     zero = {"stage": stage, **_without_auto(given)}
     # transformers' formulas, which files with "auto" were written for.
     sizes = {
@@ -158,8 +159,6 @@ def _zero_optimization(user: dict[str, Any], stage: int, hidden_size: int, check
         "stage3_param_persistence_threshold": 10 * hidden_size,
     }
     zero.update({key: size for key, size in sizes.items() if given.get(key) == _AUTO})
-    if zero["stage"] not in (0, 1, 2, 3):
-        check.refuse("zero_optimization.stage", zero["stage"], "the stages are 0, 1, 2 and 3")
     if zero["stage"] < 2 and zero.get("overlap_comm"):
         check.refuse("zero_optimization.overlap_comm", True, "it needs stage 2 or 3")
     return zero
