@@ -8,17 +8,28 @@ from rich.text import Text
 
 from orchestrator.config import RunConfig
 from orchestrator.memory import GIB, estimate_memory
-from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
+from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
 from orchestrator.training.driver import prepare
-from orchestrator.training.planning import count_steps, domain_sizes, row_shares
+from orchestrator.training.planning import count_steps, initial_algorithm, row_shares
 from orchestrator.training.preparation import DomainStores
 
 
 def check(config: RunConfig, console: Console) -> None:
-    """Prepare the token stores, then print rows, tokens, bad rows, epochs at the initial weights, steps and memory."""
-    stores = prepare(config, console)
-    console.print(plan_view(config, stores))
+    """Prepare the token stores, then print rows, tokens, bad rows, epochs at the initial weights, steps and memory.
+
+    A plan of stages is written out, stage by stage.
+    """
+    if not config.stage_list:
+        console.print(plan_view(config, prepare(config, console)))
+        return
+    chain = plan_stages(config, lambda run: prepare(run, console))
+    for number, planned in enumerate(chain, start=1):
+        start = "the base model" if planned.parent is None else chain[planned.parent].stage.name
+        folder = planned.find_folder()
+        state = "finished" if (folder / "summary.json").exists() else "to be trained"
+        place = f"stage {number} of {len(chain)}, from {start}: {printable(folder)} ({state})"
+        console.print(Text(f"\n{place}" if number > 1 else place, style="dim"), plan_view(planned.run, planned.stores))
 
 
 def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> RenderableType:
@@ -54,14 +65,6 @@ def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_row
             f"{num_rows * shares_of_rows[name] / train.num_rows:.2f}" if train else NOTHING,
         )
     return table
-
-
-def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
-    """The algorithm before any feedback; its first weights do not depend on references still to be computed."""
-    mixing = config.mixing
-    if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
-        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.trained_domains, 0.0)})
-    return build_mixing_algorithm(mixing, domain_sizes(stores))
 
 
 def _memory_line(config: RunConfig) -> Text:

@@ -65,6 +65,37 @@ def reference(
 
 
 @app.command()
+def detect(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    output: Annotated[Path, typer.Option(help="File to write, for `mixing.initial`.")] = Path("distribution.json"),
+) -> None:
+    """Detect which share of each domain the base model knows: it writes texts, a judge names their domains."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.detection.driver import detect as detect_distribution
+
+        detect_distribution(settings, output, Console())
+
+
+@app.command()
+def study(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it costs and stop.")] = False,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Speed to estimate with; default: that of finished trainings.")
+    ] = None,
+) -> None:
+    """Study how amounts and order of data act (DMT): the cells of `study`, trainings that they share done once."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.study.running import run_study
+
+        run_study(settings, Console(), estimate_only=estimate, tokens_per_second=tokens_per_second)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", exists=True)],
     output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
@@ -77,6 +108,57 @@ def report(
         write_report(runs, target)
         Console().print(comparison_table(runs))
         Console().print(f"report: {target}", highlight=False)
+
+
+@app.command()
+def compare(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    algorithms: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Algorithms or labels of compare.variants; the first is the baseline."),
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each.")] = 3,
+) -> None:
+    """Compare algorithms, or other variants of a run, at the same budget over several seeds."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.compare.driver import compare as compare_variants
+
+        labels = [label.strip() for label in algorithms.split(",") if label.strip()]
+        compare_variants(settings, labels, seeds, Console())
+
+
+@app.command()
+def coarse_search(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Search which layers and modules to train (CoFiTune), by training each candidate; see `coarse_search`."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.search.coarse_driver import coarse_search as search_coarsely
+
+        search_coarsely(settings, Console())
+
+
+@app.command()
+def probe(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_OR_MODEL...", help="Folders of runs (base and result), model folders, hub names."),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="YAML file of the domains; default: the first run's own.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    layer: Annotated[str, typer.Option(help="Fraction of the depth, as 0.5, or number of the layer, as 12.")] = "0.5",
+    num_examples: Annotated[int, typer.Option(min=3, help="Held-out texts of each domain.")] = 100,
+    output: Annotated[Path, typer.Option(help="HTML file to write; the numbers go to .json.")] = Path("probe.html"),
+) -> None:
+    """Show how well models keep the domains apart inside: t-SNE, silhouette, linear probe, centroid distances."""
+    with plain_errors():
+        settings = None if config is None else load_config(config, overrides)
+        from orchestrator.probe.driver import probe as probe_models
+
+        probe_models(models, settings, layer, num_examples, output, Console())
 
 
 @app.command()

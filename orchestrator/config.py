@@ -6,13 +6,21 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from orchestrator.compare.settings import CompareConfig, check_compare
+from orchestrator.detection.config import DetectionConfig
 from orchestrator.mixing import AnyMixingConfig
-from orchestrator.mixing.base import check_domains
+from orchestrator.mixing.base import check_domains, check_target
 from orchestrator.mixing.versatune import VersaTuneConfig, floor_fault
+from orchestrator.search.settings import CoarseSearchConfig, check_coarse_search
+from orchestrator.stages.config import AnyPlan, StageConfig, StartConfig
+from orchestrator.stages.plans import expand
+from orchestrator.stages.resolving import check_stages
+from orchestrator.study.config import StudyConfig, check_study
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from workers.settings import Settings
+from workers.strategies.cofitune import CoFiTuneConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -64,13 +72,31 @@ class RunConfig(Settings):
     """The evaluation that feeds the mixing algorithm."""
     reference: ReferenceConfig = ReferenceConfig()
     """How reference losses are computed, for algorithms that need them."""
+    detection: DetectionConfig = DetectionConfig()
+    """How the base model's knowledge distribution is detected: `raymix detect`, and shares that are `detected`."""
     cluster: ClusterConfig = ClusterConfig()
     """Where the run's workers are."""
+    start: StartConfig | None = None
+    """A finished run to go on from; default: the base model."""
+    stages: Annotated[list[StageConfig] | AnyPlan, AfterValidator(expand)] = Field(default_factory=list)
+    """An ordered plan of stages, each an ordinary run that starts where another ended: a list, or a ready-made plan
+    by name (multi_task, sequential, mixed_sequential, dmt), which stands for one."""
+    study: StudyConfig | None = None
+    """What `raymix study` compares; other verbs take no notice of it."""
+    compare: CompareConfig = CompareConfig()
+    """Variants for `raymix compare`; other verbs take no notice of them."""
+    coarse_search: CoarseSearchConfig | None = None
+    """What `raymix coarse-search` looks for; other verbs take no notice of it."""
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.output_dir / self.name
+
+    @property
+    def stage_list(self) -> list[StageConfig]:
+        """The stages in order; empty where the run is one training."""
+        return expand(self.stages)
 
     @property
     def trained_domains(self) -> list[str]:
@@ -108,9 +134,32 @@ class RunConfig(Settings):
         for key in ("shares", "initial", "reference"):
             if isinstance(value := getattr(self.mixing, key, None), dict):
                 check_domains(f"mixing.{key}", value, names)
+        if (target := getattr(self.mixing, "target", None)) is not None:
+            check_target(target, names)
         if self.evaluation.best not in (None, "mean", "worst", *self.domains):
             known = list(self.domains)
             raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {known}")
         if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
             raise ValueError(floor_fault(self.mixing.floor, len(names)))
+        return self
+
+    @model_validator(mode="after")
+    def _importance_is_of_trained_domains(self) -> Self:
+        if isinstance(strategy := self.training.strategy, CoFiTuneConfig):
+            unknown = [name for name in strategy.importance.domains or [] if name not in self.trained_domains]
+            if unknown:
+                raise ValueError(
+                    f"training.strategy.importance.domains: {', '.join(unknown)} is not trained on; "
+                    f"choose from {', '.join(self.trained_domains)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.stages and self.start is not None:
+            raise ValueError("start: a plan's first stage starts from the base model; leave out start or stages")
+        check_stages(self, self.stage_list)
+        check_study(self)
+        check_compare(self)
+        check_coarse_search(self)
         return self

@@ -1,6 +1,7 @@
 """Faults of a configuration in a person's words: key path, what was found, what to change."""
 
 import difflib
+import re
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -37,12 +38,12 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     faults: dict[KeyPath, list[str]] = {}
     for detail in error.errors():
         key = _key_path(detail, data)
-        if detail["type"] == "literal_error" and isinstance(detail["input"], dict):
-            continue  # the branch for a word; the one for a mapping says what is wrong
+        if detail["type"] in ("literal_error", "path_type") and isinstance(detail["input"], dict):
+            continue  # the branch for a word or a file; the one for a mapping says what is wrong
         what = _what(detail, key, data)
         if not key and detail["type"] == "value_error":  # RunConfig's own checks put the key in front
             name, _, what = what.partition(": ")
-            key = tuple(name.split("."))
+            key = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.[\]]+", name))
         known = faults.setdefault(key, [])
         if what not in known:
             known.append(what)
@@ -120,7 +121,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     """The settings classes that a field may hold; of a mapping, those of its values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Annotated, Union, types.UnionType, dict):
+    if get_origin(annotation) in (Annotated, Union, types.UnionType, dict, list):
         return [model for part in get_args(annotation) for model in _models(part)]
     return []
 
@@ -132,14 +133,15 @@ def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[B
         if model is None or part not in model.model_fields:
             continue  # the name of a domain: the class stays that of the mapping's values
         choices = _models(model.model_fields[str(part)].annotation)
-        tag = data.get("type") if isinstance(data, dict) else None
-        tagged = [choice for choice in choices if "type" in choice.model_fields and _tag(choice) == tag]
+        tagged = [choice for choice in choices if isinstance(data, dict) and _has_tag(choice, data)]
         model = next(iter(tagged or choices), None)
     return model
 
 
-def _tag(model: type[BaseModel]) -> Any:
-    return model.model_fields["type"].default
+def _has_tag(model: type[BaseModel], data: dict[str, Any]) -> bool:
+    """Whether the data says that it is of this class: by `type`, or of a plan of stages by `plan`."""
+    tags = [key for key in ("type", "plan") if key in model.model_fields]
+    return any(model.model_fields[key].default == data.get(key) for key in tags)
 
 
 def _groups(model: type[BaseModel], path: KeyPath) -> Iterator[tuple[KeyPath, set[str]]]:

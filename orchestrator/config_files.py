@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import Fault, KeyPath
-from orchestrator.mixing.base import check_domains
+from orchestrator.mixing.base import GivenShares, check_domains
 from workers.data.files import BadRow, Shard, read_rows
+from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
 def missing_files(config: RunConfig) -> list[Fault]:
@@ -19,6 +22,8 @@ def missing_files(config: RunConfig) -> list[Fault]:
         *_plain_file(("model", "chat_template"), config.model.chat_template),
         *_plain_file(("training", "deepspeed", "config"), config.training.deepspeed.config),
         *_reference_file(config),
+        *_distribution_file(config),
+        *_strategy(config),
     ]
 
 
@@ -75,3 +80,43 @@ def _reference_file(config: RunConfig) -> Iterator[Fault]:
         check_domains(str(path), losses, config.trained_domains)
     except (ValueError, KeyError, TypeError) as error:
         yield key, f"{path}: not a file that `raymix reference` wrote: {error}"
+
+
+def _distribution_file(config: RunConfig) -> Iterator[Fault]:
+    """Shares by domain in a file: whole, of exactly the trained domains, and summing to 1."""
+    for name in ("initial", "shares"):
+        path = getattr(config.mixing, name, None)
+        if not isinstance(path, Path):
+            continue
+        key: KeyPath = ("mixing", name)
+        if faults := list(_plain_file(key, path)):
+            yield from faults
+            continue
+        try:
+            shares = json.loads(path.read_text())["shares"]
+            check_domains(str(path), shares, config.trained_domains)
+            TypeAdapter(GivenShares).validate_python(shares)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            yield key, f"{path}: {where}{first['msg'].removeprefix('Value error, ')}"
+        except (ValueError, KeyError, TypeError) as error:
+            yield key, f"{path}: not a file of shares by domain: {error}"
+
+
+def _strategy(config: RunConfig) -> Iterator[Fault]:
+    """CoFiTune: its files are there, and a model in a local folder has its layers and modules."""
+    strategy = config.training.strategy
+    if not isinstance(strategy, CoFiTuneConfig):
+        return
+    for i, path in enumerate(strategy.importance.files):
+        yield from _plain_file(("training", "strategy", "importance", "files", i), path)
+    try:
+        model = json.loads((Path(config.model.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a name on the hub, or a fault that is named elsewhere
+        return
+    try:
+        check_model(strategy, model)
+    except ValueError as error:
+        name, _, what = str(error).partition(": ")
+        yield tuple(name.split(".")), what

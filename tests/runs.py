@@ -1,5 +1,6 @@
 """Real runs of the main job on small things made on the spot, started as a user starts them: by the command line."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -69,10 +71,10 @@ def raymix(*arguments: str | Path, timeout_s: float = 240) -> subprocess.Complet
     )
 
 
-def start(config: Path) -> subprocess.Popen[bytes]:
-    """Start `raymix run` in a process group of its own."""
+def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own."""
     return subprocess.Popen(
-        _command("run", config), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        _command(*arguments), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
@@ -86,8 +88,13 @@ def wait_for(process: subprocess.Popen[bytes], is_time: Callable[[], bool], time
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the process group."""
+    """SIGKILL the process group, and Ray's workers, which have groups of their own and would live on for seconds."""
+    family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(family, timeout=30)
     process.wait()
 
 

@@ -61,8 +61,11 @@ def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep:
     return target
 
 
-def load(engine: "Engine", path: Path) -> dict[str, Any]:
-    """Put a checkpoint into an engine, of any stage and world size; the `state` that `save` was given."""
+def load(engine: "Engine", path: Path, with_optimizer: bool = True) -> dict[str, Any]:
+    """Put a checkpoint into an engine, of any stage and world size; the `state` that `save` was given.
+
+    Without its optimizer: the masters alone, and AdamW as it is before its first update.
+    """
     trained = TrainedState(engine)
     content = on_rank_zero(lambda: _read_state(path, {name: list(shape) for name, shape in trained.shapes.items()}))
     trained.materialise()
@@ -74,8 +77,11 @@ def load(engine: "Engine", path: Path) -> dict[str, Any]:
         on_rank_zero(partial(_read_shard, path / file, shard))
         for name in names:
             shape = trained.shapes[name]
-            trained.set(name, [_broadcast(engine, shape, shard.get(f"{part}/{name}")) for part in _PARTS])
-    trained.set_adam_step(content["adam_step"])
+            whole = [_broadcast(engine, shape, shard.get(f"{part}/{name}")) for part in _PARTS]
+            if not with_optimizer:
+                whole[1:] = [torch.zeros_like(moment) for moment in whole[1:]]
+            trained.set(name, whole)
+    trained.set_adam_step(content["adam_step"] if with_optimizer else 0)
     trained.publish()
     return content["state"]
 

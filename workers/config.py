@@ -233,5 +233,8 @@ class EvaluationConfig(Settings):
     """Optimizer steps between two evaluations; the base model is measured at step 0."""
     max_rows: Annotated[int, Field(ge=1)] = 64
     """Rows of each domain's evaluation store that are measured, always the same ones."""
+    signal_examples: Annotated[int, Field(ge=1)] = 64
+    """Training examples of each domain that a signal is measured on, for algorithms that need signals: other ones at
+    each evaluation, in whole rows, so that it may be a few more."""
     best: str | None = "mean"
     """What `best/` minimises: `mean` or `worst` domain loss, or that of the domain named here; null keeps no best."""

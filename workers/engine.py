@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from workers.config import ModelConfig, TrainingConfig
 from workers.deepspeed_config import build_deepspeed_config
 from workers.model import load_hidden_size, load_model
-from workers.strategies import STRATEGIES
+from workers.strategies import STRATEGIES, Attachment
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
@@ -46,6 +46,8 @@ class Engine:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self._seed = seed
+        attach = getattr(STRATEGIES[training.strategy.type], "attach", None)
+        self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
         self._keeps_logits = "logits_to_keep" in inspect.signature(base_model(self.module).forward).parameters
 
     @classmethod
@@ -86,6 +88,24 @@ class Engine:
         self.module.eval()
         return self._sum_by_domain(batch, num_domains, lambda nats_N: None)
 
+    @torch.no_grad()
+    def forward_tokens(self, batch: "Batch") -> tuple[torch.Tensor, torch.Tensor]:
+        """Nats of each loss token, (N,) in float32, row by row, and the last hidden states, (B, L, hidden size).
+
+        One forward pass of all rows of the batch, which is to be a micro batch, without gradients or dropout. The
+        hidden states are those after the final norm, of every token, padding included.
+        """
+        self.module.eval()
+        hidden: list[torch.Tensor] = []
+        decoder = base_model(self.module).base_model  # the model without its head
+        watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
+        try:
+            row_N, column_N = np.nonzero(batch.loss_mask_BL[:, 1:])
+            nats_N = self._compute_nats(batch, slice(None), row_N, column_N, batch.input_ids_BL.shape[1])
+        finally:
+            watch.remove()
+        return nats_N, hidden[0]
+
     def step(self, learning_rate: float) -> float | None:
         """Update the weights; the norm of the global gradient before clipping (None: fp32 at stage 0)."""
         for group in self.optimizer.param_groups:
@@ -101,7 +121,7 @@ class Engine:
     def destroy(self) -> None:
         """Free what DeepSpeed holds, so that another engine can be built in this process."""
         self.deepspeed.destroy()
-        del self.deepspeed, self.module, self.optimizer
+        del self.deepspeed, self.module, self.optimizer, self.attachment
         gc.collect()
 
     def _sum_by_domain(self, batch: "Batch", num_domains: int, consume: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,15 +130,16 @@ class Engine:
         for rows in _micro_batches(len(batch.domain_B), self.training.micro_batch_size):
             row_N, column_N = np.nonzero(batch.loss_mask_BL[rows, 1:])  # the column that predicts the target
             domain_N = batch.domain_B[rows][row_N]
-            nats_N = self._compute_nats(batch, rows, row_N, column_N)
+            # Causal attention: what comes after the last prediction that counts changes no loss.
+            nats_N = self._compute_nats(batch, rows, row_N, column_N, int(column_N.max(initial=0)) + 1)
             consume(nats_N)
             loss_sum_D.index_add_(0, self._to_device(domain_N), nats_N.detach().double())
             num_tokens_D += np.bincount(domain_N, minlength=num_domains)
         return loss_sum_D, self._to_device(num_tokens_D)
 
-    def _compute_nats(self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray) -> torch.Tensor:
-        # Causal attention: what comes after the last prediction that counts changes no loss.
-        length = int(column_N.max(initial=0)) + 1
+    def _compute_nats(
+        self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray, length: int
+    ) -> torch.Tensor:
         keep_K = np.unique(column_N) if self._keeps_logits and len(column_N) else np.arange(length)
         kept = {"logits_to_keep": self._to_device(keep_K)} if self._keeps_logits else {}
         # No attention mask and no cache: transformers then tells packed examples apart by their positions.

@@ -4,7 +4,7 @@ The rows measured are the first of each domain's evaluation store, always the sa
 of forward passes of the same number of rows, because under ZeRO-3 every pass is a collective.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ def build_evaluation_batches(
     rows_per_pass = micro_batch_size * world_size
     ordered += [None] * (-len(ordered) % rows_per_pass)
     return [
-        _build_batch(in_order, ordered[start : start + micro_batch_size])
+        build_batch(in_order, ordered[start : start + micro_batch_size])
         for start in range(rank * micro_batch_size, len(ordered), rows_per_pass)
     ]
 
@@ -50,7 +50,8 @@ def evaluate(engine: "Engine", batches: list[Batch], domains: list[str]) -> tupl
     return dict(zip(domains, loss_sum_D.tolist(), strict=True)), dict(zip(domains, num_tokens_D.tolist(), strict=True))
 
 
-def _build_batch(stores: list[TokenStore], rows: list[tuple[int, int] | None]) -> Batch:
+def build_batch(stores: Sequence[TokenStore], rows: Sequence[tuple[int, int] | None]) -> Batch:
+    """A batch to be measured: rows as (index of the domain, row), None for one that only fills up the pass."""
     length = max((int(stores[row[0]].row_lengths[row[1]]) for row in rows if row is not None), default=1)
     input_ids_BL = np.zeros((len(rows), length), dtype=np.int32)
     position_ids_BL = np.zeros((len(rows), length), dtype=np.int32)

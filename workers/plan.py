@@ -20,6 +20,17 @@ class StoreFolders(Settings):
     """Store of the evaluation rows."""
 
 
+class StartPoint(Settings):
+    """Where another run ended, for a run that goes on from there."""
+
+    model: ModelConfig
+    """What its trained parameters belong to: the base model, or a model that a run with another strategy exported."""
+    checkpoint: Path | None = None
+    """A checkpoint of these very parameters, whose float32 masters are taken; None: the model's own weights."""
+    keeps_optimizer: bool = False
+    """Also take AdamW's moments from the checkpoint."""
+
+
 class TrainingPlan(Settings):
     """A run as its workers see it."""
 
@@ -36,15 +47,19 @@ class TrainingPlan(Settings):
     domains: dict[str, StoreFolders]
     """Token stores of each domain; the order of the domains is the order of every array by domain."""
     model: ModelConfig
-    """The base model."""
+    """The base model; its tokenizer stays, wherever the weights come from."""
+    start: StartPoint | None = None
+    """Where the weights come from, when not from the base model."""
     training: TrainingConfig
     """The optimizer steps."""
     evaluation: EvaluationConfig
     """The evaluation that feeds the controller."""
     log_samples: bool
     """Write samples.jsonl."""
+    signals: list[str] = Field(default_factory=list)
+    """Signals that are measured at every evaluation, beside the losses."""
     export: bool = True
-    """Write `model/` at the end; a training that is only measured does without."""
+    """Write `model/` and evaluation.json at the end; a training that is only measured does without."""
 
     def open_stores(self) -> tuple[dict[str, TokenStore], dict[str, TokenStore]]:
         """Training store of each trained domain, and evaluation store of every domain."""

@@ -22,8 +22,12 @@ from workers.export import export_model
 from workers.learning_rate import learning_rate
 from workers.model import load_tokenizer
 from workers.plan import TrainingPlan
+from workers.row_losses import write_row_losses
 from workers.shared_source import SharedSource
+from workers.signals.meter import SignalMeter
+from workers.signals.pool import SignalPool
 from workers.step_log import StepLog
+from workers.strategies import Attachment
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,12 +43,16 @@ class Rank:
         self.names = list(plan.domains)
         train_stores, eval_stores = plan.open_stores()
         self.trained = list(train_stores)
-        self.engine = Engine.build(plan.model, plan.training, plan.seed)
+        self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
         self.source = SharedSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
         micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
         self.eval_batches = build_evaluation_batches(eval_stores, max_rows, micro_batch_size, rank, world_size)
+        self.signal_meter: SignalMeter | None = None
+        if plan.signals:
+            pool = SignalPool(train_stores, plan.seed, plan.evaluation.signal_examples, micro_batch_size)
+            self.signal_meter = SignalMeter(plan.signals, pool, self.engine, plan.folder, self.num_steps_done)
         schedule = plan.build_schedule(train_stores)
         horizon = plan.evaluation.every
         self.loader = BatchLoader(list(train_stores.values()), schedule, rank, world_size, horizon)
@@ -76,21 +84,20 @@ class Rank:
         loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
         self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
         rate = learning_rate(step, self.plan.num_steps, self.plan.training)
+        watched = self._watch(step)
         grad_norm = self.engine.step(rate)
         if grad_norm is not None and not math.isfinite(grad_norm):
             raise NonFiniteLossError(f"step {step}: the gradient's norm is {grad_norm}; lower training.learning_rate")
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
-        self.log.write(
-            batch,
-            loss_sum_D,
-            num_tokens_D,
-            {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds},
-        )
+        values = {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds}
+        self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:
         """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best."""
         loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
+        began = time.perf_counter()
+        signals = self.signal_meter.measure(step) if self.signal_meter else {}
         feedback = DomainFeedback(
             run_id=self.plan.run_id,
             attempt=self.attempt,
@@ -98,6 +105,8 @@ class Rank:
             weights_version=self.weights_version,
             loss_sum_nats=loss_sum_nats,
             num_tokens=num_tokens,
+            signals=signals,
+            signal_seconds=time.perf_counter() - began if signals else 0.0,
         )
         self.loader.announce(self.source.push(feedback))
         criterion = self.plan.evaluation.best
@@ -116,12 +125,21 @@ class Rank:
         checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
 
     def finish(self) -> None:
-        """Write the trained model, if it is wanted, and free everything."""
+        """Write the trained model and what it loses on each row, if they are wanted, and free everything."""
         self.loader.close()
         self.log.close()
         if self.plan.export:
+            write_row_losses(self.engine, self.eval_batches, self.names, self.plan.folder / "evaluation.json")
             export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "model")
         self.engine.destroy()
+
+    def _watch(self, step: int) -> Attachment | None:
+        """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""
+        is_measured = step % self.plan.evaluation.every == 0 or step == self.plan.num_steps
+        if self.engine.attachment is None or not is_measured:
+            return None
+        self.engine.attachment.watch()
+        return self.engine.attachment
 
     @property
     def _checkpoints(self) -> Path:
@@ -130,12 +148,19 @@ class Rank:
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Steps done and best model so far, after putting the newest complete checkpoint into the engine."""
         newest, faults = on_rank_zero(self._find_checkpoint)
-        state: dict[str, Any] = checkpoint.load(self.engine, newest) if newest else {"step": 0, "best": None}
+        state: dict[str, Any] = {"step": 0, "best": None}
+        origin, start = "the base model", self.plan.start
+        if newest:
+            state = checkpoint.load(self.engine, newest)
+        elif start:
+            origin = str(start.checkpoint or start.model.path)
+            if start.checkpoint:
+                checkpoint.load(self.engine, start.checkpoint, start.keeps_optimizer)
         if dist.get_rank() == 0:
             for fault in faults:
                 note_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
-            start = f"goes on after step {state['step']}" if newest else "starts from the base model"
-            note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {start}")
+            begins = f"goes on after step {state['step']}" if newest else f"starts from {origin}"
+            note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
         return state["step"], state["best"]
 
     def _find_checkpoint(self) -> tuple[Path | None, list[str]]:

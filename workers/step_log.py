@@ -31,9 +31,7 @@ class StepLog:
         self._samples = _open(folder / "samples.jsonl", num_steps_done) if self._is_writer and log_samples else None
         self._log_samples = log_samples
 
-    def write(
-        self, batch: Batch, loss_sum_D: list[float], num_tokens_D: list[int], values: dict[str, float | None]
-    ) -> None:
+    def write(self, batch: Batch, loss_sum_D: list[float], num_tokens_D: list[int], values: dict[str, Any]) -> None:
         """One step: its losses from sums and counts over all ranks, its rows, and further `values` by name."""
         if self._log_samples:
             self._write_samples(batch)

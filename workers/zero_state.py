@@ -23,7 +23,7 @@ class TrainedState:
         # Stage 0 in fp32 has no wrapper around torch's AdamW.
         self._inner: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         self._parameters = engine.trainable_parameters()
-        self._masters = _replicated_masters(engine.optimizer, engine.zero_stage)
+        self._masters = replicated_masters(engine.optimizer, engine.zero_stage)
         self.shapes: dict[str, torch.Size] = {
             name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in self._parameters.items()
         }
@@ -118,7 +118,7 @@ class TrainedState:
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tensor]:
+def replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tensor]:
     """Stage 0 in bf16: id of each weight -> its fp32 master. Empty in fp32, where the weight is its own master."""
     if zero_stage != 0 or not hasattr(optimizer, "fp32_groups"):
         return {}

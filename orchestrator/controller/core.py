@@ -3,7 +3,8 @@
 It keeps four promises to the workers. A version, once pulled for a step, is never replaced for that step. Feedback
 counts once per step and in the order of the steps, however often and late it is delivered. A worker group that was
 replaced (a lower attempt) is refused.
-And no algorithm ever sees a loss that is missing or not finite: the domain keeps its last value.
+And no algorithm ever sees a loss, or a signal that it requires, that is missing or not finite: the domain keeps its
+last value.
 """
 
 import math
@@ -45,6 +46,7 @@ class ControllerCore:
         self.versions: list[DomainWeights] = []
         self._last_counted = -1  # step of the newest feedback that was counted
         self._last: dict[str, tuple[float, int]] = {}  # newest good (sum of nats, tokens) of each domain
+        self._last_signals: dict[tuple[str, str], float] = {}  # newest good value by (signal, domain)
         self._last_pulled = 0
 
     def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
@@ -72,6 +74,7 @@ class ControllerCore:
         """A copy that can observe while this one stays as it was, until what followed is on disk."""
         twin = copy(self)
         twin.versions, twin._last = list(self.versions), dict(self._last)
+        twin._last_signals = dict(self._last_signals)
         twin.algorithm = deepcopy(self.algorithm)
         return twin
 
@@ -114,7 +117,7 @@ class ControllerCore:
 
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
         """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
-        events = []
+        signals, events = self._complete_signals(feedback)
         for name in self.algorithm.names:
             if math.isfinite(loss := feedback.loss_nats(name)):
                 self._last[name] = (feedback.loss_sum_nats[name], feedback.num_tokens[name])
@@ -123,8 +126,28 @@ class ControllerCore:
             instead = "keeps its last value" if name in self._last else "the weights stay until it has one"
             message = f"loss of domain {name!r} at step {feedback.step} is {what}; {instead}"
             events.append(Event(feedback.step, "non_finite_loss", message))
-        if set(self._last) != set(self.algorithm.names):
+        if signals is None or set(self._last) != set(self.algorithm.names):
             return None, events
         sums = {name: self._last[name][0] for name in self.algorithm.names}
         tokens = {name: self._last[name][1] for name in self.algorithm.names}
-        return feedback.model_copy(update={"loss_sum_nats": sums, "num_tokens": tokens}), events
+        return feedback.model_copy(update={"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals}), events
+
+    def _complete_signals(self, feedback: DomainFeedback) -> tuple[dict[str, dict[str, float]] | None, list[Event]]:
+        """The required signals, likewise."""
+        events = []
+        wanted = [(signal, name) for signal in self.algorithm.required_signals for name in self.algorithm.names]
+        for signal, name in wanted:
+            value = feedback.signals.get(signal, {}).get(name)
+            if value is not None and math.isfinite(value):
+                self._last_signals[signal, name] = value
+                continue
+            what = "missing" if value is None else f"{value}"
+            instead = "keeps its last value" if (signal, name) in self._last_signals else "no update until it has one"
+            message = f"signal {signal} of domain {name!r} at step {feedback.step} is {what}; {instead}"
+            events.append(Event(feedback.step, "non_finite_signal", message))
+        if any(pair not in self._last_signals for pair in wanted):
+            return None, events
+        signals: dict[str, dict[str, float]] = {signal: {} for signal in self.algorithm.required_signals}
+        for signal, name in wanted:
+            signals[signal][name] = self._last_signals[signal, name]
+        return signals, events

@@ -51,7 +51,7 @@ class DurableController:
             if decision.version is not None:
                 self._write("weights", f"{decision.version.version:06d}", decision.version)
             self.core = core  # only now: whatever could not be written was never decided
-            self._note_values(feedback.step)
+            self._note_values(feedback)
             for event in decision.events:
                 note_event(self.folder, event.step, event.kind, event.message)
         return self.core.version_of(feedback.step + 1)
@@ -69,7 +69,7 @@ class DurableController:
             decision = self.core.observe(feedback, recorded=versions[number] if number < len(versions) else None)
             if decision.version is not None and number >= len(versions):
                 self._write("weights", f"{number:06d}", decision.version)
-            self._note_values(feedback.step)
+            self._note_values(feedback)
         if len(self.core.versions) < len(versions):
             raise ValueError(
                 f"{self.folder}: {len(versions)} weights versions, but feedback leads to {len(self.core.versions)}; "
@@ -85,9 +85,11 @@ class DurableController:
     def _write(self, part: str, name: str, record: DomainWeights | DomainFeedback) -> None:
         write_durably(self.folder / part / f"{name}.json", record.model_dump_json(indent=1).encode())
 
-    def _note_values(self, step: int) -> None:
+    def _note_values(self, feedback: DomainFeedback) -> None:
         version = self.core.versions[-1].version
         values = self.core.algorithm.metrics()
-        line = {"step": step, "weights_version": version, "values": values}
+        if feedback.signals:
+            values = {**values, "signal_seconds": feedback.signal_seconds}
+        line = {"step": feedback.step, "weights_version": version, "values": values}
         with (self.folder / "mixing.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,7 +1,8 @@
 """Mixing algorithms: how the shares of the domains follow from what was measured. Pure: no Ray, no torch, no clock.
 
 To add one, write a file with a config class (its `type` names it) and a subclass of `MixingAlgorithm`, and put it in
-the table and the union below. Nothing else changes: not the controller, not the loop, not the workers.
+the table and the union below. Nothing else changes: not the controller, not the loop, not the workers. An algorithm
+that answers to more than losses names its signals in its config class (`required_signals`; workers/signals has them).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ from pydantic import Field, TypeAdapter
 from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig
 from orchestrator.mixing.fixed import Fixed, FixedConfig
 from orchestrator.mixing.inverse import Inverse, InverseConfig
+from orchestrator.mixing.mixture_of_skills import MixtureOfSkills, MixtureOfSkillsConfig
 from orchestrator.mixing.proportional import Proportional, ProportionalConfig
+from orchestrator.mixing.target import Target, TargetConfig
 from orchestrator.mixing.temperature import Temperature, TemperatureConfig
 from orchestrator.mixing.uniform import Uniform, UniformConfig
 from orchestrator.mixing.versatune import VersaTune, VersaTuneConfig
@@ -23,11 +26,20 @@ MIXING_ALGORITHMS: dict[str, type[MixingAlgorithm[Any]]] = {
     "temperature": Temperature,
     "inverse": Inverse,
     "fixed": Fixed,
+    "target": Target,
     "versatune": VersaTune,
+    "mixture_of_skills": MixtureOfSkills,
 }
 
 AnyMixingConfig = Annotated[
-    UniformConfig | ProportionalConfig | TemperatureConfig | InverseConfig | FixedConfig | VersaTuneConfig,
+    UniformConfig
+    | ProportionalConfig
+    | TemperatureConfig
+    | InverseConfig
+    | FixedConfig
+    | TargetConfig
+    | VersaTuneConfig
+    | MixtureOfSkillsConfig,
     Field(discriminator="type"),
 ]
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, Field
@@ -23,8 +24,16 @@ def _sum_to_one(shares: Shares) -> Shares:
     return shares
 
 
+def _json_file(path: Path) -> Path:
+    if path.suffix != ".json":  # a misspelt word would pass for a path
+        raise ValueError(f"{str(path)!r} is neither a known word nor the name of a .json file")
+    return path
+
+
 GivenShares = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1), AfterValidator(_sum_to_one)]
-Initial = Literal["uniform", "proportional"] | GivenShares
+DistributionFile = Annotated[Path, AfterValidator(_json_file)]
+"""A JSON file {"shares": {domain: share}}, as the detection of a model's own distribution writes it."""
+Initial = Literal["uniform", "proportional", "detected"] | DistributionFile | GivenShares
 
 
 class Domain(Protocol):
@@ -51,15 +60,18 @@ class MixingConfig(Settings):
     unit: Literal["examples", "tokens"] = "examples"
     """What a share is a share of. Both shares are logged whichever is chosen."""
 
+    @property
+    def required_signals(self) -> tuple[str, ...]:
+        """Names of the further signals (workers/signals) that the algorithm answers to."""
+        return ()
+
 
 Config = TypeVar("Config", bound=MixingConfig)
 
 
 class MixingAlgorithm(ABC, Generic[Config]):
-    """Answers feedback with shares. The controller hands in only complete, finite losses."""
+    """Answers feedback with shares. The controller hands in only complete, finite losses and required signals."""
 
-    required_signals: ClassVar[tuple[str, ...]] = ()
-    """Names of the further signals that workers must measure for it."""
     state_fields: ClassVar[tuple[str, ...]] = ()
     """Attributes that make up its state, each of plain JSON types."""
 
@@ -69,6 +81,11 @@ class MixingAlgorithm(ABC, Generic[Config]):
         self.config = config
         self.domains = list(domains)
         self.names = [domain.name for domain in domains]
+
+    @property
+    def required_signals(self) -> tuple[str, ...]:
+        """Names of the further signals that workers must measure for it."""
+        return self.config.required_signals
 
     @abstractmethod
     def initial_weights(self) -> Shares:
@@ -115,6 +132,12 @@ def check_domains(what: str, values: Mapping[str, Any], names: Sequence[str]) ->
         raise ValueError(f"{what}: {unknown} are not domains of this run; its domains are {list(names)}")
 
 
+def check_target(target: str, names: Sequence[str]) -> None:
+    """Refuse a target that is not one of these domains."""
+    if target not in names:
+        raise ValueError(f"mixing.target: {target!r} is not a domain that is trained on; these are {list(names)}")
+
+
 def normalise(values: Mapping[str, float]) -> Shares:
     """Values divided by their sum."""
     total = math.fsum(values.values())
@@ -122,13 +145,33 @@ def normalise(values: Mapping[str, float]) -> Shares:
 
 
 def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Shares:
-    """The shares that `initial` stands for: uniform, by size in `unit`, or given."""
+    """The shares that `initial` stands for: uniform, by size in `unit`, or given.
+
+    Raises:
+        ValueError: it names other domains, or a distribution that has to be found out or read first.
+    """
     if initial == "uniform":
         return {domain.name: 1.0 / len(domains) for domain in domains}
     if initial == "proportional":
         return normalise({d.name: d.num_examples if unit == "examples" else d.num_tokens for d in domains})
-    check_domains("mixing.initial", initial, [domain.name for domain in domains])
-    return normalise(initial)
+    return given_shares("mixing.initial", initial, [domain.name for domain in domains])
+
+
+def given_shares(key: str, given: Path | str | Mapping[str, float], names: Sequence[str]) -> Shares:
+    """Shares that a configuration gives for exactly these domains, in their order.
+
+    Raises:
+        ValueError: they are for other domains, or are still the word or the file that stands for them.
+    """
+    if isinstance(given, Path | str):
+        raise ValueError(f"{key}: {given} has to be turned into shares by domain first")
+    check_domains(key, given, names)
+    return normalise({name: given[name] for name in names})
+
+
+def flatten_by_temperature(shares: Shares, tau: float) -> Shares:
+    """q_tau(j) = q(j)^(1/tau) / sum_i q(i)^(1/tau): tau 1 keeps the shares, infinity makes them uniform."""
+    return normalise({name: share ** (1.0 / tau) for name, share in shares.items()})
 
 
 def raise_to_floor(shares: Shares, floor: float) -> Shares:

@@ -1,8 +1,18 @@
-"""Fixed: the shares are given and stay. With a detected distribution it is VersaTune's ablation "constant"."""
+"""Fixed: the shares are given and stay.
+
+`shares: detected` is the "constant" form of VersaTune (arXiv 2411.11266): the base model's own distribution, kept.
+"""
 
 from typing import Literal
 
-from orchestrator.mixing.base import ConstantMixing, GivenShares, MixingConfig, Shares, check_domains, normalise
+from orchestrator.mixing.base import (
+    ConstantMixing,
+    DistributionFile,
+    GivenShares,
+    MixingConfig,
+    Shares,
+    given_shares,
+)
 
 
 class FixedConfig(MixingConfig):
@@ -10,8 +20,9 @@ class FixedConfig(MixingConfig):
 
     type: Literal["fixed"] = "fixed"
     """The shares below."""
-    shares: GivenShares
-    """Share of each domain; they sum to 1."""
+    shares: Literal["detected"] | DistributionFile | GivenShares
+    """Share of each domain, which sum to 1; or `detected`: the base model's own distribution; or the .json file that a
+    detection wrote."""
 
 
 class Fixed(ConstantMixing[FixedConfig]):
@@ -19,5 +30,4 @@ class Fixed(ConstantMixing[FixedConfig]):
 
     def initial_weights(self) -> Shares:
         """The given shares."""
-        check_domains("mixing.shares", self.config.shares, self.names)
-        return normalise(self.config.shares)
+        return given_shares("mixing.shares", self.config.shares, self.names)

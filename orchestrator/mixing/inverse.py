@@ -14,7 +14,8 @@ class InverseConfig(MixingConfig):
     type: Literal["inverse"] = "inverse"
     """(1 - P_j) / (k - 1)."""
     initial: Initial = "proportional"
-    """The distribution P: `uniform`, `proportional`, or a share for each domain."""
+    """The distribution P: `uniform`, `proportional`, `detected` (the base model's own; the paper's), the .json file
+    that a detection wrote, or a share for each domain."""
 
 
 class Inverse(ConstantMixing[InverseConfig]):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, initial_shares, normalise
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, flatten_by_temperature, initial_shares
 
 
 class TemperatureConfig(MixingConfig):
@@ -26,4 +26,4 @@ class Temperature(ConstantMixing[TemperatureConfig]):
     def initial_weights(self) -> Shares:
         """Flattened sizes."""
         by_size = initial_shares("proportional", self.domains, self.config.unit)
-        return normalise({name: share ** (1.0 / self.config.tau) for name, share in by_size.items()})
+        return flatten_by_temperature(by_size, self.config.tau)

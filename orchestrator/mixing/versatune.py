@@ -1,4 +1,4 @@
-"""VersaTune, robustness form: domains with more left to learn get a larger share (arXiv 2411.11266).
+"""VersaTune: domains with more left to learn get a larger share; one domain may be expanded (arXiv 2411.11266).
 
     gamma_j = max((l_j - l_ref_j) / l_j, 0)                  learnable potential, in [0, 1)
     P_j    <- P_j * (1 + sigma * gamma_j) / sum_i ...        at every evaluation, the base model's included
@@ -8,15 +8,21 @@ alone. Equal potentials leave the shares as they are. That is also how the metho
 memorised its domain (l_ref near 0) makes every gamma 1 and the rule does nothing, which is why references are
 measured on held-out rows.
 
-Certain of the paper: gamma. The update is a reconstruction; sigma is ours. Ours as well: the exponential form (equal
-to first order) and the floor. `loss` is what the authors' released code does: P_j * exp(l_j), without references.
+With a `target` its share is then raised by delta while mean forgetting elsewhere stays below epsilon times what the
+target can still learn (see expansion.py). Otherwise nothing is raised this time; the next evaluation decides anew. It
+ends by itself: a target at its reference loss has gamma 0. Forgetting is seen against the evaluation before only, so
+a slow drift goes unseen by the rule; the report shows every loss against the base model.
+
+Certain of the paper: gamma and the forgetting degree. The updates are reconstructions; sigma, delta and epsilon are
+ours. Ours as well: the exponential form (equal to first order) and the floor. `loss` is what the authors' released code
+does: P_j * exp(l_j), without references.
 """
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.mixing.base import (
     Initial,
@@ -24,10 +30,12 @@ from orchestrator.mixing.base import (
     MixingConfig,
     Shares,
     check_domains,
+    check_target,
     initial_shares,
     normalise,
     raise_to_floor,
 )
+from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
 from workers.contracts import DomainFeedback
 
 
@@ -37,7 +45,8 @@ class VersaTuneConfig(MixingConfig):
     type: Literal["versatune"] = "versatune"
     """Raise the share of domains with more left to learn."""
     initial: Initial = "proportional"
-    """Shares before any feedback: `uniform`, `proportional`, or a share for each domain."""
+    """Shares before any feedback: `uniform`, `proportional`, `detected` (the base model's own distribution; the
+    paper's), the .json file that a detection wrote, or a share for each domain."""
     reference: Literal["computed"] | Path | dict[str, Annotated[float, Field(ge=0)]] = "computed"
     """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`:
     fine-tune on each domain alone before the run, once."""
@@ -47,25 +56,42 @@ class VersaTuneConfig(MixingConfig):
     """`ratio` multiplies by 1 + sigma * gamma, `exponential` by exp(sigma * gamma), `loss` by exp(loss)."""
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Smallest share of a domain."""
+    target: str | None = None
+    """Domain to expand: its share is raised while the others forget little. Without one all domains are alike."""
+    delta: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Size of a raise of the target's share; it ends at 1 minus the floors of the others."""
+    epsilon: Annotated[float, Field(gt=0)] = 1.0
+    """Mean forgetting of the others that a raise may cost, as a multiple of the target's learnable potential."""
+
+    @model_validator(mode="after")
+    def _target_has_a_potential(self) -> Self:
+        if self.target is not None and self.update == "loss":
+            raise ValueError("target: a raise is weighed against learnable potential, which update: loss has not")
+        return self
 
 
 class VersaTune(MixingAlgorithm[VersaTuneConfig]):
-    """The loop's state is the shares; gamma is kept to be shown."""
+    """The loop's state is the shares and the losses of the evaluation before; the rest is kept to be shown."""
 
-    state_fields = ("shares", "gamma")
+    state_fields = ("shares", "gamma", "phi", "losses", "is_raised")
 
     def __init__(self, config: VersaTuneConfig, domains: Any) -> None:
         super().__init__(config, domains)
         if config.floor * len(self.names) > 1.0:
             raise ValueError(floor_fault(config.floor, len(self.names)))
+        if config.target is not None:
+            check_target(config.target, self.names)
         self.reference: dict[str, float] = {}
         if config.update != "loss":
             if not isinstance(config.reference, dict):
                 raise ValueError(f"mixing.reference: {config.reference} has to be turned into losses by domain first")
             check_domains("mixing.reference", config.reference, self.names)
             self.reference = config.reference
-        self.shares = raise_to_floor(initial_shares(config.initial, self.domains, config.unit), config.floor)
+        self.shares = self.initial_weights()
         self.gamma = dict.fromkeys(self.names, 0.0)
+        self.phi = dict.fromkeys(self.names, 0.0)
+        self.losses: dict[str, float] | None = None
+        self.is_raised = False
 
     def initial_weights(self) -> Shares:
         """P^(0), none below the floor."""
@@ -74,10 +100,10 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
     def observe(self, feedback: DomainFeedback) -> Shares:
         """P^(t) from P^(t-1) and the losses."""
         losses = {name: feedback.loss_nats(name) for name in self.names}
-        sigma = self.config.sigma
         if self.config.update == "loss":
             factor = self._exponentials(losses)
         else:
+            sigma = self.config.sigma
             self.gamma = {name: learnable_potential(loss, self.reference[name]) for name, loss in losses.items()}
             if self.config.update == "ratio":
                 factor = {name: 1.0 + sigma * gamma for name, gamma in self.gamma.items()}
@@ -85,7 +111,17 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
                 factor = self._exponentials({name: sigma * gamma for name, gamma in self.gamma.items()})
         raised = normalise({name: self.shares[name] * factor[name] for name in self.names})
         self.shares = raise_to_floor(raised, self.config.floor)
+        if self.config.target is not None:
+            self._expand(self.config.target, losses)
         return dict(self.shares)
+
+    def _expand(self, target: str, losses: dict[str, float]) -> None:
+        before = self.losses or losses
+        self.phi = {name: forgetting_degree(loss, before[name]) for name, loss in losses.items()}
+        self.losses = losses
+        self.is_raised = is_raise_due(target, self.phi, self.gamma, self.config.epsilon)
+        if self.is_raised:
+            self.shares = raise_share(self.shares, target, self.config.delta, self.config.floor)
 
     def _exponentials(self, values: dict[str, float]) -> dict[str, float]:
         """exp(value) up to a factor that cancels in the sum: it is 1 for the largest among those that have a share."""
@@ -93,11 +129,15 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         return {name: math.exp(min(value - largest, 0.0)) for name, value in values.items()}
 
     def metrics(self) -> dict[str, float]:
-        """gamma and reference loss of each domain."""
+        """gamma and reference loss of each domain; with a target also phi, and 1 where its share was raised."""
         if self.config.update == "loss":
             return {}
-        references = {f"reference_nats/{name}": loss for name, loss in self.reference.items()}
-        return {f"gamma/{name}": gamma for name, gamma in self.gamma.items()} | references
+        values = {f"gamma/{name}": gamma for name, gamma in self.gamma.items()}
+        values |= {f"reference_nats/{name}": loss for name, loss in self.reference.items()}
+        if self.config.target is not None:
+            values |= {f"phi/{name}": phi for name, phi in self.phi.items()}
+            values[f"raised/{self.config.target}"] = float(self.is_raised)
+        return values
 
 
 def floor_fault(floor: float, num_domains: int) -> str:

@@ -110,7 +110,7 @@ def comparison_table(run_folders: Sequence[Path]) -> Table:
 
 def comparison_sections(runs: Sequence[RunFolder]) -> list[Section]:
     """Held-out losses overlaid, one plot for each domain; shares side by side."""
-    loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation, step 0 is the base model."
+    loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation, step 0 is where the run starts."
     losses = [Plot("Mean of the domains", _overlay(runs, None))]
     domain_colors = color_by_name(all_domains(runs))
     losses += [Plot(domain, _overlay(runs, domain), color, domain) for domain, color in domain_colors.items()]

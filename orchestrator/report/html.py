@@ -29,7 +29,11 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
     if not run_folders:
         raise ValueError("a report needs at least one run folder")
     runs = load_runs(run_folders)
-    page = _run_page(runs[0]) if len(runs) == 1 else _comparison_page(runs)
+    write_page(output, _run_page(runs[0]) if len(runs) == 1 else _comparison_page(runs))
+
+
+def write_page(output: Path, page: str) -> None:
+    """Put a page in its place at once, so that a browser never loads half of one."""
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(output)
@@ -37,7 +41,7 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
 
 def _run_page(run: RunFolder) -> str:
     result = summarise(run)
-    return _render(
+    return render_page(
         "run.html",
         run_sections(run),
         title=run.name,
@@ -53,7 +57,7 @@ def _run_page(run: RunFolder) -> str:
 
 
 def _comparison_page(runs: Sequence[RunFolder]) -> str:
-    return _render(
+    return render_page(
         "comparison.html",
         comparison_sections(runs),
         title=f"{len(runs)} runs compared",
@@ -76,7 +80,11 @@ def _facts(result: RunSummary) -> dict[str, str]:
     return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
 
 
-def _render(template: str, sections: Sequence[Section], **values: Any) -> str:
+def render_page(template: str, sections: Sequence[Section], caveats: Sequence[str] = (), **values: Any) -> str:
+    """A page of plots: a template of this package, its sections, and the values that the template names.
+
+    `caveats` are what a reader must know of a method, shown below its plots.
+    """
     # A browser reads line ends as \n before it hashes a script.
     sources = (get_plotlyjs(), _asset("page.js"))
     scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
@@ -86,6 +94,7 @@ def _render(template: str, sections: Sequence[Section], **values: Any) -> str:
     environment.filters |= {"loss": format_loss, "share": format_share, "change": _change}
     return environment.get_template(template).render(
         sections=sections,
+        caveats=caveats,
         figures=Markup(_figures_json(sections)),
         style=Markup(_asset("page.css")),
         scripts=[Markup(text) for text in scripts],

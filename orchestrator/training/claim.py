@@ -14,8 +14,12 @@ from workers.durable import write_durably
 # What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
 _FREE_KEYS = {
     ("cluster",),
+    ("coarse_search",),
+    ("detection",),
     ("output_dir",),
     ("reference",),
+    ("compare",),
+    ("study",),
     ("data", "cache_dir"),
     ("data", "log_samples"),
     ("training", "checkpoint_every"),
@@ -42,7 +46,7 @@ def claim_folder(config: RunConfig) -> Iterator[str]:
         raise ClaimError(f"{config.folder}: another process is running this run; stop it or use another name") from None
     try:
         _compare_with_begun(config)
-        identity = f"{config.folder.resolve()}\n{json.dumps(_bound(config), sort_keys=True)}"
+        identity = f"{config.folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"
         yield f"{config.name}-{hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()}"
     finally:
         lock.release()
@@ -52,7 +56,7 @@ def _compare_with_begun(config: RunConfig) -> None:
     path = config.folder / "config.json"
     if path.exists():
         begun = RunConfig.model_validate_json(path.read_bytes())
-        before, now = dict(_flatten(_bound(begun))), dict(_flatten(_bound(config)))
+        before, now = dict(_flatten(bound_settings(begun))), dict(_flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed:
             lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
@@ -63,8 +67,8 @@ def _compare_with_begun(config: RunConfig) -> None:
     write_durably(path, config.model_dump_json(indent=1).encode())
 
 
-def _bound(config: RunConfig) -> dict[str, Any]:
-    """The configuration without what may differ when a run goes on."""
+def bound_settings(config: RunConfig) -> dict[str, Any]:
+    """The configuration without what may differ when a run goes on, as plain data."""
     data = config.model_dump(mode="json")
     for *parents, last in _FREE_KEYS:
         group = data

@@ -24,8 +24,11 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig) -> Iterator[None]:
+def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iterator[None]:
     """Join the cluster of `address`, or start one on this machine with room for the run's workers.
+
+    Ray frees what a worker group held whose driver died only where its dashboard runs: searches, which go on after
+    that, set `include_dashboard`.
 
     Ray guards a cluster that it starts here with a token of its own (in ~/.ray), unless RAY_AUTH_MODE says otherwise.
     SIGTERM becomes a KeyboardInterrupt inside, so that it ends a run as Ctrl-C does.
@@ -39,7 +42,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     if cluster.address == "local":
         os.environ.pop("RAY_ADDRESS", None)
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker)
-        settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
     else:
         settings |= {"address": cluster.address}
     try:

@@ -1,39 +1,110 @@
 """A run from its configuration to its result: claim, prepare, reference losses, train, summarise, report."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
 from rich.console import Console
 
-from orchestrator.config import RunConfig
+from orchestrator.config import ClusterConfig, RunConfig
+from orchestrator.controller.actor import DomainSize
+from orchestrator.detection.driver import with_detected_shares
+from orchestrator.mixing import MixingConfig
 from orchestrator.quiet import chatter_to
 from orchestrator.report import write_report
 from orchestrator.summary import write_summary
 from orchestrator.terminal import PreparationView, RunView, summary_view
+from orchestrator.training.alone import train_alone
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
+from orchestrator.training.importance import with_importance
 from orchestrator.training.planning import build_plan, domain_sizes
 from orchestrator.training.preparation import DomainStores, prepare_stores
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
+from workers.plan import TrainingPlan
 
 
 def run(config: RunConfig, console: Console) -> None:
     """Train, or go on where the run stopped; a finished run only shows its summary again."""
+    if config.stage_list:
+        from orchestrator.stages.running import run_stages  # which is made of this module's parts
+
+        run_stages(config, console)
+        return
     with claim_folder(config) as run_id:
         if not (config.folder / "summary.json").exists():
             with chatter_to(config.folder / "raymix.log") as quiet_console:
                 quiet_console.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False)
                 with ray_session(config.cluster):
-                    _train(config, run_id, quiet_console)
+                    train_here(config, run_id, quiet_console)
         write_report([config.folder], config.folder / "report.html")
         console.print(summary_view(config.folder))
 
 
-def _train(config: RunConfig, run_id: str, console: Console) -> None:
-    stores = prepare(config, console)
-    mixing = with_reference_losses(config, stores, console)
-    plan = build_plan(config, run_id, stores)
-    with RunView(config.folder, list(plan.domains), plan.num_steps, console):
-        train_on_cluster(plan, mixing, domain_sizes(stores), config.cluster)
-    write_summary(config.folder, {name: domain.report.num_bad_rows for name, domain in stores.items()})
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run of which only the training is left. Plain data with absolute paths: any process can do it."""
+
+    plan: TrainingPlan
+    mixing: MixingConfig
+    sizes: list[DomainSize]
+    cluster: ClusterConfig
+    num_bad_rows: dict[str, int]
+
+    def without_models(self) -> Self:
+        """The same run leaving numbers only: neither `model/` nor `best/`, and one checkpoint at a time."""
+        plan = self.plan
+        leaner = {
+            "export": False,
+            "evaluation": plan.evaluation.model_copy(update={"best": None}),
+            "training": plan.training.model_copy(update={"keep_checkpoints": 1}),
+        }
+        return replace(self, plan=plan.model_copy(update=leaner))
+
+
+def make_ready(
+    config: RunConfig, run_id: str, console: Console, stores: Mapping[str, DomainStores] | None = None
+) -> ReadyRun:
+    """Everything that comes before the training, inside a Ray session: data, reference losses, plan.
+
+    Args:
+        config: the run.
+        run_id: its identity.
+        console: where progress is told.
+        stores: token stores of every domain, where the caller has them already.
+
+    Raises:
+        ValueError: the configuration is a plan of stages, which is several runs.
+    """
+    if config.stage_list:
+        raise ValueError(f"{config.name}: a plan of stages is run by `raymix run` alone; leave out stages here")
+    stores = stores or prepare(config, console)
+    config = with_detected_shares(config, console)
+    config = with_importance(config, stores, console)
+    return ReadyRun(
+        plan=build_plan(config, run_id, stores),
+        mixing=with_reference_losses(config, stores, console),
+        sizes=domain_sizes(stores),
+        cluster=config.cluster,
+        num_bad_rows={name: domain.report.num_bad_rows for name, domain in stores.items()},
+    )
+
+
+def complete(run: ReadyRun, *, alone: bool = False) -> None:
+    """Train and write summary.json, inside a Ray session; `alone`: this process is the one rank."""
+    if alone:
+        train_alone(run.plan, run.mixing, run.sizes)
+    else:
+        train_on_cluster(run.plan, run.mixing, run.sizes, run.cluster)
+    write_summary(run.plan.folder, run.num_bad_rows)
+
+
+def train_here(config: RunConfig, run_id: str, console: Console) -> None:
+    """Make a run ready and complete it, inside a Ray session, with its live view."""
+    ready = make_ready(config, run_id, console)
+    with RunView(config.folder, list(ready.plan.domains), ready.plan.num_steps, console):
+        complete(ready)
 
 
 def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
@@ -51,4 +122,6 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
 def reference(config: RunConfig, console: Console) -> dict[str, float]:
     """Reference losses of every domain, in nats per token: computed, or found where they were computed before."""
     with chatter_to(config.output_dir / "references" / "raymix.log") as quiet_console, ray_session(config.cluster):
-        return compute_references(config, prepare(config, quiet_console), quiet_console)
+        stores = prepare(config, quiet_console)
+        config = with_importance(config, stores, quiet_console, in_folder=False)
+        return compute_references(config, stores, quiet_console)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 from orchestrator.config import RunConfig
 from orchestrator.controller.actor import DomainSize
+from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
 from orchestrator.mixing.base import normalise
 from orchestrator.training.preparation import DomainStores, training_stores
+from orchestrator.training.start import find_start
 from workers.plan import StoreFolders, TrainingPlan, units_per_row
 
 
@@ -25,19 +27,50 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
             for name, domain in stores.items()
         },
         model=config.model.with_absolute_paths(),
+        start=find_start(config),
         training=config.training,
         evaluation=config.evaluation,
         log_samples=config.data.log_samples,
+        signals=list(config.mixing.required_signals),
     )
 
 
 def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
-    """Optimizer steps: given, or as many as `epochs` passes over all rows take."""
-    if config.training.max_steps is not None:
-        return config.training.max_steps
-    assert config.training.epochs is not None
-    num_rows = sum(store.num_rows for store in training_stores(stores).values())
-    return max(1, math.ceil(config.training.epochs * num_rows / config.training.global_batch_size))
+    """Optimizer steps: given, or as many as `epochs` passes over all rows, or `max_tokens` of the initial mix, take."""
+    training = config.training
+    if training.max_steps is not None:
+        return training.max_steps
+    if training.max_tokens is not None:
+        rows_to_train = training.max_tokens / mean_tokens_per_row(config, stores)
+    else:
+        assert training.epochs is not None
+        rows_to_train = training.epochs * sum(store.num_rows for store in training_stores(stores).values())
+    return max(1, math.ceil(rows_to_train / training.global_batch_size))
+
+
+def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:
+    """Tokens in a row at the initial weights; over all rows alike while those are still to be detected."""
+    trained = training_stores(stores)
+    try:
+        shares = initial_algorithm(config, stores).initial_weights()
+    except ValueError:
+        return sum(store.num_tokens for store in trained.values()) / sum(store.num_rows for store in trained.values())
+    shares_of_rows = row_shares(stores, shares, config.mixing.unit)
+    return math.fsum(
+        share * trained[name].num_tokens / trained[name].num_rows for name, share in shares_of_rows.items()
+    )
+
+
+def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
+    """The algorithm before any feedback; its first weights do not depend on references still to be computed.
+
+    Raises:
+        ValueError: its initial shares are still to be detected.
+    """
+    mixing = config.mixing
+    if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
+        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.trained_domains, 0.0)})
+    return build_mixing_algorithm(mixing, domain_sizes(stores))
 
 
 def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], unit: str) -> dict[str, float]:

@@ -92,6 +92,7 @@ def _plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]
             "training": training,
             "evaluation": config.evaluation.model_copy(update={"every": every, "best": None}),
             "log_samples": False,
+            "signals": [],
             "export": False,
         }
     )

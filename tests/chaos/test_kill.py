@@ -1,8 +1,10 @@
 """SIGKILL at chosen moments: the run goes on and gives what the undisturbed run gave, bit for bit."""
 
+import functools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,12 +12,13 @@ import pytest
 
 from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
 
-MOMENTS = {
-    "before the first checkpoint": lambda run: num_lines(run / "metrics.jsonl") >= 6,
+# Each moment of the run, and the step that metrics.jsonl must not have reached when it comes.
+MOMENTS: list[tuple[str, Callable[[Path], bool], int]] = [
+    ("before the first checkpoint", lambda run: num_lines(run / "metrics.jsonl") >= 6, 10),
     # Written within milliseconds: where that was missed, just after.
-    "while a checkpoint is written": lambda run: any((run / "checkpoints").glob("*step-00000020*")),
-    "after the feedback of a later step": lambda run: (run / "feedback" / "00000024.json").exists(),
-}
+    ("while a checkpoint is written", lambda run: any((run / "checkpoints").glob("*step-00000020*")), 24),
+    ("after the feedback of a later step", lambda run: (run / "feedback" / "00000024.json").exists(), 30),
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +29,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config.parent / "runs" / "small"
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_the_same_command_goes_on_after_everything_was_killed(undisturbed: Path, tmp_path: Path, moment: str) -> None:
+def test_the_same_command_goes_on_after_everything_was_killed_thrice(undisturbed: Path, tmp_path: Path) -> None:
     config = write_run(tmp_path)
     run = tmp_path / "runs" / "small"
-    process = start(config)
-    wait_for(process, lambda: MOMENTS[moment](run))
-    kill_group(process)
-    assert 0 < num_lines(run / "metrics.jsonl") < 30
+    for killed, (moment, has_come, last_step) in enumerate(MOMENTS):
+        process = start("run", config)
+        wait_for(process, functools.partial(has_come, run))
+        kill_group(process)
+        assert 0 < num_lines(run / "metrics.jsonl") < last_step, moment
+        assert _attempt(run) == killed + 1
     done = raymix("run", config)
     assert done.returncode == 0, done.stderr
-    assert _attempt(run) == 2
+    assert _attempt(run) == len(MOMENTS) + 1
     assert_equal_runs(run, undisturbed)
 
 
@@ -45,7 +49,7 @@ def test_a_killed_controller_comes_back_unnoticed_and_a_killed_worker_is_replace
 ) -> None:
     config = write_run(tmp_path)
     run = tmp_path / "runs" / "small"
-    process = start(config)
+    process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 4)
     os.kill(min(_processes(process.pid, "ControllerActor")), signal.SIGKILL)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 12)

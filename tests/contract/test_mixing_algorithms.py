@@ -11,6 +11,7 @@ import pytest
 from orchestrator.controller.core import ControllerCore
 from orchestrator.mixing import MIXING_ALGORITHMS, MixingAlgorithm, build_mixing_algorithm
 from workers.contracts import DomainFeedback
+from workers.signals import build_signal
 
 NUM_STREAMS = 1000
 NUM_FEEDBACKS = 8
@@ -34,6 +35,7 @@ def random_config(kind: str, names: list[str], choice: random.Random) -> dict[st
         "fixed": {"shares": shares},
         "inverse": {"initial": choice.choice(["uniform", "proportional", shares])},
         "temperature": {"tau": choice.choice([1.0, 5.0, 1e6])},
+        "target": {"target": choice.choice(names), "share": choice.choice([1e-6, 0.5, 1.0])},
         "versatune": {
             "initial": choice.choice(["uniform", "proportional", shares]),
             "reference": {name: choice.choice([0.0, 1e-9, 0.5, 3.0, 1e6]) for name in names},
@@ -41,7 +43,25 @@ def random_config(kind: str, names: list[str], choice: random.Random) -> dict[st
             "update": choice.choice(["ratio", "exponential", "loss"]),
             "floor": choice.choice([0.0, 0.01, 0.999 / len(names)]),
         },
+        "mixture_of_skills": {
+            "reward": choice.choice(["similarity", "perplexity"]),
+            "target": choice.choice([None, *names]),
+            "span": choice.choice(["response", "sequence"]),
+            "ema": choice.choice([True, False]),
+            "ema_start": choice.choice(["one", "first_reward"]),
+            "tau": choice.choice([None, 1.0, 10.0]),
+            "scorer": choice.choice(["logits", "perceptron"]),
+            "gradient": choice.choice(["unweighted", "policy"]),
+            "inner_steps": choice.choice([1, 3, 20]),
+            "scorer_learning_rate": choice.choice([1e-4, 1.0]),
+        },
     }
+    if kind == "versatune" and needs[kind]["update"] != "loss":
+        needs[kind] |= {
+            "target": choice.choice([None, *names]),
+            "delta": choice.choice([1e-6, 0.1, 1.0]),
+            "epsilon": choice.choice([1e-6, 1.0, 1e6]),
+        }
     return {"type": kind, "unit": unit, **needs.get(kind, {})}
 
 
@@ -50,11 +70,24 @@ def random_domains(choice: random.Random) -> list[Domain]:
     return [Domain(f"d{i}", choice.randint(1, 10**6), choice.randint(1, 10**9)) for i in range(count)]
 
 
-def random_feedback(step: int, names: list[str], choice: random.Random) -> DomainFeedback:
+def random_feedback(step: int, algorithm: MixingAlgorithm[Any], choice: random.Random) -> DomainFeedback:
     """Complete and finite, as the controller hands it in, and otherwise anything."""
+    names = algorithm.names
     tokens = {name: choice.choice([1, 500, 10**9]) for name in names}
     losses = {name: choice.choice([0.0, 1e-12, choice.random() * 5, 50.0, 1e5, 1e300]) for name in names}
-    return DomainFeedback(run_id="r", attempt=1, step=step, weights_version=0, loss_sum_nats=losses, num_tokens=tokens)
+    signals = {
+        signal: {name: choice.choice([-0.7, 0.0, 1e-12, choice.random(), 1.0, 1e300]) for name in names}
+        for signal in algorithm.required_signals
+    }
+    return DomainFeedback(
+        run_id="r",
+        attempt=1,
+        step=step,
+        weights_version=0,
+        loss_sum_nats=losses,
+        num_tokens=tokens,
+        signals=signals,
+    )
 
 
 def watch(algorithm: MixingAlgorithm[Any]) -> list[DomainFeedback]:
@@ -88,14 +121,14 @@ def test_shares_are_shares_and_a_state_carries_everything(kind: str) -> None:
         check_shares(algorithm.initial_weights(), algorithm)
         first_half, second_half = range(NUM_FEEDBACKS // 2), range(NUM_FEEDBACKS // 2, NUM_FEEDBACKS)
         for step in first_half:
-            if (shares := algorithm.observe(random_feedback(step, names, choice))) is not None:
+            if (shares := algorithm.observe(random_feedback(step, algorithm, choice))) is not None:
                 check_shares(shares, algorithm)
         text = json.dumps(algorithm.state_dict(), allow_nan=False)
         twin = build_mixing_algorithm(config, domains)
         twin.load_state_dict(json.loads(text))
         assert twin.metrics() == algorithm.metrics()
         for step in second_half:
-            feedback = random_feedback(step, names, choice)
+            feedback = random_feedback(step, algorithm, choice)
             assert algorithm.observe(feedback) == twin.observe(feedback)
             assert algorithm.metrics() == twin.metrics()
             assert all(math.isfinite(value) for value in algorithm.metrics().values())
@@ -132,7 +165,7 @@ def test_missing_and_non_finite_losses_never_reach_it(kind: str) -> None:
         seen = watch(algorithm)
         last: dict[str, tuple[float, int]] = {}
         for step in range(12):
-            feedback = random_feedback(step, names, choice)
+            feedback = random_feedback(step, algorithm, choice)
             sums, tokens = dict(feedback.loss_sum_nats), dict(feedback.num_tokens)
             for name in names:
                 fault = choice.choice(["none", "none", "nan", "inf", "no tokens", "gone"])
@@ -151,3 +184,52 @@ def test_missing_and_non_finite_losses_never_reach_it(kind: str) -> None:
                 assert {name: (seen[-1].loss_sum_nats[name], seen[-1].num_tokens[name]) for name in names} == last
             if decision.version is not None:
                 check_shares(decision.version.shares, algorithm)
+
+
+SIGNAL_ALGORITHMS = [{"type": "mixture_of_skills", "reward": reward} for reward in ("similarity", "perplexity")]
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_workers_can_measure_what_it_requires(kind: str) -> None:
+    for seed in range(20):
+        config = random_config(kind, ["a", "b"], random.Random(seed))
+        algorithm = build_mixing_algorithm(config, [Domain("a", 10, 100), Domain("b", 20, 300)])
+        for signal in algorithm.required_signals:
+            build_signal(signal, algorithm.names)
+
+
+@pytest.mark.parametrize("config", SIGNAL_ALGORITHMS, ids=lambda config: config["reward"])
+def test_missing_and_non_finite_signals_never_reach_it(config: dict[str, Any]) -> None:
+    """Through the core it sees, for such a domain, the last good value, and nothing before there is one."""
+    for stream in range(40):
+        choice = random.Random(stream)
+        domains = random_domains(choice)
+        algorithm = build_mixing_algorithm({**config, "inner_steps": 1}, domains)
+        (signal,) = algorithm.required_signals
+        core = ControllerCore("r", algorithm)
+        core.begin()
+        seen = watch(algorithm)
+        last: dict[str, float] = {}
+        for step in range(12):
+            feedback = random_feedback(step, algorithm, choice)
+            values: dict[str, float] = dict(feedback.signals[signal])
+            faults = {name: choice.choice(["none", "none", "nan", "inf", "-inf", "gone"]) for name in algorithm.names}
+            for name, fault in faults.items():
+                if fault == "none":
+                    last[name] = values[name]
+                elif fault == "gone":
+                    del values[name]
+                else:
+                    values[name] = float(fault)
+            signals = {signal: values} if values or choice.random() < 0.5 else {}
+            num_seen = len(seen)
+            decision = core.observe(feedback.model_copy(update={"signals": signals}))
+            assert [event.kind for event in decision.events] == ["non_finite_signal"] * sum(
+                fault != "none" for fault in faults.values()
+            )
+            assert (len(seen) > num_seen) == (set(last) == set(algorithm.names))
+            if len(seen) > num_seen:
+                assert seen[-1].signals == {signal: last}
+            if decision.version is not None:
+                check_shares(decision.version.shares, algorithm)
+            assert all(math.isfinite(value) for value in algorithm.metrics().values())

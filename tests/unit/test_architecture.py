@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 300, 60, 90
-HEAVY = ("torch", "ray", "transformers", "deepspeed", "datasets", "peft")
+HEAVY = ("torch", "ray", "transformers", "deepspeed", "datasets", "peft", "sklearn", "scipy", "httpx2")
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 Function = ast.FunctionDef | ast.AsyncFunctionDef

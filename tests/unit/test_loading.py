@@ -66,7 +66,7 @@ def fault(folder: Path, text: str, *overrides: str, check_files: bool = False) -
         ("type: uniform", "type: versatune, floor: 0.6", "run.yaml:6: mixing.floor: 0.6 for 2 domains is more than 1 in all; use at most 0.5"),
         ("type: uniform", "type: versatune, reference: {math: -1.0, code: 1.0}", "run.yaml:6: mixing.reference.math: is -1.0; input should be greater"),
         ("{train: m.jsonl}", "{train: m.jsonl, hub: {path: a/b}}", "run.yaml:4: domains.math: give either `train` (files) or `hub`"),
-        ("{train: m.jsonl}", "{}", "run.yaml:4: domains.math: give either `train` (files) or `hub`"),
+        ("{train: m.jsonl}", "{}", "run.yaml:4: domains.math: give `train` (files) or `hub`"),
         ("{train: m.jsonl}", "{eval: e.jsonl, hub: {path: a/b}}", "use hub.eval_split"),
         ("name: a", "name: a\nevaluation: {best: maths}", "run.yaml:2: evaluation.best: 'maths' is neither mean nor worst nor one of ['math', 'code']"),
         ("name: a", "name: a\nname: b", "run.yaml:2: name: stands twice, first in line 1; keep one"),

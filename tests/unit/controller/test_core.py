@@ -89,6 +89,39 @@ def test_a_bad_loss_is_replaced_by_the_last_good_one_and_told(bad: dict[str, flo
     assert "'a' at step 5" in decision.events[0].message and "last value" in decision.events[0].message
 
 
+def skills_core() -> ControllerCore:
+    config = {"type": "mixture_of_skills", "inner_steps": 5}
+    core = ControllerCore("r", build_mixing_algorithm(config, [DomainSize("a", 1, 1), DomainSize("b", 1, 1)]))
+    core.begin()
+    return core
+
+
+def with_signals(step: int, **values: float) -> DomainFeedback:
+    return feedback(step).model_copy(update={"signals": {"hidden_similarity": values, "unwanted": {"a": math.nan}}})
+
+
+@pytest.mark.parametrize("bad", [{"b": math.nan}, {"b": math.inf}, {"b": -math.inf}, {}])
+def test_a_bad_signal_is_replaced_by_the_last_good_one_and_told(bad: dict[str, float]) -> None:
+    core, other = skills_core(), skills_core()
+    for each in (core, other):
+        each.observe(with_signals(5, a=0.5, b=0.9))
+    decision, expected = core.observe(with_signals(10, a=0.6, **bad)), other.observe(with_signals(10, a=0.6, b=0.9))
+    assert decision.version is not None and expected.version is not None
+    assert decision.version.shares == expected.version.shares
+    (event,) = decision.events
+    assert event.kind == "non_finite_signal" and "hidden_similarity of domain 'b' at step 10" in event.message
+
+
+def test_the_weights_stay_while_a_domain_has_no_signal_yet() -> None:
+    core = skills_core()
+    decision = core.observe(with_signals(5, a=0.5))
+    assert decision.version is None and "no update until it has one" in decision.events[0].message
+    assert core.algorithm.metrics()["probability/a"] == 0.5
+    twin = core.fork()
+    assert twin.observe(with_signals(10, b=0.9)).version is not None
+    assert core.observe(with_signals(10, b=math.nan)).version is None  # what the fork saw stays with it
+
+
 def test_the_weights_stay_while_a_domain_has_no_value_yet() -> None:
     core = make_core()
     decision = core.observe(feedback(0, a=math.nan, b=1.0))

@@ -21,6 +21,8 @@ DOMAINS = [DomainSize("a", 100, 9000), DomainSize("b", 300, 1000)]
         ({"type": "inverse"}, (0.75, 0.25)),
         ({"type": "inverse", "initial": {"a": 1.0, "b": 0.0}}, (0.0, 1.0)),
         ({"type": "fixed", "shares": {"b": 0.1, "a": 0.9}}, (0.9, 0.1)),
+        ({"type": "target", "target": "b"}, (0.0, 1.0)),
+        ({"type": "target", "target": "b", "share": 0.6}, (0.4, 0.6)),
         ({"type": "fixed", "shares": {"a": 0.333333, "b": 0.6666668}}, (0.333333 / 0.9999998, 0.6666668 / 0.9999998)),
     ],
 )
@@ -50,6 +52,36 @@ def test_inverse_over_six_domains_is_the_papers_baseline() -> None:
 def test_given_shares_are_checked(shares: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_mixing_algorithm({"type": "fixed", "shares": shares}, DOMAINS).initial_weights()
+
+
+def test_a_target_leaves_equal_parts_of_the_rest() -> None:
+    domains = [DomainSize(name, size, 1) for name, size in (("a", 1), ("b", 10), ("c", 100), ("d", 1000))]
+    algorithm = build_mixing_algorithm({"type": "target", "target": "c", "share": 0.4}, domains)
+    assert algorithm.initial_weights() == pytest.approx({"a": 0.2, "b": 0.2, "c": 0.4, "d": 0.2})
+    alone = build_mixing_algorithm({"type": "target", "target": "a", "share": 0.4}, DOMAINS[:1])
+    assert alone.initial_weights() == {"a": 1.0}
+    with pytest.raises(ValueError, match="'x' is not a domain that is trained on"):
+        build_mixing_algorithm({"type": "target", "target": "x"}, DOMAINS).initial_weights()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "fixed", "shares": "detected"},
+        {"type": "fixed", "shares": "found.json"},
+        {"type": "inverse", "initial": "detected"},
+        {"type": "versatune", "initial": "found.json", "reference": {"a": 1.0, "b": 1.0}},
+    ],
+)
+def test_a_distribution_that_is_not_known_yet_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"(detected|found\.json) has to be turned into shares by domain first"):
+        build_mixing_algorithm(config, DOMAINS).initial_weights()
+
+
+@pytest.mark.parametrize("word", ["detcted", "found.yaml"])
+def test_a_misspelt_word_is_not_taken_for_a_file(word: str) -> None:
+    with pytest.raises(ValueError, match=f"'{word}' is neither a known word nor the name of a .json file"):
+        build_mixing_algorithm({"type": "fixed", "shares": word}, DOMAINS)
 
 
 def test_no_domain_at_all_is_refused() -> None:

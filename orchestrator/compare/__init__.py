@@ -1,0 +1,20 @@
+"""Several algorithms, or any other variants of a run, side by side: same base model, same budget, same seeds.
+
+    variants    each a change to the run's configuration, one run for each seed     settings.py, variants.py
+    results     every run's held-out losses, tokens and times                       results.py
+    statistics  mean over seeds with a t interval; differences paired by seed       statistics.py
+    tables      the terminal's and the page's                                       table.py, page.py
+
+Runs lie in <output_dir>/<name>-compare/<label>-seed<seed>, beside compare.json and compare.html.
+
+Where it fails: see CAVEATS, which stand on every page. What raymix does about it: intervals beside every mean,
+differences paired by seed, the tokens of every variant, and `training.max_tokens`.
+"""
+
+CAVEATS = (
+    "A few seeds give wide intervals, and a difference smaller than its interval is no result.",
+    "Equal steps are not equal tokens where domains have rows of different lengths; training.max_tokens in place of "
+    "max_steps gives every variant the same number.",
+    "Losses are held-out losses: they tell what is learned and forgotten, not whether answers are right.",
+)
+"""What a reader of a comparison must know."""

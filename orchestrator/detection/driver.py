@@ -1,0 +1,64 @@
+"""`raymix detect`, and `detected` in a configuration turned into shares before its run starts."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.detection.distribution import Distribution
+from orchestrator.detection.rounds import find_distribution, known_distribution
+from orchestrator.detection.view import distribution_view, write_page
+from orchestrator.quiet import chatter_to
+from orchestrator.training.cluster import ray_session
+from orchestrator.training.trainer import check_resources
+from workers.durable import write_durably
+
+
+def detect(config: RunConfig, output: Path, console: Console) -> None:
+    """Detect the distribution of the configuration's model, or find it where it was detected before.
+
+    Writes `output` and, beside it, a page with the suffix .html.
+    """
+    distribution = known_distribution(config) or _detect_on_cluster(config)
+    page = output.with_suffix(".html")
+    _keep(distribution, output, page)
+    console.print(distribution_view(distribution))
+    console.print(f"distribution: {output}, page: {page}", highlight=False, markup=False)
+
+
+def _detect_on_cluster(config: RunConfig) -> Distribution:
+    with chatter_to(config.output_dir / "detection" / "raymix.log") as quiet_console:
+        quiet_console.print(f"detection: starting Ray ({config.cluster.address})", markup=False)
+        with ray_session(config.cluster):
+            check_resources(config.cluster)
+            return find_distribution(config, quiet_console)
+
+
+def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:
+    """The configuration with shares by domain where its mixing says `detected` or names a file of shares.
+
+    The distribution used is kept as distribution.json in the run's folder, and a run that goes on uses that one. To be
+    called inside a Ray session.
+    """
+    for key in ("initial", "shares"):
+        given = getattr(config.mixing, key, None)
+        if given != "detected" and not isinstance(given, Path):
+            continue
+        kept = config.folder / "distribution.json"
+        if not kept.exists():
+            config.folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(given, Path):
+                write_durably(kept, given.read_bytes())
+            else:
+                console.print("initial shares: detecting what the base model knows")
+                _keep(find_distribution(config, console), kept, config.folder / "distribution.html")
+        shares = json.loads(kept.read_text())["shares"]
+        by_domain = {name: shares[name] for name in config.trained_domains}
+        return config.model_copy(update={"mixing": config.mixing.model_copy(update={key: by_domain})})
+    return config
+
+
+def _keep(distribution: Distribution, path: Path, page: Path) -> None:
+    write_page(distribution, page)
+    distribution.write(path)  # last: it says that the rest is there

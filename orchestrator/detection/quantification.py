@@ -1,0 +1,198 @@
+"""Judged texts -> shares of the domains. Pure: arrays in, arrays out; every random draw is keyed by a seed.
+
+Three estimates, side by side:
+
+    average    P_d = (1/N) sum_n p_n(d)                     the paper's figure (VersaTune, arXiv 2411.11266)
+    counts     P_d = (1/N) #{n : d = argmax p_n}            the paper's released code
+    corrected  P_d = (1/N) sum_n q_n(d) P_d / sum_e q_n(e) P_e      to its fixed point
+
+The first two inherit every habit of the judge: a domain that it over-calls comes out too large. The third undoes that.
+q_n is the judge's answer calibrated on texts of known domain in equal parts, so q_n(d) is a posterior under equal
+shares; the fixed point is the maximum likelihood of the shares by expectation maximisation (Saerens, Latinne and
+Decaestecker, Neural Computation 14, 2002). Calibration by scale and bias is what makes it work (Alexandari, Kundaje and
+Shrikumar, ICML 2020). On mixtures of a small model's continuations with known shares it came nearer than a full
+logistic regression or the inverse of the confusion matrix, and halved the distance of the average and of the counts. A
+judge of hard answers needs no other formula: its one-hot answers turn into the rows of a confusion matrix.
+
+Assumes that texts of one domain are judged alike in the calibration set and among the free texts (label shift).
+
+Legend: N texts, C calibration texts, D domains, B resamples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LOWEST_PROBABILITY = 1e-4  # an answer's; its logarithm has to stay finite, and hard answers are 0 everywhere but once
+MIXING_DEVIATION = 0.1  # of the prior of a calibrator's weights between domains, in logits for each nat
+_EM_TOLERANCE = 1e-7
+_EM_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Shares of shape (D,), their standard errors and the interval's ends."""
+
+    shares_D: Floats
+    standard_errors_D: Floats
+    lower_D: Floats
+    upper_D: Floats
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Answers of shape (C, D) about texts of known domain, and that domain's index, shape (C,)."""
+
+    answers_CD: Floats
+    labels_C: Ints
+
+
+def average(answers_ND: Floats, counts_N: Floats | None = None) -> Floats:
+    """Mean of the answers, each counted `counts_N` times; shape (D,)."""
+    return np.average(answers_ND, axis=0, weights=counts_N)
+
+
+def hard_answers(answers_ND: Floats) -> Floats:
+    """1 for the likeliest domain of each text (the first of several), 0 elsewhere; shape (N, D)."""
+    return np.eye(answers_ND.shape[1])[answers_ND.argmax(axis=1)]
+
+
+class Calibrator:
+    """Turns a judge's answers into posteriors under equal shares: softmax_d(scale * x_d + bias_d + sum_e x_e W_ed).
+
+    x are the logarithms of the answer. Scale and bias are "bias-corrected temperature scaling", what a judge of soft
+    answers needs and all that a hundred texts a domain can tell; W, which a prior holds near 0, is for habits that
+    scale and bias cannot say, as those of hard answers.
+    """
+
+    def __init__(
+        self, calibration: Calibration, counts_C: Floats | None = None, near: "Calibrator | None" = None
+    ) -> None:
+        """Fit on the calibration texts, each counted `counts_C` times; every domain must be among them.
+
+        The loss is convex: to begin at a fit that is `near` saves time and changes nothing else.
+        """
+        from scipy.optimize import minimize
+
+        features_CD, labels_C = _features(calibration.answers_CD), calibration.labels_C
+        num_texts, num_domains = features_CD.shape
+        weights_C = np.ones(num_texts) if counts_C is None else counts_C
+        # Every domain weighs the same, whatever its number of texts.
+        totals_D = np.bincount(labels_C, weights_C, num_domains)
+        weights_C = weights_C * (weights_C.sum() / num_domains / totals_D[labels_C])
+        truth_CD = np.eye(num_domains)[labels_C]
+
+        def loss(parameters: Floats) -> tuple[float, Floats]:
+            scale, bias_D, mixing_DD = _unpack(parameters, num_domains)
+            log_posterior_CD = _log_softmax(scale * features_CD + bias_D + features_CD @ mixing_DD)
+            error_CD = (np.exp(log_posterior_CD) - truth_CD) * weights_C[:, None]
+            nats = -float(weights_C @ log_posterior_CD[np.arange(num_texts), labels_C])
+            gradients = (
+                [(error_CD * features_CD).sum()],
+                error_CD.sum(axis=0),
+                (features_CD.T @ error_CD + mixing_DD / MIXING_DEVIATION**2).ravel(),
+            )
+            return nats + float((mixing_DD**2).sum()) / (2.0 * MIXING_DEVIATION**2), np.concatenate(gradients)
+
+        start = np.concatenate([[1.0], np.zeros(num_domains + num_domains**2)]) if near is None else near._parameters
+        self._parameters = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+        self._scale, self._bias_D, self._mixing_DD = _unpack(self._parameters, num_domains)
+
+    def __call__(self, answers_ND: Floats) -> Floats:
+        """Posteriors, shape (N, D)."""
+        features_ND = _features(answers_ND)
+        return np.exp(_log_softmax(self._scale * features_ND + self._bias_D + features_ND @ self._mixing_DD))
+
+
+def _unpack(parameters: Floats, num_domains: int) -> tuple[float, Floats, Floats]:
+    bias_D, mixing = parameters[1 : 1 + num_domains], parameters[1 + num_domains :]
+    return float(parameters[0]), bias_D, mixing.reshape(num_domains, num_domains)
+
+
+def _log_softmax(scores_ND: Floats) -> Floats:
+    shifted_ND = scores_ND - scores_ND.max(axis=1, keepdims=True)
+    return shifted_ND - np.log(np.exp(shifted_ND).sum(axis=1, keepdims=True))
+
+
+def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, near_D: Floats | None = None) -> Floats:
+    """Shares under which texts with these posteriors (under equal shares) are likeliest; shape (D,).
+
+    `near_D`, all above 0, is where to begin; it saves time.
+    """
+    num_texts, num_domains = posteriors_ND.shape
+    counts_N = np.ones(num_texts) if counts_N is None else counts_N
+    shares_D = np.full(num_domains, 1.0 / num_domains) if near_D is None else near_D
+    for _ in range(_EM_ITERATIONS):
+        evidence_N = posteriors_ND @ shares_D
+        updated_D = shares_D * ((counts_N / evidence_N) @ posteriors_ND) / counts_N.sum()
+        change = np.abs(updated_D - shares_D).max()
+        shares_D = updated_D
+        if change < _EM_TOLERANCE:
+            break
+    return shares_D / shares_D.sum()
+
+
+def estimate_all(
+    answers_ND: Floats, calibration: Calibration | None, num_bootstrap: int, confidence: float, seed: int
+) -> dict[str, Estimate]:
+    """Each estimate with its intervals: texts drawn again, and for `corrected` calibration texts too, domain by domain.
+
+    The intervals of `average` and `counts` know nothing of the judge's errors.
+    """
+    rng = np.random.default_rng(seed)
+    num_texts = len(answers_ND)
+    hard_ND = hard_answers(answers_ND)
+    drawn_BN = rng.multinomial(num_texts, np.full(num_texts, 1.0 / num_texts), size=num_bootstrap).astype(np.float64)
+
+    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> Estimate:
+        resampled_BD = np.array(resampled)
+        tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+        lower_D, upper_D = np.quantile(resampled_BD, tails, axis=0)
+        return Estimate(shares_D, resampled_BD.std(axis=0, ddof=1), lower_D, upper_D)
+
+    estimates = {
+        name: with_intervals(average(values_ND), [average(values_ND, drawn_N) for drawn_N in drawn_BN])
+        for name, values_ND in (("average", answers_ND), ("counts", hard_ND))
+    }
+    if calibration is not None:
+        calibrator = Calibrator(calibration)
+        shares_D = maximise_likelihood(calibrator(answers_ND))
+        near_D = np.maximum(shares_D, 1.0 / num_texts)  # a share of 0 would stay 0
+        resampled = []
+        for drawn_N in drawn_BN:
+            again = Calibrator(calibration, _redraw(calibration.labels_C, rng), near=calibrator)
+            resampled.append(maximise_likelihood(again(answers_ND), drawn_N, near_D / near_D.sum()))
+        estimates["corrected"] = with_intervals(shares_D, resampled)
+    return estimates
+
+
+def correct(answers_ND: Floats, calibration: Calibration) -> Floats:
+    """The corrected estimate alone, shape (D,)."""
+    return maximise_likelihood(Calibrator(calibration)(answers_ND))
+
+
+def smooth(shares_D: Floats, num_texts: int, pseudo_texts: float) -> Floats:
+    """Shares with `pseudo_texts` texts added to every domain."""
+    return (shares_D * num_texts + pseudo_texts) / (num_texts + pseudo_texts * len(shares_D))
+
+
+def total_variation(first_D: Floats, second_D: Floats) -> float:
+    """Half the sum of the differences: the mass that would have to move."""
+    return float(np.abs(first_D - second_D).sum() / 2.0)
+
+
+def _redraw(labels_C: Ints, rng: np.random.Generator) -> Floats:
+    """How often each calibration text is drawn, as many texts of each domain as there are."""
+    counts_C = np.zeros(len(labels_C))
+    for label in np.unique(labels_C):
+        members = np.flatnonzero(labels_C == label)
+        counts_C[members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)))
+    return counts_C
+
+
+def _features(answers_ND: Floats) -> Floats:
+    return np.log(np.clip(answers_ND, LOWEST_PROBABILITY, 1.0))

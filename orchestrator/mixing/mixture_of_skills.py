@@ -1,0 +1,145 @@
+"""Mixture-of-Skills: a scorer over the domains is moved toward their rewards (arXiv 2406.08811, EMNLP 2024).
+
+    psi <- psi + rate * sum_i R(i) * grad log p_psi(i)       inner_steps of Adam, rewards frozen, at each evaluation
+    similarity  R(i) = 1/N sum_n cos(z_i, z_n)               z: mean hidden state, of tokens, then of examples
+    perplexity  R(i) = mean_j PPL_now(x_j) / PPL_base(x_j)   high where there was little progress
+    R <- beta * R + (1 - beta) * R_before                    with `ema`, recursive
+    MoSpec      R(i) = cos(z_i, z_m);  perplexity: R(m) doubled, before the smoothing       with `target` m
+
+The interval S of the paper (100 steps) is `evaluation.every`; the base model's evaluation at step 0 moves nothing. The
+sum has no factor p_i, so it is not the policy gradient: it is cross-entropy to R / sum(R), its one fixed point, and a
+common factor of all rewards changes nothing.
+
+Certain, from paper, code and figures: the rewards, the unweighted sum, free logits, 200 Adam steps at 1e-4 an update
+(the paper's text says one), beta on the new reward. Ours: negative similarities count as 0, since a negative reward
+has no fixed point.
+
+Where it fails or saturates: an update opens a gap of 0.04 between logits at most, so it takes tens of updates to move
+(lower `evaluation.every`); hidden states of one model point much the same way, which makes similarity rewards nearly
+equal and the limit nearly uniform. Similarity favours what resembles itself, perplexity ratios what is hard to fit.
+The rewards, smoothed rewards and probabilities in the report show which of these it is; MoSpec spreads them most.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from orchestrator.mixing.base import (
+    Domain,
+    MixingAlgorithm,
+    MixingConfig,
+    Shares,
+    check_target,
+    flatten_by_temperature,
+    initial_shares,
+)
+from orchestrator.mixing.scorer import SCORERS, policy_gradient, unweighted_gradient
+from workers.contracts import DomainFeedback
+
+_GRADIENTS = {"unweighted": unweighted_gradient, "policy": policy_gradient}
+_LARGEST_REWARD = 1e6  # a model that fell apart: its squares would overflow in Adam
+
+
+class MixtureOfSkillsConfig(MixingConfig):
+    """Shares by a scorer that answers to what was measured on each domain's training examples."""
+
+    type: Literal["mixture_of_skills"] = "mixture_of_skills"
+    """Move the shares toward the domains' rewards."""
+    reward: Literal["similarity", "perplexity"] = "similarity"
+    """`similarity` (CosSim): how much a domain's hidden states resemble all domains'. `perplexity` (Diff): perplexity
+    as a ratio to the base model's."""
+    target: str | None = None
+    """MoSpec: the domain to serve. Rewards are similarity to it, or its perplexity ratio counts double."""
+    span: Literal["response", "sequence"] = "response"
+    """Tokens of the perplexity: the assistant's, or all of the example, as in the authors' released code."""
+    ema: bool = True
+    """Smooth the rewards over updates by an exponential moving average."""
+    beta: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Weight of the NEW reward in the average."""
+    ema_start: Literal["one", "first_reward"] = "one"
+    """Where the average starts: at 1, as in the released code, or at the first reward."""
+    tau: Annotated[float, Field(ge=1)] | None = None
+    """Temperature of the prior, the shares at the start: 1 is proportional to the sizes; null is infinite: uniform."""
+    scorer: Literal["logits", "perceptron"] = "logits"
+    """One free logit for each domain, as in the released code, or the paper's two-layer perceptron."""
+    inner_steps: Annotated[int, Field(ge=1)] = 200
+    """Adam steps of the scorer at each update; the released code's 200, where the paper's text has 1."""
+    scorer_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of these steps."""
+    gradient: Literal["unweighted", "policy"] = "unweighted"
+    """`unweighted` is the paper's sum, whose limit is R / sum(R); `policy` is the true gradient of the expected reward,
+    for ablations only: it collapses to all weight on the one best domain."""
+
+    @property
+    def required_signals(self) -> tuple[str, ...]:
+        """The one signal that the reward is made of."""
+        if self.reward == "perplexity":
+            return ("perplexity_ratio" if self.span == "response" else "perplexity_ratio:sequence",)
+        return ("hidden_similarity" if self.target is None else f"hidden_similarity:{self.target}",)
+
+
+class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
+    """The scorer, and the smoothed rewards of the update before."""
+
+    state_fields = ("reward", "smoothed_reward", "scorer_state")
+
+    def __init__(self, config: MixtureOfSkillsConfig, domains: Sequence[Domain]) -> None:
+        super().__init__(config, domains)
+        if config.target is not None:
+            check_target(config.target, self.names)
+        self.reward: dict[str, float] | None = None
+        self.smoothed_reward: dict[str, float] | None = None
+        self._scorer = SCORERS[config.scorer](np.array([self.initial_weights()[name] for name in self.names]))
+
+    @property
+    def scorer_state(self) -> list[list[float]]:
+        """What the scorer has learned, in plain JSON types."""
+        return self._scorer.state()
+
+    @scorer_state.setter
+    def scorer_state(self, state: list[list[float]]) -> None:
+        self._scorer.load_state(state)
+
+    def initial_weights(self) -> Shares:
+        """The prior q_tau."""
+        by_size = initial_shares("proportional", self.domains, self.config.unit)
+        return flatten_by_temperature(by_size, math.inf if self.config.tau is None else self.config.tau)
+
+    def observe(self, feedback: DomainFeedback) -> Shares | None:
+        """The scorer's probabilities after one update; the base model's evaluation is no update."""
+        (signal,) = self.required_signals
+        raw = {name: max(feedback.signals[signal][name], 0.0) for name in self.names}
+        if self.config.reward == "perplexity" and self.config.target is not None:
+            raw[self.config.target] *= 2.0
+        self.reward = {name: min(value, _LARGEST_REWARD) for name, value in raw.items()}
+        if feedback.step == 0:
+            return None
+        self.smoothed_reward = self._smooth(self.reward)
+        rewards_N = np.array([self.smoothed_reward[name] for name in self.names])
+        gradient = partial(_GRADIENTS[self.config.gradient], rewards_N)
+        self._scorer.ascend(gradient, self.config.inner_steps, self.config.scorer_learning_rate)
+        return self._by_domain(self._scorer.probabilities())
+
+    def _smooth(self, reward: dict[str, float]) -> dict[str, float]:
+        if not self.config.ema:
+            return dict(reward)
+        start = reward if self.config.ema_start == "first_reward" else dict.fromkeys(self.names, 1.0)
+        before, beta = self.smoothed_reward or start, self.config.beta
+        return {name: beta * value + (1.0 - beta) * before[name] for name, value in reward.items()}
+
+    def _by_domain(self, values_N: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.names, values_N.tolist(), strict=True))
+
+    def metrics(self) -> dict[str, float]:
+        """Reward, smoothed reward, probability and logit of each domain."""
+        quantities = {
+            "reward": self.reward or {},
+            "smoothed_reward": self.smoothed_reward or {},
+            "probability": self._by_domain(self._scorer.probabilities()),
+            "logit": self._by_domain(self._scorer.logits()),
+        }
+        return {f"{what}/{name}": value for what, values in quantities.items() for name, value in values.items()}

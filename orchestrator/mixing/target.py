@@ -1,0 +1,37 @@
+"""Target: one domain has a fixed share, the others have the rest in equal parts.
+
+The baselines of VersaTune's domain expansion (arXiv 2411.11266, experiments): share 1 is "100 % specific domain",
+which forgets most elsewhere; a smaller share is "target plus uniform split of the rest", whose share of the target
+the paper's material does not state.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, check_target
+
+
+class TargetConfig(MixingConfig):
+    """One domain before all others."""
+
+    type: Literal["target"] = "target"
+    """`share` for the target, (1 - share) / (k - 1) for each other domain."""
+    target: str
+    """Name of the domain."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Its share; 1 trains on nothing else."""
+
+
+class Target(ConstantMixing[TargetConfig]):
+    """w_e = share, w_j = (1 - share) / (k - 1); one domain alone has everything."""
+
+    def initial_weights(self) -> Shares:
+        """The target's share and equal parts of the rest."""
+        target = self.config.target
+        check_target(target, self.names)
+        others = len(self.names) - 1
+        if not others:
+            return {target: 1.0}
+        rest = (1.0 - self.config.share) / others
+        return {name: self.config.share if name == target else rest for name in self.names}

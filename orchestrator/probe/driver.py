@@ -1,0 +1,194 @@
+"""`raymix probe`: several models, or a run's base model and its result, side by side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.config import RunConfig
+from orchestrator.detection.domain_texts import find_domain_texts
+from orchestrator.detection.view import matrix_figure
+from orchestrator.palette import color_by_name
+from orchestrator.probe.geometry import Geometry, Ints, describe_geometry
+from orchestrator.probe.hidden_states import mean_hidden_states
+from orchestrator.report.figures import Plot, Section, layout
+from orchestrator.report.html import render_page
+from orchestrator.report.series import label
+from orchestrator.terminal import printable
+from workers.config import ModelConfig
+from workers.durable import write_durably
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured: a geometry for each model, over the same texts."""
+
+    layer: str
+    domains: list[str]
+    texts: list[str]
+    labels_N: Ints
+    geometries: dict[str, Geometry]
+
+
+def probe(
+    names: Sequence[str],
+    config: RunConfig | None,
+    layer: str,
+    num_examples: int,
+    output: Path,
+    console: Console,
+) -> None:
+    """Probe models and write `output` (.html) and its numbers beside it (.json).
+
+    Args:
+        names: folders of runs, each standing for its base model and its result; or model folders and hub names.
+        config: says domains, precision and seed; where it is None the first run's own does.
+        layer: fraction of the depth such as "0.5", or number of the layer.
+        num_examples: held-out texts of each domain.
+        output: the page to write.
+        console: where the table goes.
+
+    Raises:
+        ValueError: there is no configuration, no such layer, or too little text.
+    """
+    config = config or _config_of_run(names)
+    models = _models(names, config)
+    domains = list(config.domains)
+    texts: list[str] = []
+    labels: list[int] = []
+    for number, (name, domain) in enumerate(config.domains.items()):
+        found = find_domain_texts(name, domain.with_absolute_paths()).read(True, num_examples, config.seed)
+        texts += found
+        labels += [number] * len(found)
+    labels_N = np.array(labels)
+    geometries = {}
+    for name, model in models.items():
+        console.print(f"{name}: {len(texts):,} texts", markup=False, highlight=False)
+        states_NH = mean_hidden_states(model, texts, layer, config.data.max_length)
+        geometries[name] = describe_geometry(states_NH, labels_N, config.seed)
+    done = Probe(layer, domains, texts, labels_N, geometries)
+    write_durably(output.with_suffix(".json"), json.dumps(_numbers(done), indent=1).encode())
+    write_durably(output, _page(done).encode("utf-8", "replace"))
+    console.print(_table(done))
+    console.print(f"page: {output}, numbers: {output.with_suffix('.json')}", markup=False, highlight=False)
+
+
+def _is_run(name: str) -> bool:
+    return (Path(name) / "weights").is_dir() and (Path(name) / "config.json").is_file()
+
+
+def _config_of_run(names: Sequence[str]) -> RunConfig:
+    run = next((Path(name) for name in names if _is_run(name)), None)
+    if run is None:
+        raise ValueError(f"none of {list(names)} is a run's folder, so give --config for the domains to probe with")
+    return RunConfig.model_validate_json((run / "config.json").read_bytes())
+
+
+def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
+    """The models by what they are called; a base model that several runs share comes once."""
+    models: dict[str, ModelConfig] = {}
+
+    def add(name: str, model: ModelConfig) -> None:
+        if model not in models.values():
+            models[name if name not in models else f"{name} ({model.path})"] = model
+
+    for name in names:
+        if not _is_run(name):
+            add(Path(name).name, config.model.model_copy(update={"path": name, "revision": None}))
+            continue
+        begun = RunConfig.model_validate_json((Path(name) / "config.json").read_bytes())
+        result = Path(name) / "model"
+        if not result.is_dir():
+            raise ValueError(f"{name}: holds no model/: the run has not ended; let it end, or name a model folder")
+        add("base", begun.model)
+        add(begun.name, begun.model.model_copy(update={"path": str(result), "revision": None}))
+    return models
+
+
+def _numbers(done: Probe) -> dict[str, object]:
+    def by_domain(geometry: Geometry) -> dict[str, dict[str, float]]:
+        rows = zip(done.domains, geometry.centroid_distances_DD.tolist(), strict=True)
+        return {name: dict(zip(done.domains, row, strict=True)) for name, row in rows}
+
+    return {
+        "layer": done.layer,
+        "num_texts": dict(zip(done.domains, np.bincount(done.labels_N).tolist(), strict=True)),
+        "models": {
+            name: {
+                "silhouette": geometry.silhouette,
+                "linear_probe_accuracy": geometry.linear_probe_accuracy,
+                "centroid_distances": by_domain(geometry),
+            }
+            for name, geometry in done.geometries.items()
+        },
+    }
+
+
+def _table(done: Probe) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("model", "silhouette", "linear probe", "nearest domains"):
+        table.add_column(heading, justify="left" if heading in ("model", "nearest domains") else "right")
+    for name, geometry in done.geometries.items():
+        first, second, distance = nearest_domains(geometry, done.domains)
+        table.add_row(
+            printable(name),
+            f"{geometry.silhouette:.3f}",
+            f"{geometry.linear_probe_accuracy:.1%}",
+            printable(f"{first} and {second} at {distance:.2f}"),
+        )
+    return table
+
+
+def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, str, float]:
+    """The two domains whose means are nearest to each other, and their distance."""
+    apart_DD = geometry.centroid_distances_DD + np.diag(np.full(len(domains), np.inf))
+    first, second = divmod(int(apart_DD.argmin()), len(domains))
+    return domains[first], domains[second], float(apart_DD[first, second])
+
+
+def _page(done: Probe) -> str:
+    note = (
+        "t-SNE of mean hidden states, a point for each held-out text. It keeps neighbours; gaps and sizes mean nothing."
+    )
+    pictures = [Plot(name, _picture(done, geometry)) for name, geometry in done.geometries.items()]
+    far = "Distance between the domains' means, in units of the spread within a domain."
+    limit = max(float(geometry.centroid_distances_DD.max()) for geometry in done.geometries.values())
+    distances = [
+        Plot(name, matrix_figure(geometry.centroid_distances_DD.tolist(), done.domains, limit, "to"))
+        for name, geometry in done.geometries.items()
+    ]
+    return render_page(
+        "probe.html",
+        [Section("Picture", note, pictures), Section("Centroid distances", far, distances)],
+        title="Representation probe",
+        facts={"Layer": done.layer, "Texts": f"{len(done.texts):,}"},
+        geometries=done.geometries,
+        nearest={name: nearest_domains(geometry, done.domains) for name, geometry in done.geometries.items()},
+        domain_colors=color_by_name(done.domains),
+    )
+
+
+def _picture(done: Probe, geometry: Geometry) -> go.Figure:
+    figure = go.Figure(layout=layout(360, xaxis={"visible": False, "rangemode": "normal"}, yaxis={"visible": False}))
+    figure.update_layout(hovermode="closest")
+    for number, (domain, color) in enumerate(color_by_name(done.domains).items()):
+        members = np.flatnonzero(done.labels_N == number)
+        x, y = geometry.points_N2[members].T.tolist()
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="markers",
+                name=label(domain),
+                legendgroup=domain,
+                marker={"size": 5, "color": color, "opacity": 0.75},
+                text=[label(done.texts[place]) for place in members],
+                hovertemplate="%{text}<extra>" + label(domain) + "</extra>",
+            )
+        )
+    return figure

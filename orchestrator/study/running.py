@@ -1,0 +1,107 @@
+"""`raymix study`: the cost first, then wave after wave of trainings side by side, and the results after each.
+
+Stopped and started again it goes on: what is trained is found by its digest, what is half trained goes on from its
+checkpoint.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.search.trials import TrialsFailedError, run_trials
+from orchestrator.stages.chain import Prepare
+from orchestrator.stages.running import sole_trainer
+from orchestrator.study.config import StudyConfig
+from orchestrator.study.estimate import estimate_study, estimate_view
+from orchestrator.study.grid import Trainings, build_cells, plan_trainings
+from orchestrator.study.page import write_study_page
+from orchestrator.study.results import collect_results, write_results
+from orchestrator.training.claim import claim_folder
+from orchestrator.training.driver import prepare
+from orchestrator.training.preparation import DomainStores, training_stores
+from orchestrator.training.trainer import TrainingFailedError
+
+
+def run_study(
+    config: RunConfig, console: Console, *, estimate_only: bool = False, tokens_per_second: float | None = None
+) -> None:
+    """Estimate, train what is missing, and write results.jsonl, results.csv and report.html.
+
+    Args:
+        config: a run with a `study`.
+        console: where estimate and progress go.
+        estimate_only: stop after the estimate.
+        tokens_per_second: speed to estimate with, before anything is trained.
+
+    Raises:
+        TrainingFailedError: some trainings failed; the results of all others are written.
+    """
+    cells = build_cells(config)
+    assert config.study is not None  # or there are no cells
+    trainings = plan_trainings(cells, prepare_once(console))
+    console.print(estimate_view(estimate_study(trainings, tokens_per_second)))
+    if estimate_only:
+        return
+    with claim_folder(config):
+        folder = config.folder / "study"
+        folder.mkdir(exist_ok=True)
+        failures: dict[str, str] = {}
+        for wave in trainings.waves():
+            failures |= _run_wave(trainings, wave, console)
+            _write(folder, config.name, config.study, trainings)
+    console.print(f"results: {folder / 'results.csv'}\nreport:  {folder / 'report.html'}", highlight=False)
+    if failures:
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        raise TrainingFailedError(f"{len(failures)} of {len(trainings.stages)} trainings failed:\n{lines}")
+
+
+def prepare_once(console: Console) -> Prepare:
+    """Prepares token stores like a run does, but looks at the same part of a domain once."""
+    known: dict[tuple[str, str], DomainStores] = {}
+
+    def prepare_stores(run: RunConfig) -> Mapping[str, DomainStores]:
+        data = run.data.model_dump_json()
+        keys = {name: (name, f"{domain.model_dump_json()} {data}") for name, domain in run.domains.items()}
+        missing = {name: domain for name, domain in run.domains.items() if keys[name] not in known}
+        if missing:
+            stores = prepare(run.model_copy(update={"domains": missing}), Console(quiet=True))
+            known.update({keys[name]: stores[name] for name in missing})
+            for name, store in training_stores({name: stores[name] for name in missing}).items():
+                console.print(f"prepared {store.num_examples:,} examples of {name}", markup=False, highlight=False)
+        return {name: known[key] for name, key in keys.items()}
+
+    return prepare_stores
+
+
+def _run_wave(trainings: Trainings, wave: list[str], console: Console) -> dict[str, str]:
+    """Train what is not done and can be started; name -> reason of each that failed."""
+    with ExitStack() as held:
+        for digest in sorted(wave):  # in one order, so that two studies never wait for each other
+            if not _is_done(trainings, digest):
+                held.enter_context(sole_trainer(trainings.stages[digest], console))
+        configs = []
+        for digest in wave:
+            parent = trainings.parents[digest]
+            if not _is_done(trainings, digest) and (parent is None or _is_done(trainings, parent)):
+                planned = trainings.stages[digest]
+                parent_folder = None if parent is None else trainings.stages[parent].find_folder()
+                configs.append(planned.started_from(parent_folder, planned.find_folder()))
+        try:
+            if configs:
+                run_trials(configs, console)
+        except TrialsFailedError as error:
+            return error.reasons
+    return {}
+
+
+def _is_done(trainings: Trainings, digest: str) -> bool:
+    return (trainings.stages[digest].find_folder() / "summary.json").exists()
+
+
+def _write(folder: Path, name: str, study: StudyConfig, trainings: Trainings) -> None:
+    rows = collect_results(trainings)
+    write_results(folder, rows)
+    write_study_page(folder / "report.html", name, study, rows, len(trainings.cells))

@@ -1,0 +1,64 @@
+"""Where a run's weights come from, when another run comes before it.
+
+The other run's strategy tells which parameters it trained. The same strategy: they are the same, and their float32
+masters go on, on the model that the other run had under them. Another strategy (LoRA after full, say): what goes on is
+the model that the other run exported. Base model, tokenizer and chat template stay the run's own.
+"""
+
+from pathlib import Path
+
+from orchestrator.config import RunConfig
+from workers.checkpoint import latest_checkpoint
+from workers.config import ModelConfig
+from workers.plan import StartPoint
+
+
+def find_start(config: RunConfig) -> StartPoint | None:
+    """What `start` stands for, with absolute paths; None for the base model.
+
+    Raises:
+        ValueError: the run named there is not finished, has another base model, or has nothing to start from.
+    """
+    if config.start is None:
+        return None
+    folder = config.start.run.expanduser().resolve()
+    earlier = _read_finished(folder)
+    if earlier.model.with_absolute_paths() != config.model.with_absolute_paths():
+        raise ValueError(
+            f"start.run: {folder} has the base model {earlier.model.path} ({earlier.model.dtype}), this run "
+            f"{config.model.path} ({config.model.dtype}); use the same `model`, or {folder / 'model'} as model.path"
+        )
+    if earlier.training.strategy != config.training.strategy:
+        if config.start.optimizer == "kept":
+            raise ValueError(f"start.optimizer: {folder} trained other parameters (its strategy differs); use fresh")
+        return StartPoint(model=_exported(folder, config.model))
+    before = find_start(earlier)
+    return StartPoint(
+        model=before.model if before else config.model.with_absolute_paths(),
+        checkpoint=_last_checkpoint(folder),
+        keeps_optimizer=config.start.optimizer == "kept",
+    )
+
+
+def _read_finished(folder: Path) -> RunConfig:
+    if not (folder / "summary.json").exists():
+        what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
+        raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
+    return RunConfig.model_validate_json((folder / "config.json").read_bytes())
+
+
+def _exported(folder: Path, base: ModelConfig) -> ModelConfig:
+    if not (folder / "model" / "config.json").exists():
+        raise ValueError(f"start.run: {folder} has no model/, which a start with another strategy needs; run it again")
+    return base.with_absolute_paths().model_copy(update={"path": str(folder / "model"), "revision": None})
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    faults: list[str] = []
+    checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
+    if checkpoint is None or faults:
+        why = "; ".join(faults) or "it has none"
+        raise ValueError(
+            f"start.run: {folder} has lost its last checkpoint ({why}); delete that folder and train it again"
+        )
+    return checkpoint

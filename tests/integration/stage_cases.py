@@ -1,0 +1,75 @@
+"""Plans of stages trained in one process, real ZeRO and real data; what the tests of stages run there."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.loading import load_config
+from orchestrator.stages.running import complete_chain
+from orchestrator.training.claim import claim_folder
+from orchestrator.training.driver import complete, make_ready
+from workers.contracts import DomainFeedback, DomainWeights
+
+
+class StoppedError(RuntimeError):
+    """What a killed process would be."""
+
+
+class StoppingSource:
+    """A weights source that fails when a step is asked for."""
+
+    def __init__(self, source: Any, at_step: int) -> None:
+        self._source, self._at_step = source, at_step
+
+    def open_attempt(self) -> int:
+        return self._source.open_attempt()
+
+    def history(self) -> list[DomainWeights]:
+        return self._source.history()
+
+    def pull(self, step: int) -> DomainWeights:
+        if step == self._at_step:
+            raise StoppedError
+        return self._source.pull(step)
+
+    def push(self, feedback: DomainFeedback) -> DomainWeights:
+        return self._source.push(feedback)
+
+
+def train_plan(config_file: Path, overrides: list[str], stop: tuple[int, int] | None = None) -> list[str]:
+    """Train a plan to its end, or to a step of its n-th training; the folders that were trained in."""
+    config = load_config(config_file, overrides)
+    trained: list[str] = []
+
+    def train(run: RunConfig, run_id: str, console: Console) -> None:
+        trained.append(run.folder.name)
+        if stop is not None and len(trained) == stop[0]:
+            _train_until(run, run_id, console, stop[1])
+        else:
+            complete(make_ready(run, run_id, console), alone=True)
+
+    config.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        complete_chain(config, Console(quiet=True), train)
+    except StoppedError:
+        assert stop is not None
+    return trained
+
+
+def train_run(config_file: Path, overrides: list[str]) -> None:
+    """Train an ordinary run."""
+    config = load_config(config_file, overrides)
+    with claim_folder(config) as run_id:
+        complete(make_ready(config, run_id, Console(quiet=True)), alone=True)
+
+
+def _train_until(run: RunConfig, run_id: str, console: Console, step: int) -> None:
+    from orchestrator.controller.journal import DurableController
+    from orchestrator.mixing import build_mixing_algorithm
+    from workers.loop import train
+
+    ready = make_ready(run, run_id, console)
+    algorithm = build_mixing_algorithm(ready.mixing, ready.sizes)
+    train(ready.plan, StoppingSource(DurableController(ready.plan.folder, run_id, algorithm), step))

@@ -1,0 +1,79 @@
+"""Files that a configuration names beside its data: what is wrong with them is told before anything starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import RunConfig
+from orchestrator.config_files import missing_files
+
+GOOD: dict[str, Any] = {"shares": {"math": 0.75, "code": 0.25}, "num_samples": 100}
+
+
+def faults(folder: Path, mixing: dict[str, Any]) -> list[tuple[Any, str]]:
+    data = folder / "rows.jsonl"
+    data.write_text(json.dumps({"text": "one"}) + "\n" + json.dumps({"text": "two"}) + "\n")
+    config = {
+        "name": "r",
+        "model": {"path": "owner/model"},
+        "domains": {
+            "math": {"train": str(data)},
+            "code": {"train": str(data)},
+            "law": {"eval": str(data)},  # only measured: it has no share
+        },
+        "mixing": mixing,
+        "training": {"max_steps": 1},
+    }
+    return missing_files(RunConfig.model_validate(config))
+
+
+def mixings(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        ("shares", {"type": "fixed", "shares": str(path)}),
+        ("initial", {"type": "inverse", "initial": str(path)}),
+        ("initial", {"type": "versatune", "initial": str(path), "reference": {"math": 1.0, "code": 1.0}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD, None),
+        ({"shares": {"math": 1.0}}, "no value for ['code']"),
+        ({"shares": {"math": 0.5, "code": 0.25, "law": 0.25}}, "['law'] are not domains of this run"),
+        ({"shares": {"math": 0.75, "code": 0.75}}, "shares sum to 1.5, not to 1"),
+        ({"shares": {"math": 1.5, "code": -0.5}}, "code: Input should be greater than or equal to 0"),
+        ({"shares": {"math": "much", "code": 0.5}}, "math: Input should be a valid number"),
+        ({"shares": None}, "not a file of shares by domain"),
+        ({"loss_nats": {"math": 1.0, "code": 2.0}}, "not a file of shares by domain: 'shares'"),
+        ([1, 2], "not a file of shares by domain"),
+    ],
+)
+def test_a_distribution_file(tmp_path: Path, content: Any, message: str | None) -> None:
+    path = tmp_path / "distribution.json"
+    path.write_text(json.dumps(content))
+    for key, mixing in mixings(path):
+        found = faults(tmp_path, mixing)
+        if message is None:
+            assert found == []
+        else:
+            ((where, what),) = found
+            assert where == ("mixing", key) and what.startswith(str(path)) and message in what
+
+
+def test_a_distribution_file_that_is_not_there_or_no_json(tmp_path: Path) -> None:
+    for key, mixing in mixings(tmp_path / "gone.json"):
+        ((where, what),) = faults(tmp_path, mixing)
+        assert where == ("mixing", key) and "no such file" in what
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    for _, mixing in mixings(broken):
+        ((_, what),) = faults(tmp_path, mixing)
+        assert "not a file of shares by domain" in what
+
+
+def test_words_name_no_file(tmp_path: Path) -> None:
+    assert faults(tmp_path, {"type": "fixed", "shares": "detected"}) == []
+    assert faults(tmp_path, {"type": "inverse", "initial": "detected"}) == []

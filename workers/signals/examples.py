@@ -1,0 +1,37 @@
+"""What is known of the examples that one rank measured: E examples of D domains, hidden size H."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Span = Literal["response", "sequence"]
+"""Which of an example's tokens count: the assistant's, or all but the first, which nothing predicts."""
+
+
+@dataclass(frozen=True)
+class MeasuredExamples:
+    """One rank's examples of one evaluation."""
+
+    num_domains: int
+    domain_E: NDArray[np.int64]
+    mean_hidden_EH: Array
+    """Last hidden state, mean over all tokens of the example."""
+    nats_sum_E: dict[Span, Array]
+    """Loss over the tokens of the span, by the current model; for the spans that were asked for."""
+    base_nats_sum_E: dict[Span, Array]
+    """The same by the base model."""
+    num_targets_E: dict[Span, NDArray[np.int64]]
+    """Tokens of the span."""
+
+    def sum_by_domain(self, values_EW: Array, counts_E: NDArray[np.bool_] | None = None) -> Array:
+        """Sums over the examples of each domain, and their number in the last column: (D, W + 1)."""
+        counts_E = np.ones(len(self.domain_E), dtype=np.bool_) if counts_E is None else counts_E
+        sums = np.zeros((self.num_domains, values_EW.shape[1] + 1))
+        for domain in range(self.num_domains):
+            chosen_E = (self.domain_E == domain) & counts_E
+            sums[domain, :-1] = values_EW[chosen_E].sum(axis=0)
+            sums[domain, -1] = chosen_E.sum()
+        return sums

@@ -1,0 +1,44 @@
+"""CoFiTune (arXiv 2404.10306): train some modules of some layers, and protect what is important there. README.md."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from workers.strategies.cofitune.config import CoFiTuneConfig, ImportanceConfig, trained_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from workers.engine import Engine
+    from workers.strategies.cofitune.soft_mask import SoftMask
+
+__all__ = ["CoFiTuneConfig", "ImportanceConfig", "apply", "attach", "check_model", "trained_layers"]
+
+
+def apply(model: "PreTrainedModel", config: CoFiTuneConfig) -> "PreTrainedModel":
+    """The model itself, only the chosen modules of the chosen layers trainable."""
+    from workers.strategies.cofitune.selection import freeze
+
+    freeze(model, config)
+    return model
+
+
+def check_model(config: CoFiTuneConfig, model: Mapping[str, Any]) -> None:
+    """Compare the settings with the content of a model's config.json, before the model is loaded.
+
+    Raises:
+        ValueError: the kind of model is not known, or it has none of these layers or modules.
+    """
+    from workers.strategies.cofitune.architectures import architecture_of
+
+    text = model.get("text_config", model)
+    architecture_of(str(text.get("model_type")), config.trained_modules)
+    num_layers = text.get("num_hidden_layers", text.get("n_layer"))
+    if isinstance(num_layers, int):
+        trained_layers(config.layers, num_layers)
+
+
+def attach(engine: "Engine", config: CoFiTuneConfig) -> "SoftMask | None":
+    """The soft mask on a built engine's optimizer."""
+    from workers.strategies.cofitune.soft_mask import attach as attach_mask
+
+    return attach_mask(engine, config)

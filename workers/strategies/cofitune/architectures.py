@@ -1,0 +1,174 @@
+"""Names of the attention and feed-forward matrices in the architectures of transformers, and what their rows are.
+
+To add an architecture, give it a line in `ARCHITECTURES`, by its `model_type`. Several modules may share one matrix
+(`qkv_proj`): its rows are then those of the one after those of the other, or interleaved head by head.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the modules of a decoder layer are; paths are relative to the layer."""
+
+    modules: Mapping[str, str]
+    layers: str = "layers"  # of the decoder
+    attention: str = "self_attn"
+    dropout: str = "attention_dropout"  # of the attention module: a number, or a torch Dropout
+    is_interleaved: bool = False  # a matrix of q, k and v holds them head by head
+    shared: dict[str, list[str]] = field(init=False, default_factory=dict)  # matrix -> the modules in it, in order
+
+    def __post_init__(self) -> None:
+        for module, path in self.modules.items():
+            self.shared.setdefault(path, []).append(module)
+
+
+_GATED = Architecture(
+    {
+        **{module: f"self_attn.{module}_proj" for module in ("q", "k", "v", "o")},
+        **{module: f"mlp.{module}_proj" for module in ("gate", "up", "down")},
+    }
+)
+_QKV = {module: f"self_attn.{module}_proj" for module in ("q", "k", "v")}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "smollm3"), _GATED),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GATED),
+    "phi3": Architecture(
+        {
+            **dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj"),
+            "o": "self_attn.o_proj",
+            **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
+            "down": "mlp.down_proj",
+        }
+    ),
+    "phi": Architecture({**_QKV, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"}),
+    "opt": Architecture({**_QKV, "o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}, dropout="dropout"),
+    "gpt2": Architecture(
+        {
+            **dict.fromkeys(("q", "k", "v"), "attn.c_attn"),
+            "o": "attn.c_proj",
+            "up": "mlp.c_fc",
+            "down": "mlp.c_proj",
+        },
+        layers="h",
+        attention="attn",
+        dropout="attn_dropout",
+    ),
+    "gpt_neox": Architecture(
+        {
+            **dict.fromkeys(("q", "k", "v"), "attention.query_key_value"),
+            "o": "attention.dense",
+            "up": "mlp.dense_h_to_4h",
+            "down": "mlp.dense_4h_to_h",
+        },
+        attention="attention",
+        is_interleaved=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one layer: the numbers of its units."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate: int
+    hidden: int
+
+
+def architecture_of(model_type: str, modules: Sequence[str]) -> Architecture:
+    """The names in the layers of this kind of model.
+
+    Raises:
+        ValueError: the kind of model is not known, or has no such module.
+    """
+    if model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"training.strategy: cofitune does not know the module names of {model_type!r} models; known: "
+            f"{', '.join(ARCHITECTURES)}. Use one of these, another strategy, or add its names to "
+            "workers/strategies/cofitune/architectures.py"
+        )
+    architecture = ARCHITECTURES[model_type]
+    absent = [module for module in modules if module not in architecture.modules]
+    if absent:
+        raise ValueError(
+            f"training.strategy.modules: {model_type} models have no {', '.join(absent)}; "
+            f"they have {', '.join(architecture.modules)}"
+        )
+    return architecture
+
+
+def submodule(module: Any, path: str) -> Any:
+    """The module at a dotted path."""
+    return reduce(getattr, path.split("."), module)
+
+
+def decoder_layers(model: "PreTrainedModel", architecture: Architecture) -> "list[torch.nn.Module]":
+    """The decoder layers, first to last."""
+    return list(getattr(model.get_decoder(), architecture.layers))
+
+
+def sizes_of(model: "PreTrainedModel", architecture: Architecture) -> Sizes:
+    """From the first layer's matrices, because configurations name these numbers differently."""
+    config = model.config.get_text_config()
+    layer = decoder_layers(model, architecture)[0]
+    output, down = (submodule(layer, architecture.modules[module]) for module in ("o", "down"))
+    return Sizes(
+        num_heads=config.num_attention_heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=_num_inputs(output) // config.num_attention_heads,
+        intermediate=_num_inputs(down),
+        hidden=down.nf if hasattr(down, "nf") else down.out_features,
+    )
+
+
+def row_modules(architecture: Architecture, path: str, sizes: Sizes) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Of each row (output unit) of a matrix: the module it belongs to, and its head (q, k, v) or neuron in there."""
+    modules = architecture.shared[path]
+    names, units = [], []
+    for module in modules:
+        num_rows, rows_per_unit = _rows(module, sizes)
+        names.append(np.full(num_rows, module))
+        units.append(np.arange(num_rows) // rows_per_unit)
+    if architecture.is_interleaved and len(modules) > 1:
+        by_head = (sizes.num_heads, sizes.head_dim)
+        return (
+            np.stack([part.reshape(by_head) for part in names], axis=1).ravel(),
+            np.stack([part.reshape(by_head) for part in units], axis=1).ravel(),
+        )
+    return np.concatenate(names), np.concatenate(units)
+
+
+def row_axis(module: "torch.nn.Module") -> int:
+    """Axis of the output units in a matrix: 0 in torch's Linear, 1 in the Conv1D of GPT-2."""
+    return 1 if hasattr(module, "nf") else 0
+
+
+def _rows(module: str, sizes: Sizes) -> tuple[int, int]:
+    """Rows of a module, and how many of them make one unit."""
+    match module:
+        case "q":
+            return sizes.num_heads * sizes.head_dim, sizes.head_dim
+        case "k" | "v":
+            return sizes.num_kv_heads * sizes.head_dim, sizes.head_dim
+        case "gate" | "up":
+            return sizes.intermediate, 1
+        case _:
+            return sizes.hidden, 1
+
+
+def _num_inputs(module: Any) -> int:
+    return module.nx if hasattr(module, "nx") else module.in_features

@@ -1,0 +1,223 @@
+"""The soft mask, hung on the inner optimizer: rows of important units move less.
+
+`update` (default): W <- W + (1 - I) * dW with dW all that the optimizer did, weight decay included. A row with I = 1
+does not move by a bit, one with I = 0 moves exactly as without a mask.
+`gradient`: the gradient is multiplied by 1 - I between clipping and the optimizer's step: the norm that is clipped is
+that of the unmasked gradient, as in the released code. Under Adam a constant factor cancels, so this hardly acts.
+
+The factors are flat tensors, built once for each tensor that a rank steps: no communication, one copy of what is
+stepped. DeepSpeed carries the result to the model's weights by itself after the inner step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from workers.strategies.cofitune.config import CoFiTuneConfig
+from workers.strategies.cofitune.normalisation import Importance, read_importance
+from workers.strategies.cofitune.partitions import Fragment, full_shape, stepped_tensors
+from workers.strategies.cofitune.selection import TrainedParameter, trained_parameters
+
+if TYPE_CHECKING:
+    from workers.engine import Engine
+
+NUM_BINS = 10
+_NO_BIN = NUM_BINS  # elements without importance: padding, other modules
+
+
+@dataclass
+class _Masked:
+    """One tensor that the inner optimizer steps, with its factors in its own shape."""
+
+    update: torch.Tensor | None
+    gradient: torch.Tensor | None
+    bins: torch.Tensor | None  # uint8
+    before: torch.Tensor | None = None
+
+
+def attach(engine: "Engine", config: CoFiTuneConfig) -> "SoftMask | None":
+    """Hang the mask on a built engine; None where nothing is masked and every trained matrix trains whole.
+
+    Raises:
+        ValueError: the importance is missing, or of a model with other layers or units.
+    """
+    trained = list(trained_parameters(engine.module, config))
+    shared = [t for t in trained if not t.is_trained_R.all()]
+    if config.mask == "none":
+        return SoftMask(engine, config, trained, None) if shared else None
+    if not config.importance.files:
+        raise ValueError(
+            f"training.strategy: mask {config.mask!r} needs importance, and it was not measured; `raymix run` does so "
+            "before it trains. Else give importance.files, or mask: none"
+        )
+    importance = read_importance(config.importance.files)
+    _check_shapes(importance, trained, len(importance["up"]))
+    return SoftMask(engine, config, trained, importance)
+
+
+class SoftMask:
+    """Hooks before and after every step of the inner optimizer."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        config: CoFiTuneConfig,
+        trained: list[TrainedParameter],
+        importance: Importance | None,
+    ) -> None:
+        self._device = engine.device
+        self._is_watching = False
+        self._has_importance = importance is not None
+        self._sums = torch.zeros(2, NUM_BINS, dtype=torch.float64)
+        by_id = {id(t.parameter): t for t in trained}
+        self._masked = {
+            id(stepped): _build(stepped, fragments, by_id, config, importance)
+            for stepped, fragments in stepped_tensors(engine)
+        }
+        inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # stage 0 in fp32 has no wrapper
+        inner.register_step_pre_hook(self._before_step)
+        inner.register_step_post_hook(self._after_step)
+        for t in trained:
+            if not t.is_trained_R.all():
+                _stop_gradient(t, engine.device)
+
+    def watch(self) -> None:
+        """Measure the steps from here to the next `observations`."""
+        self._is_watching = self._has_importance
+
+    def observations(self) -> dict[str, Any]:
+        """`mask/mean_update/<bin>`: mean |change| of a weight, for each tenth of importance; a collective.
+
+        The bin 0.3 is [0.3, 0.4); null where no trained weight is in it. Empty without importance.
+        """
+        if not self._has_importance:
+            return {}
+        sums = self._sums.to(self._device)
+        dist.all_reduce(sums)
+        self._is_watching = False
+        self._sums = torch.zeros_like(self._sums)
+        change, count = sums.tolist()
+        means = {f"{b / NUM_BINS:.1f}": change[b] / count[b] if count[b] else None for b in range(NUM_BINS)}
+        return {"mask": {"mean_update": means}}
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for p, masked in self._stepped(optimizer):
+            if masked.gradient is not None:
+                assert p.grad is not None
+                p.grad.mul_(masked.gradient)
+            if masked.update is not None or self._is_watching:
+                masked.before = p.detach().clone()
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for p, masked in self._stepped(optimizer):
+            if masked.before is None:
+                continue
+            if masked.update is not None:
+                # lerp is exact at both ends: factor 0 gives the old bits, factor 1 the new ones.
+                p.data.copy_(torch.lerp(masked.before, p.detach(), masked.update))
+            if self._is_watching and masked.bins is not None:
+                self._add_to_bins((p.detach() - masked.before).abs(), masked.bins)
+            masked.before = None
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, _Masked]]:
+        """What this step moves: at stage 3 one piece after the other has a gradient."""
+        for group in optimizer.param_groups:
+            yield from ((p, self._masked[id(p)]) for p in group["params"] if p.grad is not None)
+
+    def _add_to_bins(self, change: torch.Tensor, bins: torch.Tensor) -> None:
+        for b in range(NUM_BINS):
+            is_in = bins == b
+            self._sums[0, b] += change[is_in].sum(dtype=torch.float64).item()
+            self._sums[1, b] += is_in.sum().item()
+
+
+def row_importance(trained: TrainedParameter, importance: Importance) -> NDArray[np.float32]:
+    """Importance of each row (R,): its head's or neuron's; NaN where there is none (the output projection).
+
+    A key-value head is as important as the most important of the query heads that it serves, which are neighbours. The
+    gate's rows are those of the same intermediate neuron.
+    """
+    head_H, up_F, down_U = (importance[kind][trained.layer] for kind in ("head", "up", "down"))
+    rows = np.full(len(trained.module_R), np.nan, dtype=np.float32)
+    for module in np.unique(trained.module_R):
+        is_row = trained.module_R == module
+        units = trained.unit_R[is_row]
+        match module:
+            case "q":
+                rows[is_row] = head_H[units]
+            case "k" | "v":
+                rows[is_row] = head_H.reshape(int(units.max()) + 1, -1).max(axis=1)[units]
+            case "gate" | "up":
+                rows[is_row] = up_F[units]
+            case "down":
+                rows[is_row] = down_U[units]
+    return rows
+
+
+def _build(
+    stepped: torch.Tensor,
+    fragments: list[Fragment],
+    by_id: dict[int, TrainedParameter],
+    config: CoFiTuneConfig,
+    importance: Importance | None,
+) -> _Masked:
+    size, device = stepped.numel(), stepped.device
+    update, gradient = torch.ones(size, device=device), torch.ones(size, device=device)
+    bins = torch.full((size,), _NO_BIN, dtype=torch.uint8, device=device)
+    for f in fragments:
+        trained = by_id[id(f.parameter)]
+        is_trained = torch.from_numpy(trained.is_trained_R)
+        here = slice(f.offset, f.offset + f.length)
+        free = torch.ones(len(is_trained))
+        if importance is not None:
+            rows = torch.from_numpy(row_importance(trained, importance))
+            free = 1 - rows.nan_to_num(0.0)
+            binned = (rows * NUM_BINS).floor().clamp(max=NUM_BINS - 1)
+            no_bin = rows.isnan() | ~is_trained
+            bins[here] = _fragment_of(binned.masked_fill(no_bin, _NO_BIN).to(torch.uint8), trained.axis, f).to(device)
+        on_update = free if config.mask == "update" else torch.ones_like(free)
+        # A frozen part of a shared matrix: weight decay may not move it either.
+        update[here] = _fragment_of(on_update.where(is_trained, 0.0), trained.axis, f).to(device)
+        gradient[here] = _fragment_of(free, trained.axis, f).to(device)
+    return _Masked(
+        update.view_as(stepped) if (update != 1).any() else None,
+        gradient.view_as(stepped) if config.mask == "gradient" else None,
+        bins.view_as(stepped) if importance is not None else None,
+    )
+
+
+def _fragment_of(rows: torch.Tensor, axis: int, fragment: Fragment) -> torch.Tensor:
+    """The row values laid over the parameter's elements, of which this is the fragment."""
+    shape = full_shape(fragment.parameter)
+    over_rows = [len(rows) if d == axis else 1 for d in range(len(shape))]
+    whole = rows.view(over_rows).expand(shape).reshape(-1)
+    return whole[fragment.start : fragment.start + fragment.length]
+
+
+def _stop_gradient(trained: TrainedParameter, device: torch.device) -> None:
+    """No gradient for the frozen rows of a shared matrix, so that they do not count in the norm that is clipped."""
+    p = trained.parameter
+    over_rows = [len(trained.is_trained_R) if d == trained.axis else 1 for d in range(len(full_shape(p)))]
+    keep = torch.from_numpy(trained.is_trained_R).to(device).view(over_rows)
+    p.register_hook(lambda gradient: gradient * keep)
+
+
+def _check_shapes(importance: Importance, trained: list[TrainedParameter], num_layers: int) -> None:
+    for t in trained:
+        for module in np.unique(t.module_R):
+            units = int(t.unit_R[t.module_R == module].max()) + 1
+            kind = {"q": "head", "k": "head", "v": "head", "gate": "up", "up": "up", "down": "down"}.get(str(module))
+            if kind is None:
+                continue
+            there = importance[kind].shape[1]
+            fits = there % units == 0 if module in ("k", "v") else there == units
+            if not fits or t.layer >= num_layers:
+                raise ValueError(
+                    f"training.strategy.importance.files: they are of another model: layer {t.layer} has {units} units "
+                    f"in {module}, the file has {num_layers} layers of {there}; name files made with this base model"
+                )
