@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import RunConfig
+from orchestrator.detection.driver import with_known_shares
 from orchestrator.memory import GIB, estimate_memory
 from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
@@ -34,19 +35,23 @@ def check(config: RunConfig, console: Console) -> None:
 
 def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> RenderableType:
     """The plan as tables."""
-    num_steps = count_steps(config, stores)
+    known = with_known_shares(config)
+    num_steps = count_steps(known or config, stores)
     rows = num_steps * config.training.global_batch_size
     facts = Text.assemble(
         (printable(config.name), "bold"),
         f"  {num_steps:,} steps x {config.training.global_batch_size} rows of at most {config.data.max_length:,} tokens"
         f", {config.mixing.type}, {config.cluster.num_workers} x ZeRO-{config.training.deepspeed.zero_stage}",
     )
-    return Group(facts, _domain_table(config, stores, rows), _memory_line(config))
+    shares = initial_algorithm(known, stores).initial_weights() if known else {}
+    note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
+    return Group(facts, _domain_table(config, stores, shares, rows), *note, _memory_line(config))
 
 
-def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_rows: int) -> Table:
-    shares = initial_algorithm(config, stores).initial_weights()
-    shares_of_rows = row_shares(stores, shares, config.mixing.unit)
+def _domain_table(
+    config: RunConfig, stores: Mapping[str, DomainStores], shares: Mapping[str, float], num_rows: int
+) -> Table:
+    shares_of_rows = row_shares(stores, shares, config.mixing.unit) if shares else {}
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     for header in ("domain", "share", "examples", "rows", "tokens", "bad", "excluded", "too long", "eval", "epochs"):
         table.add_column(header, justify="left" if header == "domain" else "right", no_wrap=True)
@@ -62,7 +67,7 @@ def _domain_table(config: RunConfig, stores: Mapping[str, DomainStores], num_row
             f"{report.num_excluded:,}",
             f"{report.num_too_long:,}",
             f"{min(domain.eval.num_rows, config.evaluation.max_rows):,}/{domain.eval.num_rows:,}",
-            f"{num_rows * shares_of_rows[name] / train.num_rows:.2f}" if train else NOTHING,
+            f"{num_rows * shares_of_rows[name] / train.num_rows:.2f}" if train and shares else NOTHING,
         )
     return table
 

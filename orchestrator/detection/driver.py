@@ -1,6 +1,7 @@
 """`raymix detect`, and `detected` in a configuration turned into shares before its run starts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from orchestrator.quiet import chatter_to
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.trainer import check_resources
 from workers.durable import write_durably
+
+_SHARE_KEYS = ("initial", "shares")  # of mixing; no algorithm has both
 
 
 def detect(config: RunConfig, output: Path, console: Console) -> None:
@@ -41,22 +44,44 @@ def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:
     The distribution used is kept as distribution.json in the run's folder, and a run that goes on uses that one. To be
     called inside a Ray session.
     """
-    for key in ("initial", "shares"):
+    given = _unresolved(config)
+    if given is None:
+        return config
+    kept = config.folder / "distribution.json"
+    if not kept.exists():
+        config.folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(given, Path):
+            write_durably(kept, given.read_bytes())
+        else:
+            console.print("initial shares: detecting what the base model knows")
+            _keep(find_distribution(config, console), kept, config.folder / "distribution.html")
+    return _with_shares(config, json.loads(kept.read_text())["shares"])
+
+
+def with_known_shares(config: RunConfig) -> RunConfig | None:
+    """The same without detecting anything, or writing: None where the shares are still to be detected."""
+    given = _unresolved(config)
+    if given is None:
+        return config
+    if isinstance(given, Path):
+        return _with_shares(config, json.loads(given.read_text())["shares"])
+    known = known_distribution(config)
+    return known and _with_shares(config, known.shares)
+
+
+def _unresolved(config: RunConfig) -> Path | str | None:
+    """The word, or the file, that stands for shares by domain."""
+    for key in _SHARE_KEYS:
         given = getattr(config.mixing, key, None)
-        if given != "detected" and not isinstance(given, Path):
-            continue
-        kept = config.folder / "distribution.json"
-        if not kept.exists():
-            config.folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(given, Path):
-                write_durably(kept, given.read_bytes())
-            else:
-                console.print("initial shares: detecting what the base model knows")
-                _keep(find_distribution(config, console), kept, config.folder / "distribution.html")
-        shares = json.loads(kept.read_text())["shares"]
-        by_domain = {name: shares[name] for name in config.trained_domains}
-        return config.model_copy(update={"mixing": config.mixing.model_copy(update={key: by_domain})})
-    return config
+        if given == "detected" or isinstance(given, Path):
+            return given
+    return None
+
+
+def _with_shares(config: RunConfig, shares: Mapping[str, float]) -> RunConfig:
+    by_domain = {name: shares[name] for name in config.trained_domains}
+    keys = [key for key in _SHARE_KEYS if hasattr(config.mixing, key)]
+    return config.model_copy(update={"mixing": config.mixing.model_copy(update=dict.fromkeys(keys, by_domain))})
 
 
 def _keep(distribution: Distribution, path: Path, page: Path) -> None:

@@ -67,6 +67,13 @@ def run_sections(run: RunFolder) -> list[Section]:
         ),
         Section("Epochs", "Passes over the training rows of each domain so far.", _epoch_plots(run), is_wide=True),
         Section("Inside the algorithm", "What the mixing algorithm believed at each evaluation.", _inner_plots(run)),
+        Section(
+            "Soft mask",
+            "Size of an update by the importance of the neuron that it changes, mean over the run: a mask that acts "
+            "makes it fall from left to right.",
+            _mask_plots(run),
+            is_wide=True,
+        ),
         Section("Training", "One value per optimizer step, averaged where there are many.", _training_plots(run)),
     ]
     return with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
@@ -213,6 +220,19 @@ def _inner_plots(run: RunFolder) -> list[Plot]:
         group = domain if domain in colors else None
         figure.add_trace(line(x, y, domain or quantity, colors.get(domain, NEUTRAL), group))
     return [Plot(quantity, figure) for quantity, figure in figures.items()]
+
+
+def _mask_plots(run: RunFolder) -> list[Plot]:
+    prefix = "mask/mean_update/"
+    bins = sorted(key for key in run.metrics.keys if key.startswith(prefix))
+    means = {key.removeprefix(prefix): run.metrics.column(key) for key in bins}
+    means = {name: column[np.isfinite(column)] for name, column in means.items()}
+    heights = {name: float(column.mean()) for name, column in means.items() if column.size}
+    if not heights:
+        return []
+    figure = go.Figure(layout=layout(200, xaxis={"type": "category"}, yaxis={"hoverformat": ".2~e"}))
+    figure.add_trace(go.Bar(x=[f"from {name}" for name in heights], y=list(heights.values()), marker_color=NEUTRAL))
+    return [Plot("", figure)]
 
 
 def _training_plots(run: RunFolder) -> list[Plot]:

@@ -20,7 +20,6 @@ from tests.integration.masked_training import (
 )
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
-from tests.runs import raymix, read_lines, write_run
 from workers.strategies.cofitune.normalisation import read_importance
 
 NUM_STEPS = 4
@@ -184,29 +183,3 @@ def test_importance_of_another_model_or_none_is_refused_with_a_remedy() -> None:
     assert "the file has 1 layers" in processes(2).run(masked_training.error_of_building, shallow)[0]
     without = Case(tiny_model(), training_of(2, strategy={"type": "cofitune", "layers": [0.5, 1]}))
     assert "needs importance" in processes(2).run(masked_training.error_of_building, without)[0]
-
-
-def test_a_run_measures_importance_and_trains_under_it(tmp_path: Path) -> None:
-    settings = {"type": "cofitune", "layers": [0.5, 1.0], "importance": {"num_rows": 4, "domains": ["law", "add"]}}
-    config = write_run(
-        tmp_path,
-        training__strategy=settings,
-        training__max_steps=6,
-        training__deepspeed__zero_stage=3,
-        cluster__num_workers=1,
-        mixing={"type": "uniform"},
-    )
-    done = raymix("run", config)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "small"
-    importance = read_importance([folder / "importance.safetensors"])
-    assert {kind: importance[kind].shape for kind in importance} == {"head": (2, 4), "up": (2, 64), "down": (2, 32)}
-    assert json.loads((folder / "importance.json").read_text())["num_rows"] == 4
-    assert (
-        len(list((tmp_path / "runs" / "importance").glob("*-*.safetensors"))) == 2 + 1
-    )  # two domains, and both together
-    lines = read_lines(folder / "metrics.jsonl")
-    assert [line["step"] for line in lines if "mask" in line] == [4, 6]
-    trained, base = base_weights(folder / "model"), base_weights(tmp_path / "base")
-    moved = {name for name in base if not torch.equal(trained[name], base[name])}
-    assert moved == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("up", "down")}

@@ -109,6 +109,15 @@ def test_epochs_inner_values_and_training_lines(fake_run: MakeFakeRun) -> None:
         assert plots[f"Training {title}"]["data"][0]["y"] == [line[key] for line in lines]
 
 
+def test_the_soft_mask_is_shown_by_importance(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=20, every=20)
+    assert "Soft mask" not in report_of(run)[0]
+    for step, low in ((21, 2e-4), (22, 4e-4)):
+        run.append("metrics.jsonl", {"step": step, "mask": {"mean_update": {"0.0": low, "0.9": 1e-5}}})
+    (bars,) = report_of(run)[1]["Soft mask"]["data"]
+    assert (bars["x"], bars["y"]) == (["from 0.0", "from 0.9"], pytest.approx([3e-4, 1e-5]))
+
+
 def test_one_colour_per_domain_everywhere(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=40, every=20)
     page, plots = report_of(run)

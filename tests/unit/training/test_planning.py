@@ -1,4 +1,4 @@
-"""Steps for a budget of tokens: the same expected tokens for every mixture."""
+"""Steps for a budget of steps, epochs or tokens: the same expected tokens for every mixture."""
 
 from typing import Any, cast
 
@@ -57,3 +57,17 @@ def test_steps_and_epochs_do_not_depend_on_the_mixture() -> None:
     for mixing in ({"type": "uniform"}, {"type": "fixed", "shares": {"long": 1.0, "short": 0.0}}):
         assert steps(mixing, max_steps=7) == 7
         assert steps(mixing, epochs=0.5) == 20
+
+
+def test_three_epochs_of_mixture_of_skills_are_its_papers_steps() -> None:
+    config = RunConfig.model_validate(
+        {
+            "name": "paper",
+            "model": {"path": "owner/name"},
+            "domains": {"all": {"train": "all.jsonl"}},
+            "mixing": {"type": "uniform"},
+            "training": {"epochs": 3, "global_batch_size": 64},
+        }
+    )
+    rows = cast(TokenStore, Sizes(103_400, 103_400, 1))
+    assert count_steps(config, {"all": DomainStores(train=rows, eval=rows)}) == 4847  # arXiv 2406.08811, section 4
