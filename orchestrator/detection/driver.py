@@ -66,7 +66,7 @@ def with_known_shares(config: RunConfig) -> RunConfig | None:
     if isinstance(given, Path):
         return _with_shares(config, json.loads(given.read_text())["shares"])
     known = known_distribution(config)
-    return known and _with_shares(config, known.shares)
+    return None if known is None else _with_shares(config, known.shares)
 
 
 def _unresolved(config: RunConfig) -> Path | str | None:

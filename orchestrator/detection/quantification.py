@@ -99,7 +99,7 @@ class Calibrator:
             return nats + float((mixing_DD**2).sum()) / (2.0 * MIXING_DEVIATION**2), np.concatenate(gradients)
 
         start = np.concatenate([[1.0], np.zeros(num_domains + num_domains**2)]) if near is None else near._parameters
-        self._parameters = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+        self._parameters: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
         self._scale, self._bias_D, self._mixing_DD = _unpack(self._parameters, num_domains)
 
     def __call__(self, answers_ND: Floats) -> Floats:

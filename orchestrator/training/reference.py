@@ -83,7 +83,13 @@ def _plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]
     """The run's plan cut down to one domain, in a folder named by everything that its result depends on."""
     num_steps = config.reference.max_steps or math.ceil(count_steps(config, stores) / len(config.trained_domains))
     training = config.training.model_copy(
-        update={"max_steps": num_steps, "epochs": None, "checkpoint_every": num_steps, "keep_checkpoints": 1}
+        update={
+            "max_steps": num_steps,
+            "epochs": None,
+            "max_tokens": None,
+            "checkpoint_every": num_steps,
+            "keep_checkpoints": 1,
+        }
     )
     every = max(1, min(config.evaluation.every, num_steps // _NUM_EVALUATIONS))
     plan = build_plan(config, "", {name: stores[name]}).model_copy(
