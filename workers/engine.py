@@ -141,7 +141,8 @@ class Engine:
         self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray, length: int
     ) -> torch.Tensor:
         keep_K = np.unique(column_N) if self._keeps_logits and len(column_N) else np.arange(length)
-        kept = {"logits_to_keep": self._to_device(keep_K)} if self._keeps_logits else {}
+        # Where every position counts, choosing them all would only copy, and scatter once more in the backward pass.
+        kept = {"logits_to_keep": self._to_device(keep_K)} if len(keep_K) < length else {}
         # No attention mask and no cache: transformers then tells packed examples apart by their positions.
         logits_BKV = self.deepspeed(
             input_ids=self._to_device(batch.input_ids_BL[rows, :length]),
