@@ -20,7 +20,7 @@ test: setup ## Run all tests
 	$(BIN)/python -m pytest
 
 unit: setup ## Run the unit tests: no Ray, no DeepSpeed
-	$(BIN)/python -m pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .
