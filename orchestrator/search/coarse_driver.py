@@ -16,7 +16,7 @@ from rich.console import Console
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import DomainSummary
-from orchestrator.search.coarse import Node, Score, SearchResult, pareto_set, search
+from orchestrator.search.coarse import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
 from orchestrator.search.coarse_page import search_table, write_search_page
 from orchestrator.search.coarse_runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
 from orchestrator.search.coarse_scores import (
@@ -71,6 +71,7 @@ def coarse_search(config: RunConfig, console: Console) -> SearchRecord:
         TrialsFailedError: a node could not be trained.
     """
     settings = settings_of(config)
+    _check_layers(config)
     trainer = _Trainer(config, settings, console)
     result = search(
         trainer.score,
@@ -102,7 +103,6 @@ class _Trainer:
         """Train the nodes side by side, full fine-tuning with the first of them, and score them."""
         full = full_runs(self.config)
         runs = {node: node_runs(self.config, node) for node in nodes}
-        _check_layers(self.config, nodes)
         everything = [*full, *(run for node_runs in runs.values() for run in node_runs)]
         run_trials(everything, self.console, keep_models=self.settings.scores == "files")
         return self._by_losses(full, runs) if self.settings.scores == "losses" else self._by_tasks(full, runs)
@@ -144,14 +144,14 @@ def _summary(run: RunConfig) -> dict[str, DomainSummary]:
     return folder.summary.domains
 
 
-def _check_layers(config: RunConfig, nodes: Sequence[Node]) -> None:
-    """Refuse a model that has not a layer for every range, before anything is trained."""
+def _check_layers(config: RunConfig) -> None:
+    """Refuse a model that has not a layer for every range that the search may come to, before anything is trained."""
     from transformers import AutoConfig
 
     model = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision, trust_remote_code=False)
     num_layers = model.get_text_config().num_hidden_layers
-    for node in nodes:
-        trained_layers(node.layers, num_layers)
+    for layers in (half for broad in BROAD_RANGES for half in halves(broad)):
+        trained_layers(layers, num_layers)
 
 
 def _record(config: RunConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
