@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("add", "copy", "law")
@@ -22,7 +25,7 @@ _WORDS = ("court", "party", "clause", "claim", "notice", "term")
 
 def write_run(folder: Path, **changes: Any) -> Path:
     """A configuration over three small domains and a tiny Llama; `changes` are dotted keys with `__` for the dot."""
-    _write_model(folder / "base")
+    write_llama(folder / "base")
     for number, name in enumerate(DOMAINS):
         for part, count in (("train", 150 + 40 * number), ("eval", 24)):
             rows = _rows(name, count, random.Random(f"{name} {part}"))
@@ -141,22 +144,25 @@ def write_byte_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def _write_model(folder: Path) -> None:
-    """A Llama of 50,000 random parameters and a tokenizer of single bytes."""
+def write_llama(folder: Path, seed: int = 0, **changes: Any) -> "LlamaForCausalLM":
+    """A Llama of random weights, 50,000 of them unless `changes` to its configuration say otherwise, and a tokenizer of
+    single bytes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=write_byte_tokenizer(folder),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "vocab_size": write_byte_tokenizer(folder),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**(settings | changes)))
+    model.save_pretrained(folder)
+    return model

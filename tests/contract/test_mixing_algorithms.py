@@ -194,8 +194,11 @@ def test_workers_can_measure_what_it_requires(kind: str) -> None:
     for seed in range(20):
         config = random_config(kind, ["a", "b"], random.Random(seed))
         algorithm = build_mixing_algorithm(config, [Domain("a", 10, 100), Domain("b", 20, 300)])
+        assert algorithm.required_signals == algorithm.config.required_signals
         for signal in algorithm.required_signals:
             build_signal(signal, algorithm.names)
+            with pytest.raises(ValueError, match="nobody"):
+                build_signal(f"{signal}:nobody", algorithm.names)
 
 
 @pytest.mark.parametrize("config", SIGNAL_ALGORITHMS, ids=lambda config: config["reward"])

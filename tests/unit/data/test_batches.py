@@ -33,7 +33,7 @@ def loader(
     made.close()
 
 
-def check_content(batch: Batch) -> None:
+def assert_content(batch: Batch) -> None:
     """The tensors hold the rows that the batch names, trimmed to the longest."""
     lengths = [int(STORES[d].row_lengths[r]) for d, r in zip(batch.domain_B, batch.row_B, strict=True)]
     assert batch.input_ids_BL.shape == (batch.num_rows, max(lengths))
@@ -75,7 +75,7 @@ def test_no_batch_of_an_old_mix_after_its_announcement(seed: int, horizon: int, 
             number, domains, row_ids = expected_rows(journal, rows, step)
             assert (batch.step, batch.weights_version) == (step, number)
             assert (batch.domain_B.tolist(), batch.row_B.tolist()) == (domains, row_ids)
-            check_content(batch)
+            assert_content(batch)
             step += choice.choice([1, 1, 1, 9]) if jumps else 1
 
 
@@ -90,7 +90,7 @@ def test_the_slices_of_all_ranks_are_the_global_batch(world_size: int) -> None:
             mine = []
             for step in range(1, 41):
                 mine.append(made.get(step))
-                check_content(mine[-1])
+                assert_content(mine[-1])
             parts.append(mine)
     for step in range(1, 41):
         together = [batch[step - 1] for batch in parts]
@@ -120,7 +120,7 @@ def test_a_batch_in_hand_stays_whole_while_versions_make_gathers_void(monkeypatc
             made.announce(weights(step - 1, step, a=1, b=step, c=1))
             batch = made.get(step)
             time.sleep(0.002)
-            check_content(batch)
+            assert_content(batch)
 
 
 def test_nothing_is_gathered_across_the_horizon() -> None:
@@ -161,7 +161,7 @@ def test_a_store_on_disk_gives_the_same_batches(tmp_path: Path) -> None:
     with loader(stores=mapped) as made:
         made.announce(weights(0, 1, a=1, b=1, c=1))
         for step in range(1, 30):
-            check_content(made.get(step))
+            assert_content(made.get(step))
 
 
 def test_the_longest_row_may_fill_the_store() -> None:

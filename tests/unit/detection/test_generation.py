@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from orchestrator.config import ClusterConfig
 from orchestrator.detection.config import CalibrationConfig, GenerationConfig
@@ -19,7 +18,7 @@ from orchestrator.detection.generation import (
     generate,
 )
 from orchestrator.detection.pool import WorkerPool
-from tests.runs import write_byte_tokenizer
+from tests.runs import write_llama
 from workers.config import ModelConfig
 
 OPENING = 4
@@ -30,19 +29,9 @@ BOS, EOS = 0, 1
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     """Random weights; EOS and BOS are likelier than other tokens, so that texts end."""
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=write_byte_tokenizer(folder),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=2,
+    written = write_llama(
+        folder, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64
     )
-    written = LlamaForCausalLM(config)
     with torch.no_grad():
         written.lm_head.weight[:2] *= 6.0
     written.save_pretrained(folder)

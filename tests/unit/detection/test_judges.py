@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from orchestrator.detection.config import ClassifierJudgeConfig, LikelihoodJudgeConfig
 from orchestrator.detection.judges import Answer, JudgeContext, build_judge
 from orchestrator.detection.judges.base import Memory, parsed
 from orchestrator.detection.judges.likelihood import LabelScorer
-from tests.runs import write_byte_tokenizer
+from tests.runs import write_llama
 from tests.unit.detection.wordy_model import WORDS, write_words
 from workers.config import ModelConfig
 from workers.model import load_model, load_tokenizer
@@ -55,17 +54,7 @@ def test_a_classifier_of_one_domain_has_nothing_to_ask() -> None:
 @pytest.fixture(scope="module")
 def judging_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     folder = tmp_path_factory.mktemp("judge")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=write_byte_tokenizer(folder),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.5,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    write_llama(folder, hidden_size=16, num_attention_heads=2, max_position_embeddings=512, initializer_range=0.5)
     return ModelConfig(path=str(folder), dtype="float32")
 
 

@@ -8,28 +8,17 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from orchestrator.config import RunConfig
 from orchestrator.probe.driver import probe
 from orchestrator.probe.hidden_states import layer_index, mean_hidden_states
-from tests.runs import write_byte_tokenizer
+from tests.runs import write_llama
 from workers.config import ModelConfig
 from workers.model import load_model, load_tokenizer
 
 
 def write_model(folder: Path, seed: int) -> ModelConfig:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=write_byte_tokenizer(folder),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    write_llama(folder, seed, hidden_size=16, num_hidden_layers=4, initializer_range=0.2)
     return ModelConfig(path=str(folder), dtype="float32")
 
 
