@@ -16,7 +16,7 @@ from rich.console import Console
 
 from orchestrator.config import RunConfig
 from orchestrator.training.preparation import DomainStores
-from orchestrator.training.trainer import TrainingFailedError, check_resources
+from orchestrator.training.trainer import as_they_end, check_resources
 from workers.config import ModelConfig
 from workers.data.store import TokenStore
 from workers.strategies.cofitune import CoFiTuneConfig, ImportanceConfig
@@ -79,13 +79,8 @@ def _measure(
         check_resources(config.cluster.model_copy(update={"num_workers": 1}))
         console.print(f"importance of heads and neurons: measuring the base model on {len(missing)} domains")
     waiting = {_submit(config, settings, trained[name], path): name for name, path in missing.items()}
-    while waiting:
-        (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-        name = waiting.pop(done)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise TrainingFailedError(f"importance on domain {name!r}: {error.cause}") from error
+    for _ in as_they_end(waiting, "importance on domain"):
+        pass
     scores = [read_scores(path) for path in files.values()]
     sets = [Scores.pooled(scores)] if settings.merge == "pool" else scores
     normalised = [

@@ -23,7 +23,7 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.training.alone import train_alone
 from orchestrator.training.planning import build_plan, count_steps, domain_sizes
 from orchestrator.training.preparation import DomainStores
-from orchestrator.training.trainer import TrainingFailedError, check_resources, train_on_cluster
+from orchestrator.training.trainer import as_they_end, check_resources, train_on_cluster
 from workers.durable import write_durably
 from workers.plan import TrainingPlan
 
@@ -64,13 +64,7 @@ def compute_references(config: RunConfig, stores: Mapping[str, DomainStores], co
             waiting[_submit(config, plan, domain_sizes({name: stores[name]}))] = name
     if waiting:
         console.print(f"reference losses: fine-tuning on each of {len(waiting)} domains alone")
-    while waiting:
-        (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-        name = waiting.pop(done)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise TrainingFailedError(f"reference of domain {name!r}: {error.cause}") from error
+    for name in as_they_end(waiting, "reference of domain"):
         loss = _keep_best(plans[name])
         console.print(f"  {name}: {loss:.4f} nats per token", markup=False, highlight=False)
     return {

@@ -6,6 +6,7 @@ back, goes on from the newest complete checkpoint and the journal. So nothing is
 
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def train_rank(settings: dict[str, Any]) -> None:
         # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
         if ray.train.get_context().get_world_rank() == 0:
             (plan.folder / "failure.json").write_text(json.dumps({"message": str(error)}))
+
+
+def as_they_end(waiting: Mapping[ray.ObjectRef, str], what: str) -> Iterator[str]:
+    """Names of these Ray tasks, each as its task ends.
+
+    Raises:
+        TrainingFailedError: a task failed; it is told as `what` and the task's name.
+    """
+    left = dict(waiting)
+    while left:
+        (done, *_), _ = ray.wait(list(left), num_returns=1)
+        name = left.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TrainingFailedError(f"{what} {name!r}: {error.cause}") from error
+        yield name
 
 
 def check_resources(cluster: ClusterConfig) -> None:
