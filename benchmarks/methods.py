@@ -28,14 +28,26 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.compare.results import ELSEWHERE, MEAN, NUM_TOKENS, TARGET_GAIN, WORST, Comparison
+from orchestrator.compare.results import (
+    ELSEWHERE,
+    EVALUATION_SECONDS,
+    MEAN,
+    NUM_TOKENS,
+    SIGNAL_SECONDS,
+    TARGET_GAIN,
+    TRAINING_SECONDS,
+    WORST,
+    Comparison,
+)
 from orchestrator.compare.statistics import Estimate
 from orchestrator.compare.table import format_estimate
 
 RAYMIX = [sys.executable, "-m", "orchestrator.cli"]
 SPECIALISED, GENERAL = ["math", "code"], ["general"]
+GLOBAL_BATCH_SIZE, MAX_LENGTH = 4, 512
 MASKS = ("none", "gradient", "update")
 MEASURES = {"mean": MEAN, "worst": WORST, "target gain": TARGET_GAIN, "others' change": ELSEWHERE}
+AMOUNTS = (NUM_TOKENS, TRAINING_SECONDS, EVALUATION_SECONDS, SIGNAL_SECONDS)
 Variants = dict[str, dict[str, Any]]
 
 
@@ -143,17 +155,22 @@ def base_config(data: Path, model: Path, output: Path, names: list[str], num_tok
         "domains": {
             name: {part: str(data / name / f"{part}.jsonl.gz") for part in ("train", "eval")} for name in names
         },
-        "data": {"max_length": 512, "too_long": "truncate", "cache_dir": str(output / "token-stores")},
+        "data": {"max_length": MAX_LENGTH, "too_long": "truncate", "cache_dir": str(output / "token-stores")},
         "mixing": {"type": "proportional"},
         "training": {
             "max_tokens": num_tokens,
-            "global_batch_size": 8,
-            "micro_batch_size": 4,
+            # Small steps, so that a third of the budget, a stage's, is still a whole number of them within 3 %.
+            "global_batch_size": GLOBAL_BATCH_SIZE,
+            "micro_batch_size": GLOBAL_BATCH_SIZE,
             "learning_rate": 5e-4,
             "checkpoint_every": 1000,
         },
         # Some six evaluations, which the algorithms answer to; each of them costs as much as two steps.
-        "evaluation": {"every": max(1, num_tokens // 6 // 8 // 450), "max_rows": 8, "signal_examples": 8},
+        "evaluation": {
+            "every": max(1, num_tokens // 6 // (GLOBAL_BATCH_SIZE * MAX_LENGTH)),
+            "max_rows": 8,
+            "signal_examples": 8,
+        },
         "detection": {
             "generation": {"max_new_tokens": 64},
             "texts_per_round": 500,
@@ -171,9 +188,9 @@ def result_rows(results: dict[str, Comparison]) -> list[dict[str, Any]]:
         for name, result in comparison.variants.items():
             measures = {title: _plain(result.means.get(measure)) for title, measure in MEASURES.items()}
             differences = {f"{title} vs first": _plain(result.differences.get(m)) for title, m in MEASURES.items()}
-            tokens = _plain(result.means.get(NUM_TOKENS))
+            amounts = {amount: _plain(result.means.get(amount)) for amount in AMOUNTS}
             row = {"group": group, "row": name, "seeds": len(result.runs), "target": comparison.target}
-            rows.append(row | measures | differences | {"tokens": tokens})
+            rows.append(row | measures | differences | amounts)
     return rows
 
 
@@ -181,16 +198,16 @@ def results_table(results: dict[str, Comparison]) -> Table:
     """All groups in one table."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("row")
-    for heading in (*MEASURES, "mean vs first", "seeds", "tokens"):
+    for heading in (*MEASURES, "mean vs first", "seeds", "tokens", "train s", "eval s", "signal s"):
         table.add_column(heading, justify="right")
     for group, comparison in results.items():
         table.add_row(f"{group}, target {comparison.target}", style="bold")
         for name, result in comparison.variants.items():
             signs = {MEAN: "", WORST: "", TARGET_GAIN: "+", ELSEWHERE: "+"}
             cells = [format_estimate(result.means.get(measure), sign) for measure, sign in signs.items()]
-            tokens = result.means.get(NUM_TOKENS)
             difference = format_estimate(result.differences.get(MEAN), "+")
-            table.add_row(name, *cells, difference, str(len(result.runs)), f"{tokens.mean:,.0f}" if tokens else "-")
+            amounts = [f"{mean.mean:,.0f}" if (mean := result.means.get(measure)) else "-" for measure in AMOUNTS]
+            table.add_row(name, *cells, difference, str(len(result.runs)), *amounts)
     return table
 
 

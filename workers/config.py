@@ -179,7 +179,7 @@ class TrainingConfig(Settings):
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over as many rows as all domains have together; give this, `max_steps` or `max_tokens`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens to train on: as many steps as take them at the mean tokens in a row of all domains."""
+    """Tokens to train on: the nearest number of steps, at the initial mix's mean tokens in a row."""
     global_batch_size: Annotated[int, Field(ge=1)] = 128
     """Rows per optimizer step, over all ranks."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4

@@ -49,6 +49,7 @@ class DomainFeedback(BaseModel):
     loss_sum_nats: dict[str, float] = Field(description="Sum of the loss over the loss tokens, in nats.")
     num_tokens: dict[str, int] = Field(description="Number of loss tokens.")
     signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Name, domain, value.")
+    evaluation_seconds: float = Field(default=0.0, ge=0, description="What measuring the losses took.")
     signal_seconds: float = Field(default=0.0, ge=0, description="What measuring the signals took.")
 
     def loss_nats(self, domain: str) -> float:

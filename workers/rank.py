@@ -95,8 +95,9 @@ class Rank:
 
     def measure(self, step: int) -> None:
         """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best."""
-        loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
         began = time.perf_counter()
+        loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
+        evaluated = time.perf_counter()
         signals = self.signal_meter.measure(step) if self.signal_meter else {}
         feedback = DomainFeedback(
             run_id=self.plan.run_id,
@@ -106,7 +107,8 @@ class Rank:
             loss_sum_nats=loss_sum_nats,
             num_tokens=num_tokens,
             signals=signals,
-            signal_seconds=time.perf_counter() - began if signals else 0.0,
+            evaluation_seconds=evaluated - began,
+            signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
         )
         self.loader.announce(self.source.push(feedback))
         criterion = self.plan.evaluation.best

@@ -13,7 +13,8 @@ from orchestrator.run_records import RunSummary
 
 MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
 TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"
-NUM_TOKENS, TRAINING_SECONDS, SIGNAL_SECONDS = "num_tokens", "training_seconds", "signal_seconds"
+NUM_TOKENS, TRAINING_SECONDS = "num_tokens", "training_seconds"
+EVALUATION_SECONDS, SIGNAL_SECONDS = "evaluation_seconds", "signal_seconds"
 EQUAL_TOKENS_TOLERANCE = 0.01
 
 
@@ -37,7 +38,8 @@ class VariantResult(BaseModel):
 class Comparison(BaseModel):
     """compare.json. Measures: mean and worst held-out loss over the domains and `loss_nats/<domain>`, in nats per loss
     token at the end of training; with a target its gain over the base model and the mean change of all other domains;
-    tokens; seconds of the optimizer steps, and of the signals that the algorithm asked for."""
+    tokens; seconds of the optimizer steps (pulling weights included), of the evaluations and of the signals that the
+    algorithm asked for."""
 
     name: str
     target: str | None
@@ -102,6 +104,7 @@ def _read(config: RunConfig, target: str | None) -> RunResult | None:
     if run.summary is None:
         return None
     values = measures(run.summary, target)
+    values[EVALUATION_SECONDS] = math.fsum(feedback.evaluation_seconds for feedback in run.feedback)
     values[SIGNAL_SECONDS] = math.fsum(feedback.signal_seconds for feedback in run.feedback)
     return RunResult(seed=config.seed, folder=config.folder, values=values)
 

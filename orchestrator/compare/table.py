@@ -10,6 +10,7 @@ from rich.text import Text
 from orchestrator.compare.results import (
     ELSEWHERE,
     EQUAL_TOKENS_TOLERANCE,
+    EVALUATION_SECONDS,
     MEAN,
     NUM_TOKENS,
     SIGNAL_SECONDS,
@@ -53,6 +54,7 @@ def other_columns(comparison: Comparison) -> dict[str, list[str]]:
     columns["seeds"] = [str(len(result.runs)) for result in results]
     columns["tokens"] = [_number(result.means.get(NUM_TOKENS)) for result in results]
     columns["training"] = [_duration(result.means.get(TRAINING_SECONDS)) for result in results]
+    columns["evaluations"] = [_duration(result.means.get(EVALUATION_SECONDS)) for result in results]
     if any(_mean(result.means.get(SIGNAL_SECONDS)) for result in results):
         columns["signals"] = [_duration(result.means.get(SIGNAL_SECONDS)) for result in results]
     return columns

@@ -36,15 +36,16 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
 
 
 def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
-    """Optimizer steps: given, or as many as `epochs` passes over all rows, or `max_tokens` of the initial mix, take."""
+    """Optimizer steps: given, or as many as `epochs` passes over all rows take, or those that come nearest to
+    `max_tokens` at the initial mix."""
     training = config.training
     if training.max_steps is not None:
         return training.max_steps
     if training.max_tokens is not None:
         rows_to_train = training.max_tokens / mean_tokens_per_row(config, stores)
-    else:
-        assert training.epochs is not None
-        rows_to_train = training.epochs * sum(store.num_rows for store in training_stores(stores).values())
+        return max(1, round(rows_to_train / training.global_batch_size))
+    assert training.epochs is not None
+    rows_to_train = training.epochs * sum(store.num_rows for store in training_stores(stores).values())
     return max(1, math.ceil(rows_to_train / training.global_batch_size))
 
 
