@@ -182,6 +182,9 @@ class TrainingConfig(Settings):
     """Tokens to train on: the nearest number of steps, at the initial mix's mean tokens in a row."""
     global_batch_size: Annotated[int, Field(ge=1)] = 128
     """Rows per optimizer step, over all ranks."""
+    batches: Literal["mixed", "one_domain"] = "mixed"
+    """What a global batch holds: rows of all domains by their shares, or of one alone, whose turn comes as its share
+    says (so in the papers of MultiDDS and Mixture-of-Skills; the released code of the latter mixes)."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4
     """Rows per rank and forward pass."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5

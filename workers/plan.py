@@ -69,7 +69,8 @@ class TrainingPlan(Settings):
     def build_schedule(self, stores: dict[str, TokenStore]) -> Schedule:
         """The schedule over the training stores."""
         rows = [DomainRows(name, s.num_rows, units_per_row(s, self.unit)) for name, s in stores.items()]
-        return Schedule(self.seed, rows, self.training.global_batch_size)
+        rows_per_step = self.training.global_batch_size
+        return Schedule(self.seed, rows, rows_per_step, rows_per_step if self.training.batches == "one_domain" else 1)
 
 
 def units_per_row(store: TokenStore, unit: str) -> float:

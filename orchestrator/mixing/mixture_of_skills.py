@@ -6,7 +6,8 @@
     R <- beta * R + (1 - beta) * R_before                    with `ema`, recursive
     MoSpec      R(i) = cos(z_i, z_m);  perplexity: R(m) doubled, before the smoothing       with `target` m
 
-The interval S of the paper (100 steps) is `evaluation.every`; the base model's evaluation at step 0 moves nothing. The
+The interval S of the paper (100 steps) is `evaluation.every`; the base model's evaluation at step 0 moves nothing. In
+the paper a batch is of one domain (`training.batches: one_domain`), in the released code it mixes (the default). The
 sum has no factor p_i, so it is not the policy gradient: it is cross-entropy to R / sum(R), its one fixed point, and a
 common factor of all rewards changes nothing.
 
@@ -123,6 +124,10 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         gradient = partial(_GRADIENTS[self.config.gradient], rewards_N)
         self._scorer.ascend(gradient, self.config.inner_steps, self.config.scorer_learning_rate)
         return self._by_domain(self._scorer.probabilities())
+
+    def adopt(self, shares: Shares) -> None:
+        """Move the scorer to these probabilities; Adam's moments stay."""
+        self._scorer.move_to(np.array([shares[name] for name in self.names]))
 
     def _smooth(self, reward: dict[str, float]) -> dict[str, float]:
         if not self.config.ema:

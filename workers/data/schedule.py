@@ -1,7 +1,8 @@
 """The schedule: (seed, journal of weights, step) -> the rows of each domain. Pure; no torch, no clock, no ranks.
 
     journal   step 1 .. 40: version 0     step 41 .. : version 1
-    shares -> rows per step         apportionment.py: exact at every step of a version
+    shares -> rows per step         apportionment.py: exact at every step of a version; where a step takes its rows of
+                                    one domain alone, the same of whole steps
     rows   -> row ids               a domain's n-th row is entry n mod R of epoch n // R's permutation,
                                     keyed by (seed, domain name, epoch): adding a domain reshuffles no other
     order inside the step           a permutation keyed by (seed, step); rank r then takes the r-th slice
@@ -52,19 +53,19 @@ class StepRows:
 
 @dataclass(frozen=True)
 class _Cursor:
-    """Where the apportionment stands before `next_step`."""
+    """Where the apportionment stands before `next_step`. It deals in draws: a row each, or a whole step's rows."""
 
     next_step: int
     version: int  # the version of the step before; -1 before step 1
-    shares_D: NDArray[np.float64]  # that version's shares of rows
+    shares_D: NDArray[np.float64]  # that version's shares of rows, and so of draws
     debt_D: NDArray[np.float64]  # what the versions before it owed
     carry_D: NDArray[np.float64]  # what of that its targets start from
-    version_counts_D: NDArray[np.int64]  # rows taken in that version
+    version_counts_D: NDArray[np.int64]  # draws taken in that version
     total_counts_D: NDArray[np.int64]  # rows taken since step 1
 
     @property
     def owed_D(self) -> NDArray[np.float64]:
-        """Rows that every domain's shares have given less those it gave, over all versions."""
+        """Draws that every domain's shares have given less those it gave, over all versions."""
         return self.debt_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
 
 
@@ -74,10 +75,11 @@ _CURSORS_KEPT = 16  # recent ones, for going back when a new version claims step
 class Schedule:
     """Answers which rows a step trains on, from the journal announced so far."""
 
-    def __init__(self, seed: int, domains: Sequence[DomainRows], rows_per_step: int) -> None:
+    def __init__(self, seed: int, domains: Sequence[DomainRows], rows_per_step: int, rows_per_draw: int = 1) -> None:
         self.seed = seed
         self.domains = list(domains)
         self.rows_per_step = rows_per_step
+        self.rows_per_draw = rows_per_draw  # rows that a domain gives together; `rows_per_step` is a multiple
         self._names = {domain.name for domain in self.domains}
         self._journal: list[DomainWeights] = []
         # The row orders of all domains' running epochs, one behind the other.
@@ -140,24 +142,25 @@ class Schedule:
     def _advance(self, cursor: _Cursor, max_steps: int) -> tuple[_Cursor, NDArray[np.int64]]:
         """The cursor up to `max_steps` steps of one version later, and the rows taken by step and domain, (S, D)."""
         weights = self.version_of(cursor.next_step)
+        draws_per_step = self.rows_per_step // self.rows_per_draw
         if weights.version != cursor.version:
             shares_D = self.row_shares(weights)
-            debt_D, carry_D = settle(cursor.owed_D, shares_D, self.rows_per_step)
+            debt_D, carry_D = settle(cursor.owed_D, shares_D, draws_per_step)
             counts_D = np.zeros_like(cursor.version_counts_D)
             total_counts_D = cursor.total_counts_D
             cursor = _Cursor(cursor.next_step, weights.version, shares_D, debt_D, carry_D, counts_D, total_counts_D)
         num_steps = max_steps
         if later := self._journal[weights.version + 1 :]:
             num_steps = min(max_steps, later[0].effective_step - cursor.next_step)
-        taken_SD = take_rows(cursor.carry_D, cursor.shares_D, self.rows_per_step, cursor.version_counts_D, num_steps)
-        taken_D = taken_SD.sum(axis=0)
+        draws_SD = take_rows(cursor.carry_D, cursor.shares_D, draws_per_step, cursor.version_counts_D, num_steps)
+        draws_D = draws_SD.sum(axis=0)
         after = replace(
             cursor,
             next_step=cursor.next_step + num_steps,
-            version_counts_D=cursor.version_counts_D + taken_D,
-            total_counts_D=cursor.total_counts_D + taken_D,
+            version_counts_D=cursor.version_counts_D + draws_D,
+            total_counts_D=cursor.total_counts_D + draws_D * self.rows_per_draw,
         )
-        return after, taken_SD
+        return after, draws_SD * self.rows_per_draw
 
     def row_shares(self, weights: DomainWeights) -> NDArray[np.float64]:
         """Shares of rows, shape (D,), that give the version's shares of examples (or tokens)."""

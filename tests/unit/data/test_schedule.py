@@ -155,6 +155,32 @@ def test_shares_are_reached_in_the_unit_they_are_meant_in(rows_per_step: int) ->
     assert units_D / units_D.sum() == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
 
 
+@settings(max_examples=20, deadline=None)
+@given(journals(NUM_STEPS), st.integers(2, 9))
+def test_a_step_of_one_domain_comes_as_often_as_the_share_says(
+    journal: list[DomainWeights], rows_per_step: int
+) -> None:
+    schedule = Schedule(0, [DomainRows(name, size, 1.0) for name, size in SIZES.items()], rows_per_step, rows_per_step)
+    for version in journal:
+        schedule.announce(version)
+    stream = read(schedule, 1, NUM_STEPS)
+    assert read(schedule, 7, NUM_STEPS, lambda: 11) == {step: stream[step] for step in range(7, NUM_STEPS + 1)}
+    steps_by_version: dict[int, list[int]] = {}
+    drawn: dict[int, list[int]] = {d: [] for d in range(len(NAMES))}
+    for version, domains, rows in stream.values():
+        assert len(set(domains)) == 1 and len(domains) == rows_per_step
+        steps_by_version.setdefault(version, []).append(domains[0])
+        drawn[domains[0]] += rows
+    for version, turns in steps_by_version.items():
+        for d, name in enumerate(NAMES):
+            # Within a step of the target, which starts from what the versions before left owing: at most one more.
+            assert abs(turns.count(d) - journal[version].shares[name] * len(turns)) < 2
+            assert journal[version].shares[name] or d not in turns
+    for d, size in enumerate(SIZES.values()):
+        times = np.bincount(np.array(drawn[d], dtype=np.int64), minlength=size)
+        assert len(times) == size and times.max() - times.min() <= 1  # epoch after epoch
+
+
 def test_counts_tell_what_was_given_since_the_first_step() -> None:
     schedule = make_schedule(SIZES, 7)
     schedule.announce(weights(0, 1, a=1, b=2, c=3, d=0))
