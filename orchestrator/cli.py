@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +9,9 @@ import typer
 from rich.console import Console
 
 from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
 from orchestrator.loading import load_config
+from orchestrator.plain_errors import plain_errors
+from orchestrator.weights_cli import weights_app
 
 app = typer.Typer(
     help="Fine-tune a language model on several domains and decide, while it trains, how much of each it sees.",
@@ -20,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(weights_app, name="weights")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
 Overrides = Annotated[
@@ -177,24 +178,6 @@ def demo(
         from orchestrator.demo import run_demo
 
         run_demo(folder, Console())
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """No traceback: a line for each fault of the configuration and exit code 2, a line for what failed later and 1."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        yield
-    except ConfigError as error:
-        for line in error.lines:
-            errors.print(line, markup=False)
-        raise typer.Exit(2) from None
-    except (ValueError, RuntimeError, OSError) as error:
-        errors.print(f"raymix: {error}", markup=False)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last checkpoint")
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -24,6 +24,10 @@ class DomainWeights(BaseModel):
     shares: dict[str, Share] = Field(min_length=1, description="Share of each domain; they sum to 1.")
     reason: Literal["initial", "algorithm", "operator"] = Field(description="What made this version.")
     by: str = Field(description="Name of the algorithm or of the person.")
+    why: str = Field(default="", description="The person's reason.")
+    request: str = Field(default="", description="Id of the person's request.")
+    pinned: list[str] = Field(default_factory=list, description="Domains whose share the algorithm may not move.")
+    paused: bool = Field(default=False, description="Whether the algorithm's answers are left out.")
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:

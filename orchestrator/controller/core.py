@@ -5,13 +5,18 @@ counts once per step and in the order of the steps, however often and late it is
 replaced (a lower attempt) is refused.
 And no algorithm ever sees a loss, or a signal that it requires, that is missing or not finite: the domain keeps its
 last value.
+
+A person's request is answered before the first pull of a step, and its version holds from that step on. So a version
+of `effective_step` e came before the feedback of step s exactly where e <= s, which is the order of replay.
 """
 
 import math
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 
+from orchestrator.controller.operator import ControlRequest, apply_request, hold_pinned
 from orchestrator.mixing import MixingAlgorithm
+from orchestrator.mixing.base import Shares
 from workers.contracts import DomainFeedback, DomainWeights
 
 
@@ -70,6 +75,37 @@ class ControllerCore:
         self._last_pulled = max(self._last_pulled, step)
         return self.version_of(step)
 
+    def is_new_ground(self, step: int) -> bool:
+        """Whether nobody has pulled `step`, or a later one, yet: a person's request can hold from it on."""
+        return step > self._last_pulled
+
+    def operate(self, step: int, request: ControlRequest, request_id: str) -> DomainWeights:
+        """Answer a person's request at a step that is new ground.
+
+        Raises:
+            ValueError: it does not fit the shares that hold now.
+        """
+        shares, pinned, paused = apply_request(request, self.versions[-1])
+        version = DomainWeights(
+            version=len(self.versions),
+            effective_step=step,
+            shares=shares,
+            reason="operator",
+            by=request.by,
+            why=request.why,
+            request=request_id,
+            pinned=pinned,
+            paused=paused,
+        )
+        self.take_over(version)
+        return version
+
+    def take_over(self, version: DomainWeights) -> None:
+        """Count an operator's version, new or recorded."""
+        self.versions.append(version)
+        self._last_pulled = max(self._last_pulled, version.effective_step - 1)
+        self.algorithm.adopt(version.shares)
+
     def fork(self) -> "ControllerCore":
         """A copy that can observe while this one stays as it was, until what followed is on disk."""
         twin = copy(self)
@@ -102,7 +138,7 @@ class ControllerCore:
         self._last_pulled = max(self._last_pulled, feedback.step)  # it was measured after this step
         self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
-        shares = self.algorithm.observe(complete) if complete else None
+        shares = self._held(self.algorithm.observe(complete) if complete else None)
         if shares is None:
             return Decision(None, events)
         version = recorded or DomainWeights(
@@ -111,9 +147,20 @@ class ControllerCore:
             shares=shares,
             reason="algorithm",
             by=self.algorithm.config.type,
+            pinned=self.versions[-1].pinned,
         )
         self.versions.append(version)
+        self._last_pulled = max(self._last_pulled, version.effective_step - 1)
         return Decision(version, events)
+
+    def _held(self, answer: Shares | None) -> Shares | None:
+        """The algorithm's answer as far as it may hold; the algorithm goes on from what does."""
+        now = self.versions[-1]
+        if answer is None or not (now.paused or now.pinned):
+            return answer
+        held = now.shares if now.paused else hold_pinned(answer, now)
+        self.algorithm.adopt(held)
+        return None if now.paused else held
 
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
         """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""

@@ -1,6 +1,7 @@
 """The controller's memory: one small file for each version and each feedback, on disk before anybody hears of it.
 
     weights/000012.json     DomainWeights          feedback/00000600.json     DomainFeedback
+    requests/*.json         what persons ask for, each taken up before a step and then gone (requests.py)
     attempt.json            number of the running attempt
     mixing.jsonl, events.jsonl    what the algorithm believed and what happened; for people, derived
 
@@ -9,9 +10,12 @@ leaves a feedback whose version is missing; replay decides it again, from the sa
 """
 
 import json
+import math
 from pathlib import Path
 
 from orchestrator.controller.core import ControllerCore
+from orchestrator.controller.operator import describe_change
+from orchestrator.controller.requests import forget_request, read_request, waiting_requests
 from orchestrator.mixing import MixingAlgorithm
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
@@ -40,6 +44,9 @@ class DurableController:
 
     def pull(self, step: int) -> DomainWeights:
         """The version that holds for `step`, for good."""
+        if self.core.is_new_ground(step):
+            for request_id in waiting_requests(self.folder):
+                self._operate(step, request_id)
         return self.core.pull(step)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
@@ -56,6 +63,20 @@ class DurableController:
                 note_event(self.folder, event.step, event.kind, event.message)
         return self.core.version_of(feedback.step + 1)
 
+    def _operate(self, step: int, request_id: str) -> None:
+        """Answer a request, unless the journal has the answer: then only the file was left."""
+        if all(version.request != request_id for version in self.core.versions):
+            core = self.core.fork()
+            try:
+                version = core.operate(step, read_request(self.folder, request_id), request_id)
+            except ValueError as error:
+                note_event(self.folder, step, "request_refused", str(error))
+            else:
+                self._write("weights", f"{version.version:06d}", version)
+                self.core = core
+                note_event(self.folder, step, "operator", describe_change(version))
+        forget_request(self.folder, request_id)
+
     def _replay(self) -> None:
         """Bring the core to where the files say it was."""
         versions = [DomainWeights.model_validate_json(path.read_bytes()) for path in self._files("weights")]
@@ -65,11 +86,13 @@ class DurableController:
             self._write("weights", f"{begun.version:06d}", begun)
         for path in self._files("feedback"):
             feedback = DomainFeedback.model_validate_json(path.read_bytes())
+            self._replay_operator(versions, feedback.step)
             number = len(self.core.versions)
             decision = self.core.observe(feedback, recorded=versions[number] if number < len(versions) else None)
             if decision.version is not None and number >= len(versions):
                 self._write("weights", f"{number:06d}", decision.version)
             self._note_values(feedback)
+        self._replay_operator(versions, math.inf)
         if len(self.core.versions) < len(versions):
             raise ValueError(
                 f"{self.folder}: {len(versions)} weights versions, but feedback leads to {len(self.core.versions)}; "
@@ -78,6 +101,13 @@ class DurableController:
         attempt_file = self.folder / "attempt.json"
         if attempt_file.exists():
             self.core.attempt = max(self.core.attempt, int(json.loads(attempt_file.read_text())["attempt"]))
+
+    def _replay_operator(self, versions: list[DomainWeights], last_step: float) -> None:
+        """Take over the operator's versions that come next and hold from `last_step` on or before."""
+        for version in versions[len(self.core.versions) :]:
+            if version.reason != "operator" or version.effective_step > last_step:
+                return
+            self.core.take_over(version)
 
     def _files(self, part: str) -> list[Path]:
         return sorted((self.folder / part).glob("[0-9]*.json"))

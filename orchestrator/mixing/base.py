@@ -93,6 +93,9 @@ class MixingAlgorithm(ABC, Generic[Config]):
     def observe(self, feedback: DomainFeedback) -> Shares | None:
         """New shares after an evaluation, or None for no change."""
 
+    def adopt(self, shares: Shares) -> None:
+        """Go on from shares that somebody else decided; nothing to do where the next answer does not depend on them."""
+
     def metrics(self) -> dict[str, float]:
         """What it believed at the last feedback, by `quantity/domain`."""
         return {}

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 
 _FIRST_DECAY, _SECOND_DECAY, _EPSILON = 0.9, 0.999, 1e-8
 _NUM_HIDDEN = 16
+_SMALLEST_PROBABILITY = 1e-6  # a logit needs one, and the way back from it
 
 
 class Scorer(ABC):
@@ -42,9 +43,17 @@ class Scorer(ABC):
     def _pull_back(self, gradient_N: Array) -> Array:
         """Gradient by the parameters, (P,), from the gradient by the logits."""
 
+    @abstractmethod
+    def _add_to_logits(self, added_N: Array) -> None:
+        """Change the parameters so that the logits are higher by this."""
+
     def probabilities(self) -> Array:
         """Softmax of the logits, shape (N,)."""
         return softmax(self.logits())
+
+    def move_to(self, probabilities_N: Array) -> None:
+        """Have these probabilities, shape (N,), or the smallest that a scorer can have."""
+        self._add_to_logits(np.log(np.maximum(probabilities_N, _SMALLEST_PROBABILITY)) - self.logits())
 
     def ascend(self, gradient_of: Callable[[Array], Array], num_steps: int, learning_rate: float) -> None:
         """Adam steps uphill; `gradient_of` gives the gradient by the logits, (N,), at the probabilities, (N,)."""
@@ -86,6 +95,9 @@ class LogitScorer(Scorer):
         """The parameters themselves."""
         return self.parameters_P
 
+    def _add_to_logits(self, added_N: Array) -> None:
+        self.parameters_P = self.parameters_P + added_N
+
     def _pull_back(self, gradient_N: Array) -> Array:
         return gradient_N
 
@@ -100,12 +112,17 @@ class PerceptronScorer(Scorer):
         # Hashed, because NumPy's generators may change from one release to the next.
         bits_P = hash_uint64(np.arange(len(bounds_P), dtype=np.uint64), derive_key("perceptron scorer"))
         super().__init__(bounds_P * (2.0 * bits_P / 2.0**64 - 1.0))
-        self.parameters_P[self._ends[-1] :] += np.log(prior_N) - self.logits()
+        self._add_to_logits(np.log(prior_N) - self.logits())
 
     def logits(self) -> Array:
         """Output layer of the hidden units."""
         _, _, output_NH, output_bias_N = self._layers()
         return output_NH @ self._hidden() + output_bias_N
+
+    def _add_to_logits(self, added_N: Array) -> None:
+        self.parameters_P = np.concatenate(
+            [self.parameters_P[: self._ends[-1]], self.parameters_P[self._ends[-1] :] + added_N]
+        )
 
     def _layers(self) -> tuple[Array, Array, Array, Array]:
         input_weights, input_bias_H, output_weights, output_bias_N = np.split(self.parameters_P, self._ends)

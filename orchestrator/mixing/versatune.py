@@ -115,6 +115,10 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
             self._expand(self.config.target, losses)
         return dict(self.shares)
 
+    def adopt(self, shares: Shares) -> None:
+        """The next P^(t) comes from these."""
+        self.shares = dict(shares)
+
     def _expand(self, target: str, losses: dict[str, float]) -> None:
         before = self.losses or losses
         self.phi = {name: forgetting_degree(loss, before[name]) for name, loss in losses.items()}

@@ -136,6 +136,24 @@ def test_shares_are_shares_and_a_state_carries_everything(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_an_algorithm_goes_on_from_shares_that_somebody_else_decided(kind: str) -> None:
+    for stream in range(NUM_STREAMS // len(MIXING_ALGORITHMS) // 4 + 1):
+        choice = random.Random(f"adopt {kind} {stream}")
+        domains = random_domains(choice)
+        names = [domain.name for domain in domains]
+        algorithm = build_mixing_algorithm(random_config(kind, names, choice), domains)
+        for step in range(NUM_FEEDBACKS):
+            parts = [choice.choice([0.0, 0.001, 0.3, 1.0]) for _ in names]
+            parts[choice.randrange(len(parts))] = 1.0
+            adopted = {name: part / math.fsum(parts) for name, part in zip(names, parts, strict=True)}
+            algorithm.adopt(adopted)
+            assert adopted == {name: part / math.fsum(parts) for name, part in zip(names, parts, strict=True)}
+            if (shares := algorithm.observe(random_feedback(step, algorithm, choice))) is not None:
+                check_shares(shares, algorithm)
+        json.dumps(algorithm.state_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
 def test_a_state_of_another_algorithm_or_other_domains_is_refused(kind: str) -> None:
     domains = [Domain("a", 10, 100), Domain("b", 20, 300)]
     algorithm = build_mixing_algorithm(random_config(kind, ["a", "b"], random.Random(1)), domains)

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from orchestrator.controller import journal
 from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.core import FencedOutError
 from orchestrator.controller.journal import DurableController
+from orchestrator.controller.operator import ControlRequest
+from orchestrator.controller.requests import submit_request, waiting_requests
 from orchestrator.mixing import build_mixing_algorithm
-from workers.contracts import DomainFeedback
+from workers.contracts import DomainFeedback, DomainWeights
 
 STEPS = (0, 10, 20, 30, 40)
 
@@ -159,3 +162,121 @@ def test_attempts_are_numbered_for_good(tmp_path: Path) -> None:
     (tmp_path / "attempt.json").unlink()
     open_controller(tmp_path).push(feedback(0, attempt=7))
     assert open_controller(tmp_path).open_attempt() == 8
+
+
+def ask(folder: Path, kind: Any, *domains: str, **shares: float) -> str:
+    request = ControlRequest(kind=kind, domains=list(domains), shares=shares, by="anna", why="a test")
+    return submit_request(folder, request)
+
+
+def steered_run(controller: DurableController, moments: dict[int, list[Any]]) -> Iterator[tuple[int, DomainWeights]]:
+    """Steps 1 to 45 as rank 0 goes through them, with requests handed in before the step that they are listed at."""
+    controller.push(feedback(0))
+    for step in range(1, 46):
+        for arguments, shares in moments.get(step, []):
+            ask(controller.folder, *arguments, **shares)
+        yield step, controller.pull(step)
+        if step in STEPS:
+            controller.push(feedback(step))
+
+
+MOMENTS: dict[int, list[Any]] = {
+    4: [(("set",), {"a": 0.9})],
+    11: [(("pin", "a"), {}), (("set",), {"a": 0.35}), (("release", "b"), {})],  # the step after an evaluation
+    20: [(("pause",), {})],  # before one
+    31: [(("resume",), {}), (("release",), {})],
+}
+
+
+@pytest.mark.parametrize("kind", ["versatune", "proportional"])
+def test_a_request_holds_from_the_very_step_on_and_is_replayed(tmp_path: Path, kind: str) -> None:
+    controller = open_controller(tmp_path, kind)
+    numbers = {}
+    for step, weights in steered_run(controller, MOMENTS):
+        numbers[step] = weights.version
+        if step in MOMENTS:
+            assert (weights.effective_step, weights.reason, weights.by) == (step, "operator", "anna")
+            assert weights.why == "a test" and not waiting_requests(tmp_path)
+            assert weights.version - numbers[step - 1] >= len(MOMENTS[step])
+        before = files(tmp_path)
+        again = open_controller(tmp_path, kind)
+        assert believed(again) == believed(controller)
+        assert files(tmp_path) == before
+        assert again.pull(step) == weights
+    versions = controller.history()
+    assert [version.version for version in versions] == list(range(len(versions)))
+    first = next(version for version in versions if version.effective_step == 4)
+    assert first.shares == pytest.approx({"a": 0.9, "b": 0.1})
+    assert not [v for v in versions if 20 < v.effective_step < 31]  # paused
+    while_pinned = [v for v in versions if v.pinned == ["a"]]
+    assert [v.shares["a"] for v in while_pinned[1:]] == [0.35] * (len(while_pinned) - 1)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert kinds.count("operator") == 7
+
+
+def test_the_algorithm_goes_on_from_what_was_set(tmp_path: Path) -> None:
+    controller = open_controller(tmp_path)
+    controller.push(feedback(0))
+    ask(tmp_path, "set", a=0.9)
+    assert controller.pull(1).shares["a"] == pytest.approx(0.9)
+    shares = controller.push(feedback(10)).shares
+    assert 0.85 < shares["a"] < 0.95 and shares["a"] != 0.9
+
+
+def test_a_request_waits_where_steps_are_repeated(tmp_path: Path) -> None:
+    """What a lost attempt trained on is trained on again; the change comes where nobody has been."""
+    controller = open_controller(tmp_path)
+    for step in range(1, 8):
+        controller.pull(step)
+    ask(tmp_path, "set", a=0.9)
+    for step in range(4, 8):
+        assert controller.pull(step).version == 0
+    assert controller.pull(8).effective_step == 8
+    controller.push(feedback(10))
+    again = open_controller(tmp_path)  # another driver, from a checkpoint before that feedback
+    ask(tmp_path, "set", a=0.2)
+    assert [again.pull(step).version for step in range(6, 12)] == [0, 0, 1, 1, 1, 3]
+
+
+def test_a_request_whose_answer_is_in_the_journal_is_not_answered_twice(tmp_path: Path) -> None:
+    controller = open_controller(tmp_path)
+    request_id = ask(tmp_path, "set", a=0.9)
+    kept = (tmp_path / "requests" / f"{request_id}.json").read_bytes()
+    controller.pull(1)
+    (tmp_path / "requests" / f"{request_id}.json").write_bytes(kept)  # the crash came before the file was gone
+    again = open_controller(tmp_path)
+    assert again.pull(2).version == 1
+    assert not waiting_requests(tmp_path)
+
+
+def test_a_request_that_does_not_fit_is_refused_and_told(tmp_path: Path) -> None:
+    controller = open_controller(tmp_path)
+    with pytest.raises(ValueError, match="not domains that this run trains on"):
+        ask(tmp_path, "pin", "x")
+    ask(tmp_path, "pin", a=0.8)
+    ask(tmp_path, "set", b=0.7)  # fitted when it was asked, and no more when it is taken up
+    (tmp_path / "requests" / "9-torn.json").write_text("{")
+    assert controller.pull(1).version == 1
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in events] == ["operator", "request_refused", "request_refused"]
+    assert "sum to 1.5" in events[1]["message"] and "9-torn.json" in events[2]["message"]
+    assert not waiting_requests(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="this run is finished"):
+        ask(tmp_path, "pause")
+
+
+def test_a_request_that_could_not_be_journaled_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = open_controller(tmp_path)
+    ask(tmp_path, "set", a=0.9)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = believed(controller)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_durably", full)
+        with pytest.raises(OSError, match="No space left"):
+            controller.pull(1)
+    assert believed(controller) == before and len(waiting_requests(tmp_path)) == 1
+    assert controller.pull(1).shares["a"] == pytest.approx(0.9)

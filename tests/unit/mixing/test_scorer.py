@@ -28,6 +28,16 @@ def test_it_begins_at_the_prior(scorer: type[LogitScorer] | type[PerceptronScore
 
 
 @every_scorer
+def test_it_moves_to_probabilities(scorer: type[LogitScorer] | type[PerceptronScorer]) -> None:
+    moved = scorer(PRIOR)
+    moved.ascend(partial(unweighted_gradient, REWARDS), 20, 1e-2)
+    moved.move_to(np.array([0.1, 0.6, 0.3, 0.0]))
+    np.testing.assert_allclose(moved.probabilities(), [0.1, 0.6, 0.3, 0.0], atol=2e-6)
+    moved.ascend(partial(unweighted_gradient, REWARDS), 20, 1e-2)
+    assert np.isfinite(moved.probabilities()).all()
+
+
+@every_scorer
 def test_the_fixed_point_is_proportional_to_the_rewards(scorer: type[LogitScorer] | type[PerceptronScorer]) -> None:
     at_limit = scorer(REWARDS / REWARDS.sum())
     at_limit.ascend(partial(unweighted_gradient, REWARDS), 50, 1e-4)

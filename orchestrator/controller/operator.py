@@ -1,0 +1,106 @@
+"""What a person may ask of a running controller, and the shares that follow from it. Pure.
+
+set      shares of some domains; the others keep their proportions. The algorithm goes on from there.
+pin      the same, or the present share, for good: the algorithm moves the rest.
+release  pinned domains (all, where none is named) are the algorithm's again.
+pause    the shares stay as they are; what is measured meanwhile is still counted.
+resume   the algorithm's answers hold again.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from orchestrator.mixing.base import Shares, normalise
+from workers.contracts import SHARE_SUM_TOLERANCE, DomainWeights
+from workers.settings import Settings
+
+_ASKED_SUM_TOLERANCE = 1e-6  # people write 0.333333
+
+
+class ControlRequest(Settings):
+    """One change that a person asks for."""
+
+    kind: Literal["set", "pin", "release", "pause", "resume"]
+    """What is asked."""
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Share of each domain that is set or pinned."""
+    domains: list[str] = Field(default_factory=list)
+    """Domains that are pinned at their present share, or released; none: all that are pinned."""
+    by: Annotated[str, Field(min_length=1, max_length=100)]
+    """Who asks."""
+    why: Annotated[str, Field(max_length=1000)] = ""
+    """For which reason."""
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        if self.kind == "set" and (self.domains or not self.shares):
+            raise ValueError("set needs a share for each domain that it names, as in law=0.4")
+        if self.kind == "pin" and not (self.domains or self.shares):
+            raise ValueError("pin needs a domain, as in law, or law=0.4")
+        if self.kind not in ("set", "pin") and self.shares:
+            raise ValueError(f"{self.kind} takes no shares")
+        if self.kind in ("pause", "resume") and self.domains:
+            raise ValueError(f"{self.kind} is for the whole run, not for {self.domains}")
+        return self
+
+
+def apply_request(request: ControlRequest, now: DomainWeights) -> tuple[Shares, list[str], bool]:
+    """Shares, pinned domains and whether the algorithm is paused, after a request.
+
+    Raises:
+        ValueError: it names an unknown domain, or its shares and the pinned ones do not make a whole.
+    """
+    names = list(now.shares)
+    if unknown := sorted({*request.shares, *request.domains} - set(names)):
+        raise ValueError(f"{unknown} are not domains that this run trains on; these are {names}")
+    pinned = set(now.pinned)
+    if request.kind == "pin":
+        pinned |= {*request.shares, *request.domains}
+    elif request.kind == "release":
+        pinned -= set(request.domains or names)
+    paused = {"pause": True, "resume": False}.get(request.kind, now.paused)
+    shares = dict(now.shares)
+    if request.shares:
+        fixed = {name: now.shares[name] for name in {*now.pinned, *request.domains}} | request.shares
+        shares = fill_up(fixed, now.shares)
+    return shares, [name for name in names if name in pinned], paused
+
+
+def hold_pinned(shares: Mapping[str, float], now: DomainWeights) -> Shares:
+    """The algorithm's answer with the pinned domains at their present share; the rest keeps its proportions."""
+    return fill_up({name: now.shares[name] for name in now.pinned}, shares) if now.pinned else dict(shares)
+
+
+def fill_up(fixed: Mapping[str, float], others: Mapping[str, float]) -> Shares:
+    """Fixed shares, and the rest divided among all other domains as `others` has them: evenly where it has none.
+
+    Raises:
+        ValueError: the fixed shares are more than 1, or less with no domain left to take the rest.
+    """
+    total = math.fsum(fixed.values())
+    free = {name: share for name, share in others.items() if name not in fixed}
+    if total > 1.0 + _ASKED_SUM_TOLERANCE:
+        raise ValueError(f"shares of {_listed(fixed)} sum to {total:.6g}, more than 1; lower or release some")
+    if not free and total < 1.0 - _ASKED_SUM_TOLERANCE:
+        raise ValueError(f"shares of {_listed(fixed)} sum to {total:.6g}, and no domain is left to take the rest")
+    rest = max(1.0 - total, 0.0)
+    if rest <= SHARE_SUM_TOLERANCE or not free:
+        return normalise({name: fixed.get(name, 0.0) for name in others})
+    parts = normalise(free) if any(free.values()) else dict.fromkeys(free, 1.0 / len(free))
+    return {name: fixed[name] if name in fixed else rest * parts[name] for name in others}
+
+
+def describe_change(version: DomainWeights) -> str:
+    """An operator's version in a line."""
+    held = [f"{', '.join(version.pinned)} pinned"] if version.pinned else []
+    held += ["algorithm paused"] if version.paused else []
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in version.shares.items())
+    because = f" ({version.why})" if version.why else ""
+    return f"{version.by}: {'; '.join([shares, *held])}{because}"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,89 @@
+"""The way from a person to a running controller: a file in the run's folder, taken up before the next step.
+
+    requests/<id>.json       ControlRequest; whoever may write into the run's folder may ask
+
+A file needs no connection to the cluster, waits for a run that is not running, and is there for as long as the journal
+does not yet hold what came of it: the version that follows from it names it.
+"""
+
+import secrets
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orchestrator.controller.operator import ControlRequest, apply_request
+from workers.contracts import DomainWeights
+from workers.durable import write_durably
+
+_FOLDER = "requests"
+
+
+def submit_request(run_folder: Path, request: ControlRequest) -> str:
+    """Ask; the answer is the request's id.
+
+    Raises:
+        ValueError: the run is finished or has not begun, or the request does not fit what holds now.
+    """
+    if (run_folder / "summary.json").exists():
+        raise ValueError(f"{run_folder}: this run is finished; its weights move no more")
+    apply_request(request, newest_version(run_folder))
+    request_id = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # in the order of asking
+    folder = run_folder / _FOLDER
+    folder.mkdir(exist_ok=True)
+    write_durably(folder / f"{request_id}.json", request.model_dump_json(indent=1).encode())
+    return request_id
+
+
+def waiting_requests(run_folder: Path) -> list[str]:
+    """Ids of the requests that were not yet taken up, oldest first."""
+    try:
+        return sorted(path.stem for path in (run_folder / _FOLDER).glob("[0-9]*.json"))
+    except FileNotFoundError:
+        return []
+
+
+def read_request(run_folder: Path, request_id: str) -> ControlRequest:
+    """A waiting request.
+
+    Raises:
+        ValueError: it is no request.
+    """
+    try:
+        return ControlRequest.model_validate_json((run_folder / _FOLDER / f"{request_id}.json").read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{run_folder / _FOLDER / request_id}.json: {error.errors()[0]['msg']}") from None
+
+
+def forget_request(run_folder: Path, request_id: str) -> None:
+    """Take a request off the list: the journal holds what came of it."""
+    (run_folder / _FOLDER / f"{request_id}.json").unlink(missing_ok=True)
+
+
+def newest_version(run_folder: Path) -> DomainWeights:
+    """The version of the weights that was made last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _read_version(_version_files(run_folder)[-1])
+
+
+def read_versions(run_folder: Path) -> list[DomainWeights]:
+    """All versions of the weights, oldest first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return [_read_version(path) for path in _version_files(run_folder)]
+
+
+def _version_files(run_folder: Path) -> list[Path]:
+    paths = sorted((run_folder / "weights").glob("[0-9]*.json"))
+    if not paths:
+        raise ValueError(f"{run_folder}: no weights yet; is it the folder of a run that has begun to train?")
+    return paths
+
+
+def _read_version(path: Path) -> DomainWeights:
+    return DomainWeights.model_validate_json(path.read_bytes())

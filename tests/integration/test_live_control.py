@@ -1,0 +1,70 @@
+"""Weights changed by hand while a run trains: they hold within a step, on all ranks, and outlive a SIGKILL."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
+
+NUM_STEPS, ROWS_PER_STEP = 140, 8
+
+
+def versions(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run / "weights").glob("[0-9]*.json"))]
+
+
+def rows_by_step(run: Path) -> dict[int, Counter[str]]:
+    """Rows of each domain that the two ranks trained on together."""
+    rows: dict[int, Counter[str]] = {}
+    for line in read_lines(run / "samples.jsonl"):
+        rows.setdefault(line["step"], Counter())[line["domain"]] += len(line["rows"])
+    return rows
+
+
+@pytest.mark.timeout(400)
+def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -> None:
+    changes = {"training__max_steps": NUM_STEPS, "training__checkpoint_every": 20, "evaluation__every": 5}
+    config = write_run(tmp_path, data__packing=False, **changes)  # a row is an example, the unit of the shares
+    run = tmp_path / "runs" / "small"
+    process = start("run", config)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 12)
+    pinned = raymix("weights", run, "pin", "law=0.5", "--by", "anna", "--why", "the court waits")
+    assert pinned.returncode == 0, pinned.stderr
+    assert "anna: add 0." in pinned.stdout and "law pinned (the court waits)" in pinned.stdout
+    (change,) = [version for version in versions(run) if version["reason"] == "operator"]
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= change["effective_step"] + 30)
+    kill_group(process)
+
+    process = start("run", config)  # what was asked holds on, and another change is taken up
+    set_after = raymix("weights", run, "set", "add=0", "--by", "ben")  # before the run is there again
+    assert set_after.returncode == 0, set_after.stderr
+    assert process.wait(timeout=240) == 0
+    history = versions(run)
+    first, second = [version for version in history if version["reason"] == "operator"]
+    assert first == change and (second["by"], second["pinned"]) == ("ben", ["law"])
+    since = history[first["version"] :]
+    assert all(version["shares"]["law"] == 0.5 and version["pinned"] == ["law"] for version in since)
+    moved = {version["shares"]["copy"] for version in since if version["version"] < second["version"]}
+    assert len(moved) > 3  # the algorithm moves the rest
+
+    rows = rows_by_step(run)
+    assert sorted(rows) == list(range(1, NUM_STEPS + 1))
+    for number, version in enumerate(history):
+        end = history[number + 1]["effective_step"] if number + 1 < len(history) else NUM_STEPS + 1
+        given: Counter[str] = Counter()
+        for step in range(version["effective_step"], end):
+            given += rows[step]
+            for name, share in version["shares"].items():  # a row of target, and a row that was owed before
+                assert abs(given[name] - share * given.total()) <= 2, (version, step)
+                assert share or not given[name]
+    for line in read_lines(run / "metrics.jsonl"):  # 0 stale rows: every step was trained with the version that holds
+        holds = [v["version"] for v in history if v["effective_step"] <= line["step"]][-1]
+        assert line["weights_version"] == holds and sum(line["rows"].values()) == ROWS_PER_STEP
+
+    late = raymix("weights", run, "set", "law=0.2", "--by", "ben")
+    assert late.returncode == 1 and "this run is finished" in late.stderr
+    told = raymix("weights", run, "history")
+    assert "the court waits" in " ".join(told.stdout.split())
