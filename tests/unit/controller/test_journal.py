@@ -280,3 +280,43 @@ def test_a_request_that_could_not_be_journaled_waits(tmp_path: Path, monkeypatch
             controller.pull(1)
     assert believed(controller) == before and len(waiting_requests(tmp_path)) == 1
     assert controller.pull(1).shares["a"] == pytest.approx(0.9)
+
+
+def test_what_is_pinned_stays_while_the_algorithm_moves_the_rest(tmp_path: Path) -> None:
+    reference = {"a": 0.5, "b": 0.1, "c": 0.7}
+    domains = [DomainSize(name, 10, 10) for name in reference]
+    config = {"type": "versatune", "initial": "uniform", "reference": reference, "sigma": 2.0}
+    controller = DurableController(tmp_path, "r", build_mixing_algorithm(config, domains))
+
+    def push(step: int) -> DomainWeights:
+        sums = {"a": 10.0, "b": 11.0, "c": 9.0}
+        return controller.push(
+            feedback(step).model_copy(update={"loss_sum_nats": sums, "num_tokens": dict.fromkeys(sums, 10)})
+        )
+
+    push(0)
+    ask(tmp_path, "pin", a=0.6)
+    pinned = [controller.pull(1), push(10), push(20)]
+    assert [version.shares["a"] for version in pinned] == [0.6] * 3
+    assert [version.pinned for version in pinned] == [["a"]] * 3
+    assert pinned[0].shares["b"] < pinned[1].shares["b"] < pinned[2].shares["b"]
+    ask(tmp_path, "pause")
+    assert controller.pull(21).shares == push(30).shares == push(40).shares == pinned[-1].shares
+    ask(tmp_path, "release")
+    ask(tmp_path, "resume")
+    assert controller.pull(41).shares == pinned[-1].shares
+    after = push(50).shares  # the algorithm goes on from the pinned share, as if it had never been away
+    gamma = {name: 1 - reference[name] / loss for name, loss in (("a", 1.0), ("b", 1.1), ("c", 0.9))}
+    raised = {name: share * (1 + 2 * gamma[name]) for name, share in pinned[-1].shares.items()}
+    assert after == pytest.approx({name: value / math.fsum(raised.values()) for name, value in raised.items()})
+
+
+def test_a_request_waits_for_the_step_that_the_journal_has_come_to(tmp_path: Path) -> None:
+    controller = open_controller(tmp_path)
+    for step in range(1, 8):
+        controller.pull(step)
+    ask(tmp_path, "set", a=0.9)
+    assert controller.pull(8).version == 1
+    again = open_controller(tmp_path)  # another driver, from a checkpoint before that
+    ask(tmp_path, "set", a=0.2)
+    assert [again.pull(step).version for step in range(5, 9)] == [0, 0, 0, 2]
