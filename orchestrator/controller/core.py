@@ -154,13 +154,9 @@ class ControllerCore:
         return Decision(version, events)
 
     def _held(self, answer: Shares | None) -> Shares | None:
-        """The algorithm's answer as far as it may hold; the algorithm goes on from what does."""
+        """The algorithm's answer as far as it may hold."""
         now = self.versions[-1]
-        if answer is None or not (now.paused or now.pinned):
-            return answer
-        held = now.shares if now.paused else hold_pinned(answer, now)
-        self.algorithm.adopt(held)
-        return None if now.paused else held
+        return None if answer is None or now.paused else hold_pinned(answer, now)
 
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
         """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
