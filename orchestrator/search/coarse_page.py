@@ -72,7 +72,8 @@ def write_search_page(name: str, result: SearchResult, output: Path) -> None:
             "Scores of single trainings are noisy: nodes that differ by less than seeds do are equally good.",
         ],
         note="Spec: gain of the speciality relative to full fine-tuning's. Vers: what is left of everything else, "
-        f"relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers; the winner is bold.",
+        f"relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers. Bold: the winner of the "
+        "last step; a node on the way there may score higher, which a reader is free to prefer.",
         title=f"{name}: where to train",
         comparison=Comparison([node_title(node) for node in nodes], columns),
         run_colors={node_title(node): _color(result, node) for node in nodes},
