@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from orchestrator.compare import CAVEATS
 from orchestrator.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison
-from orchestrator.compare.table import domain_columns, loss_columns, lowest, notes, other_columns
+from orchestrator.compare.table import amount_columns, domain_columns, loss_columns, lowest, notes, target_columns
 from orchestrator.palette import color_by_name
 from orchestrator.report.comparison import RUN_COLORS, Cell
 from orchestrator.report.comparison import Comparison as Columns
@@ -38,9 +38,8 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
             Cell(text, is_best=heading in best and lowest(comparison, best[heading]) == variant)
             for variant, text in zip(comparison.variants, cells, strict=True)
         ]
-        for heading, cells in (
-            loss_columns(comparison) | other_columns(comparison) | domain_columns(comparison)
-        ).items()
+        for columns_of in (loss_columns, target_columns, amount_columns, domain_columns)
+        for heading, cells in columns_of(comparison).items()
     }
     page = render_page(
         "comparison.html",

@@ -44,14 +44,19 @@ def loss_columns(comparison: Comparison) -> dict[str, list[str]]:
     return columns
 
 
-def other_columns(comparison: Comparison) -> dict[str, list[str]]:
-    """Heading -> a cell for each variant: what became of the target, seeds, tokens and times."""
+def target_columns(comparison: Comparison) -> dict[str, list[str]]:
+    """Heading -> a cell for each variant: what became of the target and of the rest; none where there is no target."""
+    if comparison.target is None:
+        return {}
+    measures = {"target gain": TARGET_GAIN, "others' change": ELSEWHERE}
     results = list(comparison.variants.values())
-    columns = {}
-    if comparison.target is not None:
-        columns["target gain"] = [format_estimate(result.means.get(TARGET_GAIN), "+") for result in results]
-        columns["others' change"] = [format_estimate(result.means.get(ELSEWHERE), "+") for result in results]
-    columns["seeds"] = [str(len(result.runs)) for result in results]
+    return {name: [format_estimate(r.means.get(measure), "+") for r in results] for name, measure in measures.items()}
+
+
+def amount_columns(comparison: Comparison) -> dict[str, list[str]]:
+    """Heading -> a cell for each variant: seeds, tokens and times."""
+    results = list(comparison.variants.values())
+    columns = {"seeds": [str(len(result.runs)) for result in results]}
     columns["tokens"] = [_number(result.means.get(NUM_TOKENS)) for result in results]
     columns["training"] = [_duration(result.means.get(TRAINING_SECONDS)) for result in results]
     columns["evaluations"] = [_duration(result.means.get(EVALUATION_SECONDS)) for result in results]
@@ -92,9 +97,10 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def comparison_view(comparison: Comparison) -> RenderableType:
-    """Three tables, so that each fits into 80 characters where few domains are compared, and the notes."""
-    groups = (loss_columns(comparison), other_columns(comparison), domain_columns(comparison))
-    tables = [_table(comparison, columns) for columns in groups]
+    """Tables that fit into 80 characters where few domains are compared, those without intervals, and the notes."""
+    domains = {name: [cell.split()[0] for cell in cells] for name, cells in domain_columns(comparison).items()}
+    groups = (loss_columns(comparison), target_columns(comparison), amount_columns(comparison), domains)
+    tables = [_table(comparison, columns) for columns in groups if columns]
     failed = [Text(f"failed: {printable(name)}: {printable(why)}") for name, why in comparison.failed.items()]
     return Group(*tables, *_plain(notes(comparison)), *failed)
 
@@ -102,8 +108,9 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 def _table(comparison: Comparison, columns: dict[str, list[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("", no_wrap=True)
-    for heading in columns:
-        table.add_column(Text(printable(heading)), justify="right", overflow="fold")
+    for heading, cells in columns.items():
+        longest_word = max((len(word) for cell in cells for word in cell.split()), default=1)
+        table.add_column(Text(printable(heading)), justify="right", overflow="fold", min_width=longest_word)
     for row, label in enumerate(comparison.variants):
         cells = [Text(cells[row], style=_style(comparison, heading, label)) for heading, cells in columns.items()]
         table.add_row(Text(printable(label)), *cells)
