@@ -107,13 +107,13 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 def _table(comparison: Comparison, columns: dict[str, list[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for heading, cells in columns.items():
         longest_word = max((len(word) for cell in cells for word in cell.split()), default=1)
         table.add_column(Text(printable(heading)), justify="right", overflow="fold", min_width=longest_word)
     for row, label in enumerate(comparison.variants):
-        cells = [Text(cells[row], style=_style(comparison, heading, label)) for heading, cells in columns.items()]
-        table.add_row(Text(printable(label)), *cells)
+        texts = [Text(cells[row], style=_style(comparison, heading, label)) for heading, cells in columns.items()]
+        table.add_row(Text(printable(label)), *texts)
     return table
 
 
