@@ -104,8 +104,9 @@ def _read(config: RunConfig, target: str | None) -> RunResult | None:
     if run.summary is None:
         return None
     values = measures(run.summary, target)
-    values[EVALUATION_SECONDS] = math.fsum(feedback.evaluation_seconds for feedback in run.feedback)
-    values[SIGNAL_SECONDS] = math.fsum(feedback.signal_seconds for feedback in run.feedback)
+    if run.feedback:  # a plan of stages has its feedback in the folders of its stages
+        values[EVALUATION_SECONDS] = math.fsum(feedback.evaluation_seconds for feedback in run.feedback)
+        values[SIGNAL_SECONDS] = math.fsum(feedback.signal_seconds for feedback in run.feedback)
     return RunResult(seed=config.seed, folder=config.folder, values=values)
 
 
