@@ -72,8 +72,6 @@ Config = TypeVar("Config", bound=MixingConfig)
 class MixingAlgorithm(ABC, Generic[Config]):
     """Answers feedback with shares. The controller hands in only complete, finite losses and required signals."""
 
-    required_signals: tuple[str, ...] = ()
-    """Names of the further signals that workers must measure for it; an algorithm's settings may ask for some."""
     state_fields: ClassVar[tuple[str, ...]] = ()
     """Attributes that make up its state, each of plain JSON types."""
 
@@ -83,7 +81,11 @@ class MixingAlgorithm(ABC, Generic[Config]):
         self.config = config
         self.domains = list(domains)
         self.names = [domain.name for domain in domains]
-        self.required_signals = config.required_signals
+
+    @property
+    def required_signals(self) -> tuple[str, ...]:
+        """Names of the further signals that workers must measure for it, by its settings."""
+        return self.config.required_signals
 
     @abstractmethod
     def initial_weights(self) -> Shares:

@@ -37,7 +37,7 @@ def run_study(
         tokens_per_second: speed to estimate with, before anything is trained.
 
     Raises:
-        TrainingFailedError: some trainings failed; the results of all others are written.
+        TrainingFailedError: some trainings failed, or start from one that did; the results of all others are written.
     """
     cells = build_cells(config)
     assert config.study is not None  # or there are no cells
@@ -55,7 +55,10 @@ def run_study(
     console.print(f"results: {folder / 'results.csv'}\nreport:  {folder / 'report.html'}", highlight=False)
     if failures:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-        raise TrainingFailedError(f"{len(failures)} of {len(trainings.stages)} trainings failed:\n{lines}")
+        raise TrainingFailedError(
+            f"{len(failures)} of {len(trainings.stages)} trainings have no result; the same command tries them again:\n"
+            + lines
+        )
 
 
 def prepare_once(console: Console) -> Prepare:
@@ -77,24 +80,29 @@ def prepare_once(console: Console) -> Prepare:
 
 
 def _run_wave(trainings: Trainings, wave: list[str], console: Console) -> dict[str, str]:
-    """Train what is not done and can be started; name -> reason of each that failed."""
+    """Train what is not done and can be started; name -> reason of each that has no result."""
+    failures: dict[str, str] = {}
     with ExitStack() as held:
         for digest in sorted(wave):  # in one order, so that two studies never wait for each other
             if not _is_done(trainings, digest):
                 held.enter_context(sole_trainer(trainings.stages[digest], console))
         configs = []
         for digest in wave:
-            parent = trainings.parents[digest]
-            if not _is_done(trainings, digest) and (parent is None or _is_done(trainings, parent)):
-                planned = trainings.stages[digest]
-                parent_folder = None if parent is None else trainings.stages[parent].find_folder()
-                configs.append(planned.started_from(parent_folder, planned.find_folder()))
+            if _is_done(trainings, digest):
+                continue
+            planned, parent = trainings.stages[digest], trainings.parents[digest]
+            folder = planned.find_folder()
+            before = None if parent is None else trainings.stages[parent].find_folder()
+            if before is None or (before / "summary.json").exists():
+                configs.append(planned.started_from(before, folder))
+            else:
+                failures[folder.name] = f"not started: {before.name}, which it starts from, has no result"
         try:
             if configs:
                 run_trials(configs, console)
         except TrialsFailedError as error:
-            return error.reasons
-    return {}
+            failures |= error.reasons
+    return failures
 
 
 def _is_done(trainings: Trainings, digest: str) -> bool:

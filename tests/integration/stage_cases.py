@@ -1,15 +1,20 @@
 """Plans of stages trained in one process, real ZeRO and real data; what the tests of stages run there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 
 from orchestrator.config import RunConfig
 from orchestrator.loading import load_config
+from orchestrator.search.trials import TrialsFailedError
 from orchestrator.stages.running import complete_chain
+from orchestrator.study import running
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.driver import complete, make_ready
+from orchestrator.training.trainer import TrainingFailedError
 from workers.contracts import DomainFeedback, DomainWeights
 
 
@@ -63,6 +68,31 @@ def train_run(config_file: Path, overrides: list[str]) -> None:
     config = load_config(config_file, overrides)
     with claim_folder(config) as run_id:
         complete(make_ready(config, run_id, Console(quiet=True)), alone=True)
+
+
+def train_study(config_file: Path, overrides: list[str]) -> tuple[list[str], str]:
+    """A study with its trainings one after the other in this process: the folders that were trained in, and what a
+    person is told at the end."""
+    trained: list[str] = []
+
+    def one_by_one(runs: Sequence[RunConfig], console: Console) -> None:
+        reasons = {}
+        for run in runs:
+            trained.append(run.folder.name)
+            try:
+                with claim_folder(run) as run_id:
+                    complete(make_ready(run, run_id, Console(quiet=True)), alone=True)
+            except (ValueError, RuntimeError, OSError) as error:
+                reasons[run.name] = str(error)
+        if reasons:
+            raise TrialsFailedError(reasons, len(runs))
+
+    try:
+        with mock.patch.object(running, "run_trials", one_by_one):
+            running.run_study(load_config(config_file, overrides), Console(quiet=True))
+    except TrainingFailedError as error:
+        return trained, str(error)
+    return trained, ""
 
 
 def _train_until(run: RunConfig, run_id: str, console: Console, step: int) -> None:

@@ -53,6 +53,7 @@ def test_the_distribution_is_found_again_without_a_cluster_a_model_or_a_new_text
     again = raymix("detect", config, "--output", tmp_path / "distribution.json")
     assert again.returncode == 0, again.stderr
     assert "corrected" in again.stdout and "round" in again.stdout
+    assert not (config.parent / "runs" / "detection" / "raymix.log").exists()  # where a cluster's chatter would be
     found = Distribution.read(tmp_path / "distribution.json")
     assert found == Distribution.read(config.parent / "runs" / "small" / "distribution.json")
     assert len(batches) == 6 or found.is_converged

@@ -1,4 +1,4 @@
-"""`raymix compare` as a user runs it: killed half-way, started again, and with a variant that cannot be run."""
+"""`raymix compare` as a user runs it: killed half-way, started again, with variants that fail before or in training."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from orchestrator.compare.results import MEAN, Comparison
 from tests.runs import kill_group, raymix, read_lines, start, wait_for, write_run
 
-LABELS = "uniform,versatune,too-large"
+LABELS = "uniform,versatune,too-large,diverging"
 RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
 
 
@@ -19,7 +19,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("compare"),
         cluster__num_workers=1,
         training__max_steps=8,
-        compare={"target": "law", "variants": {"too-large": {"cluster.gpus_per_worker": 64}}},
+        compare={
+            "target": "law",
+            "variants": {
+                "too-large": {"cluster.gpus_per_worker": 64},
+                "diverging": {"training.learning_rate": 1e12},
+            },
+        },
     )
     folder = config.parent / "runs" / "small-compare"
     command = ("compare", config, "--algorithms", LABELS, "--seeds", "2")
@@ -41,7 +47,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_finished_runs_are_not_run_again_and_all_others_are_done(compared: Path) -> None:
     finished = json.loads((compared / "finished.json").read_text())
-    assert f"{len(finished)} of 6 runs are done already" in (compared / "stdout.txt").read_text()
+    assert f"{len(finished)} of 8 runs are done already" in (compared / "stdout.txt").read_text()
     for name in RUNS:
         assert [line["step"] for line in read_lines(compared / name / "metrics.jsonl")] == list(range(1, 9))
         assert (compared / name / "summary.json").exists()
@@ -54,16 +60,27 @@ def test_only_numbers_are_kept(compared: Path) -> None:
     assert not [path for path in compared.iterdir() if path.name.startswith(".ray-tune")]
 
 
-def test_the_variant_that_failed_is_named_with_its_reason(compared: Path) -> None:
+def test_the_variants_that_failed_are_named_with_their_reasons(compared: Path) -> None:
     error = (compared / "stderr.txt").read_text()
-    assert "2 of 6 runs failed" in error
-    assert "too-large-seed0" in error and "64 GPU" in error
-    assert "Traceback" not in error
+    assert "4 of 8 runs failed" in error and "Traceback" not in error
+    for seed in (0, 1):
+        (too_large,) = (line for line in error.splitlines() if f"too-large-seed{seed}: " in line)
+        (diverging,) = (line for line in error.splitlines() if f"diverging-seed{seed}: " in line)
+        assert "64 GPU" in too_large
+        assert "step 2: the training loss" in diverging and "is not finite, the update was not made" in diverging
+
+
+def test_a_training_that_diverges_ends_before_the_update_and_leaves_no_result(compared: Path) -> None:
+    for seed in (0, 1):
+        run = compared / f"diverging-seed{seed}"
+        assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1]
+        assert not (run / "summary.json").exists() and not list(run.glob("checkpoints/step-*"))
+        assert len([line for line in read_lines(run / "events.jsonl") if line["kind"] == "attempt"]) == 1
 
 
 def test_the_result_is_what_the_runs_say(compared: Path) -> None:
     comparison = Comparison.model_validate_json((compared / "compare.json").read_bytes())
-    assert set(comparison.failed) == {"too-large-seed0", "too-large-seed1"}
+    assert set(comparison.failed) == {f"{label}-seed{seed}" for label in ("too-large", "diverging") for seed in (0, 1)}
     ends = {name: json.loads((compared / name / "summary.json").read_text())["mean_loss_nats"]["end"] for name in RUNS}
     difference = comparison.variants["versatune"].differences[MEAN]
     paired = [ends[f"versatune-seed{seed}"] - ends[f"uniform-seed{seed}"] for seed in (0, 1)]

@@ -14,6 +14,8 @@ from orchestrator.config import RunConfig
 from orchestrator.loading import load_config
 from orchestrator.stages.chain import plan_stages
 from orchestrator.stages.running import complete_stage
+from orchestrator.study.grid import build_cells, plan_trainings
+from orchestrator.study.running import prepare_once
 from tests.integration import stage_cases
 from tests.integration.zero_processes import processes
 from tests.runs import read_lines, write_run
@@ -22,6 +24,14 @@ from tests.unit.stages.staged import fake_stores
 from workers.contracts import DomainFeedback
 
 DMT = {"plan": "dmt", "specialised": ["add", "copy"], "general": ["law"], "k": 0.1}
+STUDY = {
+    "specialised": ["add", "copy"],
+    "general": ["law"],
+    "k": [1],
+    "grids": ["single"],
+    "strategies": ["sequential"],
+    "num_resamples": 100,
+}
 
 
 def train(config: Path, stages: Any, *overrides: str, stop: tuple[int, int] | None = None) -> list[str]:
@@ -159,6 +169,51 @@ def test_another_strategy_goes_on_from_the_exported_model_and_the_same_one_from_
     assert losses(first)[0] == losses(plan[0])[-1]  # adapters begin at zero
     assert losses(second)[0] == losses(first)[-1]
     assert losses(second)[-1] != losses(second)[0]
+
+
+def test_a_training_that_fails_stops_what_starts_from_it_and_nothing_else(config: Path, tmp_path: Path) -> None:
+    """Five trainings: the domains alone, and sequential, which begins with `add` alone, then copy, then law."""
+    given = [
+        f"study={json.dumps(STUDY)}",
+        "training.max_steps=4",
+        f"output_dir={tmp_path}",
+        f"data.cache_dir={config.parent / 'runs' / 'token-stores'}",
+    ]
+    settings = load_config(config, given)
+    trainings = plan_trainings(build_cells(settings), prepare_once(Console(quiet=True)))
+    chains = {planned.cell.group + " " + planned.cell.subject: planned.chain for planned in trainings.cells}
+    assert len(trainings.stages) == 5
+    first, second, third = (trainings.stages[digest].find_folder() for digest in chains["sequential add+copy+law"])
+    alone = {trainings.stages[chains[f"single {name}"][0]].find_folder() for name in ("add", "copy", "law")}
+    assert first in alone
+    first.mkdir(parents=True)
+    in_the_way = first / "weights"
+    in_the_way.write_text("a file where the journal's folder should be")
+
+    trained, told = processes(1).run(stage_cases.train_study, config, given)[0]
+    assert set(trained) == {folder.name for folder in alone}
+    lines = told.splitlines()
+    assert lines[0] == "3 of 5 trainings have no result; the same command tries them again:"
+    assert lines[1].startswith(f"  {first.name}: ") and str(in_the_way) in lines[1]
+    assert lines[2:] == [
+        f"  {second.name}: not started: {first.name}, which it starts from, has no result",
+        f"  {third.name}: not started: {second.name}, which it starts from, has no result",
+    ]
+    assert _cells(tmp_path) == {"single copy k=1 seed=0", "single law k=1 seed=0"}
+    assert (tmp_path / "dmt" / "study" / "report.html").exists()
+
+    in_the_way.unlink()
+    events = {folder: (folder / "events.jsonl").read_bytes() for folder in alone - {first}}
+    assert processes(1).run(stage_cases.train_study, config, given)[0] == ([first.name, second.name, third.name], "")
+    assert {folder: (folder / "events.jsonl").read_bytes() for folder in events} == events
+    assert len(_cells(tmp_path)) == len(trainings.cells) == 4
+    assert losses(third)[0] == losses(second)[-1]
+    assert processes(1).run(stage_cases.train_study, config, given)[0] == ([], "")
+
+
+def _cells(output_dir: Path) -> set[str]:
+    """The cells that the study has results of."""
+    return {line["cell"] for line in read_lines(output_dir / "dmt" / "study" / "results.jsonl")}
 
 
 def test_a_stage_that_another_process_trains_is_waited_for(config: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_without_a_file_deepspeed_divides_nothing_and_accumulates_nothing() -> N
     assert config["zero_optimization"] == {"stage": 1}
     assert config["bf16"] == {"enabled": True}
     assert config["gradient_clipping"] == 1.0
+    assert config["zero_force_ds_cpu_optimizer"] is False  # which a compiler would be needed for
 
 
 def test_a_file_decides_the_stage_and_other_keys_pass_through(tmp_path: Path) -> None:
@@ -37,11 +38,28 @@ def test_a_file_decides_the_stage_and_other_keys_pass_through(tmp_path: Path) ->
     assert config["communication_data_type"] == "fp32"
 
 
+def stage_of(content: str, folder: Path) -> int:
+    """What the run's configuration says where it names this file: what `check` and the terminal go by."""
+    path = folder / "user.json"
+    path.write_text(content)
+    return TrainingConfig.model_validate({"max_steps": 1, "deepspeed": str(path)}).deepspeed.zero_stage
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_files_own_stage_is_the_runs(stage: int, tmp_path: Path) -> None:
+    content = {"zero_optimization": {"stage": stage}}
+    assert stage_of(json.dumps(content), tmp_path) == stage
+    assert build(content, tmp_path)["zero_optimization"] == {"stage": stage}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", '{"zero_optimization": {"stage": "auto"}}'])
+def test_a_file_that_names_no_stage_leaves_the_default(content: str, tmp_path: Path) -> None:
+    assert stage_of(content, tmp_path) == 2
+
+
 def test_a_file_and_a_stage_beside_it_must_agree(tmp_path: Path) -> None:
     path = tmp_path / "user.json"
     path.write_text('{"zero_optimization": {"stage": 3}}')
-    stage = TrainingConfig.model_validate({"max_steps": 1, "deepspeed": str(path)}).deepspeed.zero_stage
-    assert stage == 3  # what `check` and the terminal name
     with pytest.raises(ValueError, match=r"zero_optimization\.stage is 3, but the run's configuration gives 1"):
         build(deepspeed={"config": path, "zero_stage": 1})
 
@@ -106,6 +124,9 @@ def test_repeating_the_runs_own_values_is_fine(tmp_path: Path) -> None:
         ({"scheduler": {"params": {"warmup_num_steps": 9}}}, "warmup_num_steps", "9", "warmup_fraction"),
         ({"managed_gradient_accumulation": True}, "managed_gradient_accumulation", "True", "False"),
         ({"prescale_gradients": True}, "prescale_gradients", "True", "False"),
+        ({"gradient_predivide_factor": 2.0}, "gradient_predivide_factor", "2.0", "1.0"),
+        ({"amp": {"enabled": True}}, "amp.enabled", "True", "apex"),
+        ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "optimizer", "False", "AdamW"),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "4", "2"),
         ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "overlap_comm", "True", "stage 2 or 3"),
     ],

@@ -112,10 +112,17 @@ def test_epochs_inner_values_and_training_lines(fake_run: MakeFakeRun) -> None:
 def test_the_soft_mask_is_shown_by_importance(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=20, every=20)
     assert "Soft mask" not in report_of(run)[0]
-    for step, low in ((21, 2e-4), (22, 4e-4)):
-        run.append("metrics.jsonl", {"step": step, "mask": {"mean_update": {"0.0": low, "0.9": 1e-5}}})
-    (bars,) = report_of(run)[1]["Soft mask"]["data"]
-    assert (bars["x"], bars["y"]) == (["from 0.0", "from 0.9"], pytest.approx([3e-4, 1e-5]))
+    # No weight has an importance from 0.5, and what is seen first need not be the least important.
+    for step, updates in (
+        (21, {"0.9": 1e-5, "0.5": None}),
+        (22, {"0.0": 4e-4, "0.5": None, "0.9": 3e-5}),
+        (23, {"0.0": 2e-4}),
+    ):
+        run.append("metrics.jsonl", {"step": step, "mask": {"mean_update": updates}})
+    plot = report_of(run)[1]["Soft mask"]
+    (bars,) = plot["data"]
+    assert (bars["x"], bars["y"]) == (["from 0.0", "from 0.9"], pytest.approx([3e-4, 2e-5]))
+    assert bars["type"] == "bar" and plot["layout"]["xaxis"]["type"] == "category"
 
 
 def test_one_colour_per_domain_everywhere(fake_run: MakeFakeRun) -> None:

@@ -28,8 +28,9 @@ def files(tmp_path: Path) -> dict[str, Path]:
     rows = [
         {
             "prompt": f"question {n}",
-            "completion": "Python" if n % 4 == 0 else "x" * (n % 7 + 1),
+            "completion": "a Python script" if n % 4 == 0 else "x" * (n % 7 + 1),
             "tags": ["a", f"t{n % 5}"],
+            "level": "hard" if n % 10 == 0 else "easy",
         }
         for n in range(100)
     ]
@@ -59,7 +60,7 @@ def examples(store: TokenStore) -> set[bytes]:
 def test_a_256th_has_the_row_counts_of_the_dmt_paper(available: int, expected: int) -> None:
     chosen = Sample(fraction=1 / 256, count=None, seed=0).choose("math", available)
     assert chosen is not None and len(chosen) == expected
-    assert len(np.unique(chosen)) == expected and chosen.max() < available
+    assert (np.diff(chosen) > 0).all() and chosen.min() >= 0 and chosen.max() < available
 
 
 def test_a_smaller_sample_is_part_of_a_larger_one_and_other_seeds_and_domains_choose_others() -> None:
@@ -72,6 +73,8 @@ def test_a_smaller_sample_is_part_of_a_larger_one_and_other_seeds_and_domains_ch
     assert chosen(count=400) != chosen(count=400, seed=1)
     assert chosen(count=400) != chosen("code", count=400)
     assert len(chosen(fraction=1e-9)) == 1
+    assert len(chosen(fraction=0.0017)) == 2  # 1.7 of 1,000: the nearest number
+    assert chosen(count=1000) == set(range(1000))
 
 
 def test_a_fraction_of_the_examples_reaches_the_store(tokenizer: Any, files: dict[str, Path], tmp_path: Path) -> None:
@@ -84,8 +87,8 @@ def test_a_fraction_of_the_examples_reaches_the_store(tokenizer: Any, files: dic
 
 
 def test_the_key_of_a_store_tells_samples_and_exclusions_apart(files: dict[str, Path]) -> None:
-    def key(data: DataConfig = DATA, **settings: Any) -> str:
-        return plan_domain("math", DomainConfig(**files, **settings), data, "tokenizer").key  # type: ignore[arg-type]
+    def key(data: DataConfig = DATA, domain: str = "math", **settings: Any) -> str:
+        return plan_domain(domain, DomainConfig(**files, **settings), data, "tokenizer").key  # type: ignore[arg-type]
 
     other_seed = DATA.model_copy(update={"sample_seed": 1})
     assert key() == key(fraction=1.0) == key(other_seed)
@@ -98,6 +101,9 @@ def test_the_key_of_a_store_tells_samples_and_exclusions_apart(files: dict[str, 
         key(count=0),
     ]
     assert len(set(keys)) == len(keys)
+    # Another domain's sample of the same files is another one; all of them are the same examples.
+    assert key(domain="code") == key()
+    assert key(domain="code", count=50) != key(count=50)
 
 
 def test_more_examples_than_there_are_is_an_error(tokenizer: Any, files: dict[str, Path], tmp_path: Path) -> None:
@@ -106,18 +112,21 @@ def test_more_examples_than_there_are_is_an_error(tokenizer: Any, files: dict[st
 
 
 @pytest.mark.parametrize(
-    ("exclusion", "expected"),
+    ("exclude", "expected"),
     [
-        ({"pattern": "python"}, 25),
-        ({"pattern": "^t3$", "field": "tags"}, 20),
-        ({"pattern": "python", "field": "tags"}, 0),
+        ([{"pattern": "python"}], 25),
+        ([{"pattern": "question 7$"}], 1),
+        ([{"pattern": "^t3$", "field": "tags"}], 20),
+        ([{"pattern": "hard", "field": "level"}], 10),
+        ([{"pattern": "python", "field": "tags"}], 0),
+        ([{"pattern": "python"}, {"pattern": "^t3$", "field": "tags"}], 40),
     ],
-    ids=["text", "tag", "not in this field"],
+    ids=["answer", "question", "tag", "field of one text", "not in this field", "either of two"],
 )
 def test_excluded_rows_are_left_out_of_training_and_counted(
-    tokenizer: Any, files: dict[str, Path], tmp_path: Path, exclusion: dict[str, str], expected: int
+    tokenizer: Any, files: dict[str, Path], tmp_path: Path, exclude: list[dict[str, str]], expected: int
 ) -> None:
-    stores = build(tokenizer, tmp_path / "stores", exclude=[exclusion], **files)
+    stores = build(tokenizer, tmp_path / "stores", exclude=exclude, **files)
     assert stores["train"].num_examples == 100 - expected
     assert stores["eval"].num_examples == 8  # evaluation files stay as they are
     report = Report(**stores["train"].manifest["report"])
@@ -130,6 +139,8 @@ def test_a_domain_that_is_only_measured_has_no_training_store(
 ) -> None:
     stores = build(tokenizer, tmp_path / "stores", **({**files} | settings))
     assert list(stores) == ["eval"] and stores["eval"].num_examples == 8
+    plan = plan_domain("math", DomainConfig(**({**files} | settings)), DATA, "tokenizer")
+    assert {task.side for task in plan.tasks} == {"eval"}  # its training files are not read
 
 
 def test_rows_set_aside_are_measured_where_nothing_is_trained_on(
