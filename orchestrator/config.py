@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from orchestrator.stages.config import AnyPlan, StageConfig, StartConfig
 from orchestrator.stages.plans import expand
 from orchestrator.stages.resolving import check_stages
 from orchestrator.study.config import StudyConfig, check_study
+from orchestrator.tracking.config import AnyTrackerConfig, check_tracking
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from workers.settings import Settings
 from workers.strategies.cofitune import CoFiTuneConfig
@@ -36,6 +37,8 @@ class ClusterConfig(Settings):
     """GPUs of each worker; 0 trains on the CPU."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPUs of each worker."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray's runtime environment (pip, env_vars, image_uri, ...) of the run's processes on a cluster that it joins."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often the worker group may be lost and started again from the last checkpoint."""
 
@@ -87,6 +90,8 @@ class RunConfig(Settings):
     """Variants for `raymix compare`; other verbs take no notice of them."""
     coarse_search: CoarseSearchConfig | None = None
     """What `raymix coarse-search` looks for; other verbs take no notice of it."""
+    tracking: Annotated[list[AnyTrackerConfig], AfterValidator(check_tracking)] = Field(default_factory=list)
+    """Where the run's numbers are written down as well: tensorboard, mlflow, wandb, by name or with settings."""
 
     @property
     def folder(self) -> Path:

@@ -128,11 +128,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[BaseModel] | None:
     """The settings class whose keys stand at a path of the data."""
+    choices = [model] if model else []
     for part in path:
-        data = data.get(part) if isinstance(data, dict) else None
-        if model is None or part not in model.model_fields:
-            continue  # the name of a domain: the class stays that of the mapping's values
-        choices = _models(model.model_fields[str(part)].annotation)
+        data = data[part] if _has(data, part) else None
+        if model is not None and part in model.model_fields:
+            choices = _models(model.model_fields[str(part)].annotation)
+        # Else a place in a list, or the name of a domain: the classes stay those of the entries.
         tagged = [choice for choice in choices if isinstance(data, dict) and _has_tag(choice, data)]
         model = next(iter(tagged or choices), None)
     return model

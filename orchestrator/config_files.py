@@ -10,12 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import Fault, KeyPath
 from orchestrator.mixing.base import GivenShares, check_domains
+from orchestrator.tracking.config import missing_package
 from workers.data.files import BadRow, Shard, read_rows
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
 def missing_files(config: RunConfig) -> list[Fault]:
-    """One fault for every file that is missing, empty or of another kind than it should be."""
+    """One fault for every file that is missing, empty or of another kind than it should be, and every such package."""
     return [
         *_domain_files(config),
         *_model_folder(config),
@@ -24,6 +25,7 @@ def missing_files(config: RunConfig) -> list[Fault]:
         *_reference_file(config),
         *_distribution_file(config),
         *_strategy(config),
+        *_tracker_packages(config),
     ]
 
 
@@ -120,3 +122,9 @@ def _strategy(config: RunConfig) -> Iterator[Fault]:
     except ValueError as error:
         name, _, what = str(error).partition(": ")
         yield tuple(name.split(".")), what
+
+
+def _tracker_packages(config: RunConfig) -> Iterator[Fault]:
+    for i, tracker in enumerate(config.tracking):
+        if what := missing_package(tracker):
+            yield ("tracking", i), what

@@ -76,8 +76,8 @@ class WeightsSource(Protocol):
         """The whole journal of versions so far, oldest first."""
         ...
 
-    def pull(self, step: int) -> DomainWeights:
-        """The version that holds for `step`. Once answered, no later version may claim this step."""
+    def pull(self, step: int) -> DomainWeights | None:
+        """The version that holds for `step`, which no later version may claim then; None: stop before this step."""
         ...
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:

@@ -10,7 +10,8 @@ from workers.rank import Rank
 
 
 def train(plan: TrainingPlan, source: WeightsSource) -> None:
-    """Train from the last checkpoint, or from the base model, to the last step; then write `model/`."""
+    """Train from the last checkpoint, or from the base model, to the last step; then write `model/`. Where the source
+    says stop, end after the step before, with a checkpoint to go on from."""
     evaluate_every, checkpoint_every = plan.evaluation.every, plan.training.checkpoint_every
     rank = Rank(plan, source)
     rank.follow_history()
@@ -19,11 +20,15 @@ def train(plan: TrainingPlan, source: WeightsSource) -> None:
 
     for step in range(rank.num_steps_done + 1, plan.num_steps + 1):
         is_last = step == plan.num_steps
-        rank.follow_weights(step)
+        if not rank.follow_weights(step):
+            rank.save_checkpoint(step - 1)
+            break
         rank.train_step(step)
         if step % evaluate_every == 0 or is_last:
             rank.measure(step)
         if step % checkpoint_every == 0 or is_last:
             rank.save_checkpoint(step)
+    else:
+        rank.export()
 
-    rank.finish()
+    rank.close()

@@ -59,6 +59,7 @@ class Rank:
         row_counts = {name: store.num_rows for name, store in train_stores.items()}
         self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
         self.weights_version = 0
+        self._last_saved = self.num_steps_done
         self._step_began = 0.0
 
     def follow_history(self) -> None:
@@ -66,14 +67,18 @@ class Rank:
         for weights in self.source.history():
             self.loader.announce(weights)
 
-    def follow_weights(self, step: int) -> None:
-        """Let the version that the controller gives for `step` hold; the step's time counts from here."""
+    def follow_weights(self, step: int) -> bool:
+        """Let the version that the controller gives for `step` hold; the step's time counts from here. False: it gives
+        none, since the training is to stop before this step."""
         self._step_began = time.perf_counter()
         weights = self.source.pull(step)
+        if weights is None:
+            return False
         if weights.version > self.weights_version + 1:  # a person asked for several changes since
             self.follow_history()
         self.loader.announce(weights)
         self.weights_version = weights.version
+        return True
 
     def train_step(self, step: int) -> None:
         """One optimizer step on the step's batch.
@@ -122,19 +127,25 @@ class Rank:
             export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "best")
 
     def save_checkpoint(self, step: int) -> None:
-        """Write the checkpoint of `step`; what the logs say of the steps before it is on disk first."""
+        """Write the checkpoint of `step`, unless it is there; what the logs say of it is on disk first."""
+        if step == self._last_saved:
+            return
+        self._last_saved = step
         self.log.flush()
         training = self.plan.training
         state = {"step": step, "best": self.best}
         checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
 
-    def finish(self) -> None:
-        """Write the trained model and what it loses on each row, if they are wanted, and free everything."""
-        self.loader.close()
-        self.log.close()
+    def export(self) -> None:
+        """Write the trained model and what it loses on each row, if they are wanted."""
         if self.plan.export:
             write_row_losses(self.engine, self.eval_batches, self.names, self.plan.folder / "evaluation.json")
             export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "model")
+
+    def close(self) -> None:
+        """Free everything."""
+        self.loader.close()
+        self.log.close()
         self.engine.destroy()
 
     def _watch(self, step: int) -> Attachment | None:

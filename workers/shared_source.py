@@ -8,6 +8,8 @@ import torch.distributed as dist
 
 from workers.contracts import DomainFeedback, DomainWeights, WeightsSource
 
+_NO_VERSION = -1
+
 
 class SharedSource:
     """A `WeightsSource` whose calls are collectives; only rank 0's inner source is asked."""
@@ -29,17 +31,21 @@ class SharedSource:
             self._share_weights(versions[number] if self._is_asking else None)
         return list(self._known.values())
 
-    def pull(self, step: int) -> DomainWeights:
-        """The version that holds for `step`."""
-        return self._share_weights(self._source.pull(step) if self._is_asking else None)
+    def pull(self, step: int) -> DomainWeights | None:
+        """The version that holds for `step`; None: stop before it."""
+        weights = self._source.pull(step) if self._is_asking else None
+        version = self._share(weights.version if weights else _NO_VERSION)
+        return None if version == _NO_VERSION else self._share_version(version, weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
         """Hand in one evaluation; the version that holds for the next step."""
         return self._share_weights(self._source.push(feedback) if self._is_asking else None)
 
     def _share_weights(self, weights: DomainWeights | None) -> DomainWeights:
-        """One integer where the version is known, its JSON as well where it is new."""
-        version = self._share(weights.version if weights else 0)
+        return self._share_version(self._share(weights.version if weights else _NO_VERSION), weights)
+
+    def _share_version(self, version: int, weights: DomainWeights | None) -> DomainWeights:
+        """Nothing more where the version is known, its JSON where it is new."""
         if version not in self._known:
             text = weights.model_dump_json().encode() if weights else b""
             length = self._share(len(text))

@@ -62,10 +62,19 @@ class RayWeightsSource:
         """See `WeightsSource`."""
         return list(ray.get(self._actor.history.remote()))
 
-    def pull(self, step: int) -> DomainWeights:
+    def pull(self, step: int) -> DomainWeights | None:
         """See `WeightsSource`."""
-        return DomainWeights.model_validate(ray.get(self._actor.pull.remote(step)))
+        weights = ray.get(self._actor.pull.remote(step))
+        return None if weights is None else DomainWeights.model_validate(weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
         """See `WeightsSource`."""
         return DomainWeights.model_validate(ray.get(self._actor.push.remote(feedback)))
+
+    def stop(self) -> None:
+        """Ask the training to end before the next step."""
+        ray.get(self._actor.stop.remote())
+
+    def is_stopped(self) -> bool:
+        """Whether it ended so."""
+        return bool(ray.get(self._actor.is_stopped.remote()))

@@ -52,7 +52,7 @@ class ControllerCore:
         self._last_counted = -1  # step of the newest feedback that was counted
         self._last: dict[str, tuple[float, int]] = {}  # newest good (sum of nats, tokens) of each domain
         self._last_signals: dict[tuple[str, str], float] = {}  # newest good value by (signal, domain)
-        self._last_pulled = 0
+        self.last_pulled = 0  # the highest step that a version was given for
 
     def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
         """The initial version, which holds from step 1; on replay the recorded one."""
@@ -72,12 +72,12 @@ class ControllerCore:
 
     def pull(self, step: int) -> DomainWeights:
         """The version that holds for a step, for good."""
-        self._last_pulled = max(self._last_pulled, step)
+        self.last_pulled = max(self.last_pulled, step)
         return self.version_of(step)
 
     def is_new_ground(self, step: int) -> bool:
         """Whether nobody has pulled `step`, or a later one, yet: a person's request can hold from it on."""
-        return step > self._last_pulled
+        return step > self.last_pulled
 
     def operate(self, step: int, request: ControlRequest, request_id: str) -> DomainWeights:
         """Answer a person's request at a step that is new ground.
@@ -103,7 +103,7 @@ class ControllerCore:
     def take_over(self, version: DomainWeights) -> None:
         """Count an operator's version, new or recorded."""
         self.versions.append(version)
-        self._last_pulled = max(self._last_pulled, version.effective_step - 1)
+        self.last_pulled = max(self.last_pulled, version.effective_step - 1)
         self.algorithm.adopt(version.shares)
 
     def fork(self) -> "ControllerCore":
@@ -135,7 +135,7 @@ class ControllerCore:
                 workers have already trained on it.
         """
         self._last_counted = feedback.step
-        self._last_pulled = max(self._last_pulled, feedback.step)  # it was measured after this step
+        self.last_pulled = max(self.last_pulled, feedback.step)  # it was measured after this step
         self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
         shares = self._held(self.algorithm.observe(complete) if complete else None)
@@ -143,14 +143,14 @@ class ControllerCore:
             return Decision(None, events)
         version = recorded or DomainWeights(
             version=len(self.versions),
-            effective_step=self._last_pulled + 1,
+            effective_step=self.last_pulled + 1,
             shares=shares,
             reason="algorithm",
             by=self.algorithm.config.type,
             pinned=self.versions[-1].pinned,
         )
         self.versions.append(version)
-        self._last_pulled = max(self._last_pulled, version.effective_step - 1)
+        self.last_pulled = max(self.last_pulled, version.effective_step - 1)
         return Decision(version, events)
 
     def _held(self, answer: Shares | None) -> Shares | None:

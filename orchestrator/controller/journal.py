@@ -28,6 +28,8 @@ class DurableController:
     def __init__(self, run_folder: Path, run_id: str, algorithm: MixingAlgorithm) -> None:
         self.folder = run_folder
         self.core = ControllerCore(run_id, algorithm)
+        self._is_stopping = False
+        self._is_stopped = False
         for part in ("weights", "feedback"):
             (run_folder / part).mkdir(parents=True, exist_ok=True)
         self._replay()
@@ -42,8 +44,20 @@ class DurableController:
         """All versions so far."""
         return list(self.core.versions)
 
-    def pull(self, step: int) -> DomainWeights:
-        """The version that holds for `step`, for good."""
+    def stop(self) -> None:
+        """Answer no more pulls with a version: the training ends before the next step."""
+        self._is_stopping = True
+        note_event(self.folder, self.core.last_pulled, "stop", "asked to end after the running step, with a checkpoint")
+
+    def is_stopped(self) -> bool:
+        """Whether a pull was answered so: the training has not come to its end by itself."""
+        return self._is_stopped
+
+    def pull(self, step: int) -> DomainWeights | None:
+        """The version that holds for `step`, for good; None once the training is to stop."""
+        if self._is_stopping:
+            self._is_stopped = True
+            return None
         if self.core.is_new_ground(step):
             for request_id in waiting_requests(self.folder):
                 self._operate(step, request_id)

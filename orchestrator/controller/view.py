@@ -70,7 +70,7 @@ def ask(run_folder: Path, request: ControlRequest, console: Console) -> None:
     made = [version for version in read_versions(run_folder) if version.request == request_id]
     if not made:
         raise ValueError(f"refused; {run_folder / 'events.jsonl'} says why")
-    console.print(_told(made[0]), markup=False, highlight=False)
+    console.print(_told(made[0]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _told(version: DomainWeights) -> str:

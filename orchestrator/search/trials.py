@@ -26,6 +26,7 @@ from rich.console import Console
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.quiet import chatter_to
 from orchestrator.search.view import TrialsView
+from orchestrator.tracking.watch import track
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.driver import ReadyRun, complete, make_ready, prepare
@@ -134,7 +135,8 @@ def _run_waiting(waiting: Mapping[str, RunConfig], keep_models: bool, storage: P
             runs, failures = _make_all_ready(waiting, console)
             if runs:
                 runs = [run if keep_models else run.without_models() for run in runs]
-                with TrialsView({run.plan.folder: run.plan.num_steps for run in runs}, console):
+                view = TrialsView({run.plan.folder: run.plan.num_steps for run in runs}, console)
+                with track([run.tracked for run in runs]), view:
                     failures |= _train_side_by_side(runs, keep_models, most.max_failures, storage)
     return failures
 

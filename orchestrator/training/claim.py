@@ -20,6 +20,7 @@ _FREE_KEYS = {
     ("reference",),
     ("compare",),
     ("study",),
+    ("tracking",),
     ("data", "cache_dir"),
     ("data", "log_samples"),
     ("training", "checkpoint_every"),

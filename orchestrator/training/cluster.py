@@ -3,13 +3,14 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 import ray
 
 from orchestrator.config import ClusterConfig
+from orchestrator.tracking.targets import announced_to_prometheus
 
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
@@ -45,14 +46,21 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
     else:
         settings |= {"address": cluster.address}
+        if cluster.runtime_env:  # an empty one would take a job its working folder away
+            settings |= {"runtime_env": cluster.runtime_env}
     try:
         ray.init(**settings)
     except ConnectionError as error:
         raise ClusterError(f"cluster.address {cluster.address}: {error}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # which is what Ray raises where its node does not come up in time
+            raise
+        raise ClusterError(f"Ray did not start: {error}") from error
     # Ray's own SIGTERM handler, set by init, ends the process by abort.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with announced_to_prometheus() if cluster.address == "local" else nullcontext():
+            yield
     except ray.exceptions.RayError as error:
         raise ClusterError(f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
     finally:

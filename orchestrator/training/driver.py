@@ -14,6 +14,7 @@ from orchestrator.quiet import chatter_to
 from orchestrator.report import write_report
 from orchestrator.summary import write_summary
 from orchestrator.terminal import PreparationView, RunView, summary_view
+from orchestrator.tracking.watch import TrackedRun, track
 from orchestrator.training.alone import train_alone
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
@@ -51,6 +52,7 @@ class ReadyRun:
     sizes: list[DomainSize]
     cluster: ClusterConfig
     num_bad_rows: dict[str, int]
+    tracked: TrackedRun
 
     def without_models(self) -> Self:
         """The same run leaving numbers only: neither `model/` nor `best/`, and one checkpoint at a time."""
@@ -88,6 +90,7 @@ def make_ready(
         sizes=domain_sizes(stores),
         cluster=config.cluster,
         num_bad_rows={name: domain.report.num_bad_rows for name, domain in stores.items()},
+        tracked=TrackedRun(config.folder, run_id, tuple(config.tracking)),
     )
 
 
@@ -101,9 +104,10 @@ def complete(run: ReadyRun, *, alone: bool = False) -> None:
 
 
 def train_here(config: RunConfig, run_id: str, console: Console) -> None:
-    """Make a run ready and complete it, inside a Ray session, with its live view."""
+    """Make a run ready and complete it, inside a Ray session, with its live view and its trackers."""
     ready = make_ready(config, run_id, console)
-    with RunView(config.folder, list(ready.plan.domains), ready.plan.num_steps, console):
+    view = RunView(config.folder, list(ready.plan.domains), ready.plan.num_steps, console)
+    with track([ready.tracked]), view:
         complete(ready)
 
 

@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from orchestrator.config import ClusterConfig
 from orchestrator.controller.actor import DomainSize, start_controller
 from orchestrator.mixing import MixingConfig
+from orchestrator.training.stopping import run_until_stopped
 from workers.plan import TrainingPlan
 
 _CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit a stuck start is tried for ever
@@ -30,6 +31,7 @@ def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[Domai
     """Train a plan to its end, by this cluster's workers.
 
     Raises:
+        KeyboardInterrupt: it was stopped by SIGTERM or Ctrl-C, after a checkpoint where that was waited for.
         TrainingFailedError: the cluster has not the resources, or the workers failed more often than allowed.
     """
     check_resources(cluster)
@@ -57,9 +59,11 @@ def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[Domai
             ),
         )
         try:
-            trainer.fit()
+            run_until_stopped(trainer.fit, source.stop)
         except WorkerGroupError as error:
             raise TrainingFailedError(_explain(error)) from error
+        if source.is_stopped():
+            raise KeyboardInterrupt
     _raise_recorded_failure(plan.folder)
 
 

@@ -320,3 +320,15 @@ def test_a_request_waits_for_the_step_that_the_journal_has_come_to(tmp_path: Pat
     again = open_controller(tmp_path)  # another driver, from a checkpoint before that
     ask(tmp_path, "set", a=0.2)
     assert [again.pull(step).version for step in range(5, 9)] == [0, 0, 0, 2]
+
+
+def test_once_asked_to_stop_it_gives_no_more_versions(tmp_path: Path) -> None:
+    controller = open_controller(tmp_path)
+    assert controller.pull(7) is not None
+    controller.stop()
+    assert not controller.is_stopped()  # nobody has heard of it: the training may still come to its end
+    assert controller.pull(8) is None and controller.is_stopped()
+    controller.push(feedback(10))  # what was measured still counts
+    assert not open_controller(tmp_path).is_stopped() and open_controller(tmp_path).pull(11) is not None
+    (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["step"], event["kind"]) == (7, "stop")

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -87,6 +87,7 @@ def test_what_does_not_fit_is_told() -> None:
 shares_of_all = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(any)
 
 
+@settings(deadline=None)
 @given(shares_of_all, st.sets(st.sampled_from(NAMES)), shares_of_all)
 def test_pinned_shares_stay_to_the_bit_and_all_sum_to_one(
     now: list[float], pinned: set[str], answer: list[float]

@@ -1,0 +1,169 @@
+"""Submit a run, look at it, follow its log, stop it: Ray's Jobs API, with errors that say what to do."""
+
+import asyncio
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.job_submission import JobStatus, JobSubmissionClient
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import orchestrator
+import workers
+from orchestrator.config import RunConfig
+from orchestrator.jobs.package import write_package
+from orchestrator.terminal import NOTHING, format_duration, printable
+
+_STOP_WAIT_SECONDS = 900  # for the running step and a checkpoint; Ray kills what takes longer
+_LOOK_EVERY_SECONDS = 1.0
+_CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
+_RAYMIX = "raymix"  # key of the metadata that tells our jobs from others
+
+
+class JobError(RuntimeError):
+    """The cluster did not take a call, or a job did not end well."""
+
+
+def submit(config: RunConfig, address: str | None) -> str:
+    """Hand a run over to a cluster; the job's id.
+
+    Raises:
+        ConfigError, ValueError: the run cannot travel; see `write_package`.
+        JobError: the cluster cannot be reached, wants another token, or refuses the job.
+    """
+    with tempfile.TemporaryDirectory(prefix="raymix-job-") as folder, _plain_errors(address):
+        write_package(config, Path(folder))
+        runtime_env = dict(config.cluster.runtime_env)
+        runtime_env["env_vars"] = {
+            "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_SECONDS),
+            "PYTHONUNBUFFERED": "1",
+            **runtime_env.get("env_vars", {}),
+        }
+        packages = [Path(module.__path__[0]) for module in (orchestrator, workers)]
+        return _connect(address).submit_job(
+            entrypoint="python -m orchestrator.jobs.arrival",
+            submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+            runtime_env=runtime_env | {"working_dir": folder, "py_modules": [str(path) for path in packages]},
+            metadata={_RAYMIX: config.name, "folder": str(config.folder)},
+        )
+
+
+def follow(job: str, address: str | None, console: Console) -> JobStatus:
+    """Print a job's log as it grows, until the job has ended; how it ended."""
+    with _plain_errors(address):
+        client = _connect(address)
+        job = _find(client, job)
+        asyncio.run(_print_log(client, job, console))
+        return _wait(client, job)
+
+
+def read_log(job: str, address: str | None) -> str:
+    """A job's log so far."""
+    with _plain_errors(address):
+        client = _connect(address)
+        return client.get_job_logs(_find(client, job))
+
+
+def stop(job: str, address: str | None, console: Console) -> JobStatus:
+    """Ask a job to end with a checkpoint, and wait for it."""
+    with _plain_errors(address):
+        client = _connect(address)
+        job = _find(client, job)
+        if client.stop_job(job):
+            console.print(f"{job}: ends after the running step, with a checkpoint", markup=False, highlight=False)
+        return _wait(client, job)
+
+
+def jobs_view(address: str | None, job: str | None = None) -> Table:
+    """The cluster's runs, or one of them, newest first."""
+    with _plain_errors(address):
+        client = _connect(address)
+        chosen = None if job is None else _find(client, job)
+        found = [details for details in _ours(client) if chosen in (None, details.submission_id)]
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("job", "state", "time", "folder"):
+        table.add_column(heading, overflow="fold")
+    for details in found:
+        style = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "cyan"}.get(details.status.value, "")
+        state = Text(details.status.value.lower(), style=style)
+        table.add_row(details.submission_id, state, _time(details), printable((details.metadata or {}).get("folder")))
+    return table
+
+
+def _connect(address: str | None) -> JobSubmissionClient:
+    """A client without its own lines about packages that are sent and logs that end."""
+    client = JobSubmissionClient(address)
+    for name in _CHATTY:
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    return client
+
+
+async def _print_log(client: JobSubmissionClient, job: str, console: Console) -> None:
+    async for text in client.tail_job_logs(job):
+        console.print(Text(printable_lines(text)), end="", soft_wrap=True)
+
+
+def printable_lines(text: str) -> str:
+    """A piece of a log without what could steer a terminal."""
+    return "\n".join(printable(line) for line in text.expandtabs(4).split("\n"))
+
+
+def _wait(client: JobSubmissionClient, job: str) -> JobStatus:
+    while not (status := client.get_job_status(job)).is_terminal():
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return status
+
+
+def _find(client: JobSubmissionClient, job: str) -> str:
+    """A job's id; a run's name stands for its newest job."""
+    found = _ours(client)
+    for details in found:
+        if job in (details.submission_id, (details.metadata or {})[_RAYMIX]):
+            return str(details.submission_id)
+    known = ", ".join(str(details.submission_id) for details in found[:5]) or "none"
+    raise JobError(f"no job or run {job!r} on this cluster; the newest jobs are: {known}")
+
+
+def _ours(client: JobSubmissionClient) -> list[JobDetails]:
+    jobs = [details for details in client.list_jobs() if _RAYMIX in (details.metadata or {})]
+    return sorted(jobs, key=lambda details: details.start_time or 0, reverse=True)
+
+
+def _time(details: JobDetails) -> str:
+    if not details.start_time:
+        return NOTHING
+    return format_duration((details.end_time or time.time() * 1000) / 1000 - details.start_time / 1000)
+
+
+@contextmanager
+def _plain_errors(address: str | None) -> Iterator[None]:
+    where = address or "the cluster"
+    try:
+        yield
+    except ray.exceptions.AuthenticationError as error:
+        fault = "the token is wrong" if "invalid" in str(error).lower() else "a token is wanted"
+        raise JobError(
+            f"{where}: {fault}; set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or its file in "
+            "RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except ConnectionError as error:
+        raise JobError(
+            f"{where}: no Ray dashboard answers there; give --address http://HEAD:8265 of a cluster that is up"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, JobError):
+            raise
+        raise JobError(f"{where}: {_first_line(error)}") from error
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

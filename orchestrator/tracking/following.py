@@ -1,0 +1,78 @@
+"""A run's records on their way to one tracker, whatever the tracker does."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from orchestrator.tracking.base import RunIdentity, Tracker
+from orchestrator.tracking.records import RunRecords
+from workers.events import note_event
+
+MAX_RECORDS = 500  # handed over at once
+_MAX_REASON_LENGTH = 300
+_log = logging.getLogger(__name__)
+
+
+class RunFollower:
+    """Hands a run's records to a tracker, which is opened when the first of them is there.
+
+    Args:
+        folder: the run's folder.
+        run_id: its identity.
+        kind: name of the tracker, for messages.
+        open_tracker: makes the tracker, or goes on with what it holds of the run.
+    """
+
+    def __init__(self, folder: Path, run_id: str, kind: str, open_tracker: Callable[[RunIdentity], Tracker]) -> None:
+        self._records = RunRecords(folder)
+        self._run_id, self._kind = run_id, kind
+        self._open = open_tracker
+        self._tracker: Tracker | None = None
+        self._is_done = False
+
+    def look(self) -> None:
+        """Pass on what is new; the tracker is closed with the run's result."""
+        self._try(self._pass_on)
+
+    def end(self) -> None:
+        """Pass on the last of it and close the tracker."""
+        self._try(self._pass_on)
+        if self._tracker is not None:
+            self._try(self._close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if self._is_done:
+            return
+        try:
+            action()
+        except Exception as error:  # other people's code and servers; nothing of theirs may end a training
+            self._is_done = True
+            _log.warning("%s: %s", self._records.run.path, self._kind, exc_info=True)
+            self._tell(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+
+    def _tell(self, what: str) -> None:
+        run = self._records.run
+        message = f"{self._kind}: {what[:_MAX_REASON_LENGTH]}; the run goes on without it (see raymix.log)"
+        with suppress(OSError):
+            note_event(run.path, run.metrics.last_step, "tracking", message)
+
+    def _pass_on(self) -> None:
+        with suppress(OSError):  # a file system that stalls: the next look tells
+            self._records.refresh()
+        run = self._records.run
+        if self._tracker is None and self._records.has_begun:
+            self._tracker = self._open(RunIdentity(run.path, self._run_id, run.name, run.config))
+        if self._tracker is None:
+            return
+        records = self._records.after(self._tracker.last_step)
+        while batch := list(islice(records, MAX_RECORDS)):
+            self._tracker.log(batch)
+        if run.summary is not None:
+            self._close()
+
+    def _close(self) -> None:
+        assert self._tracker is not None
+        self._is_done = True
+        self._tracker.close(self._records.run.summary is not None)

@@ -1,0 +1,83 @@
+"""MLflow: a run of an experiment, found again by the tag `raymix.run_id`.
+
+How far it is stands in the run's own tag, so a run that goes on from another machine goes on here too. Only the
+tracking client is needed (mlflow-skinny), with SQLAlchemy and Alembic for a store in a local file.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.tracking.base import RunIdentity
+from orchestrator.tracking.config import MLflowConfig
+from orchestrator.tracking.records import StepRecord
+
+RUN_ID_TAG = "raymix.run_id"
+LAST_STEP_TAG = "raymix.last_step"
+_MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one request
+_MAX_PARAM_LENGTH = 500  # older servers refuse longer ones
+
+
+class MLflowTracker:
+    """See `Tracker`."""
+
+    def __init__(self, settings: MLflowConfig, run: RunIdentity) -> None:
+        beside = f"sqlite:///{run.folder.absolute().parent / 'mlflow.db'}"
+        uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        self._client = MlflowClient(tracking_uri=uri)
+        experiment = self._experiment(settings.experiment)
+        known = self._client.search_runs([experiment], filter_string=f"tags.`{RUN_ID_TAG}` = '{run.run_id}'")
+        if known:
+            self._run_id = known[0].info.run_id
+            self.last_step = int(known[0].data.tags.get(LAST_STEP_TAG, -1))
+            self._client.update_run(self._run_id, status="RUNNING")
+        else:
+            tags = {RUN_ID_TAG: run.run_id, "raymix.folder": str(run.folder)}
+            self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
+            self.last_step = -1
+            self._log_params(run.config)
+
+    def log(self, records: Sequence[StepRecord]) -> None:
+        """See `Tracker`."""
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(key, value, now_ms, record.step) for record in records for key, value in record.values.items()
+        ]
+        for start in range(0, len(metrics), _MAX_METRICS):
+            self._client.log_batch(self._run_id, metrics=metrics[start : start + _MAX_METRICS])
+        self.last_step = records[-1].step
+        self._client.log_batch(self._run_id, tags=[RunTag(LAST_STEP_TAG, str(self.last_step))])
+
+    def close(self, is_finished: bool) -> None:
+        """See `Tracker`."""
+        self._client.set_terminated(self._run_id, status="FINISHED" if is_finished else "FAILED")
+
+    def _experiment(self, name: str) -> str:
+        if known := self._client.get_experiment_by_name(name):
+            return known.experiment_id
+        try:
+            return self._client.create_experiment(name)
+        except MlflowException:  # another run made it at the same moment
+            if known := self._client.get_experiment_by_name(name):
+                return known.experiment_id
+            raise
+
+    def _log_params(self, config: Mapping[str, Any]) -> None:
+        params = (Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in _flatten(config))
+        while batch := list(islice(params, _MAX_PARAMS)):
+            self._client.log_batch(self._run_id, params=batch)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, as `--set` takes them."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

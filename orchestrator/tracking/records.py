@@ -1,0 +1,131 @@
+"""A run's numbers as trackers take them: one record a step, in order, each step once, and only when it is whole.
+
+    every step             train_loss_nats, tokens_per_second, tokens_total, learning_rate, grad_norm, weights_version
+    with an evaluation     loss_nats/DOMAIN (held-out), mean_loss_nats, worst_loss_nats, evaluation_seconds,
+                           signal_seconds, algorithm/KEY (what the algorithm believed)
+    then, and when a new   share/DOMAIN, epochs/DOMAIN
+    version begins
+    with an event          events/KIND (how many so far)
+
+Step 0 is the base model. Values that are not finite are left out: the event that comes with them is counted.
+"""
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.run_folder import RunFolder
+from workers.contracts import DomainFeedback, DomainWeights
+
+_STEP_COLUMNS = {
+    "train_loss_nats": "loss_nats",
+    "tokens_per_second": "tokens_per_second",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "weights_version": "weights_version",
+}
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Everything that is known of a step once it is over."""
+
+    step: int
+    values: dict[str, float]
+
+
+class RunRecords:
+    """The records of a run, by its files only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = RunFolder(folder)
+        self._whole_up_to = -1
+        self._num_events = 0
+
+    def refresh(self) -> None:
+        """Take in what was written. A step is whole once the next one's line was seen before this look: whatever
+        belongs to it was written before that line."""
+        before = self.run.metrics.last_step - 1
+        self.run.refresh()
+        self._whole_up_to = before if self.run.summary is None else self.run.metrics.last_step
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a record."""
+        return self._whole_up_to >= 0
+
+    def after(self, step: int) -> Iterator[StepRecord]:
+        """The records of all later steps that are whole."""
+        if self._whole_up_to <= step:
+            return
+        table = self.run.metrics
+        steps = table.steps
+        moments = _Moments(self.run)
+        if step < 0 and moments.is_evaluated(0):
+            yield self._record(0, moments.values(0, row=None))
+        columns = {key: table.column(name) for key, name in _STEP_COLUMNS.items()}
+        columns["tokens_total"] = np.cumsum(table.column("num_tokens"))
+        first, last = np.searchsorted(steps, [step, self._whole_up_to], side="right")
+        for row in range(first, last):
+            values = {key: float(column[row]) for key, column in columns.items()}
+            yield self._record(int(steps[row]), values | moments.values(int(steps[row]), row))
+
+    def _record(self, step: int, values: Mapping[str, float]) -> StepRecord:
+        # In the order they were written: an event of a later step waits, and with it those behind it.
+        waiting = self.run.events[self._num_events :]
+        fresh = [event.kind for event in takewhile(lambda event: event.step is None or event.step <= step, waiting)]
+        self._num_events += len(fresh)
+        counts = Counter(event.kind for event in self.run.events[: self._num_events])
+        counted = {f"events/{kind}": float(counts[kind]) for kind in fresh}
+        return StepRecord(step, {k: value for k, value in {**values, **counted}.items() if math.isfinite(value)})
+
+
+class _Moments:
+    """What a run has at some steps only, to be looked up by step."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._feedback: dict[int, DomainFeedback] = {feedback.step: feedback for feedback in run.feedback}
+        self._weights: dict[int, DomainWeights] = {weights.effective_step: weights for weights in run.weights}
+        self._starts = sorted(self._weights)
+        self._epochs = {key: run.metrics.column(key) for key in run.metrics.keys if key.startswith("epochs/")}
+        self._mixing_rows = {int(step): row for row, step in enumerate(run.mixing.steps)}
+        self._mixing: dict[str, NDArray[np.float64]] = {
+            f"algorithm/{key.removeprefix('values/')}": run.mixing.column(key)
+            for key in run.mixing.keys
+            if key.startswith("values/")
+        }
+
+    def is_evaluated(self, step: int) -> bool:
+        return step in self._feedback
+
+    def values(self, step: int, row: int | None) -> dict[str, float]:
+        """`row`: of the step in metrics.jsonl, which has none for step 0."""
+        values: dict[str, float] = {}
+        if step in self._weights or step in self._feedback:
+            num_begun = bisect.bisect_right(self._starts, step)
+            shares = self._weights[self._starts[num_begun - 1]].shares if num_begun else {}
+            values |= {f"share/{domain}": share for domain, share in shares.items()}
+            values |= {} if row is None else {key: float(column[row]) for key, column in self._epochs.items()}
+        if feedback := self._feedback.get(step):
+            values |= _evaluation(feedback)
+        if (mixing_row := self._mixing_rows.get(step)) is not None:
+            values |= {key: float(column[mixing_row]) for key, column in self._mixing.items()}
+        return values
+
+
+def _evaluation(feedback: DomainFeedback) -> dict[str, float]:
+    losses = {domain: feedback.loss_nats(domain) for domain in feedback.loss_sum_nats}
+    return {
+        **{f"loss_nats/{domain}": loss for domain, loss in losses.items()},
+        "mean_loss_nats": sum(losses.values()) / len(losses) if losses else math.nan,
+        "worst_loss_nats": max(losses.values(), default=math.nan),
+        "evaluation_seconds": feedback.evaluation_seconds,
+        "signal_seconds": feedback.signal_seconds,
+    }
