@@ -5,7 +5,7 @@
 
 DATA has a folder for each domain with train.jsonl.gz and eval.jsonl.gz, three of them `general`, `math` and `code`;
 MODEL is a Hugging Face folder. Every group of rows is a `raymix compare`, one worker a run, as many side by side as the
-machine has cores; stopped and started again it goes on. 75 runs, meant to take less than two hours on two cores with a
+machine has cores; stopped and started again it goes on. 78 runs, meant to take less than two hours on two cores with a
 model of 7 M parameters. What the model knows is detected once and reference losses are computed once, for all seeds.
 
     mixing      uniform, proportional, inverse; VersaTune constant (from MODEL/pretraining.json where it knows the
