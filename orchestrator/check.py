@@ -13,7 +13,7 @@ from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
 from orchestrator.training.driver import prepare
 from orchestrator.training.planning import count_steps, initial_algorithm, row_shares
-from orchestrator.training.preparation import DomainStores
+from orchestrator.training.preparation import DomainStores, training_stores
 
 
 def check(config: RunConfig, console: Console) -> None:
@@ -45,7 +45,7 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     )
     shares = initial_algorithm(known, stores).initial_weights() if known else {}
     note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
-    return Group(facts, _domain_table(config, stores, shares, rows), *note, _memory_line(config))
+    return Group(facts, _domain_table(config, stores, shares, rows), *note, _memory_line(config, stores))
 
 
 def _domain_table(
@@ -72,11 +72,11 @@ def _domain_table(
     return table
 
 
-def _memory_line(config: RunConfig) -> Text:
-    memory = estimate_memory(config)
-    parts = ("parameters", "gradients", "optimizer", "activations", "logits")
-    detail = ", ".join(f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts)
+def _memory_line(config: RunConfig, stores: Mapping[str, DomainStores]) -> Text:
+    most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
+    memory = estimate_memory(config, most)
+    detail = ", ".join(f"{part} {size / GIB:.2f}" for part, size in memory.parts.items() if size)
     return Text(
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
-        f"about {memory.total_gib:.2f} GiB a rank at its peak ({detail})"
+        f"about {memory.total_gib:.2f} GiB a rank at its peak, the {memory.moment} ({detail})"
     )

@@ -1,14 +1,21 @@
 """How much memory a rank will need, estimated before anything is loaded.
 
-Only what trains has gradients and optimizer state, and no activations are kept below the lowest layer that trains.
-Model states follow the ZeRO paper's table (arXiv 1910.02054, figure 1), with fp32 masters and gradients as this engine
-holds them; activations follow Korthikanti et al. (arXiv 2205.05198, section 4.1) for attention that keeps no scores.
+The estimate is of tensors at the worst moment of a training step: the end of the forward pass, the end of the backward
+pass, or the optimizer step. Weights, gradients and optimizer state are sharded as ZeRO does it (arXiv 1910.02054),
+with the copies and buffers that DeepSpeed makes of them on the way. Activations follow the decoder layers of
+transformers with gated neurons (Llama, Qwen, ...) and attention that keeps no scores, whose sum per layer is that of
+Korthikanti et al. (arXiv 2205.05198, section 4.1) for other layers. Only what trains has gradients and optimizer
+state, and no activations are kept below the lowest layer that trains.
+
+Not in it: what the process itself and the device's runtime take, what the allocator loses between tensors, and
+offloading in a DeepSpeed file of one's own, which is not subtracted.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import RunConfig
+from workers.deepspeed_config import build_deepspeed_config
 from workers.strategies import STRATEGIES
 from workers.strategies.cofitune import CoFiTuneConfig
 
@@ -16,53 +23,178 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GIB = 2**30
-_ACTIVATION_BYTES = 34  # per token, hidden unit and layer, in 16 bits
+_FP32 = 4  # bytes
+_ADAM_TEMPORARIES = 8  # bytes a parameter that torch's AdamW takes in a step on the CPU; on a GPU it is fused
+_LOGIT_BYTES = 12  # a logit in float32: its logarithm, and the gradients of the loss and of the logit
+# DeepSpeed's defaults, in parameters.
+_ZERO_DEFAULTS = {
+    "reduce_bucket_size": 500_000_000,
+    "sub_group_size": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a model decides its memory, under its training strategy."""
+
+    num_parameters: int
+    num_trainable: int
+    num_layers_back: int
+    """Decoder layers that the backward pass goes through."""
+    hidden_size: int
+    intermediate_size: int
+    attention_size: int
+    """Heads times their width."""
+    vocab_size: int
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Of one rank, in bytes."""
+    """Of one rank, in bytes: for each moment of a step what is held then, by name."""
 
     num_parameters: int
     num_trainable: int
-    parameters: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
+    moments: dict[str, dict[str, float]]
+
+    @property
+    def moment(self) -> str:
+        """The moment that needs most."""
+        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What is held at that moment."""
+        return self.moments[self.moment]
+
+    @property
+    def total(self) -> float:
+        """The sum of it."""
+        return sum(self.parts.values())
 
     @property
     def total_gib(self) -> float:
-        """The sum, in GiB."""
-        return (self.parameters + self.gradients + self.optimizer + self.activations + self.logits) / GIB
+        """The same, in GiB."""
+        return self.total / GIB
 
 
-def estimate_memory(config: RunConfig) -> MemoryEstimate:
-    """Estimate for the configured model, from its shapes alone: no weights are read."""
+def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """Estimate for the configured model, from its shapes alone: no weights are read.
+
+    Args:
+        config: the run.
+        loss_fraction: of the tokens of a row, those that count for the loss; logits of others are not kept.
+    """
+    return estimate_for_shape(read_shape(config), config, loss_fraction)
+
+
+def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """The same where the model's shape is known."""
+    held = _held(shape, config)
+    kept = {
+        "activations": _activations(shape, config),
+        "logits": _tokens(config) * loss_fraction * shape.vocab_size * _LOGIT_BYTES,
+    }
+    in_forward, in_backward, in_step = _gradients(shape, config)
+    moments = {
+        "forward pass": held | kept | {"gradients": in_forward},
+        "backward pass": held | {"gradients": in_backward},
+        "optimizer step": held | {"gradients": in_step},
+    }
+    return MemoryEstimate(shape.num_parameters, shape.num_trainable, moments)
+
+
+def read_shape(config: RunConfig) -> ModelShape:
+    """The shape of the configured model, under its training strategy."""
     model = _build_without_weights(config)
-    text = model.config.get_text_config()
-    num_parameters = sum(p.numel() for p in model.parameters())
-    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
-    width = 2 if config.model.dtype == "bfloat16" else 4
-    masters = 0 if width == 4 and stage == 0 else 4  # plain fp32 training steps the parameters themselves
-    tokens = config.training.micro_batch_size * config.data.max_length
-    layers_kept, inputs_kept = _num_layers_back(model, text.num_hidden_layers), 0
-    if config.training.activation_checkpointing:
-        layers_kept, inputs_kept = 1, 2 * layers_kept
+    text: Any = model.config.get_text_config()
+    heads = text.num_attention_heads
+    return ModelShape(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        num_layers_back=_num_layers_back(model, text.num_hidden_layers),
+        hidden_size=text.hidden_size,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        vocab_size=text.vocab_size,
+    )
+
+
+def _held(shape: ModelShape, config: RunConfig) -> dict[str, float]:
+    """What is held all the time: weights, and the optimizer's masters and moments."""
+    stage, ranks, width = config.training.deepspeed.zero_stage, config.cluster.num_workers, _width(config)
+    weights = shape.num_parameters * width / (ranks if stage == 3 else 1)
+    if stage == 3:
+        # Gathered, and not let go before the backward pass where that needs them again soon.
+        zero = _zero_settings(shape, config)
+        live = zero["stage3_max_reuse_distance"] / 2 + zero["stage3_prefetch_bucket_size"]
+        weights += min(shape.num_parameters, live) * width
+    masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # the parameters themselves are stepped there
     strategy = config.training.strategy
     masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
     mask = 13 if masked else 0  # the factors and their bins; the weights before, and as the mask makes them
-    per_token = text.hidden_size * (_ACTIVATION_BYTES * layers_kept + inputs_kept) * width / 2
-    return MemoryEstimate(
-        num_parameters=num_parameters,
-        num_trainable=num_trainable,
-        parameters=num_parameters * width / (ranks if stage == 3 else 1),
-        gradients=num_trainable * width / (ranks if stage >= 2 else 1),
-        optimizer=num_trainable * (8 + masters + mask) / (ranks if stage >= 1 else 1),
-        activations=tokens * per_token,
-        logits=tokens * text.vocab_size * (width + 8),  # as computed, in float32, and their gradient
-    )
+    optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (ranks if stage >= 1 else 1)
+    return {"weights": weights, "optimizer": optimizer}
+
+
+def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
+    """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
+
+    Stages 1 to 3 reduce gradients in a bucket and keep a rank's share of the result. Stage 1 starts when all gradients
+    are there, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by ranks, in a copy of it. On a GPU the
+    bucket is taken whole, on the CPU as far as it is filled. The step copies the share into one piece, in float32.
+    """
+    stage, width, ranks = config.training.deepspeed.zero_stage, _width(config), config.cluster.num_workers
+    zero, on_gpu = _zero_settings(shape, config), config.cluster.gpus_per_worker > 0
+    every = shape.num_trainable * width
+    share = every / (ranks if stage else 1)
+    filled = min(zero["reduce_bucket_size"], shape.num_trainable) * width
+    bucket = zero["reduce_bucket_size"] * width if on_gpu else filled
+    has_more_passes = config.training.global_batch_size > config.training.micro_batch_size * ranks
+    carried = share if has_more_passes else 0  # from pass to pass
+    stepped = shape.num_trainable / (ranks if stage else 1)
+    if stage == 3:
+        stepped = min(stepped, zero["sub_group_size"] / ranks)
+    copies = stepped * (width + (_FP32 if width < _FP32 else 0))
+    adam = stepped * (_FP32 + (0 if on_gpu else _ADAM_TEMPORARIES))
+    match stage:
+        case 0:
+            return carried, every + filled, every + (adam if width < _FP32 else 0)
+        case 1:
+            return carried + (bucket if on_gpu else 0), every + carried + bucket, max(share + copies, adam)
+        case 2:
+            return carried + (bucket if on_gpu else 0), share + carried + bucket, max(share + copies, adam)
+        case _:  # share and bucket are taken once and kept
+            return share + bucket, share + bucket + filled, share + bucket + max(copies, adam)
+
+
+def _activations(shape: ModelShape, config: RunConfig) -> float:
+    """Bytes that the backward pass needs of the forward pass, but for the logits."""
+    width, hidden = _width(config), shape.hidden_size
+    norm = (_FP32 + 2 * width) * hidden  # its input in float32, normalised, and scaled
+    # Queries, keys and values of every head, their result; a mask of packed rows
+    attention = width * 4 * shape.attention_size
+    if config.data.packing and config.model.attention == "sdpa":
+        attention += width * config.data.max_length
+    neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product
+    layer, layers = 2 * norm + attention + neurons, shape.num_layers_back
+    if config.training.activation_checkpointing:
+        return _tokens(config) * (layers * width * hidden + layer + norm)
+    return _tokens(config) * (layers * layer + norm)
+
+
+def _tokens(config: RunConfig) -> int:
+    return config.training.micro_batch_size * config.data.max_length
+
+
+def _width(config: RunConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else _FP32
+
+
+def _zero_settings(shape: ModelShape, config: RunConfig) -> dict[str, int]:
+    given = build_deepspeed_config(config.training, config.model, config.cluster.num_workers, shape.hidden_size)
+    return {name: int(given["zero_optimization"].get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
 
 
 def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:

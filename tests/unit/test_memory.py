@@ -1,18 +1,21 @@
-"""The memory estimate counts what a strategy trains, and the layers that its backward pass goes through."""
+"""The memory estimate: what ZeRO shards, what a strategy trains, and what autograd keeps of a forward pass."""
 
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from orchestrator.config import RunConfig
-from orchestrator.memory import MemoryEstimate, estimate_memory
+from orchestrator.memory import MemoryEstimate, estimate_memory, read_shape
 
-HIDDEN, NEURONS, LAYERS = 32, 64, 8
+HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
+BUCKET = 500_000_000  # DeepSpeed's, in parameters
 
 
-def estimate(folder: Path, strategy: dict[str, Any], **training: Any) -> MemoryEstimate:
-    LlamaConfig(
+def write_config(folder: Path, kind: type[PreTrainedConfig] = LlamaConfig) -> None:
+    kind(
         vocab_size=100,
         hidden_size=HIDDEN,
         intermediate_size=NEURONS,
@@ -20,33 +23,144 @@ def estimate(folder: Path, strategy: dict[str, Any], **training: Any) -> MemoryE
         num_attention_heads=4,
         num_key_value_heads=2,
     ).save_pretrained(folder)
-    config = {
-        "name": "estimated",
-        "model": {"path": str(folder)},
-        "domains": {"law": {"train": "law.jsonl"}},
-        "mixing": {"type": "uniform"},
-        "training": {"max_steps": 1, "strategy": strategy, "deepspeed": {"zero_stage": 2}, **training},
-        "cluster": {"num_workers": 2},
-    }
-    return estimate_memory(RunConfig.model_validate(config))
+
+
+def run_config(
+    folder: Path, gpus: int = 0, ranks: int = 2, dtype: str = "bfloat16", length: int = LENGTH, **training: Any
+) -> RunConfig:
+    settings = {"max_steps": 1, "deepspeed": {"zero_stage": 2}, "micro_batch_size": ROWS, "global_batch_size": 64}
+    return RunConfig.model_validate(
+        {
+            "name": "estimated",
+            "model": {"path": str(folder), "dtype": dtype},
+            "domains": {"law": {"train": "law.jsonl"}},
+            "data": {"max_length": length},
+            "mixing": {"type": "uniform"},
+            "training": settings | training,
+            "cluster": {"num_workers": ranks, "gpus_per_worker": gpus},
+        }
+    )
+
+
+def estimate(folder: Path, **changes: Any) -> MemoryEstimate:
+    write_config(folder)
+    return estimate_memory(run_config(folder, **changes))
+
+
+def zero(stage: int) -> dict[str, Any]:
+    return {"deepspeed": {"zero_stage": stage}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "weights", "optimizer"),
+    [
+        (0, "bfloat16", 2, 12),
+        (1, "bfloat16", 2, 12 / 4),
+        (2, "bfloat16", 2, 12 / 4),
+        (3, "bfloat16", 2 / 4 + 2, 12 / 4),  # so small a model stays gathered
+        (0, "float32", 4, 8),  # the parameters themselves are stepped
+        (2, "float32", 4, 12 / 4),
+        (3, "float32", 4 / 4 + 4, 8 / 4),
+    ],
+)
+def test_what_a_stage_shards(tmp_path: Path, stage: int, dtype: str, weights: float, optimizer: float) -> None:
+    found = estimate(tmp_path, ranks=4, dtype=dtype, **zero(stage))
+    for held in found.moments.values():
+        assert held["weights"] == found.num_parameters * weights
+        assert held["optimizer"] == found.num_trainable * optimizer
+
+
+@pytest.mark.parametrize(("stage", "end"), [(0, 2 + 2), (1, 2 + 2 + 1), (2, 1 + 1 + 2), (3, 1 + 2 + 2)])
+def test_gradients_at_the_end_of_a_backward_pass(tmp_path: Path, stage: int, end: float) -> None:
+    """Two ranks: all gradients, or a rank's half of them, one from earlier passes as well, and the bucket."""
+    found = estimate(tmp_path, **zero(stage))
+    assert found.moments["backward pass"]["gradients"] == found.num_trainable * end
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_on_a_gpu_the_bucket_is_taken_whole_and_adam_takes_nothing(tmp_path: Path, stage: int) -> None:
+    found = estimate(tmp_path, gpus=1, **zero(stage))
+    on_cpu = estimate(tmp_path, **zero(stage))
+    in_forward, on_cpu_in_forward = (e.moments["forward pass"]["gradients"] for e in (found, on_cpu))
+    kept = found.num_trainable * 2 if stage == 3 else 0  # filled, since the step before
+    assert in_forward - on_cpu_in_forward == 2 * BUCKET - kept
+    in_step, on_cpu_in_step = (e.moments["optimizer step"]["gradients"] for e in (found, on_cpu))
+    if stage < 3:
+        assert (in_step, on_cpu_in_step) == (found.num_trainable * (2 + 2 + 4) / 2, found.num_trainable * (4 + 8) / 2)
+
+
+def test_a_large_model_at_stage_three_is_gathered_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text('{"zero_optimization": {"stage3_max_reuse_distance": 2000, "stage3_prefetch_bucket_size": 500}}')
+    found = estimate(tmp_path, deepspeed={"zero_stage": 3, "config": str(path)})
+    assert found.parts["weights"] == found.num_parameters * 2 / 2 + (2000 / 2 + 500) * 2
+
+
+def test_the_peak_is_the_moment_that_needs_most(tmp_path: Path) -> None:
+    few_tokens = estimate(tmp_path, ranks=1, length=8, micro_batch_size=1, **zero(2))
+    assert few_tokens.moment == "optimizer step"
+    many = estimate(tmp_path, micro_batch_size=32, **zero(2))
+    assert many.moment == "forward pass"
+    assert many.total == sum(many.parts.values()) == max(sum(held.values()) for held in many.moments.values())
+    assert many.parts["logits"] == 32 * LENGTH * 100 * 12
+
+
+def test_logits_are_of_the_tokens_that_count(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    config = run_config(tmp_path)
+    whole, half = (estimate_memory(config, fraction).moments["forward pass"] for fraction in (1.0, 0.5))
+    assert half["logits"] == whole["logits"] / 2
+    assert half["activations"] == whole["activations"]
 
 
 def test_cofitune_counts_its_modules_only(tmp_path: Path) -> None:
-    full = estimate(tmp_path, {"type": "full"})
-    some = estimate(tmp_path, {"type": "cofitune", "layers": [0.25, 0.5], "mask": "none"})
+    full = estimate(tmp_path, strategy={"type": "full"})
+    some = estimate(tmp_path, strategy={"type": "cofitune", "layers": [0.25, 0.5], "mask": "none"})
     assert some.num_parameters == full.num_parameters == full.num_trainable
     assert some.num_trainable == 2 * 2 * HIDDEN * NEURONS
-    assert some.gradients == some.num_trainable * 2 / 2
-    assert some.optimizer == some.num_trainable * 12 / 2
-    assert some.parameters == full.parameters
-    masked = estimate(tmp_path, {"type": "cofitune", "layers": [0.25, 0.5]})
-    assert masked.optimizer == some.num_trainable * (12 + 13) / 2
+    assert some.parts["optimizer"] == some.num_trainable * 12 / 2
+    assert some.parts["weights"] == full.parts["weights"]
+    masked = estimate(tmp_path, strategy={"type": "cofitune", "layers": [0.25, 0.5]})
+    assert masked.parts["optimizer"] == some.num_trainable * (12 + 13) / 2
 
 
 def test_no_activations_are_kept_below_the_lowest_layer_that_trains(tmp_path: Path) -> None:
-    full = estimate(tmp_path, {"type": "full"})
-    lora = estimate(tmp_path, {"type": "lora"})
-    upper = estimate(tmp_path, {"type": "cofitune", "layers": [0.75, 1.0]})
-    assert full.activations == lora.activations
-    assert upper.activations == full.activations / 4
-    assert estimate(tmp_path, {"type": "cofitune", "layers": [0, 0.25]}).activations == full.activations
+    write_config(tmp_path)
+
+    def layers(**strategy: Any) -> int:
+        return read_shape(run_config(tmp_path, strategy=strategy)).num_layers_back
+
+    assert layers(type="full") == layers(type="lora") == LAYERS
+    assert layers(type="cofitune", layers=[0.75, 1.0]) == LAYERS / 4
+    assert layers(type="cofitune", layers=[0, 0.25]) == LAYERS
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
+@pytest.mark.parametrize(("dtype", "checkpointing"), [("bfloat16", False), ("float32", False), ("bfloat16", True)])
+def test_activations_are_what_autograd_keeps(
+    tmp_path: Path, kind: type[PreTrainedConfig], dtype: str, checkpointing: bool
+) -> None:
+    write_config(tmp_path, kind)
+    config = run_config(tmp_path, dtype=dtype, activation_checkpointing=checkpointing)
+    model = AutoModelForCausalLM.from_config(kind.from_pretrained(tmp_path)).to(getattr(torch, dtype)).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no other takes its address
+        return tensor
+
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
+    positions = torch.arange(LENGTH).remainder(LENGTH // 2).expand(ROWS, LENGTH)  # two examples a row
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.model(input_ids=ids, position_ids=positions, use_cache=False)
+    in_memory = sum(storage.nbytes() for storage in kept.values())
+    expected = estimate_memory(config).moments["forward pass"]["activations"]
+    if checkpointing:  # plus a layer, which is computed again when its turn comes
+        whole = run_config(tmp_path, dtype=dtype)
+        expected -= estimate_memory(whole).moments["forward pass"]["activations"] / LAYERS
+    assert in_memory == pytest.approx(expected, rel=0.04)
