@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 
 from orchestrator.config import RunConfig
+from orchestrator.controller.cli import weights_app
+from orchestrator.jobs.cli import jobs_app
 from orchestrator.loading import load_config
 from orchestrator.plain_errors import plain_errors
-from orchestrator.weights_cli import weights_app
 
 app = typer.Typer(
     help="Fine-tune a language model on several domains and decide, while it trains, how much of each it sees.",
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(jobs_app)
 app.add_typer(weights_app, name="weights")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
@@ -160,6 +162,22 @@ def probe(
         from orchestrator.probe.driver import probe as probe_models
 
         probe_models(models, settings, layer, num_examples, output, Console())
+
+
+@app.command()
+def dashboard(
+    runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder of the runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8275,
+) -> None:
+    """Show the runs below a folder while they go on, and steer them, in a browser of this machine.
+
+    Runs of a cluster are seen where their folders are: on the storage that its machines share.
+    It listens on 127.0.0.1 only. From another machine: ssh -L 8275:127.0.0.1:8275 HOST, the same port on both sides.
+    """
+    with plain_errors():
+        from orchestrator.dashboard.server import serve
+
+        serve(runs_dir, port, Console())
 
 
 @app.command()

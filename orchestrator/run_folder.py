@@ -7,90 +7,19 @@
 `RunFolder.refresh` takes in what is new. Whoever shows a run (terminal, report, dashboard) needs no more than this.
 """
 
-import bisect
 import json
-import math
 import os
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.run_records import Event, RunSummary
+from orchestrator.step_table import StepTable
 from workers.contracts import DomainFeedback, DomainWeights
 
-NUM_RECENT_STEPS = 50  # what the speed "now" is averaged over
-
-
-class StepTable:
-    """The numbers of a .jsonl file with a "step", column by column: a nested key reads "key/inner".
-
-    Columns hold NaN where a line has null or nothing. 100,000 lines of thirty numbers take 24 MB.
-    """
-
-    def __init__(self) -> None:
-        self._steps = array("q")
-        self._columns: dict[str, array[float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    @property
-    def steps(self) -> NDArray[np.int64]:
-        return np.array(self._steps, dtype=np.int64)
-
-    @property
-    def last_step(self) -> int:
-        """Step of the last line, 0 before there is one."""
-        return self._steps[-1] if self._steps else 0
-
-    @property
-    def keys(self) -> list[str]:
-        """The columns seen so far."""
-        return list(self._columns)
-
-    def column(self, key: str) -> NDArray[np.float64]:
-        """The column `key`; all NaN where no line had it."""
-        values = self._columns.get(key)
-        return np.full(len(self), math.nan) if values is None else np.array(values, dtype=np.float64)
-
-    def recent(self, key: str, step: int | None = None) -> NDArray[np.float64]:
-        """The entries of the last steps up to `step` (default: the last one), NUM_RECENT_STEPS at most."""
-        end = len(self) if step is None else bisect.bisect_right(self._steps, step)
-        values = self._columns.get(key, array("d"))
-        return np.array(values[max(0, end - NUM_RECENT_STEPS) : end], dtype=np.float64)
-
-    def last(self, key: str) -> float:
-        """The last entry; NaN before there is one."""
-        values = self._columns.get(key)
-        return values[-1] if values else math.nan
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Take in one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
-        step = int(record["step"])
-        row = dict(_numbers(record))
-        while self._steps and self._steps[-1] >= step:
-            self._steps.pop()
-            for values in self._columns.values():
-                values.pop()
-        num_before = len(self._steps)
-        self._steps.append(step)
-        for key in row.keys() - self._columns.keys():
-            self._columns[key] = array("d", [math.nan]) * num_before
-        for key, values in self._columns.items():
-            values.append(row.get(key, math.nan))
-
-
-def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{key}/")
-        elif prefix or key != "step":
-            yield prefix + key, math.nan if value is None else float(value)  # float() also reads "NaN", "Infinity"
+BLOCK_BYTES = 1 << 24
 
 
 class _LineTail:
@@ -103,7 +32,8 @@ class _LineTail:
         self._inode: int | None = None
         self._on_restart = on_restart
 
-    def new_records(self) -> Iterator[dict[str, Any]]:
+    def new_blocks(self) -> Iterator[bytes]:
+        """Whole lines, many at a time."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -111,15 +41,26 @@ class _LineTail:
         with file:
             self._restart_if_rewritten(os.fstat(file.fileno()))
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while block := file.read(BLOCK_BYTES):
+                block += file.readline()
+                whole = block[: block.rfind(b"\n") + 1]
+                self._offset += len(whole)
+                if whole:
+                    yield whole
+                if len(whole) < len(block):  # what follows belongs to this line
                     return
-                self._offset += len(line)
-                record = _parse(line)
-                if record is None:
-                    self.num_unreadable += 1
-                else:
-                    yield record
+
+    def new_records(self) -> Iterator[dict[str, Any]]:
+        for block in self.new_blocks():
+            yield from self.records(block)
+
+    def records(self, block: bytes) -> Iterator[dict[str, Any]]:
+        for line in block.split(b"\n")[:-1]:
+            record = _parse(line)
+            if record is None:
+                self.num_unreadable += 1
+            else:
+                yield record
 
     def _restart_if_rewritten(self, stat: os.stat_result) -> None:
         """A resumed run may cut the file back, or put another in its place."""
@@ -257,15 +198,11 @@ class RunFolder:
 
     def recent_seconds_per_step(self, step: int | None = None) -> float:
         """Mean duration of the last steps up to `step`; NaN before the first."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            seconds = self.metrics.recent("num_tokens", step) / self.metrics.recent("tokens_per_second", step)
-        seconds = seconds[np.isfinite(seconds)]
-        return float(seconds.mean()) if seconds.size else math.nan
+        return self.metrics.recent_seconds_per_step(step)
 
     def recent_tokens_per_second(self, step: int | None = None) -> float:
         """Tokens over seconds of the last steps up to `step`; NaN before the first."""
-        seconds = self.recent_seconds_per_step(step)
-        return float(self.metrics.recent("num_tokens", step).mean()) / seconds if seconds > 0 else math.nan
+        return self.metrics.recent_tokens_per_second(step)
 
     def _refresh_config(self) -> bool:
         if self.config:
@@ -285,9 +222,12 @@ class RunFolder:
     @staticmethod
     def _extend(tail: _LineTail, table: StepTable) -> bool:
         num_before, unreadable_before = len(table), tail.num_unreadable
-        for record in tail.new_records():
-            try:
-                table.append(record)
-            except (KeyError, TypeError, ValueError):
-                tail.num_unreadable += 1
+        for block in tail.new_blocks():
+            if table.extend(block):
+                continue
+            for record in tail.records(block):
+                try:
+                    table.append(record)
+                except (KeyError, TypeError, ValueError):
+                    tail.num_unreadable += 1
         return len(table) != num_before or tail.num_unreadable != unreadable_before

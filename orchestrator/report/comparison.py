@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,8 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.palette import color_by_name
-from orchestrator.report.figures import LOSS_NOTE, Plot, Section, layout, line, shares_figure, with_whole_steps
-from orchestrator.report.series import gaps
+from orchestrator.report.figures import (
+    ALL_POINTS,
+    LOSS_NOTE,
+    Plot,
+    Section,
+    layout,
+    line,
+    shares_figure,
+    with_whole_steps,
+)
+from orchestrator.report.series import Thinning
 from orchestrator.run_folder import RunFolder
 from orchestrator.summary import evaluation_losses, summarise
 from orchestrator.terminal import format_duration, format_loss, printable
@@ -108,14 +116,14 @@ def comparison_table(run_folders: Sequence[Path]) -> Table:
     return table
 
 
-def comparison_sections(runs: Sequence[RunFolder]) -> list[Section]:
+def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POINTS) -> list[Section]:
     """Held-out losses overlaid, one plot for each domain; shares side by side."""
     loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation, step 0 is where the run starts."
-    losses = [Plot("Mean of the domains", _overlay(runs, None))]
+    losses = [Plot("Mean of the domains", _overlay(runs, None, thinning))]
     domain_colors = color_by_name(all_domains(runs))
-    losses += [Plot(domain, _overlay(runs, domain), color, domain) for domain, color in domain_colors.items()]
+    losses += [Plot(domain, _overlay(runs, domain, thinning), color, domain) for domain, color in domain_colors.items()]
     labelled = zip(run_labels(runs), runs, strict=True)
-    shares = [Plot(name, shares_figure(run, domain_colors, 220)) for name, run in labelled if run.weights]
+    shares = [Plot(name, shares_figure(run, domain_colors, 220, thinning)) for name, run in labelled if run.weights]
     last_step = max(run.metrics.last_step for run in runs)
     for plot in shares:
         plot.figure.update_xaxes(range=[0, max(last_step, 1)])
@@ -131,15 +139,16 @@ def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
     return {name: RUN_COLORS[index % len(RUN_COLORS)] for index, name in enumerate(run_labels(runs))}
 
 
-def _overlay(runs: Sequence[RunFolder], domain: str | None) -> go.Figure:
+def _overlay(runs: Sequence[RunFolder], domain: str | None, thinning: Thinning) -> go.Figure:
     figure = go.Figure(layout=layout(230, yaxis={"hoverformat": ".3f"}))
     for index, (run, (name, color)) in enumerate(zip(runs, run_colors(runs).items(), strict=True)):
         steps, losses = evaluation_losses(run)
+        unknown = np.full(len(steps), np.nan)
         if domain is None:
-            values = np.array(list(losses.values())).mean(axis=0) if losses else steps * np.nan
+            values = np.mean(list(losses.values()), axis=0) if losses else unknown
         else:
-            values = losses.get(domain, steps * np.nan)
+            values = losses.get(domain, unknown)
         style = {"color": color, "width": 1.8, "dash": DASHES[index // len(RUN_COLORS) % len(DASHES)]}
-        more: dict[str, Any] = {"mode": "lines+markers", "line": style, "marker": {"size": 4, "color": color}}
-        figure.add_trace(line(steps.tolist(), gaps(values), name, color, **more))
+        x, y = thinning.means(steps, values)
+        figure.add_trace(line(x, y, name, color, line=style))
     return figure

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from orchestrator.palette import color_by_name
-from orchestrator.report.series import MAX_POINTS, gaps, label, thin
+from orchestrator.report.series import Thinning, label
 from orchestrator.run_folder import RunFolder
 from orchestrator.summary import base_losses, evaluation_losses
 
@@ -19,6 +19,7 @@ MAX_CELLS_WITH_NUMBERS = 8
 MAX_POINTS_WITH_MARKERS = 60
 MAX_STEPS_ALL_TICKED = 6
 MAX_OPERATOR_LINES = 50
+ALL_POINTS = Thinning()
 
 LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
 
@@ -43,30 +44,36 @@ class Section:
     is_wide: bool = False
 
 
-def run_sections(run: RunFolder) -> list[Section]:
+def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
     """Everything that is plotted of one run; sections without data are left out."""
     sections = [
         Section(
             "Shares over time",
             "Share of each domain in the mixture; a version holds until the next, and a dotted line marks one that a "
             "person set. The horizontal axis of every plot counts optimizer steps.",
-            [Plot("", shares_figure(run, color_by_name(run.domains)))] if run.weights else [],
+            [Plot("", shares_figure(run, color_by_name(run.domains), thinning=thinning))] if run.weights else [],
             is_wide=True,
         ),
         Section(
             "Loss per domain",
             f"{LOSS_NOTE}: points are evaluations, the dotted line is the base model, the pale line is training loss.",
-            _loss_plots(run),
+            _loss_plots(run, thinning),
         ),
         Section(
             "Gained and forgotten",
             "Held-out loss minus the base model's, in nats per loss token (assistant tokens only): "
             "blue is better than the base model, red is worse.",
-            _forgetting_plots(run),
+            _forgetting_plots(run, thinning),
             is_wide=True,
         ),
-        Section("Epochs", "Passes over the training rows of each domain so far.", _epoch_plots(run), is_wide=True),
-        Section("Inside the algorithm", "What the mixing algorithm believed at each evaluation.", _inner_plots(run)),
+        Section(
+            "Epochs", "Passes over the training rows of each domain so far.", _epoch_plots(run, thinning), is_wide=True
+        ),
+        Section(
+            "Inside the algorithm",
+            "What the mixing algorithm believed at each evaluation.",
+            _inner_plots(run, thinning),
+        ),
         Section(
             "Soft mask",
             "Size of an update by the importance of the neuron that it changes, mean over the run: a mask that acts "
@@ -74,7 +81,11 @@ def run_sections(run: RunFolder) -> list[Section]:
             _mask_plots(run),
             is_wide=True,
         ),
-        Section("Training", "One value per optimizer step, averaged where there are many.", _training_plots(run)),
+        Section(
+            "Training",
+            "One value per optimizer step; where there are many, their mean, and pale the lowest and the highest.",
+            _training_plots(run, thinning),
+        ),
     ]
     return with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
 
@@ -115,12 +126,13 @@ def line(
     return go.Scatter(x=list(x), y=list(y), name=label(name), legendgroup=group, connectgaps=False, **settings)
 
 
-def shares_figure(run: RunFolder, colors: dict[str, str], height: int = 300) -> go.Figure:
+def shares_figure(
+    run: RunFolder, colors: dict[str, str], height: int = 300, thinning: Thinning = ALL_POINTS
+) -> go.Figure:
     """A stacked area of steps; x counts the steps done when a version came into force."""
     weights = run.weights
-    if len(weights) > MAX_POINTS:
-        kept = np.unique(np.linspace(0, len(weights) - 1, MAX_POINTS).astype(np.int64))
-        weights = [weights[index] for index in kept]
+    kept = {0, len(weights) - 1, *thinning.starts(len(weights)).tolist()}
+    weights = [version for index, version in enumerate(weights) if index in kept or version.reason == "operator"]
     x = [version.effective_step - 1 for version in weights]
     end = max(run.metrics.last_step, x[-1] + 1)
     figure = go.Figure(layout=layout(height, yaxis={"range": [0, 1], "tickformat": ".0%", "hoverformat": ".1%"}))
@@ -135,19 +147,22 @@ def shares_figure(run: RunFolder, colors: dict[str, str], height: int = 300) -> 
     return figure
 
 
-def _loss_plots(run: RunFolder) -> list[Plot]:
+def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     steps, losses = evaluation_losses(run)
     base = base_losses(run)
     plots = []
     for domain, color in color_by_name(run.domains).items():
         trained = run.metrics.column(f"domain_loss_nats/{domain}")
-        x, y = thin(run.metrics.steps, trained, MAX_TRAINING_POINTS)
+        x, y = thinning.at_most(MAX_TRAINING_POINTS).means(run.metrics.steps, trained)
         figure = go.Figure(layout=layout(220, yaxis={"hoverformat": ".3f", "range": _range([*losses[domain]], y)}))
         # Markers too: a domain with a small share has single steps between gaps, which a line does not show.
-        pale = {"mode": "lines+markers", "opacity": 0.35, "line": {"color": color, "width": 1}, "marker": {"size": 2}}
+        mode = "lines+markers" if len(run.metrics) <= MAX_TRAINING_POINTS else "lines"
+        pale = {"mode": mode, "opacity": 0.35, "line": {"color": color, "width": 1}, "marker": {"size": 2}}
         figure.add_trace(line(x, y, "training", color, domain, **pale))
-        marker = {"mode": "lines+markers", "marker": {"size": 5, "color": color}}
-        figure.add_trace(line(steps.tolist(), gaps(losses[domain]), "held out", color, domain, **marker))
+        evaluated_x, evaluated_y = thinning.means(steps, losses[domain])
+        mode = "lines+markers" if len(evaluated_x) <= MAX_POINTS_WITH_MARKERS else "lines"
+        marker = {"mode": mode, "marker": {"size": 5, "color": color}}
+        figure.add_trace(line(evaluated_x, evaluated_y, "held out", color, domain, **marker))
         if np.isfinite(base[domain]):
             figure.add_hline(y=base[domain], line={"color": color, "dash": "dot", "width": 1.2})
         if np.isfinite(losses[domain]).any() or any(value is not None for value in y):
@@ -167,13 +182,13 @@ def _range(evaluated: Sequence[float], trained: Sequence[float | None]) -> list[
     return [min(values) - margin, max(values) + margin]
 
 
-def _forgetting_plots(run: RunFolder) -> list[Plot]:
+def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     steps, losses = evaluation_losses(run)
     base = base_losses(run)
     change_DE = np.array([losses[domain] - base[domain] for domain in run.domains])
     if len(steps) < 2 or not np.isfinite(change_DE).any():
         return []
-    thinned = [thin(steps, row) for row in change_DE]
+    thinned = [thinning.means(steps, row) for row in change_DE]
     limit = max(float(np.nanmax(np.abs(change_DE))), 0.01)
     figure = go.Figure(layout=layout(60 + 30 * len(run.domains)))
     names = [label(domain) for domain in run.domains]
@@ -199,15 +214,15 @@ def _forgetting_plots(run: RunFolder) -> list[Plot]:
     return [Plot("", figure)]
 
 
-def _epoch_plots(run: RunFolder) -> list[Plot]:
+def _epoch_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     figure = go.Figure(layout=layout(240, yaxis={"rangemode": "tozero", "hoverformat": ".2f"}))
     for domain, color in color_by_name(run.domains).items():
-        x, y = thin(run.metrics.steps, run.metrics.column(f"epochs/{domain}"))
+        x, y = thinning.means(run.metrics.steps, run.metrics.column(f"epochs/{domain}"))
         figure.add_trace(line(x, y, domain, color, domain))
     return [Plot("", figure)] if len(run.metrics) else []
 
 
-def _inner_plots(run: RunFolder) -> list[Plot]:
+def _inner_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     colors = color_by_name(run.domains)
     figures: dict[str, go.Figure] = {}
     for key in run.mixing.keys:
@@ -215,7 +230,7 @@ def _inner_plots(run: RunFolder) -> list[Plot]:
         if name == key or not np.isfinite(column).any():
             continue
         quantity, _, domain = name.partition("/")
-        x, y = thin(run.mixing.steps, column)
+        x, y = thinning.means(run.mixing.steps, column)
         figure = figures.setdefault(quantity, go.Figure(layout=layout(200, yaxis={"hoverformat": ".4~g"})))
         group = domain if domain in colors else None
         figure.add_trace(line(x, y, domain or quantity, colors.get(domain, NEUTRAL), group))
@@ -235,20 +250,34 @@ def _mask_plots(run: RunFolder) -> list[Plot]:
     return [Plot("", figure)]
 
 
-def _training_plots(run: RunFolder) -> list[Plot]:
+def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     quantities = {
         "loss_nats": ("Training loss, nats per loss token", ".3f"),
         "learning_rate": ("Learning rate", ".1~e"),
         "tokens_per_second": ("Tokens per second", ",.0f"),
         "grad_norm": ("Gradient norm", ".3~g"),
+        "seconds": ("Seconds per step", ".2~f"),
     }
     plots = []
     for key, (title, number_format) in quantities.items():
         column: NDArray[np.float64] = run.metrics.column(key)
         if np.isfinite(column).any():
-            x, y = thin(run.metrics.steps, column)
+            x, y = thinning.means(run.metrics.steps, column)
             ticks = {"tickformat": number_format} if key == "learning_rate" else {}
             figure = go.Figure(layout=layout(170, yaxis={"hoverformat": number_format} | ticks))
             figure.add_trace(line(x, y, title, NEUTRAL, line={"color": NEUTRAL, "width": 1.2}))
+            figure.add_traces(_band(x, thinning.extremes(column)))
             plots.append(Plot(title, figure))
     return plots
+
+
+def _band(x: Sequence[float], extremes: tuple[list[float | None], list[float | None]] | None) -> list[go.Scatter]:
+    """What the mean of many lines hides: the lowest and the highest of them."""
+    if extremes is None:
+        return []
+    edge: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 0}, "hoverinfo": "skip"}
+    fills: tuple[dict[str, Any], ...] = ({}, {"fill": "tonexty", "fillcolor": "rgba(127,142,163,0.25)"})
+    return [
+        line(x, y, name, NEUTRAL, **edge, **fill)
+        for y, name, fill in zip(extremes, ("lowest", "highest"), fills, strict=True)
+    ]

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -86,24 +86,37 @@ def render_page(template: str, sections: Sequence[Section], caveats: Sequence[st
     `caveats` are what a reader must know of a method, shown below its plots.
     """
     # A browser reads line ends as \n before it hashes a script.
-    sources = (get_plotlyjs(), _asset("page.js"))
+    sources = (get_plotlyjs(), asset("plots.js") + asset("page.js"))
     scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
-    environment = Environment(
-        loader=PackageLoader("orchestrator.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"loss": format_loss, "share": format_share, "change": _change}
-    return environment.get_template(template).render(
-        sections=sections,
-        caveats=caveats,
-        figures=Markup(_figures_json(sections)),
-        style=Markup(_asset("page.css")),
-        scripts=[Markup(text) for text in scripts],
-        policy=_content_security_policy(scripts),
-        **values,
+    return (
+        environment("orchestrator.report")
+        .get_template(template)
+        .render(
+            sections=sections,
+            caveats=caveats,
+            figures=Markup(_figures_json(sections)),
+            style=Markup(asset("page.css")),
+            scripts=[Markup(text) for text in scripts],
+            policy=_content_security_policy(scripts),
+            **values,
+        )
     )
 
 
-def _asset(name: str) -> str:
+def environment(*packages: str) -> Environment:
+    """Templates of these packages, the first that has one; whatever they show is text, never markup."""
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    made.filters |= {"loss": format_loss, "share": format_share, "change": _change}
+    return made
+
+
+def asset(name: str) -> str:
+    """A style sheet or a script that every page has."""
     return resources.files("orchestrator.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 

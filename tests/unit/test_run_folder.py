@@ -5,8 +5,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from orchestrator.run_folder import RunFolder, StepTable
+from orchestrator import run_folder
+from orchestrator.run_folder import RunFolder
+from orchestrator.step_table import StepTable
 from tests.unit.conftest import MakeFakeRun
 
 
@@ -150,3 +153,17 @@ def test_speed_is_tokens_over_seconds_not_a_mean_of_speeds(tmp_path: Path) -> No
     assert run.recent_seconds_per_step() == 2.5
     assert run.recent_tokens_per_second() == 400.0
     assert run.recent_tokens_per_second(step=1) == 1000.0
+
+
+def test_a_line_finished_while_the_file_is_read_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "BLOCK_BYTES", 12)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    tail = run_folder._LineTail(path)
+    blocks = tail.new_blocks()
+    read = [next(blocks)]
+    with path.open("a") as file:
+        file.write('ss_nats": 1.5}\n{"step": 3}\n')
+    read += [*blocks, *tail.new_blocks()]
+    assert all(block.startswith(b"{") and block.endswith(b"}\n") for block in read)
+    assert b"".join(read) == path.read_bytes()

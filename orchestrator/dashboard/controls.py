@@ -1,0 +1,45 @@
+"""What a person asks of a run, handed to it through its folder: set, pin, release, pause, resume."""
+
+import asyncio
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from orchestrator.controller.operator import ControlRequest
+from orchestrator.controller.requests import submit_request
+from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
+from orchestrator.dashboard.guard import Handler, holds_token
+
+MAX_BODY_BYTES = 1 << 16
+
+
+def control_handler(catalog: Catalog, token: str) -> Handler:
+    """POST of a ControlRequest as JSON: 202 with the id of the request, else a sentence that says why not."""
+
+    async def control(request: web.Request) -> web.Response:
+        if not holds_token(request, token):
+            return _refused(401, "the token is missing or not this server's; open the address that it printed")
+        if request.content_type != "application/json":
+            return _refused(415, "a request is JSON")
+        try:
+            folder = catalog.folder(request.match_info["name"] or ROOT)
+            asked = ControlRequest.model_validate_json(await request.read())
+            request_id = await asyncio.to_thread(submit_request, folder, asked)
+        except UnknownRunError as error:
+            return _refused(404, str(error))
+        except ValidationError as error:
+            return _refused(422, "; ".join(_sentence(fault["loc"], fault["msg"]) for fault in error.errors()))
+        except (ValueError, OSError) as error:
+            return _refused(422, str(error))
+        return web.json_response({"id": request_id}, status=202)
+
+    return control
+
+
+def _sentence(place: tuple[int | str, ...], message: str) -> str:
+    return ": ".join([*map(str, place), message.removeprefix("Value error, ")])
+
+
+def _refused(status: int, why: str) -> web.Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return web.json_response({"error": why}, status=status, headers=headers)

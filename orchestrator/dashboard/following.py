@@ -1,0 +1,122 @@
+"""Pages that are followed: the disk is looked at once for everybody who looks at the same page, and only for as long.
+
+A look takes a part of a core for a moment, and training needs the cores: after a look that took long, the next waits
+longer.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.dashboard.pages import Page
+from orchestrator.dashboard.snapshots import Snapshot
+
+POLL_SECONDS = 1.0
+REST = 9.0  # times the computing that a look took: at most a tenth of a core
+MAX_UNSENT = 30
+MAX_IDLE_PAGES = 8  # the numbers of a long run take 24 MB
+
+
+class FollowedPage:
+    """One page and those who follow it."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._lock = threading.Lock()
+        self._newest: Snapshot | None = None
+        self._snapshot: Snapshot | None = None  # what those who follow have
+        self._has_problem = False
+        self._look_seconds = 0.0
+        self._queues: set[asyncio.Queue[str]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody looks at it."""
+        return bool(self._queues)
+
+    async def prepare(self) -> None:
+        """Look already, while the browser still fetches what the page needs; whoever follows then tells of errors."""
+        with suppress(Exception):
+            await asyncio.to_thread(self._look)
+
+    async def follow(self, idle_seconds: float) -> AsyncGenerator[str | None, None]:
+        """Messages as JSON: everything first, then what changes; None where nothing did for `idle_seconds`."""
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            if self._snapshot is not None:
+                queue.put_nowait(_encode(self._snapshot.whole()))
+            if self._task is None:
+                self._task = asyncio.create_task(self._watch())
+            while True:
+                try:
+                    yield await asyncio.wait_for(queue.get(), idle_seconds)
+                except TimeoutError:
+                    yield None
+        finally:
+            self._queues.discard(queue)
+            if not self._queues and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._look_once()
+            except Exception as error:  # a folder removed, a file that is none of a run's: told, and looked at again
+                self._send({"problem": f"{type(error).__name__}: {error}"})
+                self._has_problem = True
+            await asyncio.sleep(max(POLL_SECONDS, REST * self._look_seconds))
+
+    async def _look_once(self) -> None:
+        new = await asyncio.to_thread(self._look)
+        message = None
+        if new is not None and new is not self._snapshot:
+            message = new.whole() if self._snapshot is None else new.changes(self._snapshot)
+            self._snapshot = new
+        if message is not None or self._has_problem:
+            self._has_problem = False
+            self._send(message or {})
+
+    def _look(self) -> Snapshot | None:
+        with self._lock:  # a look that nobody waits for any more may still be going on; what it found is kept
+            began = time.thread_time()
+            self._newest = self._page.look() or self._newest
+            self._look_seconds = time.thread_time() - began
+            return self._newest
+
+    def _send(self, message: dict[str, Any]) -> None:
+        text = _encode(message)
+        for queue in self._queues:
+            if queue.qsize() >= MAX_UNSENT and self._snapshot is not None:  # one who cannot keep up begins again
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(_encode(self._snapshot.whole()))
+            else:
+                queue.put_nowait(text)
+
+
+class Pages:
+    """The followed pages by their address; those that nobody looks at are kept for a while, the newest ones."""
+
+    def __init__(self) -> None:
+        self._pages: dict[Hashable, FollowedPage] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Page]) -> FollowedPage:
+        """The page of this address, made where it is new."""
+        page = self._pages.pop(key, None) or FollowedPage(make())
+        self._pages[key] = page
+        idle = [other for other, kept in self._pages.items() if not kept.is_followed and kept is not page]
+        for other in idle[: max(0, len(idle) - MAX_IDLE_PAGES)]:
+            del self._pages[other]
+        return page
+
+
+def _encode(message: dict[str, Any]) -> str:
+    """With the clock of this machine, by which the page tells how long ago something was."""
+    return json.dumps(message | {"clock": time.time()}, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,216 @@
+"""The three pages, each as the snapshot of a moment: the list of runs, one run, several runs side by side.
+
+Tables and figures are those of the report. Plots are thinned in steady bins, so that a run that goes on changes the
+ends of its curves only.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.controller.requests import read_request, waiting_requests
+from orchestrator.dashboard.catalog import Catalog, Glance, last_written
+from orchestrator.dashboard.health import health_facts
+from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
+from orchestrator.dashboard.states import State, driver_process, lock_holders, run_state
+from orchestrator.palette import color_by_name
+from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
+from orchestrator.report.figures import Section, run_sections
+from orchestrator.report.html import MAX_EVENTS_SHOWN, environment
+from orchestrator.report.series import Thinning
+from orchestrator.run_folder import RunFolder
+from orchestrator.summary import summarise
+from orchestrator.terminal import format_duration, format_loss
+
+LIVE = Thinning(max_points=600, is_steady=True)
+
+templates = environment("orchestrator.dashboard", "orchestrator.report")
+templates.filters |= {"duration": format_duration}
+
+
+class Page(Protocol):
+    """What is looked at again and again."""
+
+    def look(self) -> Snapshot | None:
+        """The page as it is now; None where nothing has changed since the last look."""
+        ...
+
+
+class ListPage:
+    """All runs, a part for each, so that a run that goes on changes its own line only."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def look(self) -> Snapshot:
+        """See `Page`."""
+        glances = self._catalog.glances()
+        groups: dict[str, list[Glance]] = {}
+        for glance in glances:
+            groups.setdefault(glance.group, []).append(glance)
+        num_running = sum(glance.state == "running" for glance in glances)
+        parts = {
+            OUTLINE: templates.get_template("run_list.html").render(glances=glances, groups=groups),
+            "count": f"{len(glances):,} run{'s' if len(glances) != 1 else ''}, {num_running:,} running",
+        }
+        parts |= {f"group:{name}": _states(group) for name, group in groups.items() if name}
+        row = templates.get_template("run_row.html")
+        return Snapshot(parts | {f"row:{glance.name}": row.render(run=glance) for glance in glances})
+
+
+def _states(glances: Sequence[Glance]) -> str:
+    """12 runs: 3 running, 9 finished"""
+    counts = Counter(glance.state for glance in glances)
+    listed = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+    return f"{len(glances):,} run{'s' if len(glances) != 1 else ''}: {listed}"
+
+
+class _Follower:
+    """A run's files, read on and on; from the beginning where the folder was removed and a new run began in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = RunFolder(folder)
+        self._first_written: int | None = None
+
+    def refresh(self) -> bool:
+        try:
+            first_written = (self.run.path / "weights" / "000000.json").stat().st_mtime_ns
+        except OSError:
+            first_written = None
+        if first_written != self._first_written:
+            self.run, self._first_written = RunFolder(self.run.path), first_written
+        return self.run.refresh()
+
+
+class RunPage:
+    """One run."""
+
+    def __init__(self, catalog: Catalog, name: str) -> None:
+        self._follower = _Follower(catalog.folder(name))
+        self._shown: tuple[Any, ...] | None = None
+        self._is_stale = True
+
+    def look(self) -> Snapshot | None:
+        """See `Page`."""
+        self._is_stale |= self._follower.refresh()
+        run = self._follower.run
+        holders = lock_holders()
+        written_at = last_written(run.path)
+        pace = run.recent_seconds_per_step()
+        state = run_state(run.path, holders, len(run.metrics) > 0, written_at, pace)
+        waiting = waiting_requests(run.path)
+        shown = (state, driver_process(run.path, holders), waiting)
+        if not self._is_stale and shown == self._shown:
+            return None
+        snapshot = _run_snapshot(run, state, shown[1], waiting, written_at)
+        self._shown, self._is_stale = shown, False  # only now: what could not be shown is tried again
+        return snapshot
+
+
+def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
+    sections = run_sections(run, LIVE)
+    result = summarise(run)
+    health = health_facts(run, state, process)
+    common: dict[str, Any] = {
+        "run": run,
+        "state": state,
+        "result": result,
+        "model": run.setting("model", "path") or "-",
+        "domain_colors": color_by_name(run.domains),
+        "facts": _facts(run, state),
+        "health": health,
+        "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
+        "num_events": len(run.events),
+        "num_unreadable_lines": run.num_unreadable_lines,
+        "progress": _progress(run),
+        "weights": run.weights[-1] if run.weights else None,
+        "waiting": [_waiting(run, request) for request in waiting],
+        "sections": sections,
+    }
+    names = {
+        "head": "run_head.html",
+        "numbers": "run_numbers.html",
+        "table": "domain_table.html",
+        "health": "run_health.html",
+        "holding": "run_holding.html",
+        "steer": "run_steer.html",
+        "events": "events.html",
+        "domains": "domains.html",
+        OUTLINE: "sections.html",
+    }
+    parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
+    values: dict[str, Any] = {"state": state, "written_at": written_at if state == "running" else None}
+    if run.weights:
+        newest = run.weights[-1]
+        values |= {"shares": newest.shares, "pinned": newest.pinned}
+    return Snapshot(parts, _figures(sections), values)
+
+
+def _waiting(run: RunFolder, request_id: str) -> str:
+    try:
+        request = read_request(run.path, request_id)
+    except (OSError, ValueError):  # taken up in this moment, or no request
+        return request_id
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in request.shares.items())
+    return " ".join(part for part in (request.kind, shares, ", ".join(request.domains), f"by {request.by}") if part)
+
+
+def _progress(run: RunFolder) -> dict[str, Any]:
+    step, total = run.metrics.last_step, run.total_steps
+    seconds = run.recent_seconds_per_step()
+    left = (total - step) * seconds if total and run.summary is None else math.nan
+    return {
+        "step": step,
+        "total": total,
+        "part": min(step / total, 1.0) if total else 0.0,
+        "left": format_duration(left),
+    }
+
+
+def _facts(run: RunFolder, state: State) -> dict[str, str]:
+    result = summarise(run)
+    is_going = state in ("running", "waiting")
+    speed = run.recent_tokens_per_second() if is_going else result.tokens_per_second
+    mean, worst = result.mean_loss_nats, result.worst_loss_nats
+    facts = {
+        "Mean loss": f"{format_loss(mean.start)} \u2192 {format_loss(mean.end)}",
+        "Worst loss": f"{format_loss(worst.start)} \u2192 {format_loss(worst.end)}",
+        "Tokens per second": f"{speed:,.0f}" if math.isfinite(speed) else "-",
+        "Tokens": f"{result.num_tokens:,}",
+        "Training time": format_duration(result.seconds),
+        "Weights versions": f"{result.weights_versions:,}",
+    }
+    return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
+
+
+class ComparePage:
+    """Several runs side by side."""
+
+    def __init__(self, catalog: Catalog, names: Sequence[str]) -> None:
+        self._followers = [_Follower(catalog.folder(name)) for name in names]
+        self._is_stale = True
+
+    def look(self) -> Snapshot | None:
+        """See `Page`."""
+        self._is_stale |= any([follower.refresh() for follower in self._followers])
+        runs = [follower.run for follower in self._followers]
+        if not self._is_stale:
+            return None
+        sections = comparison_sections(runs, LIVE)
+        common = {
+            "comparison": compare(runs),
+            "run_colors": run_colors(runs),
+            "domain_colors": color_by_name(all_domains(runs)),
+            "sections": sections,
+        }
+        names = {"table": "comparison_table.html", "domains": "domains.html", OUTLINE: "sections.html"}
+        parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
+        snapshot = Snapshot(parts, _figures(sections))
+        self._is_stale = False
+        return snapshot
+
+
+def _figures(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    return [plot.figure.to_plotly_json() for section in sections for plot in section.plots]

@@ -1,0 +1,167 @@
+"""The numbers of a .jsonl file with a "step", column by column.
+
+Lines are taken in one by one as they come, or a whole block at once: a run of 100,000 steps is read in a second.
+"""
+
+import bisect
+import io
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import json as arrow_json
+
+MIN_BLOCK_BYTES = 1 << 16  # below it, line by line is quick enough
+MAX_LINE_BYTES = 1 << 20  # of a block
+NUM_RECENT_STEPS = 50  # what the speed "now" is averaged over
+
+
+class StepTable:
+    """The numbers of a .jsonl file with a "step", column by column: a nested key reads "key/inner".
+
+    Columns hold NaN where a line has null or nothing. 100,000 lines of thirty numbers take 24 MB.
+    """
+
+    def __init__(self) -> None:
+        self._steps = array("q")
+        self._columns: dict[str, array[float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return np.array(self._steps, dtype=np.int64)
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last line, 0 before there is one."""
+        return self._steps[-1] if self._steps else 0
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns seen so far."""
+        return list(self._columns)
+
+    def column(self, key: str) -> NDArray[np.float64]:
+        """The column `key`; all NaN where no line had it."""
+        values = self._columns.get(key)
+        return np.full(len(self), math.nan) if values is None else np.array(values, dtype=np.float64)
+
+    def recent(self, key: str, step: int | None = None) -> NDArray[np.float64]:
+        """The entries of the last steps up to `step` (default: the last one), NUM_RECENT_STEPS at most."""
+        end = len(self) if step is None else bisect.bisect_right(self._steps, step)
+        values = self._columns.get(key, array("d"))
+        return np.array(values[max(0, end - NUM_RECENT_STEPS) : end], dtype=np.float64)
+
+    def last(self, key: str) -> float:
+        """The last entry; NaN before there is one."""
+        values = self._columns.get(key)
+        return values[-1] if values else math.nan
+
+    def recent_seconds_per_step(self, step: int | None = None) -> float:
+        """Mean duration of the last steps up to `step`; NaN before the first."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seconds = self.recent("num_tokens", step) / self.recent("tokens_per_second", step)
+        seconds = seconds[np.isfinite(seconds)]
+        return float(seconds.mean()) if seconds.size else math.nan
+
+    def recent_tokens_per_second(self, step: int | None = None) -> float:
+        """Tokens over seconds of the last steps up to `step`; NaN before the first."""
+        seconds = self.recent_seconds_per_step(step)
+        return float(self.recent("num_tokens", step).mean()) / seconds if seconds > 0 else math.nan
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Take in one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
+        step = int(record["step"])
+        row = dict(_numbers(record))
+        self._cut(step)
+        num_before = len(self._steps)
+        self._steps.append(step)
+        self._add_columns(row, num_before)
+        for key, values in self._columns.items():
+            values.append(row.get(key, math.nan))
+
+    def extend(self, block: bytes) -> bool:
+        """Take in a block of whole lines as `append` would, one after the other.
+
+        Returns: False, with nothing taken in, where the block is small or holds anything but plain records of numbers:
+        the caller then goes line by line.
+        """
+        columns = _parse(block) if len(block) >= MIN_BLOCK_BYTES else None
+        if columns is None:
+            return False
+        steps = columns.pop("step").astype(np.int64)
+        lowest_after = np.minimum.accumulate(steps[::-1])[::-1]
+        is_last = np.append(steps[:-1] < lowest_after[1:], True)
+        self._cut(int(lowest_after[0]))
+        num_before = len(self._steps)
+        self._steps.frombytes(steps[is_last].tobytes())
+        self._add_columns(columns, num_before)
+        missing = np.full(len(steps), math.nan)
+        for key, values in self._columns.items():
+            values.frombytes(columns.get(key, missing)[is_last].tobytes())
+        return True
+
+    def _add_columns(self, keys: Iterable[str], num_before: int) -> None:
+        """New columns in the order in which the lines have them."""
+        for key in keys:
+            if key not in self._columns:
+                self._columns[key] = array("d", [math.nan]) * num_before
+
+    def _cut(self, step: int) -> None:
+        """Forget `step` and everything after it."""
+        if self._steps and self._steps[-1] >= step:
+            num_kept = bisect.bisect_left(self._steps, step)
+            del self._steps[num_kept:]
+            for values in self._columns.values():
+                del values[num_kept:]
+
+
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif prefix or key != "step":
+            yield prefix + key, math.nan if value is None else float(value)  # float() also reads "NaN", "Infinity"
+
+
+def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
+    """The columns of a block of lines; None where a line is not a record of numbers with a step."""
+    try:
+        first = json.loads(block[: block.index(b"\n")])
+        read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # with a thread for each part of that size
+        parse = arrow_json.ParseOptions(explicit_schema=pa.schema(list(_struct(first))))
+        table = arrow_json.read_json(io.BytesIO(block), read, parse).combine_chunks()
+        columns = dict(_columns(zip(table.column_names, table.itercolumns(), strict=True)))
+    except (ValueError, AttributeError):  # pyarrow's own errors are ValueErrors; what is no record has no items
+        return None
+    steps = columns.get("step")
+    if steps is None or table.num_rows != block.count(b"\n") or not np.array_equal(steps, np.trunc(steps)):
+        return None
+    return columns
+
+
+def _struct(record: dict[str, Any]) -> pa.StructType:
+    """The type of a record: numbers, and records of numbers."""
+    return pa.struct([(k, _struct(v) if isinstance(v, dict) else pa.float64()) for k, v in record.items()])
+
+
+def _columns(named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tuple[str, NDArray[np.float64]]]:
+    for name, values in named:
+        if isinstance(values, pa.ChunkedArray):
+            values = values.chunk(0)
+        if pa.types.is_struct(values.type):
+            fields = [field.name for field in values.type]
+            yield from _columns(zip(fields, values.flatten(), strict=True), f"{prefix}{name}/")
+        elif pa.types.is_null(values.type):
+            yield prefix + name, np.full(len(values), math.nan)
+        elif pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+            yield prefix + name, values.to_numpy(zero_copy_only=False).astype(np.float64)
+        else:
+            raise ValueError(f"{prefix}{name} is no number")
