@@ -90,8 +90,8 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if comparison.token_spread > EQUAL_TOKENS_TOLERANCE:
         lines.append(
-            f"The variants saw different numbers of tokens (up to {comparison.token_spread:.1%} apart): set "
-            "training.max_tokens in place of max_steps to give each the same."
+            f"The variants saw different numbers of tokens (up to {comparison.token_spread:.1%} apart): "
+            "max_tokens (of each stage, in a plan) in place of max_steps brings them within a step of each other."
         )
     return lines
 

@@ -151,7 +151,13 @@ def _check_layers(config: RunConfig) -> None:
     model = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision, trust_remote_code=False)
     num_layers = model.get_text_config().num_hidden_layers
     for layers in (half for broad in BROAD_RANGES for half in halves(broad)):
-        trained_layers(layers, num_layers)
+        try:
+            trained_layers(layers, num_layers)
+        except ValueError:
+            raise ValueError(
+                f"coarse_search: the part {list(layers)} of {num_layers} layers holds no layer; the search compares "
+                "quarters of the depth and needs a model of at least 4 layers"
+            ) from None
 
 
 def _record(config: RunConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
