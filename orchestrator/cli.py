@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -111,6 +111,23 @@ def report(
         write_report(runs, target)
         Console().print(comparison_table(runs))
         Console().print(f"report: {target}", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)],
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    kind: Annotated[
+        Literal["merged", "bf16", "adapter"],
+        typer.Option(help="As trained, to the bit; in bfloat16; or a LoRA adapter alone."),
+    ] = "merged",
+    best: Annotated[bool, typer.Option("--best", help="The best evaluation's model, not the last step's.")] = False,
+) -> None:
+    """Write a run's model to a folder to give away, with a card of the mixture that it really saw."""
+    with plain_errors():
+        from orchestrator.export.driver import export as export_result
+
+        export_result(run, output, kind, best, Console())
 
 
 @app.command()

@@ -1,0 +1,99 @@
+"""The model card: what a run's own files say of the model that it left."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from orchestrator.controller.operator import describe_change
+from orchestrator.run_folder import RunFolder
+from orchestrator.summary import summarise
+from orchestrator.terminal import NOTHING, format_loss, format_share, printable
+from workers.contracts import DomainWeights
+
+Kind = Literal["merged", "bf16", "adapter"]
+
+_SETTINGS = (
+    ("training", "learning_rate"),
+    ("training", "schedule"),
+    ("training", "global_batch_size"),
+    ("training", "batches"),
+    ("data", "max_length"),
+    ("data", "packing"),
+    ("model", "dtype"),
+    ("seed",),
+)
+_LOADING = {
+    "transformers": (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("{name}")'
+    ),
+    "peft": (
+        "from peft import AutoPeftModelForCausalLM\n\n"
+        'model = AutoPeftModelForCausalLM.from_pretrained("{name}")  # loads the base model too'
+    ),
+}
+
+
+def model_card(run: RunFolder, kind: Kind, is_best: bool) -> str:
+    """README.md of an exported model, in Markdown.
+
+    Args:
+        run: a finished run, refreshed.
+        kind: which weights the folder holds.
+        is_best: they are those of the best evaluation, not of the last step.
+    """
+    result = summarise(run)
+    base = str(run.setting("model", "path"))
+    is_public = base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
+    library = "peft" if kind == "adapter" else "transformers"
+    environment = Environment(loader=PackageLoader("orchestrator.export", "."), undefined=StrictUndefined)
+    return environment.get_template("card.jinja").render(
+        library=library,
+        name=_plain(run.name),
+        base=_plain(base if is_public else Path(base).name),  # a folder's path says nothing to others
+        base_is_public=is_public,
+        strategy=_plain(run.setting("training", "strategy", "type")),
+        num_trained=sum(1 for domain in result.domains.values() if domain.rows_seen),
+        algorithm=_plain(result.mixing_type),
+        moved=result.weights_versions > 1,
+        steps=f"{result.steps:,}",
+        tokens=f"{result.num_tokens:,}",
+        unit=run.setting("mixing", "unit"),
+        rows=_domain_rows(run, is_best),
+        best=result.best.step if is_best and result.best else None,
+        changes=[_change(version) for version in run.weights if version.reason == "operator"],
+        settings=[(".".join(key), _plain(run.setting(*key))) for key in _SETTINGS],
+        loading=_LOADING[library].format(name=_plain(run.name)),
+    )
+
+
+def _domain_rows(run: RunFolder, is_best: bool) -> list[list[str]]:
+    result = summarise(run)
+    total = sum(domain.rows_seen or 0 for domain in result.domains.values())
+    rows = []
+    for name, domain in result.domains.items():
+        seen, loss = domain.rows_seen or 0, domain.loss_nats_best if is_best else domain.loss_nats_end
+        rows.append(
+            [
+                _plain(name),
+                f"{seen:,}" if seen else "only measured",
+                format_share(seen / total) if total else NOTHING,
+                NOTHING if domain.epochs is None else f"{domain.epochs:.2f}",
+                *map(format_share, (domain.share_initial, domain.share_mean, domain.share_final)),
+                format_loss(domain.loss_nats_start),
+                format_loss(loss),
+            ]
+        )
+    return rows
+
+
+def _change(version: DomainWeights) -> dict[str, Any]:
+    return {"effective_step": version.effective_step, "text": _plain(describe_change(version))}
+
+
+def _plain(value: object) -> str:
+    """In one line, and without what Markdown would take for more than a word."""
+    text = printable(value)
+    return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in text)
