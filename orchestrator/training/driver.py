@@ -23,6 +23,7 @@ from orchestrator.training.planning import build_plan, domain_sizes
 from orchestrator.training.preparation import DomainStores, prepare_stores
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
+from workers.events import note_event
 from workers.plan import TrainingPlan
 
 
@@ -82,6 +83,7 @@ def make_ready(
     if config.stage_list:
         raise ValueError(f"{config.name}: a plan of stages is run by `raymix run` alone; leave out stages here")
     stores = stores or prepare(config, console)
+    _note_bad_rows(config, stores)
     config = with_detected_shares(config, console)
     config = with_importance(config, stores, console)
     return ReadyRun(
@@ -92,6 +94,16 @@ def make_ready(
         num_bad_rows={name: domain.report.num_bad_rows for name, domain in stores.items()},
         tracked=TrackedRun(config.folder, run_id, tuple(config.tracking)),
     )
+
+
+def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> None:
+    """Tell of unreadable rows once, when the run begins."""
+    if (config.folder / "events.jsonl").exists():
+        return
+    for name, domain in stores.items():
+        if domain.report.num_bad_rows:
+            bad, all_rows = domain.report.num_bad_rows, domain.report.num_rows
+            note_event(config.folder, 0, "bad_rows", f"domain {name!r}: {bad:,} of {all_rows:,} rows cannot be used")
 
 
 def complete(run: ReadyRun, *, alone: bool = False) -> None:

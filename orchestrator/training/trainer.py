@@ -61,6 +61,7 @@ def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[Domai
         try:
             run_until_stopped(trainer.fit, source.stop)
         except WorkerGroupError as error:
+            (plan.folder / "failure.json").write_text(json.dumps({"message": _explain(error)}))
             raise TrainingFailedError(_explain(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
