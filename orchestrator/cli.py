@@ -31,6 +31,21 @@ Overrides = Annotated[
 
 
 @app.command()
+def init(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data files, or folders of them.")],
+    model: Annotated[str, typer.Option(help="Base model: a folder, or a name on the hub.")] = "Qwen/Qwen2.5-0.5B",
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("config.yaml"),
+) -> None:
+    """Look at your files and write a commented configuration for them."""
+    with plain_errors():
+        import torch
+
+        from orchestrator.init.writing import init as write_config
+
+        write_config(data, model, output, torch.cuda.device_count(), Console())
+
+
+@app.command()
 def run(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train; the same command goes on where it stopped."""
     with plain_errors():

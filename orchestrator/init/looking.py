@@ -1,0 +1,125 @@
+"""What can be told of data files by their names and their first rows."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.data.files import BadRow, RowError, Shard, read_rows, split_suffix
+from workers.data.formats import detect_format, read_row
+
+ROWS_LOOKED_AT = 500
+_CHARACTERS_PER_TOKEN = 4  # of English under the usual vocabularies; `raymix check` counts them
+_EVAL_WORDS = {"eval", "evaluation", "test", "valid", "validation", "val", "dev", "heldout"}
+_TRAIN_WORDS = {"train", "training"}
+# Question and answer by other names than a format's own.
+_PAIRS = (
+    ("question", "answer"),
+    ("query", "response"),
+    ("instruction", "response"),
+    ("problem", "solution"),
+    ("input", "output"),
+    ("question", "response"),
+)
+
+
+@dataclass
+class FoundDomain:
+    """Files that belong together."""
+
+    name: str
+    train: list[Path] = field(default_factory=list)
+    eval: list[Path] = field(default_factory=list)
+    format: str | None = None
+    """Format of the rows; None where none fits."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """The format's names of fields -> the file's, where they differ."""
+    keys: list[str] = field(default_factory=list)
+    """Fields of the first row, for a person who has to name them."""
+    num_rows_seen: int = 0
+    num_bad_rows: int = 0
+    tokens_95: int = 0
+    """About how many tokens 95 % of the rows seen have at most."""
+
+
+def find_domains(paths: Sequence[Path]) -> list[FoundDomain]:
+    """Domains by the names of files, or of the folders they lie in: `math-train.jsonl`, `math/eval.jsonl.gz`.
+
+    Raises:
+        ValueError: there is no data file, or a domain has evaluation files alone.
+    """
+    domains: dict[str, FoundDomain] = {}
+    for path in _data_files(paths):
+        name, is_eval = _read_name(path)
+        domain = domains.setdefault(name, FoundDomain(name))
+        (domain.eval if is_eval else domain.train).append(path)
+    for domain in domains.values():
+        if not domain.train:
+            raise ValueError(
+                f"domain {domain.name!r} has evaluation files alone, {[str(path) for path in domain.eval]}; name its "
+                "training files too, or leave it out"
+            )
+        _look(domain)
+    return list(domains.values())
+
+
+def _data_files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder; mend the path")
+        found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files += [file for file in found if not path.is_dir() or _is_data(file)]
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no .jsonl, .json or .parquet file there")
+    return files
+
+
+def _is_data(path: Path) -> bool:
+    try:
+        split_suffix(path)
+    except ValueError:
+        return False
+    return not path.name.startswith(".")
+
+
+def _read_name(path: Path) -> tuple[str, bool]:
+    """Name of the domain, and whether the file is for evaluation."""
+    layout, compression = split_suffix(path)
+    stem = path.name[: -len(layout + compression)]
+    words = [word for word in re.split(r"[-_. ]+", stem) if word]
+    is_eval = bool(words) and words[-1].lower() in _EVAL_WORDS
+    while words and (words[-1].lower() in _EVAL_WORDS | _TRAIN_WORDS or (words[-1].isdigit() and len(words) > 1)):
+        is_eval = is_eval or words[-1].lower() in _EVAL_WORDS
+        words.pop()
+    name = "-".join(words) or path.resolve().parent.name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._") or "domain", is_eval
+
+
+def _look(domain: FoundDomain) -> None:
+    rows = [
+        row for path in domain.train for row in islice(read_rows(path, Shard()), ROWS_LOOKED_AT // len(domain.train))
+    ]
+    good: list[tuple[int, Any]] = [row for row in rows if not isinstance(row, BadRow)]
+    objects = [row for _, row in good if isinstance(row, dict)]
+    domain.keys = list(map(str, objects[0])) if objects else []
+    domain.format = detect_format([row for _, row in good], {})
+    if domain.format is None:
+        for prompt, completion in _PAIRS:
+            if prompt in domain.keys and completion in domain.keys:
+                domain.format, domain.fields = "prompt_completion", {"prompt": prompt, "completion": completion}
+                break
+    lengths = []
+    for line, row in good if domain.format else []:
+        try:
+            lengths.append(read_row(line, row, str(domain.format), domain.fields).num_characters)
+        except RowError:
+            domain.num_bad_rows += 1
+    domain.num_rows_seen = len(rows)
+    domain.num_bad_rows += len(rows) - len(good)
+    if lengths:
+        domain.tokens_95 = int(np.quantile(lengths, 0.95)) // _CHARACTERS_PER_TOKEN

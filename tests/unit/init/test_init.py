@@ -1,0 +1,76 @@
+"""A first configuration from a look at files."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.init.looking import find_domains
+from orchestrator.init.writing import init
+from orchestrator.loading import load_config
+
+TURNS = {"messages": [{"role": "user", "content": "q " * 40}, {"role": "assistant", "content": "a" * 500}]}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(row) + "\n" for row in rows or [TURNS] * 3).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def test_names_of_files_and_folders_make_domains(tmp_path: Path) -> None:
+    for name in ("math/train.jsonl.gz", "math/test.jsonl.gz", "law-train.jsonl", "law_eval.jsonl", "code-1.jsonl"):
+        write(tmp_path / name)
+    write(tmp_path / "code-2.jsonl")
+    (tmp_path / "README.md").write_text("not data")
+    found = {domain.name: domain for domain in find_domains([tmp_path])}
+    files = {name: ([p.name for p in d.train], [p.name for p in d.eval]) for name, d in found.items()}
+    assert files == {
+        "code": (["code-1.jsonl", "code-2.jsonl"], []),
+        "law": (["law-train.jsonl"], ["law_eval.jsonl"]),
+        "math": (["train.jsonl.gz"], ["test.jsonl.gz"]),
+    }
+    assert all(d.format == "messages" and d.num_bad_rows == 0 and d.tokens_95 == 145 for d in found.values())
+
+
+def test_fields_of_other_names_are_found_or_told(tmp_path: Path) -> None:
+    write(tmp_path / "asked.jsonl", {"question": "q", "answer": "a"}, {"question": "q", "answer": ""}, "torn")
+    write(tmp_path / "odd.jsonl", {"left": "l", "right": "r"})
+    asked, odd = find_domains([tmp_path / "asked.jsonl", tmp_path / "odd.jsonl"])
+    assert (asked.format, asked.fields) == ("prompt_completion", {"prompt": "question", "completion": "answer"})
+    assert (asked.num_rows_seen, asked.num_bad_rows) == (3, 2)
+    assert odd.format is None and odd.keys == ["left", "right"]
+
+
+@pytest.mark.parametrize("num_gpus", [0, 4])
+def test_what_is_written_loads_and_says_what_was_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_gpus: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/yes/train.jsonl", "data/it's: #1.jsonl", "data/law/train.jsonl", "data/law/dev.jsonl"):
+        write(Path(name))
+    console = Console(file=io.StringIO())
+    init([Path("data")], "some/model", Path("my.yaml"), num_gpus, console)
+    config = load_config(Path("my.yaml"))
+    assert list(config.domains) == ["it-s-1", "law", "yes"]
+    assert config.domains["it-s-1"].train == [Path("data/it's: #1.jsonl")]
+    assert config.domains["law"].eval == [Path("data/law/dev.jsonl")] and not config.domains["yes"].eval
+    assert config.data.max_length == 256 and config.cluster.num_workers == (num_gpus or 2)
+    assert "95 % within 145 tokens" in Path("my.yaml").read_text()
+    with pytest.raises(ValueError, match=r"my\.yaml is there already; name another file with --output"):
+        init([Path("data")], "some/model", Path("my.yaml"), num_gpus, console)
+
+
+def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        find_domains([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"no \.jsonl, \.json or \.parquet file there"):
+        find_domains([tmp_path])
+    write(tmp_path / "law-test.jsonl")
+    with pytest.raises(ValueError, match="domain 'law' has evaluation files alone"):
+        find_domains([tmp_path])
