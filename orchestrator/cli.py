@@ -213,10 +213,17 @@ def dashboard(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="A page to read instead.")] = False,
+) -> None:
     """Print the JSON Schema of the configuration, for editors."""
-    json.dump(RunConfig.model_json_schema(), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    if markdown:
+        from orchestrator.config_page import config_page
+
+        sys.stdout.write(config_page(RunConfig.model_json_schema()))
+    else:
+        json.dump(RunConfig.model_json_schema(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
 
 
 @app.command()

@@ -14,6 +14,7 @@ class TensorBoardConfig(Settings):
     """Event files for TensorBoard."""
 
     type: Literal["tensorboard"] = "tensorboard"
+    """Curves in event files."""
     folder: Text | None = None
     """Folder of event files, with a folder for each run; default: `tensorboard` in the run's own folder."""
 
@@ -22,6 +23,7 @@ class MLflowConfig(Settings):
     """A run of an MLflow experiment."""
 
     type: Literal["mlflow"] = "mlflow"
+    """Metrics and settings in MLflow."""
     tracking_uri: Text | None = None
     """The tracking server or store; default: what MLFLOW_TRACKING_URI says, else mlflow.db beside the run's folder."""
     experiment: Text = "raymix"
@@ -32,6 +34,7 @@ class WandbConfig(Settings):
     """A run of a Weights & Biases project. Who writes is known by `wandb login` or WANDB_API_KEY."""
 
     type: Literal["wandb"] = "wandb"
+    """Metrics and settings in Weights & Biases."""
     project: Text = "raymix"
     """Name of the project."""
     entity: Text | None = None
