@@ -64,11 +64,20 @@ def config_text(domains: Sequence[FoundDomain], model: str, output: Path, num_gp
             }
             for domain in domains
         ],
-        max_length=next((length for length in _LENGTHS if length >= longest), _LENGTHS[-1]),
+        max_length=min(next((length for length in _LENGTHS if length >= longest), _LENGTHS[-1]), _context(model)),
         global_batch_size=64 if num_gpus else 16,
         micro_batch_size=4 if num_gpus else 2,
         cluster=f"{{num_workers: {num_gpus}, gpus_per_worker: 1}}" if num_gpus else "{num_workers: 2}",
     )
+
+
+def _context(model: str) -> int:
+    """Tokens that a model in a local folder was made for; as many as we would ever propose, where that is not known."""
+    try:
+        found = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return _LENGTHS[-1]
+    return found if isinstance(found, int) and found > 0 else _LENGTHS[-1]
 
 
 def _word(name: str) -> str:

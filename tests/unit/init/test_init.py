@@ -66,6 +66,16 @@ def test_what_is_written_loads_and_says_what_was_seen(
         init([Path("data")], "some/model", Path("my.yaml"), num_gpus, console)
 
 
+def test_no_more_tokens_than_the_model_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("law.jsonl"))
+    Path("base").mkdir()
+    for given, proposed in (('{"max_position_embeddings": 128}', 128), ('{"max_position_embeddings": 9000}', 256)):
+        (Path("base") / "config.json").write_text(given)
+        init([Path("law.jsonl")], "base", Path(f"{proposed}.yaml"), 0, Console(file=io.StringIO()))
+        assert load_config(Path(f"{proposed}.yaml")).data.max_length == proposed
+
+
 def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         find_domains([tmp_path / "nowhere"])
