@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from orchestrator.command import ConfigFile, Overrides, plain_errors
 from orchestrator.config import RunConfig
 from orchestrator.controller.cli import weights_app
 from orchestrator.jobs.cli import jobs_app
 from orchestrator.loading import load_config
-from orchestrator.plain_errors import plain_errors
 
 app = typer.Typer(
     help="Fine-tune a language model on several domains and decide, while it trains, how much of each it sees.",
@@ -23,11 +23,6 @@ app = typer.Typer(
 
 app.add_typer(jobs_app)
 app.add_typer(weights_app, name="weights")
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be given several times.")
-]
 
 
 @app.command()

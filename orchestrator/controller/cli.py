@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from orchestrator.plain_errors import plain_errors
+from orchestrator.command import plain_errors
 
 weights_app = typer.Typer(
     help="Show or change the weights of a run while it trains; every change is journaled and replayed.",

@@ -1,13 +1,12 @@
 """The verbs for runs on a cluster: submit, status, logs, stop."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from orchestrator.command import ConfigFile, Overrides, plain_errors
 from orchestrator.loading import load_config
-from orchestrator.plain_errors import plain_errors
 
 jobs_app = typer.Typer()
 
@@ -22,10 +21,8 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a run's 
 
 @jobs_app.command()
 def submit(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")],
-    overrides: Annotated[
-        list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be given several times.")
-    ] = [],  # noqa: B006
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Print the log until the run has ended.")] = False,
 ) -> None:

@@ -261,15 +261,19 @@ def test_a_live_run_is_followed(live: FakeRun, tmp_path: Path) -> None:
 
 
 def test_one_who_comes_after_others_have_gone_is_served_too(live: FakeRun, tmp_path: Path) -> None:
+    served = []
+
     async def talk(session: ClientSession, base: str) -> None:
         for step in (30, 31, 32):
             async with session.get(f"{base}/live/run/live") as stream, asyncio.timeout(30):
                 message = await next_message(stream.content)
                 while f"step {step} of 100" not in message.get("parts", {}).get("numbers", ""):
                     message = await next_message(stream.content)
+            served.append(step)
             live.write_steps(step + 1, step + 1)
 
     with_server(tmp_path, talk)
+    assert served == [30, 31, 32]
 
 
 def test_a_list_is_followed_line_by_line(live: FakeRun, fake_run: MakeFakeRun, tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
-"""Errors as a person on a terminal should see them."""
+"""What all verbs of the command line share: their arguments, and errors as a person should see them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from orchestrator.config_errors import ConfigError
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be given several times.")
+]
 
 
 @contextmanager
