@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import RunConfig
-from orchestrator.run_records import DomainSummary, LossCourse, RunSummary
+from orchestrator.run_records import RunSummary
 from orchestrator.search import chains
 from orchestrator.search.chains import run_chains
 from orchestrator.search.trials import TrialsFailedError
+from tests.unit.search.summaries import write_summary
 
 DOMAINS = ("math", "code", "chat")
 MIXED = {"plan": "mixed_sequential", "specialised": ["math", "code"], "general": ["chat"]}
@@ -35,20 +36,8 @@ class Trials:
                 reasons[config.name] = "too hot"
                 continue
             config.folder.mkdir(parents=True, exist_ok=True)
-            domains = {name: DomainSummary(loss_nats_start=2.0, loss_nats_end=1.0) for name in config.domains}
-            summary = RunSummary(
-                name=config.name,
-                steps=5,
-                seconds=1.0,
-                num_tokens=100,
-                tokens_per_second=100.0,
-                weights_versions=1,
-                mixing_type=config.mixing.type,
-                mean_loss_nats=LossCourse(start=2.0, end=1.0),
-                domains=domains,
-            )
             (config.folder / "config.json").write_text(config.model_dump_json())
-            (config.folder / "summary.json").write_text(summary.model_dump_json())
+            write_summary(config, 2.0, dict.fromkeys(config.domains, 1.0))
         if reasons:
             raise TrialsFailedError(reasons, len(configs))
 

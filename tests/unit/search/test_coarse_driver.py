@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 
 from orchestrator.config import RunConfig
-from orchestrator.run_records import DomainSummary, LossCourse, RunSummary
 from orchestrator.search.coarse import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
 from orchestrator.search.coarse_driver import SearchRecord, coarse_search
 from orchestrator.search.coarse_runs import full_runs, node_runs, search_folder
 from orchestrator.search.coarse_scores import MissingScoresError
 from orchestrator.training.claim import claim_folder
+from tests.unit.search.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})
 NODES = [Node(layers, modules) for layers in BROAD_RANGES for modules in LAYER_STEP_SETS] + [
@@ -44,20 +44,9 @@ def make_config(folder: Path, num_layers: int = 4, **search: Any) -> RunConfig:
 
 def finish(run: RunConfig, gain: float = 1.0, lost: float = 0.0) -> None:
     """A finished run that lowered law's loss by `gain` and raised code's by `lost`."""
-    ends = {"law": -gain, "code": lost, "chat": 0.0}
-    summary = RunSummary(
-        name=run.name,
-        steps=4,
-        seconds=1.0,
-        num_tokens=100,
-        tokens_per_second=100.0,
-        weights_versions=1,
-        mixing_type="proportional",
-        mean_loss_nats=LossCourse(start=3.0, end=3.0),
-        domains={name: DomainSummary(loss_nats_start=3.0, loss_nats_end=3.0 + change) for name, change in ends.items()},
-    )
+    ends = {"law": 3.0 - gain, "code": 3.0 + lost, "chat": 3.0}
     with claim_folder(run):
-        (run.folder / "summary.json").write_text(summary.model_dump_json())
+        write_summary(run, 3.0, ends)
 
 
 def finish_all(config: RunConfig, gain: Callable[[Node, int], float], full: tuple[float, float]) -> None:
