@@ -141,6 +141,41 @@ def export(
 
 
 @app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)],
+    tasks: Annotated[str, typer.Option(metavar="A,B,...", help="Tasks or groups of them, as `lm-eval ls tasks` says.")],
+    tasks_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of local task files (YAML, and Python that they name).", exists=True, file_okay=False
+        ),
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best evaluation's model, not the last step's.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a forward pass.")] = 8,
+    chat: Annotated[bool, typer.Option("--chat", help="Put questions into the model's chat template.")] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run code that the model writes, and metrics' programs of the hub.")
+    ] = False,
+) -> None:
+    """Score a run's base model and its result on benchmarks, by lm-evaluation-harness; into report and model card."""
+    with plain_errors():
+        from orchestrator.tasks.driver import evaluate as evaluate_run
+
+        evaluate_run(
+            run,
+            [name.strip() for name in tasks.split(",") if name.strip()],
+            Console(),
+            tasks_folder=tasks_folder,
+            is_best=best,
+            limit=limit,
+            batch_size=batch_size,
+            chat=chat,
+            allow_code=allow_code,
+        )
+
+
+@app.command()
 def compare(
     config: ConfigFile,
     overrides: Overrides = [],  # noqa: B006
@@ -160,11 +195,21 @@ def compare(
 
 
 @app.command()
+def tune(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Search the values, or the mix, with the lowest loss: many runs side by side by Ray Tune; see `search`."""
+    with plain_errors():
+        settings = load_config(config, overrides)
+        from orchestrator.search.driver import tune as search_values
+
+        search_values(settings, Console())
+
+
+@app.command()
 def coarse_search(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Search which layers and modules to train (CoFiTune), by training each candidate; see `coarse_search`."""
     with plain_errors():
         settings = load_config(config, overrides)
-        from orchestrator.search.coarse_driver import coarse_search as search_coarsely
+        from orchestrator.coarse_search.driver import coarse_search as search_coarsely
 
         search_coarsely(settings, Console())
 
@@ -195,16 +240,25 @@ def probe(
 def dashboard(
     runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder of the runs.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8275,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A cluster's dashboard, as http://HEAD:8265: show the folder RUNS_DIR of its head."),
+    ] = None,
 ) -> None:
     """Show the runs below a folder while they go on, and steer them, in a browser of this machine.
 
-    Runs of a cluster are seen where their folders are: on the storage that its machines share.
     It listens on 127.0.0.1 only. From another machine: ssh -L 8275:127.0.0.1:8275 HOST, the same port on both sides.
+    With --address it does so on a cluster's head, as a job, for run folders that this machine does not see.
     """
     with plain_errors():
-        from orchestrator.dashboard.server import serve
+        if address is None:
+            from orchestrator.dashboard.server import serve
 
-        serve(runs_dir, port, Console())
+            serve(runs_dir, port, Console())
+        else:
+            from orchestrator.dashboard.remote import serve_on_cluster
+
+            serve_on_cluster(runs_dir, port, address, Console())
 
 
 @app.command()

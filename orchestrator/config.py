@@ -8,12 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from orchestrator.coarse_search.config import CoarseSearchConfig, check_coarse_search
 from orchestrator.compare.settings import CompareConfig, check_compare
 from orchestrator.detection.config import DetectionConfig
 from orchestrator.mixing import AnyMixingConfig
 from orchestrator.mixing.base import check_domains, check_target
 from orchestrator.mixing.versatune import VersaTuneConfig, floor_fault
-from orchestrator.search.settings import CoarseSearchConfig, check_coarse_search
+from orchestrator.search.config import AnySearchConfig, check_search
 from orchestrator.stages.config import AnyPlan, StageConfig, StartConfig
 from orchestrator.stages.plans import expand
 from orchestrator.stages.resolving import check_stages
@@ -90,6 +91,8 @@ class RunConfig(Settings):
     """Variants for `raymix compare`; other verbs take no notice of them."""
     coarse_search: CoarseSearchConfig | None = None
     """What `raymix coarse-search` looks for; other verbs take no notice of it."""
+    search: AnySearchConfig | None = None
+    """What `raymix tune` searches; other verbs take no notice of it."""
     tracking: Annotated[list[AnyTrackerConfig], AfterValidator(check_tracking)] = Field(default_factory=list)
     """Where the run's numbers are written down as well: tensorboard, mlflow, wandb, by name or with settings."""
 
@@ -167,4 +170,5 @@ class RunConfig(Settings):
         check_study(self)
         check_compare(self)
         check_coarse_search(self)
+        check_search(self)
         return self

@@ -52,10 +52,12 @@ def _section(path: str, part: Schema, definitions: Schema) -> str:
 
 
 def _kind(group: Schema) -> str:
-    """`type: versatune` of a group that is one of several."""
+    """`type: versatune` of a group that is one of several; more than one name where they have the same keys."""
     for key in ("type", "plan"):
-        if constant := group.get("properties", {}).get(key, {}).get("const"):
-            return f"{key}: {constant}"
+        tag = group.get("properties", {}).get(key, {})
+        is_one_of_several = key in group.get("required", []) and "enum" in tag
+        if kinds := [tag["const"]] if "const" in tag else tag["enum"] if is_one_of_several else []:
+            return f"{key}: {', '.join(kinds)}"
     return ""
 
 
@@ -79,7 +81,7 @@ def _type(value: Schema, definitions: Schema) -> str:
             kinds = list(dict.fromkeys(_type(part, definitions) for part in value[choice]))
             groups = [kind for kind in kinds if kind.startswith(_GROUP)]
             single = [kind for kind in kinds if kind not in groups and kind != "nothing"]
-            constants = [found[1] for kind in groups if (found := re.search(r": (\w+)\)$", kind))]
+            constants = [found[1] for kind in groups if (found := re.search(r": ([\w, ]+)\)$", kind))]
             if constants:
                 groups = [f"{groups[0].partition(':')[0]}: {', '.join(constants)})"]
             return " or ".join([*single, *groups])

@@ -1,6 +1,7 @@
 """A run's public files, read while they are being written.
 
     config.json, summary.json         once each, as soon as they are there
+    tasks.json                        whenever it is another: it comes when the run has ended, and grows
     weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
     *.jsonl                           only what was appended since the last look; a last line without its newline waits
 
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.run_records import Event, RunSummary
 from orchestrator.step_table import StepTable
+from orchestrator.tasks.records import FILE_NAME as TASK_FILE
+from orchestrator.tasks.records import TaskFile, TaskScores
 from workers.contracts import DomainFeedback, DomainWeights
 
 BLOCK_BYTES = 1 << 24
@@ -131,6 +134,8 @@ class RunFolder:
         self.metrics = StepTable()
         self.mixing = StepTable()
         self.events: list[Event] = []
+        self.tasks: list[TaskScores] = []
+        self._tasks_mark: tuple[int, int] | None = None
         self._weights = _ModelFolder(path / "weights", DomainWeights)
         self._feedback = _ModelFolder(path / "feedback", DomainFeedback)
         self._metrics_tail = _LineTail(path / "metrics.jsonl")
@@ -141,6 +146,7 @@ class RunFolder:
         """Take in what was written since the last call; True where anything was."""
         changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
+        changed.append(self._refresh_tasks())
         num_before = len(self.events)
         for record in self._events_tail.new_records():
             try:
@@ -218,6 +224,20 @@ class RunFolder:
             self.summary = _load(self.path / "summary.json", RunSummary)
             return self.summary is not None
         return False
+
+    def _refresh_tasks(self) -> bool:
+        path = self.path / TASK_FILE
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return False
+        mark = (stat.st_mtime_ns, stat.st_size)
+        if mark == self._tasks_mark:
+            return False
+        self._tasks_mark = mark
+        found = _load(path, TaskFile)
+        self.tasks = found.tasks if found else []
+        return True
 
     @staticmethod
     def _extend(tail: _LineTail, table: StepTable) -> bool:

@@ -4,7 +4,6 @@ Lines are taken in one by one as they come, or a whole block at once: a run of 1
 """
 
 import bisect
-import io
 import json
 import math
 from array import array
@@ -137,7 +136,7 @@ def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
         first = json.loads(block[: block.index(b"\n")])
         read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # with a thread for each part of that size
         parse = arrow_json.ParseOptions(explicit_schema=pa.schema(list(_struct(first))))
-        table = arrow_json.read_json(io.BytesIO(block), read, parse).combine_chunks()
+        table = arrow_json.read_json(pa.BufferReader(block), read, parse).combine_chunks()
         columns = dict(_columns(zip(table.column_names, table.itercolumns(), strict=True)))
     except (ValueError, AttributeError):  # pyarrow's own errors are ValueErrors; what is no record has no items
         return None
@@ -161,7 +160,19 @@ def _columns(named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tup
             yield from _columns(zip(fields, values.flatten(), strict=True), f"{prefix}{name}/")
         elif pa.types.is_null(values.type):
             yield prefix + name, np.full(len(values), math.nan)
-        elif pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        elif pa.types.is_float64(values.type):
+            yield prefix + name, _floats(values)
+        elif pa.types.is_integer(values.type):
             yield prefix + name, values.to_numpy(zero_copy_only=False).astype(np.float64)
         else:
             raise ValueError(f"{prefix}{name} is no number")
+
+
+def _floats(values: pa.Array) -> NDArray[np.float64]:
+    """Null is NaN. Arrow's own way to numpy imports pandas, which takes longer than 100,000 lines."""
+    validity, data = values.buffers()
+    numbers = np.frombuffer(data, np.float64, len(values), 8 * values.offset)
+    if not values.null_count:
+        return numbers
+    bits = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+    return np.where(bits[values.offset : values.offset + len(values)], numbers, math.nan)

@@ -212,6 +212,14 @@ class TrainingConfig(Settings):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints to keep."""
 
+    def with_absolute_paths(self) -> Self:
+        """The same, named so that a process in another folder finds its DeepSpeed file."""
+        path = self.deepspeed.config
+        if path is None:
+            return self
+        deepspeed = self.deepspeed.model_copy(update={"config": path.expanduser().resolve()})
+        return self.model_copy(update={"deepspeed": deepspeed})
+
     @field_validator("deepspeed", mode="before", json_schema_input_type=Path | DeepSpeedConfig)
     @classmethod
     def _a_file_or_a_mapping(cls, value: Any) -> Any:

@@ -9,8 +9,8 @@ from orchestrator.compare.results import Comparison, collect
 from orchestrator.compare.table import comparison_view
 from orchestrator.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.config import RunConfig
-from orchestrator.search.chains import run_chains
-from orchestrator.search.trials import TrialsFailedError
+from orchestrator.trials.chains import run_chains
+from orchestrator.trials.running import TrialsFailedError
 from workers.durable import write_durably
 
 

@@ -100,7 +100,7 @@ def derive_run(config: RunConfig, changes: Mapping[str, Any], place: str) -> Run
     Raises:
         ConfigError: it is not valid; each line begins with `place`.
     """
-    given = config.model_dump(mode="json", exclude_unset=True, exclude={"compare", "study", "coarse_search"})
+    given = config.model_dump(mode="json", exclude_unset=True, exclude={"compare", "study", "coarse_search", "search"})
     data = merge(merge(given, {"data": {"cache_dir": str(config.cache_dir)}}), changes)
     try:
         return RunConfig.model_validate(data)

@@ -1,1 +1,1 @@
-"""Many runs where `raymix run` does one: trials side by side, and the search for where to train."""
+"""`raymix tune`: Ray Tune over a run's mixing hyperparameters, populations whose mix changes on the way, and RegMix."""

@@ -1,103 +1,47 @@
-"""What a person sees while many runs go on: a line for each that ended, and in a terminal those that are under way."""
+"""What a search found, for a terminal."""
 
-import json
-import math
-import threading
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Column
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from orchestrator.run_folder import RunFolder
-from orchestrator.terminal import format_duration, format_loss, printable
+from orchestrator.search.results import SearchRecord, TrialRecord
+from orchestrator.search.values import format_value, short
+from orchestrator.terminal import format_loss, printable
 
-POLL_SECONDS = 0.5
+MAX_ROWS = 20
 
 
-class TrialsView:
-    """A view of runs by their files only: `with TrialsView({folder: num_steps, ...}, console): train()`."""
+def search_view(record: SearchRecord) -> RenderableType:
+    """The best trials, a row for each, best first; then the notes."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("trial", overflow="fold")
+    keys = changed_keys(record)
+    for heading in (record.metric, "steps", *(short(key) for key in keys)):
+        table.add_column(Text(printable(heading)), justify="right", overflow="fold")
+    ranked = rank(record)
+    for trial in ranked[:MAX_ROWS]:
+        style = "bold green" if trial.name == record.best else ""
+        cells = [trial_score(trial), str(trial.course[-1].step if trial.course else 0)]
+        cells += [format_value(trial.changes.get(key)) for key in keys]
+        table.add_row(Text(printable(trial.name), style=style), *(Text(printable(c), style=style) for c in cells))
+    more = [f"and {len(ranked) - MAX_ROWS} more"] if len(ranked) > MAX_ROWS else []
+    return Group(table, *(Text(printable(line), style="dim") for line in (*more, *record.notes)))
 
-    def __init__(self, num_steps: Mapping[Path, int], console: Console) -> None:
-        self.console = console
-        self._num_steps = dict(num_steps)
-        self._running = {folder: RunFolder(folder) for folder in num_steps}
-        self._num_ended = 0
-        self._began = time.monotonic()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="trials-view", daemon=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
-            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._all = self._progress.add_task("all runs", total=len(self._num_steps), note="")
-        self._bars: dict[Path, TaskID] = {}
 
-    def __enter__(self) -> Self:
-        for run in self._running.values():
-            run.refresh()  # what is there already is not news
-        self._progress.start()
-        self._thread.start()
-        return self
+def rank(record: SearchRecord) -> list[TrialRecord]:
+    """Finished trials, lowest metric first, then those that ended early, then the rest."""
+    order = {"finished": 0, "ended early": 1, "unfinished": 2, "failed": 3}
+    return sorted(record.trials, key=lambda trial: (order[trial.state], trial.score is None, trial.score or 0.0))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._look()
-        self._progress.stop()
 
-    def _watch(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
-            self._look()
+def changed_keys(record: SearchRecord) -> list[str]:
+    """The keys that trials differ in."""
+    return list(dict.fromkeys(key for trial in record.trials for key in trial.changes))
 
-    def _look(self) -> None:
-        for folder, run in list(self._running.items()):
-            try:
-                is_news = run.refresh()
-                outcome = self._outcome(run)
-            except (OSError, ValueError):  # a file system that stalls, a file half written: the next look tells
-                continue
-            if outcome is not None:
-                self._end(folder, outcome)
-            elif is_news:
-                self._show_under_way(folder, run)
 
-    def _outcome(self, run: RunFolder) -> str | None:
-        """How the run ended; None while it has not."""
-        if run.summary is not None:
-            end, seconds = run.summary.mean_loss_nats.end, format_duration(run.summary.seconds)
-            return f"mean loss {format_loss(end)}, {seconds} of training"
-        failure = run.path / "failure.json"
-        return f"failed: {json.loads(failure.read_text())['message']}" if failure.exists() else None
-
-    def _end(self, folder: Path, outcome: str) -> None:
-        name = self._running.pop(folder).name
-        self._num_ended += 1
-        if folder in self._bars:
-            self._progress.remove_task(self._bars.pop(folder))
-        elapsed = time.monotonic() - self._began
-        left = format_duration(elapsed / self._num_ended * len(self._running)) if self._running else None
-        self._progress.update(self._all, completed=self._num_ended, note=f"about {left} left" if left else "")
-        place = f"[{self._num_ended}/{len(self._num_steps)}]"
-        self.console.print(Text(f"{place} {printable(name)}: {printable(outcome)}"), soft_wrap=True)
-
-    def _show_under_way(self, folder: Path, run: RunFolder) -> None:
-        if folder not in self._bars:
-            self._bars[folder] = self._progress.add_task(printable(run.name), total=self._num_steps[folder], note="")
-        feedback = run.feedback
-        losses = [feedback[-1].loss_nats(domain) for domain in run.domains] if feedback else []
-        note = f"mean loss {format_loss(math.fsum(losses) / len(losses))}" if losses else ""
-        self._progress.update(self._bars[folder], completed=run.metrics.last_step, note=note)
+def trial_score(trial: TrialRecord) -> str:
+    """The metric, or what became of the trial instead."""
+    if trial.state == "finished":
+        return format_loss(trial.score)
+    return trial.state if trial.score is None else f"{format_loss(trial.score)} ({trial.state})"

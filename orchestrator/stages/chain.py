@@ -54,7 +54,7 @@ def plan_stages(config: RunConfig, prepare: Prepare) -> list[PlannedStage]:
         stores = prepare(run)
         parent = find_parent(config.stage_list, index)
         start = None if parent is None else {"digest": planned[parent].digest, "optimizer": stage.optimizer}
-        planned.append(PlannedStage(stage, run, stores, _digest(run, stores, start), parent))
+        planned.append(PlannedStage(stage, run, stores, digest_run(run, stores, start), parent))
     return planned
 
 
@@ -65,7 +65,14 @@ def _measured_before(run: RunConfig) -> dict[str, object]:
     return {word: settings for word, settings in how.items() if word in words}
 
 
-def _digest(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict[str, str] | None) -> str:
+def digest_run(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict[str, str] | None = None) -> str:
+    """A name for a run's result, by everything that it depends on but the run's own name.
+
+    Args:
+        run: its settings.
+        stores: its data.
+        start: what else it starts from than the base model.
+    """
     settings = bound_settings(run)
     settings.pop("name")  # a plan may call it what it likes
     identity = {

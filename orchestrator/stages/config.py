@@ -61,6 +61,8 @@ class StageConfig(StageSettings):
 
     name: StageName
     """Name of the stage, and the beginning of its folder's name."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the stage, and with it of the order of its rows; default: the run's own."""
     start: str = "previous"
     """Where its weights come from: `base`, `previous` (for the first stage the base), or the name of an earlier one."""
     domains: dict[str, Amount] | None = None

@@ -77,6 +77,7 @@ def stage_run(config: "RunConfig", stage: StageConfig) -> "RunConfig":
     run = config.model_copy(
         update={
             "name": stage.name,
+            "seed": config.seed if stage.seed is None else stage.seed,
             "output_dir": config.output_dir / "stages",
             "data": config.data.model_copy(update={"cache_dir": config.cache_dir}),
             "domains": domains,
@@ -84,6 +85,7 @@ def stage_run(config: "RunConfig", stage: StageConfig) -> "RunConfig":
             "training": config.training.model_copy(update=changed),
             "stages": [],
             "study": None,
+            "search": None,
         }
     )
     return type(config).model_validate(run.model_dump())

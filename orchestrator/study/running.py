@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config import RunConfig
-from orchestrator.search.trials import TrialsFailedError, run_trials
 from orchestrator.stages.chain import Prepare
 from orchestrator.stages.running import sole_trainer
 from orchestrator.study.config import StudyConfig
@@ -23,6 +22,7 @@ from orchestrator.training.claim import claim_folder
 from orchestrator.training.driver import prepare
 from orchestrator.training.preparation import DomainStores, training_stores
 from orchestrator.training.trainer import TrainingFailedError
+from orchestrator.trials.running import TrialsFailedError, run_trials
 
 
 def run_study(

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from threading import Event
 
 from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.journal import DurableController
@@ -10,12 +11,21 @@ from orchestrator.mixing import MixingConfig, build_mixing_algorithm
 from workers.plan import TrainingPlan
 
 
-def train_alone(plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize]) -> None:
-    """Train a plan with one rank, this process."""
+def train_alone(
+    plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], stopping: Event | None = None
+) -> None:
+    """Train a plan with one rank, this process.
+
+    Raises:
+        KeyboardInterrupt: `stopping` was set before the end; there is a checkpoint.
+    """
     from workers.loop import train
 
     _join_group_of_one()
-    train(plan, DurableController(plan.folder, plan.run_id, build_mixing_algorithm(mixing, sizes)))
+    controller = DurableController(plan.folder, plan.run_id, build_mixing_algorithm(mixing, sizes), stopping)
+    train(plan, controller)
+    if controller.is_stopped():
+        raise KeyboardInterrupt
 
 
 def _join_group_of_one() -> None:

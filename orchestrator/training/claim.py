@@ -19,6 +19,7 @@ _FREE_KEYS = {
     ("output_dir",),
     ("reference",),
     ("compare",),
+    ("search",),
     ("study",),
     ("tracking",),
     ("data", "cache_dir"),
@@ -32,19 +33,26 @@ class ClaimError(RuntimeError):
     """The run's folder belongs to another driver or another configuration."""
 
 
+class FolderInUseError(ClaimError):
+    """The run's folder belongs to another driver."""
+
+
 @contextmanager
 def claim_folder(config: RunConfig) -> Iterator[str]:
     """Hold the run's folder and yield the run's id.
 
     Raises:
-        ClaimError: another driver holds it, or it was begun with another configuration.
+        FolderInUseError: another driver holds it.
+        ClaimError: it was begun with another configuration.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.folder / ".driver.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ClaimError(f"{config.folder}: another process is running this run; stop it or use another name") from None
+        raise FolderInUseError(
+            f"{config.folder}: another process is running this run; stop it or use another name"
+        ) from None
     try:
         _compare_with_begun(config)
         identity = f"{config.folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"

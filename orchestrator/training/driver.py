@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import Self
 
 from rich.console import Console
@@ -106,12 +107,21 @@ def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> Non
             note_event(config.folder, 0, "bad_rows", f"domain {name!r}: {bad:,} of {all_rows:,} rows cannot be used")
 
 
-def complete(run: ReadyRun, *, alone: bool = False) -> None:
-    """Train and write summary.json, inside a Ray session; `alone`: this process is the one rank."""
+def complete(run: ReadyRun, *, alone: bool = False, stopping: Event | None = None) -> None:
+    """Train and write summary.json, inside a Ray session.
+
+    Args:
+        run: what to train.
+        alone: this process is the one rank.
+        stopping: ends the training by a checkpoint once it is set.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
+    """
     if alone:
-        train_alone(run.plan, run.mixing, run.sizes)
+        train_alone(run.plan, run.mixing, run.sizes, stopping)
     else:
-        train_on_cluster(run.plan, run.mixing, run.sizes, run.cluster)
+        train_on_cluster(run.plan, run.mixing, run.sizes, run.cluster, stopping)
     write_summary(run.plan.folder, run.num_bad_rows)
 
 

@@ -28,7 +28,7 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
         },
         model=config.model.with_absolute_paths(),
         start=find_start(config),
-        training=config.training,
+        training=config.training.with_absolute_paths(),
         evaluation=config.evaluation,
         log_samples=config.data.log_samples,
         signals=list(config.mixing.required_signals),

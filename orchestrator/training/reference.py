@@ -50,6 +50,11 @@ def with_reference_losses(config: RunConfig, stores: Mapping[str, DomainStores],
     return mixing.model_copy(update={"reference": {name: losses[name] for name in config.trained_domains}})
 
 
+def wants_computed(mixing: MixingConfig) -> bool:
+    """Whether reference losses are to be computed for these settings."""
+    return getattr(mixing, "reference", None) == "computed" and getattr(mixing, "update", None) != "loss"
+
+
 def write_references(path: Path, losses: Mapping[str, float]) -> None:
     """The file that `mixing.reference` can name."""
     write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())

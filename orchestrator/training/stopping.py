@@ -2,26 +2,27 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_EVERY_SECONDS = 0.2  # a thread that is waited for without a limit lets no signal through
 
 
-def run_until_stopped(work: Callable[[], object], ask_to_stop: Callable[[], object]) -> None:
+def run_until_stopped(
+    work: Callable[[], object], ask_to_stop: Callable[[], object], stopping: threading.Event | None = None
+) -> None:
     """Do some work that can be asked to end early. The first SIGTERM or Ctrl-C asks, the second interrupts at once.
 
-    The work is done in a thread of its own, so that whoever waits for signals, the main thread, is free to ask. Outside
-    the main thread no signal arrives, and the work is simply done.
+    The work is done in a thread of its own, so that whoever waits is free to ask. Signals arrive in the main thread
+    only; elsewhere `stopping` alone can ask, by being set.
 
     Raises:
         KeyboardInterrupt: at the second signal; the work may still be running.
         BaseException: whatever the work raised.
     """
-    if threading.current_thread() is not threading.main_thread():
-        work()
-        return
+    stopping = stopping or threading.Event()
     failures: list[BaseException] = []
 
     def work_here() -> None:
@@ -30,22 +31,37 @@ def run_until_stopped(work: Callable[[], object], ask_to_stop: Callable[[], obje
         except BaseException as error:  # raised again where it is waited for
             failures.append(error)
 
+    thread = threading.Thread(target=work_here, name="training", daemon=True)
+    with _signals_set(stopping):
+        thread.start()
+        is_asked = False
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_SECONDS)
+            if stopping.is_set() and not is_asked:
+                is_asked = True
+                ask_to_stop()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _signals_set(stopping: threading.Event) -> Iterator[None]:
+    """The first signal sets the event, where signals arrive at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
     def on_signal(number: int, frame: FrameType | None) -> None:
         for each in _SIGNALS:
             signal.signal(each, _interrupt)
-        ask_to_stop()
+        stopping.set()
 
     before = {each: signal.signal(each, on_signal) for each in _SIGNALS}
-    thread = threading.Thread(target=work_here, name="training", daemon=True)
     try:
-        thread.start()
-        while thread.is_alive():
-            thread.join(_LOOK_EVERY_SECONDS)
+        yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    if failures:
-        raise failures[0]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

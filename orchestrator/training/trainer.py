@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import ray
@@ -27,11 +28,17 @@ class TrainingFailedError(RuntimeError):
     """The training ended without a result; the message is for a person."""
 
 
-def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], cluster: ClusterConfig) -> None:
+def train_on_cluster(
+    plan: TrainingPlan,
+    mixing: MixingConfig,
+    sizes: list[DomainSize],
+    cluster: ClusterConfig,
+    stopping: Event | None = None,
+) -> None:
     """Train a plan to its end, by this cluster's workers.
 
     Raises:
-        KeyboardInterrupt: it was stopped by SIGTERM or Ctrl-C, after a checkpoint where that was waited for.
+        KeyboardInterrupt: it was stopped, by a signal or `stopping`, after a checkpoint where that was waited for.
         TrainingFailedError: the cluster has not the resources, or the workers failed more often than allowed.
     """
     check_resources(cluster)
@@ -59,7 +66,7 @@ def train_on_cluster(plan: TrainingPlan, mixing: MixingConfig, sizes: list[Domai
             ),
         )
         try:
-            run_until_stopped(trainer.fit, source.stop)
+            run_until_stopped(trainer.fit, source.stop, stopping)
         except WorkerGroupError as error:
             (plan.folder / "failure.json").write_text(json.dumps({"message": _explain(error)}))
             raise TrainingFailedError(_explain(error)) from error

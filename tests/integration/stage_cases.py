@@ -9,12 +9,12 @@ from rich.console import Console
 
 from orchestrator.config import RunConfig
 from orchestrator.loading import load_config
-from orchestrator.search.trials import TrialsFailedError
 from orchestrator.stages.running import complete_chain
 from orchestrator.study import running
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.driver import complete, make_ready
 from orchestrator.training.trainer import TrainingFailedError
+from orchestrator.trials.running import TrialsFailedError
 from workers.contracts import DomainFeedback, DomainWeights
 
 

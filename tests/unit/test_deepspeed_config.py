@@ -154,3 +154,11 @@ def test_an_absent_file_is_named() -> None:
 def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="12 is not a multiple of micro_batch_size 2 x 4 ranks = 8"):
         build(global_batch_size=12)
+
+
+def test_a_process_in_another_folder_finds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = TrainingConfig.model_validate({"max_steps": 1, "deepspeed": {"config": "ds.json", "zero_stage": 1}})
+    assert training.with_absolute_paths().deepspeed.config == tmp_path / "ds.json"
+    plain = TrainingConfig(max_steps=1)
+    assert plain.with_absolute_paths() == plain

@@ -35,6 +35,11 @@ def test_a_fraction_is_one_of_what_the_run_takes() -> None:
     assert run_of(config(domains=domains), domains={"code": 0.00001, "math": 1}).domains["code"].count == 1
 
 
+def test_a_stage_may_have_a_seed_of_its_own() -> None:
+    settings = config(seed=7)
+    assert (run_of(settings).seed, run_of(settings, seed=3).seed) == (7, 3)
+
+
 @pytest.mark.parametrize(
     ("stage", "key", "value"),
     [

@@ -47,9 +47,17 @@ def test_what_the_work_raises_is_raised_here() -> None:
         run_until_stopped(work, lambda: None)
 
 
-def test_in_another_thread_the_work_is_simply_done() -> None:
-    done: list[str] = []
-    thread = threading.Thread(target=lambda: run_until_stopped(lambda: done.append("work"), lambda: None))
+def test_in_another_thread_the_event_asks_once() -> None:
+    asked: list[str] = []
+    stopping, ending = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        asked.append("asked")
+        ending.set()
+
+    thread = threading.Thread(target=lambda: run_until_stopped(lambda: ending.wait(10), ask, stopping))
     thread.start()
+    assert not asked
+    stopping.set()
     thread.join()
-    assert done == ["work"]
+    assert asked == ["asked"]

@@ -25,16 +25,16 @@ from rich.console import Console
 
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.quiet import chatter_to
-from orchestrator.search.view import TrialsView
 from orchestrator.tracking.watch import track
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.driver import ReadyRun, complete, make_ready, prepare
 from orchestrator.training.preparation import DomainStores
 from orchestrator.training.trainer import check_resources
+from orchestrator.trials.view import TrialsView
 from workers.durable import write_durably
 
-_TUNE_ENVIRONMENT = {
+TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the trials as it ends a run
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -74,7 +74,7 @@ def run_trials(configs: Sequence[RunConfig], console: Console, *, keep_models: b
         if num_done := len(configs) - len(waiting) - len(failures):
             console.print(f"{num_done} of {len(configs)} runs are done already", highlight=False)
         if waiting:
-            with _tune_folder(configs) as storage:
+            with tune_folder(configs[0].output_dir, [config.folder for config in configs]) as storage:
                 failures |= _run_waiting(waiting, keep_models, storage)
     if failures:
         names = {config.folder.resolve(): config.name for config in configs}
@@ -128,14 +128,15 @@ def _run_waiting(waiting: Mapping[str, RunConfig], keep_models: bool, storage: P
     most = max(
         (config.cluster for config in configs), key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker
     )
-    os.environ.update(_TUNE_ENVIRONMENT)
+    os.environ.update(TUNE_ENVIRONMENT)
     with chatter_to(configs[0].output_dir / "trials.log") as console:
         console.print(f"{len(configs)} runs: starting Ray ({most.address})", markup=False, highlight=False)
         with ray_session(most, include_dashboard=True):
             runs, failures = _make_all_ready(waiting, console)
             if runs:
                 runs = [run if keep_models else run.without_models() for run in runs]
-                view = TrialsView({run.plan.folder: run.plan.num_steps for run in runs}, console)
+                num_steps = {run.plan.folder: run.plan.num_steps for run in runs}
+                view = TrialsView(lambda: num_steps, len(runs), console)
                 with track([run.tracked for run in runs]), view:
                     failures |= _train_side_by_side(runs, keep_models, most.max_failures, storage)
     return failures
@@ -163,7 +164,7 @@ def _train_side_by_side(runs: list[ReadyRun], keep_models: bool, max_failures: i
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     trial = tune.with_parameters(_train_one, runs=runs, keep_models=keep_models)
     results = tune.Tuner(
-        tune.with_resources(trial, lambda settings: _resources(runs[settings["index"]].cluster)),
+        tune.with_resources(trial, lambda settings: trial_resources(runs[settings["index"]].cluster)),
         param_space={"index": tune.grid_search(list(range(len(runs))))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=num_side_by_side(nodes, [run.cluster for run in runs]), reuse_actors=True
@@ -178,19 +179,19 @@ def _train_side_by_side(runs: list[ReadyRun], keep_models: bool, max_failures: i
     ).fit()
     lost = {index: str(results[index].error) for index in range(len(results)) if results[index].error}
     return {
-        run.plan.folder: _recorded_failure(run.plan.folder) or _last_line(lost.get(index, "it did not end"))
+        run.plan.folder: _recorded_failure(run.plan.folder) or last_line(lost.get(index, "it did not end"))
         for index, run in enumerate(runs)
         if not (run.plan.folder / "summary.json").exists()
     }
 
 
 @contextmanager
-def _tune_folder(configs: Sequence[RunConfig]) -> Iterator[Path]:
-    """Where Tune may write, on the runs' own file system. Its name is a function of the runs, all of them claimed: what
+def tune_folder(parent: Path, held: Sequence[Path]) -> Iterator[Path]:
+    """Where Tune may write, on the runs' own file system. Its name is a function of folders that the caller holds: what
     a driver that was killed left there is found, and goes."""
-    folders = "\n".join(str(config.folder.resolve()) for config in configs)
+    folders = "\n".join(str(folder.resolve()) for folder in held)
     name = f".ray-tune-{hashlib.blake2b(folders.encode(), digest_size=6).hexdigest()}"
-    folder = configs[0].output_dir.resolve() / name
+    folder = parent.resolve() / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -199,7 +200,7 @@ def _tune_folder(configs: Sequence[RunConfig]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
+def trial_resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
     """One worker is the trial itself. More have a placement group of their own, which Ray Train asks for."""
     if cluster.num_workers > 1:
         return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
@@ -212,13 +213,19 @@ def _train_one(settings: dict[str, Any], runs: list[ReadyRun], keep_models: bool
     try:
         complete(run, alone=run.cluster.num_workers == 1)
     except Exception as error:  # of any kind: the others go on, and the person is told
-        write_durably(run.plan.folder / "failure.json", json.dumps({"message": _explain(error)}).encode())
+        note_failure(run.plan.folder, explain(error))
         return
     if not keep_models:
         shutil.rmtree(run.plan.folder / "checkpoints", ignore_errors=True)
 
 
-def _explain(error: Exception) -> str:
+def note_failure(folder: Path, reason: str) -> None:
+    """Leave in a run's folder why it has no result."""
+    write_durably(folder / "failure.json", json.dumps({"message": reason}).encode())
+
+
+def explain(error: Exception) -> str:
+    """Why a trial failed, for a person."""
     known = isinstance(error, ValueError | RuntimeError) and str(error)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
@@ -228,5 +235,6 @@ def _recorded_failure(folder: Path) -> str | None:
     return json.loads(path.read_text())["message"] if path.exists() else None
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The line of a traceback that says what happened."""
     return text.strip().splitlines()[-1]

@@ -13,13 +13,10 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import DomainSummary
-from orchestrator.search.coarse import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
-from orchestrator.search.coarse_page import search_table, write_search_page
-from orchestrator.search.coarse_runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
-from orchestrator.search.coarse_scores import (
+from orchestrator.coarse_search.config import CoarseSearchConfig
+from orchestrator.coarse_search.page import search_table, write_search_page
+from orchestrator.coarse_search.runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
+from orchestrator.coarse_search.scores import (
     mean_scores,
     read_task_scores,
     score_by_losses,
@@ -27,8 +24,11 @@ from orchestrator.search.coarse_scores import (
     speciality_gain,
     versatility_left,
 )
-from orchestrator.search.settings import CoarseSearchConfig
-from orchestrator.search.trials import run_trials
+from orchestrator.coarse_search.tree import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
+from orchestrator.config import RunConfig
+from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import DomainSummary
+from orchestrator.trials.running import run_trials
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers
 

@@ -9,12 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.coarse_search.tree import Node, SearchResult, halves, pareto_set
 from orchestrator.palette import COLORS
 from orchestrator.report.comparison import Cell, Comparison
 from orchestrator.report.figures import NEUTRAL, Plot, Section, layout, line
 from orchestrator.report.html import render_page, write_page
 from orchestrator.report.series import label
-from orchestrator.search.coarse import Node, SearchResult, halves, pareto_set
 
 _TREE_ROW_HEIGHT = 46
 _STEP_TITLES = ("base model", "broad ranges", "their halves", "sets of modules")

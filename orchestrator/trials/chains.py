@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config import RunConfig
-from orchestrator.search.trials import TrialsFailedError, run_trials
 from orchestrator.stages.chain import PlannedStage, plan_stages
 from orchestrator.stages.records import StageRecord, summarise_chain
 from orchestrator.study.running import prepare_once
 from orchestrator.training.claim import claim_folder
+from orchestrator.trials.running import TrialsFailedError, run_trials
 from workers.durable import write_durably
 
 
@@ -39,8 +39,13 @@ class _Plan:
         return {stage.parent for stage in self.stages if stage.parent is not None}
 
 
-def run_chains(configs: Sequence[RunConfig], console: Console) -> dict[str, str]:
-    """Do every run that is not done yet, a plan of stages being a run as well, and keep numbers only.
+def run_chains(configs: Sequence[RunConfig], console: Console, *, keep_models: bool = False) -> dict[str, str]:
+    """Do every run that is not done yet, a plan of stages being a run as well.
+
+    Args:
+        configs: the runs.
+        console: where progress goes.
+        keep_models: False keeps only numbers, and models of stages that others of these runs start from.
 
     Returns: name of each run that failed -> why; all others have a summary.json.
     """
@@ -55,7 +60,7 @@ def run_chains(configs: Sequence[RunConfig], console: Console) -> dict[str, str]
             failed |= _run([run for folder, run in wave.items() if folder in kept], console, keep_models=True)
         last = {run.folder: run for plan in plans for run in _runs(plan, folders, failed, None)}
         everything = [*single, *(run for folder, run in last.items() if folder not in kept)]
-        failed |= _run(everything, console, keep_models=False)
+        failed |= _run(everything, console, keep_models=keep_models)
         failures = {config.name: failed[config.folder] for config in single if config.folder in failed}
         for plan in plans:
             failures |= _finish(plan, folders, failed)

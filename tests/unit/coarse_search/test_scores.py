@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
-from orchestrator.run_records import DomainSummary
-from orchestrator.search.coarse import Node, search
-from orchestrator.search.coarse_driver import strategy_of
-from orchestrator.search.coarse_page import node_title, search_table, write_search_page
-from orchestrator.search.coarse_runs import node_runs, override
-from orchestrator.search.coarse_scores import (
+from orchestrator.coarse_search.driver import strategy_of
+from orchestrator.coarse_search.page import node_title, search_table, write_search_page
+from orchestrator.coarse_search.runs import node_runs, override
+from orchestrator.coarse_search.scores import (
     MissingScoresError,
     TaskScores,
     read_task_scores,
@@ -23,7 +19,11 @@ from orchestrator.search.coarse_scores import (
     speciality_gain,
     versatility_left,
 )
-from tests.unit.search.test_coarse import Table, near
+from orchestrator.coarse_search.tree import Node, search
+from orchestrator.config import RunConfig
+from orchestrator.loading import load_config
+from orchestrator.run_records import DomainSummary
+from tests.unit.coarse_search.test_tree import Table, near
 
 
 def summary(start: float, end: float) -> DomainSummary:

@@ -16,8 +16,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
+from orchestrator.coarse_search.tree import Score
 from orchestrator.run_records import DomainSummary
-from orchestrator.search.coarse import Score
 
 SCORES_FILE = "task_scores.json"
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from orchestrator.coarse_search.driver import SearchRecord, coarse_search
+from orchestrator.coarse_search.runs import full_runs, node_runs, search_folder
+from orchestrator.coarse_search.scores import MissingScoresError
+from orchestrator.coarse_search.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
 from orchestrator.config import RunConfig
-from orchestrator.search.coarse import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
-from orchestrator.search.coarse_driver import SearchRecord, coarse_search
-from orchestrator.search.coarse_runs import full_runs, node_runs, search_folder
-from orchestrator.search.coarse_scores import MissingScoresError
 from orchestrator.training.claim import claim_folder
-from tests.unit.search.summaries import write_summary
+from tests.unit.trials.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})
 NODES = [Node(layers, modules) for layers in BROAD_RANGES for modules in LAYER_STEP_SETS] + [

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from orchestrator.config import RunConfig
 from orchestrator.run_records import RunSummary
-from orchestrator.search import chains
-from orchestrator.search.chains import run_chains
-from orchestrator.search.trials import TrialsFailedError
-from tests.unit.search.summaries import write_summary
+from orchestrator.trials import chains
+from orchestrator.trials.chains import run_chains
+from orchestrator.trials.running import TrialsFailedError
+from tests.unit.trials.summaries import write_summary
 
 DOMAINS = ("math", "code", "chat")
 MIXED = {"plan": "mixed_sequential", "specialised": ["math", "code"], "general": ["chat"]}

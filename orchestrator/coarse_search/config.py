@@ -14,7 +14,7 @@ Modules = Annotated[list[Module | ModuleSet], Field(min_length=1)]
 
 
 class CoarseSearchConfig(Settings):
-    """CoFiTune's tree search for the layers and modules to train; see orchestrator/search/coarse.py."""
+    """CoFiTune's tree search for the layers and modules to train; see orchestrator/coarse_search/tree.py."""
 
     speciality: Annotated[list[str], Field(min_length=1)]
     """Domains to learn, the only ones that are trained on; all others count as versatility."""

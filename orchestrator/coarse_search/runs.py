@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.coarse_search.config import CoarseSearchConfig
+from orchestrator.coarse_search.tree import Node
 from orchestrator.compare.variants import derive_run
 from orchestrator.config import RunConfig
-from orchestrator.search.coarse import Node
-from orchestrator.search.settings import CoarseSearchConfig
 
 
 def settings_of(config: RunConfig) -> CoarseSearchConfig:

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import ClusterConfig, RunConfig
-from orchestrator.search.trials import TrialsFailedError, num_side_by_side, run_trials
-from orchestrator.search.view import TrialsView
 from orchestrator.training.claim import claim_folder
+from orchestrator.trials.running import TrialsFailedError, num_side_by_side, run_trials
+from orchestrator.trials.view import TrialsView
 from tests.unit.conftest import make_fake_run_in
 
 
@@ -76,7 +76,7 @@ def test_the_view_prints_a_line_for_each_run_that_ends(tmp_path: Path) -> None:
     good = make_fake_run_in(tmp_path)("good", total_steps=40, num_steps=20)
     bad = make_fake_run_in(tmp_path)("bad", total_steps=40, num_steps=0)
     output = io.StringIO()
-    with TrialsView({good.path: 40, bad.path: 40}, Console(file=output, width=60)):
+    with TrialsView(lambda: {good.path: 40, bad.path: 40}, 2, Console(file=output, width=60)):
         good.write_steps(21, 40)
         good.write_summary()
         (bad.path / "failure.json").write_text(json.dumps({"message": "step 2: the \x1b[31mloss is not finite"}))

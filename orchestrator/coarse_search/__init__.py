@@ -1,0 +1,1 @@
+"""CoFiTune's search for where to train: which layers, and which modules in them."""
