@@ -8,6 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from orchestrator.controller.operator import describe_change
 from orchestrator.run_folder import RunFolder
 from orchestrator.summary import summarise
+from orchestrator.tasks.records import asked_for
+from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_loss, format_share, printable
 from workers.contracts import DomainWeights
 
@@ -63,6 +65,8 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool) -> str:
         unit=run.setting("mixing", "unit"),
         rows=_domain_rows(run, is_best),
         best=result.best.step if is_best and result.best else None,
+        benchmarks=_benchmark_rows(run, "best" if is_best else "model"),
+        converted=kind == "bf16",
         changes=[_change(version) for version in run.weights if version.reason == "operator"],
         settings=[(".".join(key), _plain(run.setting(*key))) for key in _SETTINGS],
         loading=_LOADING[library].format(name=_plain(run.name)),
@@ -87,6 +91,25 @@ def _domain_rows(run: RunFolder, is_best: bool) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _benchmark_rows(run: RunFolder, model: str) -> list[list[str]]:
+    return [
+        [
+            _plain(score.task),
+            NOTHING
+            if score.num_samples is None
+            else f"{score.num_samples:,}" + (f" (the first {score.limit:,} of each task)" if score.limit else ""),
+            NOTHING if score.num_fewshot is None else f"{score.num_fewshot}",
+            _plain(metric) + (", in the chat template" if score.chat else ""),
+            format_score(values.base),
+            format_score(values.result),
+            format_change(values),
+        ]
+        for score in asked_for(run.tasks)
+        if score.model == model
+        for metric, values in score.metrics.items()
+    ]
 
 
 def _change(version: DomainWeights) -> dict[str, Any]:

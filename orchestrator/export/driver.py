@@ -25,13 +25,7 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
     Raises:
         ValueError: there is no such result, or the folder is there already.
     """
-    run = RunFolder(run_folder)
-    run.refresh()
-    if run.summary is None:
-        raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
-    source = run_folder / ("best" if is_best else "model")
-    if not source.is_dir():
-        raise ValueError(f"{source}: there is no such model; was the run made to keep one (evaluation.best)?")
+    run, source = find_result(run_folder, is_best)
     if output.exists():
         raise ValueError(f"{output} is there already; name a new folder")
     adapter = source / "adapter"
@@ -51,6 +45,22 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
     commit_folder(temporary, output.resolve())
     size = sum(file.stat().st_size for file in output.iterdir())
     console.print(f"{output}: {kind}, {size / 2**20:,.1f} MiB, with a model card", markup=False, highlight=False)
+
+
+def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
+    """A finished run, and the folder of the model that it left.
+
+    Raises:
+        ValueError: it has not finished, or has kept no such model.
+    """
+    run = RunFolder(run_folder)
+    run.refresh()
+    if run.summary is None:
+        raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
+    source = run_folder / ("best" if is_best else "model")
+    if not source.is_dir():
+        raise ValueError(f"{source}: there is no such model; was the run made to keep one (evaluation.best)?")
+    return run, source
 
 
 def _copy_files(source: Path, target: Path, *patterns: str) -> None:

@@ -26,7 +26,9 @@ from orchestrator.report.figures import (
 from orchestrator.report.series import Thinning
 from orchestrator.run_folder import RunFolder
 from orchestrator.summary import evaluation_losses, summarise
-from orchestrator.terminal import format_duration, format_loss, printable
+from orchestrator.tasks.records import MetricScores, asked_for
+from orchestrator.tasks.view import format_change, format_score
+from orchestrator.terminal import NOTHING, format_duration, format_loss, printable
 
 RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -86,6 +88,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     for domain in all_domains(runs):
         ends = [result.domains[domain].loss_nats_end if domain in result.domains else None for result in results]
         columns[f"{domain} end"] = _losses(ends)
+    columns |= _benchmarks(runs)
     columns["tokens"] = [Cell(f"{result.num_tokens:,}") for result in results]
     columns["time"] = [Cell(format_duration(result.seconds)) for result in results]
     return Comparison(run_labels(runs), columns)
@@ -101,6 +104,36 @@ def _losses(losses: Sequence[float | None]) -> list[Cell]:
     finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     best = min(finite) if len(finite) > 1 else None
     return [Cell(format_loss(loss), is_best=best is not None and loss == best) for loss in losses]
+
+
+def _benchmarks(runs: Sequence[RunFolder]) -> dict[str, list[Cell]]:
+    """A column for each metric of each task that any of the runs was evaluated on, the best result marked."""
+    scores = [
+        {f"{score.label}: {name}": metric for score in asked_for(run.tasks) for name, metric in score.metrics.items()}
+        for run in runs
+    ]
+    columns = {}
+    for heading in dict.fromkeys(heading for each in scores for heading in each):
+        metrics = [each.get(heading) for each in scores]
+        best = _best([metric for metric in metrics if metric is not None])
+        columns[heading] = [
+            Cell(NOTHING)
+            if metric is None
+            else Cell(
+                f"{format_score(metric.result)} ({format_change(metric)})",
+                best is not None and metric.result.value == best,
+            )
+            for metric in metrics
+        ]
+    return columns
+
+
+def _best(metrics: Sequence[MetricScores]) -> float | None:
+    """The best of several results; None where it is not known which direction is better."""
+    values = [metric.result.value for metric in metrics if metric.result.value is not None]
+    if len(values) < 2 or metrics[0].is_higher_better is None:
+        return None
+    return max(values) if metrics[0].is_higher_better else min(values)
 
 
 def comparison_table(run_folders: Sequence[Path]) -> Table:

@@ -14,8 +14,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.palette import color_by_name
+from orchestrator.report.benchmarks import benchmark_sections
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, load_runs, run_colors
 from orchestrator.report.figures import Section, run_sections
+from orchestrator.report.series import figure_json
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import RunSummary
 from orchestrator.summary import summarise
@@ -43,7 +45,7 @@ def _run_page(run: RunFolder) -> str:
     result = summarise(run)
     return render_page(
         "run.html",
-        run_sections(run),
+        [*benchmark_sections([run]), *run_sections(run)],
         title=run.name,
         run=run,
         model=run.setting("model", "path") or "-",
@@ -59,7 +61,7 @@ def _run_page(run: RunFolder) -> str:
 def _comparison_page(runs: Sequence[RunFolder]) -> str:
     return render_page(
         "comparison.html",
-        comparison_sections(runs),
+        [*benchmark_sections(runs), *comparison_sections(runs)],
         title=f"{len(runs)} runs compared",
         comparison=compare(runs),
         run_colors=run_colors(runs),
@@ -129,7 +131,7 @@ def _change(end: float | None, start: float | None) -> dict[str, str]:
 
 def _figures_json(sections: Sequence[Section]) -> str:
     """The data of all plots in order of the page, as text that cannot end the element it stands in."""
-    figures = [plot.figure.to_plotly_json() for section in sections for plot in section.plots]
+    figures = [figure_json(plot.figure) for section in sections for plot in section.plots]
     text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

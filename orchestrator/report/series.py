@@ -3,8 +3,10 @@
 import html
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 MAX_POINTS = 2000
@@ -75,3 +77,17 @@ def label(name: str) -> str:
     """A name for plotly, which reads a subset of HTML: nothing in it is markup, and it fits beside an axis."""
     short = name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 3] + "..."
     return html.escape("".join(c if c.isprintable() else " " for c in short), quote=False)
+
+
+def figure_json(figure: go.Figure) -> dict[str, Any]:
+    """A figure for a browser, in numbers that JSON has."""
+    traces = [{key: _plain(value) for key, value in trace.to_plotly_json().items()} for trace in figure.data]
+    return {"data": traces, "layout": figure.layout.to_plotly_json()}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.kind != "f":
+        return value.tolist()
+    return gaps(value) if value.ndim == 1 else [gaps(row) for row in value]

@@ -3,9 +3,12 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator.tasks.records import TaskFile
+from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import DOMAINS, num_lines, raymix, read_lines, write_run
 from workers.contracts import DomainFeedback, DomainWeights
 
@@ -96,6 +99,42 @@ def test_another_configuration_is_refused_under_the_same_name(finished: Path) ->
     assert refused.returncode == 1
     assert "training.learning_rate: was 0.003, is 0.1" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_benchmarks_are_scored_as_by_hand_and_without_a_network(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, result = PlainModel(finished.parents[1] / "base"), PlainModel(finished / "model")
+    rows: list[dict[str, Any]] = [
+        {"question": f"say {one} {two}", "choices": [f"{one} x", f"{two} x", "99999 x"]}
+        for one in ("court", "party", "claim")
+        for two in ("notice", "party", "zzzzz")
+    ]
+    for number, row in enumerate(rows):  # the first six are right as the result has them, the others are not
+        picked, written = result.choice(row["question"], row["choices"]), result.writes(row["question"])
+        row |= {"answer": (picked + (number > 5)) % 3, "text": written + "!" * (number > 5)}
+    write_tasks(tmp_path / "tasks", [*rows, rows[0]])  # the last is beyond the limit
+    picks = sum(base.choice(row["question"], row["choices"]) == row["answer"] for row in rows)
+    texts = sum(base.writes(row["question"]) == row["text"] for row in rows)
+    assert picks < 6 and texts < 6
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    done = raymix("evaluate", finished, "--tasks", "pick,write", "--tasks-folder", tmp_path / "tasks", "--limit", "9")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    scores = {score.task: score for score in TaskFile.model_validate_json((finished / "tasks.json").read_bytes()).tasks}
+    for task, metric, correct in (("pick", "acc", picks), ("write", "exact_match", texts)):
+        assert (scores[task].num_samples, scores[task].num_fewshot) == (9, 0)
+        for score, num_right in (
+            (scores[task].metrics[metric].base, correct),
+            (scores[task].metrics[metric].result, 6),
+        ):
+            p = num_right / 9
+            assert score.value == pytest.approx(p, abs=1e-12)
+            assert score.stderr == pytest.approx(math.sqrt(p * (1 - p) / 8), abs=1e-12)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["datasets"], "nothing came from the hub"
+    assert "Benchmarks" in (finished / "report.html").read_text()
+    assert "exact_match" in done.stdout and not any(word in done.stdout for word in ("Traceback", "WARNING", "it/s"))
 
 
 def test_references_are_computed_once(finished: Path) -> None:

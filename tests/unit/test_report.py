@@ -19,6 +19,8 @@ from rich.console import Console
 from orchestrator.palette import color_by_name
 from orchestrator.report import comparison_table, write_report
 from orchestrator.report.series import MAX_POINTS, thin
+from orchestrator.run_folder import RunFolder
+from orchestrator.summary import base_losses
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
 Page = tuple[str, dict[str, dict[str, Any]]]
@@ -316,3 +318,14 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_without_an_evaluation_of_the_base_model_there_is_no_base_line(fake_run: MakeFakeRun) -> None:
+    written = fake_run("late", domains=("math", "law"), total_steps=40, num_steps=20, every=10)
+    (written.path / "feedback" / "00000000.json").unlink()
+    run = RunFolder(written.path)
+    run.refresh()
+    assert np.isnan(list(base_losses(run).values())).all() and len(run.feedback) == 2
+    written.write_evaluation(0, {"math": math.inf, "law": 2.0})
+    run.refresh()
+    assert math.isnan(base_losses(run)["math"]) and base_losses(run)["law"] == 2.0

@@ -48,7 +48,7 @@ const raymixPlots = (() => {
   // One plot a frame, those that the reader sees first: none waits for what is further down.
   let isDrawing = false;
   function drawStale() {
-    if (isDrawing) return;
+    if (isDrawing || !window.Plotly) return;
     const [element] = [...shown]
       .filter(([element, plot]) => plot.isStale && plot.inView && !document.hidden && !element.closest("figure").hidden)
       .map(([element]) => [element, distance(element)])
@@ -79,6 +79,19 @@ const raymixPlots = (() => {
     drawStale();
   }
 
+  // A page may load plotly, which takes its time, beside everything else. What the first plot costs more than others is
+  // spent while the data still come.
+  document.getElementById("plotly")?.addEventListener("load", () => {
+    if (!shown.size) {
+      const element = document.body.appendChild(document.createElement("div"));
+      element.style.cssText = "position: absolute; visibility: hidden; width: 300px; height: 200px";
+      Plotly.newPlot(element, [{ y: [0, 1] }]).then(() => {
+        Plotly.purge(element);
+        element.remove();
+      });
+    }
+    drawStale();
+  });
   addEventListener("beforeprint", () => shown.forEach((plot, element) => plot.isStale && draw(element)));
   dark.addEventListener("change", () => makeStale(() => true));
   document.addEventListener("visibilitychange", drawStale);

@@ -1,0 +1,178 @@
+"""tasks.json in a run's folder: scores of benchmarks, base model and result beside each other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from workers.durable import write_durably
+
+FILE_NAME = "tasks.json"
+
+
+class Score(BaseModel):
+    """A value with its standard error; None where the harness gives no number."""
+
+    value: float | None = None
+    stderr: float | None = None
+
+
+class MetricScores(BaseModel):
+    """One metric of a task."""
+
+    base: Score
+    result: Score
+    is_higher_better: bool | None = None
+
+    @property
+    def change(self) -> float | None:
+        """Result minus base."""
+        if self.base.value is None or self.result.value is None:
+            return None
+        return self.result.value - self.base.value
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "same"]:
+        """What the change means: `same` within two standard errors of it, or where no direction is the better one."""
+        if self.change is None or self.is_higher_better is None:
+            return "same"
+        # Both models answer the same questions, so this is more than the error of the change: a cautious verdict.
+        noise = 2 * math.hypot(self.base.stderr or 0.0, self.result.stderr or 0.0)
+        if self.change == 0 or abs(self.change) <= noise:
+            return "same"
+        return "better" if (self.change > 0) == self.is_higher_better else "worse"
+
+
+class TaskScores(BaseModel):
+    """One task, or the mean over a group of tasks, and the terms on which both models were measured."""
+
+    task: str
+    group: str | None = None
+    """The group that the task was evaluated for; None where it was asked for by its name."""
+    model: Literal["model", "best"] = "model"
+    """The run's folder that the result was loaded from."""
+    limit: int | None = None
+    """Only so many samples of each task, the first; None for all."""
+    chat: bool = False
+    """The questions stood in the model's chat template."""
+    num_samples: int | None = None
+    num_fewshot: int | None = None
+    version: str | None = None
+    """Of the task, as its author counts."""
+    harness: str
+    """Version of lm-evaluation-harness."""
+    metrics: dict[str, MetricScores]
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """What tells two measurements of a run apart."""
+        return self.task, self.model, self.limit, self.chat
+
+    @property
+    def label(self) -> str:
+        """The task's name, and what is special about the measurement."""
+        limit = "" if self.limit is None else f"first {self.limit:,}"
+        notes = [note for note in ("best" if self.model == "best" else "", limit, "chat" if self.chat else "") if note]
+        return f"{self.task} ({', '.join(notes)})" if notes else self.task
+
+
+class TaskFile(BaseModel):
+    """tasks.json."""
+
+    tasks: list[TaskScores] = []
+
+
+def asked_for(scores: Sequence[TaskScores]) -> list[TaskScores]:
+    """Without the tasks of a group whose mean is there."""
+    names = {score.task for score in scores}
+    return [score for score in scores if score.group not in names]
+
+
+def read_scores(run_folder: Path) -> list[TaskScores]:
+    """What tasks.json holds; nothing where there is none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = run_folder / FILE_NAME
+    try:
+        return TaskFile.model_validate_json(path.read_bytes()).tasks
+    except FileNotFoundError:
+        return []
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ValueError(f"{path} is damaged ({reason}); move it away and evaluate again") from None
+
+
+def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScores]:
+    """Write scores to tasks.json, in place of earlier ones on the same terms; all that it holds then.
+
+    Raises:
+        ValueError: there is a tasks.json that cannot be read.
+    """
+    merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
+    content = TaskFile(tasks=list(merged.values()))
+    write_durably(run_folder / FILE_NAME, content.model_dump_json(indent=1).encode() + b"\n")
+    return content.tasks
+
+
+def scores_from(
+    base: Mapping[str, Any], result: Mapping[str, Any], version: str, terms: Mapping[str, Any]
+) -> list[TaskScores]:
+    """The records of one evaluation, groups before their tasks.
+
+    Args:
+        base: what the harness returned for the base model.
+        result: the same for the run's.
+        version: of the harness.
+        terms: `model`, `limit` and `chat` of the records.
+    """
+    groups = {child: group for group, children in base["group_subtasks"].items() for child in children}
+    records = []
+    for task, values in base["results"].items():
+        if metrics := _metrics(values, result["results"][task], base["higher_is_better"].get(task, {})):
+            records.append(
+                TaskScores(
+                    task=task,
+                    group=groups.get(task),
+                    num_samples=values.get("sample_len"),
+                    num_fewshot=base["n-shot"].get(task),
+                    version=_version(base["versions"].get(task)),
+                    harness=version,
+                    metrics=metrics,
+                    **terms,
+                )
+            )
+    return sorted(records, key=lambda record: record.group is not None)
+
+
+def _metrics(
+    base: Mapping[str, Any], result: Mapping[str, Any], higher_is_better: Mapping[str, bool | None]
+) -> dict[str, MetricScores]:
+    """The harness names a value "metric,filter" and its error "metric_stderr,filter"; other keys have no comma."""
+    scores = {}
+    for key in base:
+        metric, comma, way = key.partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
+        base_score, result_score = (
+            Score(value=_number(values.get(key)), stderr=_number(values.get(f"{metric}_stderr,{way}")))
+            for values in (base, result)
+        )
+        name = metric if way == "none" else f"{metric}, {way}"
+        scores[name] = MetricScores(base=base_score, result=result_score, is_higher_better=higher_is_better.get(metric))
+    return scores
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):  # "N/A", or nothing
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _version(value: Any) -> str | None:
+    return None if value in (None, "Yaml") else str(value)  # "Yaml" stands where the author says nothing
