@@ -12,6 +12,7 @@ leaves a feedback whose version is missing; replay decides it again, from the sa
 import json
 import math
 from pathlib import Path
+from threading import Event
 
 from orchestrator.controller.core import ControllerCore
 from orchestrator.controller.operator import describe_change
@@ -23,12 +24,21 @@ from workers.events import note_event
 
 
 class DurableController:
-    """A `WeightsSource` whose every answer survives the process. Opening a folder with a history goes on from it."""
+    """A `WeightsSource` whose every answer survives the process. Opening a folder with a history goes on from it.
 
-    def __init__(self, run_folder: Path, run_id: str, algorithm: MixingAlgorithm) -> None:
+    Args:
+        run_folder: where it writes.
+        run_id: whose feedback it takes.
+        algorithm: what decides.
+        stopping: set by somebody else, it acts as a call of `stop`.
+    """
+
+    def __init__(
+        self, run_folder: Path, run_id: str, algorithm: MixingAlgorithm, stopping: Event | None = None
+    ) -> None:
         self.folder = run_folder
         self.core = ControllerCore(run_id, algorithm)
-        self._is_stopping = False
+        self._stopping = stopping or Event()
         self._is_stopped = False
         for part in ("weights", "feedback"):
             (run_folder / part).mkdir(parents=True, exist_ok=True)
@@ -46,7 +56,7 @@ class DurableController:
 
     def stop(self) -> None:
         """Answer no more pulls with a version: the training ends before the next step."""
-        self._is_stopping = True
+        self._stopping.set()
         note_event(self.folder, self.core.last_pulled, "stop", "asked to end after the running step, with a checkpoint")
 
     def is_stopped(self) -> bool:
@@ -55,7 +65,7 @@ class DurableController:
 
     def pull(self, step: int) -> DomainWeights | None:
         """The version that holds for `step`, for good; None once the training is to stop."""
-        if self._is_stopping:
+        if self._stopping.is_set():
             self._is_stopped = True
             return None
         if self.core.is_new_ground(step):

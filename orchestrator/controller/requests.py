@@ -25,7 +25,7 @@ def submit_request(run_folder: Path, request: ControlRequest) -> str:
     Raises:
         ValueError: the run is finished or has not begun, or the request does not fit what holds now.
     """
-    if (run_folder / "summary.json").exists():
+    if any((run_folder / name).exists() for name in ("summary.json", "stopped.json")):
         raise ValueError(f"{run_folder}: this run is finished; its weights move no more")
     apply_request(request, newest_version(run_folder))
     request_id = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # in the order of asking

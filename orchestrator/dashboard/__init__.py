@@ -10,6 +10,7 @@ It reads the runs' public files and nothing else: it needs no Ray and no running
     guard.py      who may ask: Host, token, headers
     controls.py   set, pin, release, pause, resume
     server.py     the routes
+    remote.py     the same on the head of a cluster, as a job; job.py is what runs there
 
 It listens on 127.0.0.1 only. Whoever can reach that may look; only the token's holder may change anything.
 """

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
 from orchestrator.run_records import RunSummary
+from orchestrator.search.values import format_value, short
 from orchestrator.step_table import StepTable
 from workers.contracts import DomainFeedback
 
@@ -46,6 +48,8 @@ class Glance:
     seconds_per_step: float
     begun_at: float
     written_at: float
+    tries: str
+    """What a search tries with it."""
 
     @property
     def group(self) -> str:
@@ -88,6 +92,14 @@ class Catalog:
         """All runs that an address can name, in no particular order."""
         names = (str(folder.relative_to(self.root)) for folder in self._walk(self.root, MAX_DEPTH))
         return [name for name in names if name.isprintable()]
+
+    def newest(self) -> str | None:
+        """The run begun last."""
+        begun: dict[str, float] = {}
+        for name in self.names():
+            with suppress(OSError):
+                begun[name] = (self.root / name / "config.json").stat().st_mtime
+        return max(begun, key=lambda name: begun[name], default=None)
 
     def glances(self) -> list[Glance]:
         """A line about each run, the one begun last first; runs of one group together."""
@@ -133,7 +145,7 @@ class Catalog:
         folder = self.root / name
         try:
             written_at = last_written(folder)
-            mark = (written_at, *(float(path.exists()) for path in (folder / "summary.json", folder / "failure.json")))
+            mark = (written_at, float((folder / "summary.json").exists()))
             known = self._glances.get(name)
             if known is None or known[0] != mark:
                 known = self._glances[name] = (mark, _look(name, folder, written_at))
@@ -175,7 +187,17 @@ def _look(name: str, folder: Path, written_at: float) -> Glance:
         seconds_per_step=steps.recent_seconds_per_step(),
         begun_at=(folder / "config.json").stat().st_mtime,
         written_at=written_at,
+        tries=_tries(folder),
     )
+
+
+def _tries(folder: Path) -> str:
+    """The settings that a search gave to this trial, by the last part of their keys."""
+    try:
+        changes = json.loads((folder / "trial.json").read_bytes())["changes"]
+        return ", ".join(f"{short(key)} {format_value(value)}" for key, value in changes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no trial, or of another making
+        return ""
 
 
 def _tail(path: Path) -> StepTable:

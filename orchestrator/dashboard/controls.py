@@ -13,11 +13,11 @@ from orchestrator.dashboard.guard import Handler, holds_token
 MAX_BODY_BYTES = 1 << 16
 
 
-def control_handler(catalog: Catalog, token: str) -> Handler:
+def control_handler(catalog: Catalog, digest: str) -> Handler:
     """POST of a ControlRequest as JSON: 202 with the id of the request, else a sentence that says why not."""
 
     async def control(request: web.Request) -> web.Response:
-        if not holds_token(request, token):
+        if not holds_token(request, digest):
             return _refused(401, "the token is missing or not this server's; open the address that it printed")
         if request.content_type != "application/json":
             return _refused(415, "a request is JSON")

@@ -4,6 +4,7 @@ A page of another site that a browser has open could reach 127.0.0.1 too. It can
 by pointing a name of its own here (Host must be this machine's), and it has no token, which is in no cookie.
 """
 
+import hashlib
 import hmac
 import os
 import secrets
@@ -43,12 +44,22 @@ def choose_token() -> tuple[str, bool]:
     return given, False
 
 
-def holds_token(request: web.Request, token: str) -> bool:
-    """Whether the request carries `Authorization: Bearer <token>`."""
+def opening(address: str, token: str, is_own: bool) -> list[str]:
+    """The link to the page, which carries a token that was made here where no server sees it, and what it can do."""
+    if is_own:
+        return [f"{address}#token={token}", "with the controls; Ctrl-C ends it"]
+    return [address, f"the controls want the token of {TOKEN_VARIABLE}; Ctrl-C ends it"]
+
+
+def digest_of(token: str) -> str:
+    """What a server knows of its token: it tells a right one from a wrong one, and nobody can make the token of it."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+def holds_token(request: web.Request, digest: str) -> bool:
+    """Whether the request carries `Authorization: Bearer <token>` with the token of this digest."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(
-        given.strip().encode(errors="surrogateescape"), token.encode()
-    )
+    return scheme.lower() == "bearer" and hmac.compare_digest(digest_of(given.strip()), digest)
 
 
 @web.middleware

@@ -14,13 +14,15 @@ from orchestrator.controller.requests import read_request, waiting_requests
 from orchestrator.dashboard.catalog import Catalog, Glance, last_written
 from orchestrator.dashboard.health import health_facts
 from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
-from orchestrator.dashboard.states import State, driver_process, lock_holders, run_state
+from orchestrator.dashboard.states import ENDED, State, driver_process, lock_holders, run_state
 from orchestrator.palette import color_by_name
+from orchestrator.report.benchmarks import benchmark_sections
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
 from orchestrator.report.figures import Section, run_sections
 from orchestrator.report.html import MAX_EVENTS_SHOWN, environment
-from orchestrator.report.series import Thinning
+from orchestrator.report.series import Thinning, figure_json
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import RunSummary
 from orchestrator.summary import summarise
 from orchestrator.terminal import format_duration, format_loss
 
@@ -110,7 +112,7 @@ class RunPage:
 
 
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
-    sections = run_sections(run, LIVE)
+    sections = [*benchmark_sections([run]), *run_sections(run, LIVE)]
     result = summarise(run)
     health = health_facts(run, state, process)
     common: dict[str, Any] = {
@@ -119,7 +121,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "result": result,
         "model": run.setting("model", "path") or "-",
         "domain_colors": color_by_name(run.domains),
-        "facts": _facts(run, state),
+        "facts": _facts(run, state, result),
         "health": health,
         "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
         "num_events": len(run.events),
@@ -141,7 +143,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         OUTLINE: "sections.html",
     }
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-    values: dict[str, Any] = {"state": state, "written_at": written_at if state == "running" else None}
+    values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
     if run.weights:
         newest = run.weights[-1]
         values |= {"shares": newest.shares, "pinned": newest.pinned}
@@ -169,8 +171,7 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _facts(run: RunFolder, state: State) -> dict[str, str]:
-    result = summarise(run)
+def _facts(run: RunFolder, state: State, result: RunSummary) -> dict[str, str]:
     is_going = state in ("running", "waiting")
     speed = run.recent_tokens_per_second() if is_going else result.tokens_per_second
     mean, worst = result.mean_loss_nats, result.worst_loss_nats
@@ -198,7 +199,7 @@ class ComparePage:
         runs = [follower.run for follower in self._followers]
         if not self._is_stale:
             return None
-        sections = comparison_sections(runs, LIVE)
+        sections = [*benchmark_sections(runs), *comparison_sections(runs, LIVE)]
         common = {
             "comparison": compare(runs),
             "run_colors": run_colors(runs),
@@ -213,4 +214,4 @@ class ComparePage:
 
 
 def _figures(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    return [plot.figure.to_plotly_json() for section in sections for plot in section.plots]
+    return [figure_json(plot.figure) for section in sections for plot in section.plots]

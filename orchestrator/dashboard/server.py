@@ -8,9 +8,11 @@
 """
 
 import asyncio
+import gzip
 import hashlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from rich.console import Console
 from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
 from orchestrator.dashboard.controls import MAX_BODY_BYTES, control_handler
 from orchestrator.dashboard.following import Pages
-from orchestrator.dashboard.guard import TOKEN_VARIABLE, add_headers, choose_token, only_this_machine
+from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, only_this_machine, opening
 from orchestrator.dashboard.pages import ComparePage, ListPage, Page, RunPage, templates
 from orchestrator.report.html import asset
 
@@ -33,11 +35,12 @@ BEAT_SECONDS = 15.0  # so that one who has gone is noticed
 _OWN = ("dashboard.css", "live.js", "list.js", "steer.js")
 
 
-def build_app(root: Path, token: str) -> web.Application:
-    """The application over the runs below `root`."""
+def build_app(root: Path, digest: str) -> web.Application:
+    """The application over the runs below `root`; `digest` of the token that the controls want."""
     server = _Server(Catalog(root))
     app = web.Application(middlewares=[only_this_machine], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(server.warm_up)
     app.add_routes(
         [
             web.get("/", server.list_page),
@@ -47,26 +50,36 @@ def build_app(root: Path, token: str) -> web.Application:
             web.get("/live/run/{name:.*}", server.live_run, allow_head=False),
             web.get("/live/compare", server.live_compare, allow_head=False),
             web.get("/static/{name}", server.static),
-            web.post("/control/{name:.*}", control_handler(server.catalog, token)),
+            web.post("/control/{name:.*}", control_handler(server.catalog, digest)),
         ]
     )
     return app
 
 
 def serve(root: Path, port: int, console: Console) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve until Ctrl-C or SIGTERM, and say where.
 
     Raises:
         ValueError: there is no such folder, the port is taken, or the token given is too short.
     """
+    token, is_own = choose_token()
+
+    def announce(address: str) -> None:
+        for line in (f"runs below {root}", *opening(address, token, is_own)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    serve_with(root, port, digest_of(token), announce)
+
+
+def serve_with(root: Path, port: int, digest: str, announce: Callable[[str], None]) -> None:
+    """Serve under a token of which only the digest is known here, as `serve` does; `announce` is told the address."""
     if not root.is_dir():
         raise ValueError(f"{root} is no folder; name the one that holds the runs, the configuration's output_dir")
-    token, is_own = choose_token()
-    asyncio.run(_serve(root, port, token, is_own, console))
+    asyncio.run(_serve(root, port, digest, announce))
 
 
-async def _serve(root: Path, port: int, token: str, is_own: bool, console: Console) -> None:
-    runner = web.AppRunner(build_app(root, token), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+async def _serve(root: Path, port: int, digest: str, announce: Callable[[str], None]) -> None:
+    runner = web.AppRunner(build_app(root, digest), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
@@ -76,11 +89,7 @@ async def _serve(root: Path, port: int, token: str, is_own: bool, console: Conso
             raise ValueError(
                 f"port {port} of {HOST}: {error.strerror}; give another with --port, or 0 for any"
             ) from None
-        address = f"http://{HOST}:{runner.addresses[0][1]}/"
-        note = "with the controls" if is_own else f"the controls want the token of {TOKEN_VARIABLE}"
-        console.print(f"runs below {root}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{address}#token={token}" if is_own else address, markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{note}; Ctrl-C ends it", markup=False, highlight=False, style="dim")
+        announce(f"http://{HOST}:{runner.addresses[0][1]}/")
         await _until_told_to_stop()
     finally:
         await runner.cleanup()
@@ -99,16 +108,32 @@ class _Server:
         self._pages = Pages()
         self._preparing: set[asyncio.Task[None]] = set()
         self._files = _static_files()
+        self._packed: dict[str, bytes] = {}
         self._addresses = {name: f"/static/{name}?{_digest(data)}" for name, (data, _) in self._files.items()}
 
+    async def warm_up(self, app: web.Application) -> AsyncIterator[None]:
+        """While nobody asks yet: what the first page needs, and the page that is asked for first, as a rule."""
+        task = asyncio.create_task(self._warm_up())
+        yield
+        task.cancel()
+
+    async def _warm_up(self) -> None:
+        newest = await asyncio.to_thread(self.catalog.newest)
+        if newest is not None:
+            with suppress(UnknownRunError):  # gone in this moment
+                await self._pages.get(("run", newest), lambda: RunPage(self.catalog, newest)).prepare()
+        for name, (data, _) in self._files.items():
+            self._packed[name] = await asyncio.to_thread(gzip.compress, data, 6)
+
     async def list_page(self, request: web.Request) -> web.Response:
-        return self._render("list.html", title="Runs", live="/live/list", scripts=("live.js", "list.js"))
+        scripts = ("live.js", "list.js")
+        return self._render("list.html", title="Runs", live="/live/list", scripts=scripts)
 
     async def run_page(self, request: web.Request) -> web.Response:
         name = self._known(request.match_info["name"])
         self._prepare(("run", name), lambda: RunPage(self.catalog, name))
         live, control = (f"/{part}/{quote('' if name == ROOT else name)}" for part in ("live/run", "control"))
-        scripts = ("plotly.min.js", "plots.js", "live.js", "steer.js")
+        scripts = ("plots.js", "live.js", "steer.js")
         return self._render("run_page.html", title=name, name=name, live=live, control=control, scripts=scripts)
 
     async def compare_page(self, request: web.Request) -> web.Response:
@@ -116,9 +141,7 @@ class _Server:
         self._prepare(("compare", *names), lambda: ComparePage(self.catalog, names))
         live = "/live/compare?" + "&".join(f"run={quote(name, safe='')}" for name in names)
         title = f"{len(names)} runs compared"
-        return self._render(
-            "compare_page.html", title=title, live=live, scripts=("plotly.min.js", "plots.js", "live.js")
-        )
+        return self._render("compare_page.html", title=title, live=live, scripts=("plots.js", "live.js"))
 
     async def live_list(self, request: web.Request) -> web.StreamResponse:
         return await self._stream(request, "list", lambda: ListPage(self.catalog))
@@ -136,7 +159,10 @@ class _Server:
         if not content_type:
             raise web.HTTPNotFound(text="no such file\n")
         # The address names the content.
-        headers = {"Cache-Control": "max-age=31536000, immutable"}
+        headers = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+        packed = self._packed.get(request.match_info["name"])
+        if packed is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
+            data, headers["Content-Encoding"] = packed, "gzip"
         return web.Response(body=data, content_type=content_type, charset="utf-8", headers=headers)
 
     def _known(self, name: str) -> str:
@@ -154,9 +180,12 @@ class _Server:
         return names
 
     def _render(self, template: str, scripts: Sequence[str], **values: Any) -> web.Response:
-        addresses = {"styles": [self._addresses[name] for name in ("page.css", "dashboard.css")]}
-        sources = [self._addresses[name] for name in scripts]
-        page = templates.get_template(template).render(root=self.catalog.root, scripts=sources, **addresses, **values)
+        addresses = {
+            "styles": [self._addresses[name] for name in ("page.css", "dashboard.css")],
+            "scripts": [self._addresses[name] for name in scripts],
+            "plotly": self._addresses["plotly.min.js"],
+        }
+        page = templates.get_template(template).render(root=self.catalog.root, **addresses, **values)
         return web.Response(text=page, content_type="text/html")
 
     def _prepare(self, key: Any, make: Callable[[], Page]) -> None:

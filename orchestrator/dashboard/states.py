@@ -5,7 +5,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
-State = Literal["running", "waiting", "finished", "failed", "stopped"]
+State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped"]
+"""Stopped early: a search saw enough of this trial; nothing goes on there."""
+
+ENDED: frozenset[State] = frozenset({"finished", "stopped early"})
 
 SILENCE_SECONDS = 60.0
 SILENCE_STEPS = 5
@@ -61,6 +64,8 @@ def run_state(
         return "failed"
     if driver_process(folder, holders) is not None:
         return "running" if has_begun else "waiting"
+    if (folder / "stopped.json").exists():
+        return "stopped early"
     patience = max(SILENCE_SECONDS, SILENCE_STEPS * seconds_per_step if seconds_per_step > 0 else 0.0)
     return "running" if _may_be_elsewhere(folder) and time.time() - written_at < patience else "stopped"
 

@@ -1,9 +1,7 @@
 """The dashboard in a real, headless Chromium: the list, a run, a comparison; a run that goes on; the controls."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.controller.requests import read_request, waiting_requests
+from tests.dashboards import Server
 from tests.runs import ROOT
 from tests.unit.conftest import make_fake_run_in
 
@@ -24,23 +23,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 WAIT_MS = 60_000
-
-
-class Server:
-    """`raymix dashboard` as a user starts it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        environment = {key: value for key, value in os.environ.items() if key != "RAYMIX_DASHBOARD_TOKEN"}
-        command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(root), "--port", "0"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url = next(line.strip() for line in self.process.stdout if line.startswith("http"))
-        self.base = self.url.split("#")[0].rstrip("/")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
 
 
 @pytest.fixture(scope="module")

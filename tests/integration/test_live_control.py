@@ -1,19 +1,50 @@
-"""Weights changed by hand while a run trains: they hold within a step, on all ranks, and outlive a SIGKILL."""
+"""Weights changed by hand while a run trains, by the command line and over the dashboard: they hold within a step, on
+all ranks, and outlive a SIGKILL; without the dashboard's token nothing is changed."""
 
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dashboards import Server, ask
 from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
 
-NUM_STEPS, ROWS_PER_STEP = 140, 8
+NUM_STEPS, ROWS_PER_STEP = 160, 8
+OVER_THE_PAGE: list[dict[str, Any]] = [
+    {"kind": "set", "shares": {"copy": 0.2}, "by": "cleo", "why": "seen on the page"},
+    {"kind": "pin", "shares": {"add": 0.3}, "by": "cleo"},
+    {"kind": "pause", "by": "cleo"},
+    {"kind": "release", "by": "cleo"},
+    {"kind": "resume", "by": "cleo", "why": "that was all"},
+]
 
 
 def versions(run: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((run / "weights").glob("[0-9]*.json"))]
+
+
+def by_operators(run: Path) -> list[dict[str, Any]]:
+    return [version for version in versions(run) if version["reason"] == "operator"]
+
+
+def steer_over_the_page(server: Server, process: subprocess.Popen[bytes], run: Path) -> list[dict[str, Any]]:
+    """Nothing without the token; with it each request becomes the run's next version by a person."""
+    address = f"{server.base}/control/small"
+    for headers, status in (
+        ({}, 401),
+        ({"token": "a-token-that-was-guessed"}, 401),
+        ({"token": server.token, "Origin": "https://elsewhere.example"}, 403),
+    ):
+        for request in OVER_THE_PAGE:
+            assert ask(address, request | {"by": "eve"}, **headers) == status
+            assert not list(run.glob("requests/*")) and not by_operators(run)
+    for number, request in enumerate(OVER_THE_PAGE):
+        assert ask(address, request, server.token) == 202
+        wait_for(process, lambda number=number: len(by_operators(run)) > number)
+    return by_operators(run)
 
 
 def rows_by_step(run: Path) -> dict[int, Counter[str]]:
@@ -29,12 +60,23 @@ def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -
     changes = {"training__max_steps": NUM_STEPS, "training__checkpoint_every": 20, "evaluation__every": 5}
     config = write_run(tmp_path, data__packing=False, **changes)  # a row is an example, the unit of the shares
     run = tmp_path / "runs" / "small"
+    (tmp_path / "runs").mkdir()
+    server = Server(tmp_path / "runs")
     process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 12)
+    over_the_page = steer_over_the_page(server, process, run)
+    assert [(version["by"], version["why"]) for version in over_the_page] == [
+        ("cleo", request.get("why", "")) for request in OVER_THE_PAGE
+    ]
+    assert over_the_page[0]["shares"]["copy"] == pytest.approx(0.2)
+    assert [version["pinned"] for version in over_the_page] == [[], ["add"], ["add"], [], []]
+    assert [version["paused"] for version in over_the_page] == [False, False, True, True, False]
+    assert server.stop() == 0
     pinned = raymix("weights", run, "pin", "law=0.5", "--by", "anna", "--why", "the court waits")
     assert pinned.returncode == 0, pinned.stderr
     assert "anna: add 0." in pinned.stdout and "law pinned (the court waits)" in pinned.stdout
-    (change,) = [version for version in versions(run) if version["reason"] == "operator"]
+    *others, change = by_operators(run)
+    assert others == over_the_page
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= change["effective_step"] + 30)
     kill_group(process)
 
@@ -43,8 +85,8 @@ def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -
     assert set_after.returncode == 0, set_after.stderr
     assert process.wait(timeout=240) == 0
     history = versions(run)
-    first, second = [version for version in history if version["reason"] == "operator"]
-    assert first == change and (second["by"], second["pinned"]) == ("ben", ["law"])
+    *others, first, second = by_operators(run)
+    assert others == over_the_page and first == change and (second["by"], second["pinned"]) == ("ben", ["law"])
     since = history[first["version"] :]
     assert all(version["shares"]["law"] == 0.5 and version["pinned"] == ["law"] for version in since)
     moved = {version["shares"]["copy"] for version in since if version["version"] < second["version"]}

@@ -40,6 +40,15 @@
     fold();
   });
 
+  // Whoever points at a run opens it, as a rule: the server begins to read it.
+  const asked = new Set();
+  document.addEventListener("pointerover", ({ target }) => {
+    const link = target.closest?.('.runs a[href^="/run/"]');
+    if (!link || asked.has(link.href)) return;
+    asked.add(link.href);
+    fetch(link.href, { priority: "low" }).catch(() => asked.delete(link.href));
+  });
+
   document.addEventListener("change", ({ target }) => {
     if (target.dataset.run !== undefined) {
       if (target.checked) chosen.add(target.dataset.run);

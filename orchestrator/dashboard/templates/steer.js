@@ -54,12 +54,12 @@
     send(event.submitter.dataset.kind).catch((error) => tell(`not sent: ${error.message}`, false));
   });
 
-  raymixLive.onUpdate(({ shares = {}, pinned = [], state }) => {
+  raymixLive.onUpdate(({ shares = {}, pinned = [], is_over: isOver = false }) => {
     for (const input of shareInputs()) {
       const share = shares[input.dataset.domain];
       input.placeholder = share === undefined ? "" : (100 * share).toFixed(1);
       input.closest(".row").classList.toggle("pinned", pinned.includes(input.dataset.domain));
     }
-    for (const button of form.querySelectorAll("button")) button.disabled = state === "finished";
+    for (const button of form.querySelectorAll("button")) button.disabled = isOver;
   });
 })();

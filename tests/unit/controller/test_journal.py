@@ -261,9 +261,11 @@ def test_a_request_that_does_not_fit_is_refused_and_told(tmp_path: Path) -> None
     assert [event["kind"] for event in events] == ["operator", "request_refused", "request_refused"]
     assert "sum to 1.5" in events[1]["message"] and "9-torn.json" in events[2]["message"]
     assert not waiting_requests(tmp_path)
-    (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(ValueError, match="this run is finished"):
-        ask(tmp_path, "pause")
+    for end in ("stopped.json", "summary.json"):
+        (tmp_path / end).write_text("{}")
+        with pytest.raises(ValueError, match="this run is finished"):
+            ask(tmp_path, "pause")
+        (tmp_path / end).unlink()
 
 
 def test_a_request_that_could_not_be_journaled_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

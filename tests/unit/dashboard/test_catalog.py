@@ -95,13 +95,16 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path, fake_run: MakeFakeRun) 
 def test_a_run_is_running_while_its_driver_holds_it(fake_run: MakeFakeRun) -> None:
     folder = fake_run("live", total_steps=40, num_steps=10).path
     assert state_of(folder) == "stopped"
+    (folder / "stopped.json").write_text('{"step": 10}')
+    assert state_of(folder) == "stopped early"
     with FileLock(folder / ".driver.lock"):
         assert state_of(folder) == "running"
         assert states.driver_process(folder, lock_holders()) == os.getpid()
         assert run_state(folder, lock_holders(), False, 0.0, math.nan) == "waiting"
         (folder / "failure.json").write_text("{}")
         assert state_of(folder) == "failed"
-    (folder / "failure.json").unlink()
+    for name in ("failure.json", "stopped.json"):
+        (folder / name).unlink()
     assert state_of(folder) == "stopped"
     (folder / "summary.json").write_text("{}")
     assert state_of(folder) == "finished"
@@ -119,3 +122,21 @@ def test_a_run_of_another_machine_is_running_while_it_writes(
     ):
         monkeypatch.setattr(states, "_may_be_elsewhere", lambda _, answer=is_elsewhere: answer)
         assert state_of(folder, silent, pace) == state
+
+
+def test_trials_say_what_they_try_and_that_they_were_stopped_early(fake_run: MakeFakeRun, tmp_path: Path) -> None:
+    (tmp_path / "small-tune").mkdir()
+    changes = {
+        "training.learning_rate": 1.23456e-4,
+        "mixing.shares": {"math": 0.25, "law": 0.75},
+        "mixing.type": "fixed",
+    }
+    for name in ("small-tune/trial-a", "small-tune/trial-b"):
+        trial = fake_run(name, total_steps=40, num_steps=10).path
+        (trial / "stopped.json").write_text('{"step": 10}')
+    (trial / "trial.json").write_text(json.dumps({"point": {}, "changes": changes}))
+    (trial.with_name("trial-a") / "trial.json").write_text('["of another making"]')
+    glances = {glance.name: glance for glance in Catalog(tmp_path).glances()}
+    assert {(glance.group, glance.state) for glance in glances.values()} == {("small-tune", "stopped early")}
+    tried = [glances[f"small-tune/trial-{letter}"].tries for letter in "ab"]
+    assert tried == ["", "learning_rate 0.0001235, shares math 25.0%, law 75.0%, type fixed"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
+from plotly.offline import get_plotlyjs
 
 from orchestrator.controller.requests import read_request, waiting_requests
-from orchestrator.dashboard.guard import TOKEN_VARIABLE, choose_token
+from orchestrator.dashboard.guard import TOKEN_VARIABLE, choose_token, digest_of
+from orchestrator.dashboard.pages import RunPage
 from orchestrator.dashboard.server import HOST, build_app
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
@@ -25,7 +28,7 @@ Talk = Callable[[ClientSession, str], Awaitable[None]]
 
 def with_server(root: Path, talk: Talk) -> None:
     async def go() -> None:
-        server = TestServer(build_app(root, TOKEN), host=HOST)
+        server = TestServer(build_app(root, digest_of(TOKEN)), host=HOST)
         await server.start_server()
         try:
             async with ClientSession() as session:
@@ -296,6 +299,52 @@ def test_too_many_runs_or_none_are_not_compared(live: FakeRun, tmp_path: Path) -
             assert response.status == 400
 
     with_server(tmp_path, talk)
+
+
+def test_scripts_travel_packed_to_browsers_that_can_unpack_them(live: FakeRun, tmp_path: Path) -> None:
+    async def talk(session: ClientSession, base: str) -> None:
+        async with session.get(base) as response:
+            address = re.search(r'"(/static/plotly.min.js[^"]*)"', await response.text())[1]  # type: ignore[index]
+        seen = {}
+        async with asyncio.timeout(30):
+            while seen.get("gzip") != "gzip":  # it is packed once the server has time
+                for accepted in ("gzip", "identity"):
+                    async with session.get(base + address, headers={"Accept-Encoding": accepted}) as response:
+                        seen[accepted] = response.headers.get("Content-Encoding")
+                        assert await response.text() == get_plotlyjs() and response.headers["Vary"]
+                await asyncio.sleep(0.05)
+        assert seen == {"gzip": "gzip", "identity": None}
+
+    with_server(tmp_path, talk)
+
+
+def test_the_numbers_do_not_wait_for_the_script_that_draws(live: FakeRun, tmp_path: Path) -> None:
+    async def talk(session: ClientSession, base: str) -> None:
+        for path in ("/run/live", "/compare?run=live"):
+            async with session.get(base + path) as response:
+                scripts = re.findall(r"<script ([^>]*)>", await response.text())
+            ways = {"async" if " async" in script else "defer": script for script in scripts}
+            assert "plotly.min.js" in ways["async"] and sum("plotly.min.js" in script for script in scripts) == 1
+
+    with_server(tmp_path, talk)
+
+
+def test_the_newest_run_is_read_before_anybody_asks(
+    live: FakeRun, fake_run: MakeFakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(live.path / "config.json", (1e9, 1e9))
+    fake_run("newer", total_steps=20, num_steps=5)
+    looked = []
+    look = RunPage.look
+    monkeypatch.setattr(RunPage, "look", lambda page: (looked.append(page), look(page))[1])
+
+    async def talk(session: ClientSession, base: str) -> None:
+        async with asyncio.timeout(30):
+            while not looked:
+                await asyncio.sleep(0.01)
+
+    with_server(tmp_path, talk)
+    assert [page._follower.run.path.name for page in looked] == ["newer"]
 
 
 def test_the_token_is_made_or_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, RunPage
 from orchestrator.dashboard.snapshots import Snapshot, figure_patch
 from tests.unit.conftest import MakeFakeRun
+from tests.unit.tasks.scores import scored
 
 
 def patched(figure: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +59,17 @@ def test_a_live_run_is_followed_by_its_changes(fake_run: MakeFakeRun, tmp_path: 
         shown, snapshot = follow(shown, message), new
         assert shown == through_json(new.whole())
     assert "step 800 of 1,000" in shown["parts"]["numbers"]
+
+
+def test_benchmarks_come_when_a_finished_run_is_evaluated(fake_run: MakeFakeRun, tmp_path: Path) -> None:
+    runs = [fake_run(name, total_steps=40, every=10) for name in ("a", "b")]
+    pages = (RunPage(Catalog(tmp_path), "a"), ComparePage(Catalog(tmp_path), ["a", "b"]))
+    for page in pages:
+        assert "Benchmarks" not in whole_of(page).parts["sections"]
+    for run in runs:
+        scored(run, base=0.25, result=0.5)
+    for page in pages:
+        assert "Benchmarks" in whole_of(page).parts["sections"]
 
 
 def test_one_more_step_is_a_small_message(fake_run: MakeFakeRun, tmp_path: Path) -> None:

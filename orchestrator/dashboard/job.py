@@ -1,0 +1,42 @@
+"""What `raymix dashboard --address` runs on the head: the server, which knows its token's digest only.
+
+    python -m orchestrator.dashboard.job RUNS_DIR PORT DIGEST
+
+Its command line, what it says, and how a person gets there; remote.py hands it to the cluster.
+"""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from orchestrator.command import plain_errors
+from orchestrator.dashboard.guard import digest_of, opening
+from orchestrator.dashboard.server import HOST, serve_with
+
+LISTENS = re.compile(rf"http://{re.escape(HOST)}:(\d+)/\s*")
+
+
+def entrypoint(runs_dir: Path, port: int, token: str) -> str:
+    """The job's command line, which the cluster shows."""
+    return shlex.join(["python", "-m", "orchestrator.dashboard.job", str(runs_dir), str(port), digest_of(token)])
+
+
+def directions(port: int, address: str, token: str, is_own: bool) -> list[str]:
+    """What a person does to open the page: it answers to the port that it listens on, so the same on both sides."""
+    host = urlsplit(address).hostname
+    head = "HEAD" if host in (None, "localhost", HOST, "::1") else host
+    link, note = opening(f"http://{HOST}:{port}/", token, is_own)
+    return [f"ssh -N -L {port}:{HOST}:{port} {head}", f"or: kubectl port-forward pod/HEAD_POD {port}", link, note]
+
+
+def main() -> None:
+    """Serve until the job is stopped."""
+    root, port, digest = sys.argv[1:]
+    with plain_errors():
+        serve_with(Path(root), int(port), digest, print)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The dashboard of a cluster whose run folders this machine does not see: a job on the head serves them there.
+
+It listens on the head's 127.0.0.1 only; a tunnel of the user's brings it here. The token is made here and stays here:
+what travels, and stands in the job's entry point for everybody whom the cluster lets in, is its digest.
+"""
+
+import asyncio
+import secrets
+import signal
+import time
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+from rich.console import Console
+
+from orchestrator.dashboard.guard import choose_token
+from orchestrator.dashboard.job import LISTENS, directions, entrypoint
+from orchestrator.jobs.client import (
+    JobError,
+    cluster_errors,
+    connect,
+    metadata,
+    own_packages,
+    printable_lines,
+    wait_until_ended,
+)
+
+NAME = "(dashboard)"  # no run can be called so
+
+
+def serve_on_cluster(runs_dir: Path, port: int, address: str, console: Console) -> None:
+    """Serve a folder of the cluster's on its head until Ctrl-C or SIGTERM, and say how to reach it from here.
+
+    Raises:
+        ValueError: the folder is no absolute path, or the token given is too short.
+        JobError: the cluster cannot be reached, wants another token, or the server ended by itself.
+    """
+    if not runs_dir.is_absolute():
+        raise ValueError(f"{runs_dir} is relative; with --address, name the absolute path that the folder has there")
+    token, is_own = choose_token()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with cluster_errors(address):
+        client = connect(address)
+        job = client.submit_job(
+            entrypoint=entrypoint(runs_dir, port, token),
+            submission_id=f"dashboard-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+            runtime_env={"py_modules": own_packages(), "env_vars": {"PYTHONUNBUFFERED": "1"}},
+            metadata=metadata(NAME, runs_dir),
+        )
+        _say(console, f"{job} on the head of {address}")
+        try:
+            asyncio.run(_follow(client, job, address, token, is_own, console))
+            ended = wait_until_ended(client, job)
+        except KeyboardInterrupt:
+            client.stop_job(job)
+            ended = wait_until_ended(client, job)
+    if ended is JobStatus.FAILED:
+        raise JobError(f"{job}: failed; its log is above")
+    _say(console, f"{job}: {ended.value.lower()}")
+
+
+async def _follow(
+    client: JobSubmissionClient, job: str, address: str, token: str, is_own: bool, console: Console
+) -> None:
+    """How to get there once the server listens, then what it says. What came before is shown where nothing follows."""
+    rest, before, listens = "", "", False
+    async for text in client.tail_job_logs(job):
+        *lines, rest = f"{rest}{text}".split("\n")
+        for line in lines:
+            if told := LISTENS.fullmatch(line):
+                listens = True
+                for direction in directions(int(told[1]), address, token, is_own):
+                    _say(console, direction)
+            elif listens:
+                _say(console, printable_lines(line))
+            else:
+                before += f"{line}\n"
+    if left := rest if listens else before + rest:
+        _say(console, printable_lines(left.rstrip("\n")))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
