@@ -16,11 +16,11 @@ setup: $(STAMP) ## Make .venv, or bring it up to date
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: setup ## Run all tests
-	$(BIN)/python -m pytest
+test: unit ## Run all tests; those that start Ray or train go one after the other
+	$(BIN)/python -m pytest tests/chaos tests/integration
 
-unit: setup ## Run the unit tests: no Ray, no DeepSpeed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
+unit: setup ## Run the tests that want no Ray and no DeepSpeed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

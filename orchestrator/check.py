@@ -8,7 +8,7 @@ from rich.text import Text
 
 from orchestrator.config import RunConfig
 from orchestrator.detection.driver import with_known_shares
-from orchestrator.memory import GIB, estimate_memory
+from orchestrator.memory import GIB, estimate_for_shape, read_shape
 from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
 from orchestrator.training.driver import prepare
@@ -45,7 +45,7 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     )
     shares = initial_algorithm(known, stores).initial_weights() if known else {}
     note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
-    return Group(facts, _domain_table(config, stores, shares, rows), *note, _memory_line(config, stores))
+    return Group(facts, _domain_table(config, stores, shares, rows), *note, *_model_lines(config, stores))
 
 
 def _domain_table(
@@ -72,11 +72,25 @@ def _domain_table(
     return table
 
 
-def _memory_line(config: RunConfig, stores: Mapping[str, DomainStores]) -> Text:
+def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Text]:
+    """What the model takes, and a warning where rows are longer than it can read."""
     most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
-    memory = estimate_memory(config, most)
+    shape = read_shape(config)
+    memory = estimate_for_shape(shape, config, most)
     detail = ", ".join(f"{part} {size / GIB:.2f}" for part, size in memory.parts.items() if size)
-    return Text(
+    need = Text(
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
         f"about {memory.total_gib:.2f} GiB a rank at its peak, the {memory.moment} ({detail})"
     )
+    return [need, *context_warning(config.data.max_length, shape.num_positions)]
+
+
+def context_warning(max_length: int, num_positions: int | None) -> list[Text]:
+    """A line where a row may hold more tokens than the model was made for."""
+    if num_positions is None or max_length <= num_positions:
+        return []
+    message = (
+        f"data.max_length: {max_length:,} tokens in a row, but the model was made for {num_positions:,}; what stands "
+        "further on it has never learnt to read, so lower it"
+    )
+    return [Text(message, style="yellow")]

@@ -48,6 +48,8 @@ class ModelShape:
     attention_size: int
     """Heads times their width."""
     vocab_size: int
+    num_positions: int | None
+    """Tokens in a row that the model was made for; None where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def read_shape(config: RunConfig) -> ModelShape:
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         vocab_size=text.vocab_size,
+        num_positions=getattr(text, "max_position_embeddings", None),
     )
 
 

@@ -16,11 +16,12 @@ INPUTS = "inputs"
 
 
 def main() -> None:
-    """Copy the current folder to `inputs/` of the run, and become `raymix run` there."""
+    """Copy the current folder to `inputs/` of the run, and become `raymix VERB` there."""
+    (verb,) = sys.argv[1:]
     inputs = load_config(Path(CONFIG_NAME)).folder / INPUTS
     shutil.copytree(Path.cwd(), inputs, dirs_exist_ok=True)
     os.chdir(inputs)
-    os.execv(sys.executable, [sys.executable, "-m", "orchestrator.cli", "run", CONFIG_NAME])
+    os.execv(sys.executable, [sys.executable, "-m", "orchestrator.cli", verb, CONFIG_NAME])
 
 
 if __name__ == "__main__":

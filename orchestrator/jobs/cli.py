@@ -1,6 +1,6 @@
 """The verbs for runs on a cluster: submit, status, logs, stop."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -24,15 +24,18 @@ def submit(
     config: ConfigFile,
     overrides: Overrides = [],  # noqa: B006
     address: Address = None,
+    verb: Annotated[
+        Literal["run", "tune", "compare", "study", "coarse-search"], typer.Option(help="What to do with CONFIG there.")
+    ] = "run",
     wait: Annotated[bool, typer.Option("--wait", help="Print the log until the run has ended.")] = False,
 ) -> None:
-    """Train on a cluster: files named by relative paths travel along; submitted again, the run goes on."""
+    """Train or search on a cluster: files named by relative paths travel along; submitted again, it goes on."""
     with plain_errors():
         settings = load_config(config, overrides, check_files=False)
         from orchestrator.jobs.client import submit as submit_job
 
         console = Console()
-        job = submit_job(settings, address)
+        job = submit_job(settings, address, verb)
         console.print(f"submitted {job}", markup=False, highlight=False)
         if wait:
             _follow(job, address, console)

@@ -33,14 +33,14 @@ class JobError(RuntimeError):
     """The cluster did not take a call, or a job did not end well."""
 
 
-def submit(config: RunConfig, address: str | None) -> str:
-    """Hand a run over to a cluster; the job's id.
+def submit(config: RunConfig, address: str | None, verb: str = "run") -> str:
+    """Hand a run, or what another verb makes of its configuration, over to a cluster; the job's id.
 
     Raises:
         ConfigError, ValueError: the run cannot travel; see `write_package`.
         JobError: the cluster cannot be reached, wants another token, or refuses the job.
     """
-    with tempfile.TemporaryDirectory(prefix="raymix-job-") as folder, _plain_errors(address):
+    with tempfile.TemporaryDirectory(prefix="raymix-job-") as folder, cluster_errors(address):
         write_package(config, Path(folder))
         runtime_env = dict(config.cluster.runtime_env)
         runtime_env["env_vars"] = {
@@ -48,45 +48,54 @@ def submit(config: RunConfig, address: str | None) -> str:
             "PYTHONUNBUFFERED": "1",
             **runtime_env.get("env_vars", {}),
         }
-        packages = [Path(module.__path__[0]) for module in (orchestrator, workers)]
-        return _connect(address).submit_job(
-            entrypoint="python -m orchestrator.jobs.arrival",
+        return connect(address).submit_job(
+            entrypoint=f"python -m orchestrator.jobs.arrival {verb}",
             submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-            runtime_env=runtime_env | {"working_dir": folder, "py_modules": [str(path) for path in packages]},
-            metadata={_RAYMIX: config.name, "folder": str(config.folder)},
+            runtime_env=runtime_env | {"working_dir": folder, "py_modules": own_packages()},
+            metadata=metadata(config.name, config.folder),
         )
+
+
+def own_packages() -> list[str]:
+    """The code that travels with every job: raymix as it runs here."""
+    return [str(Path(module.__path__[0])) for module in (orchestrator, workers)]
+
+
+def metadata(name: str, folder: Path) -> dict[str, str]:
+    """What tells our jobs from others."""
+    return {_RAYMIX: name, "folder": str(folder)}
 
 
 def follow(job: str, address: str | None, console: Console) -> JobStatus:
     """Print a job's log as it grows, until the job has ended; how it ended."""
-    with _plain_errors(address):
-        client = _connect(address)
+    with cluster_errors(address):
+        client = connect(address)
         job = _find(client, job)
         asyncio.run(_print_log(client, job, console))
-        return _wait(client, job)
+        return wait_until_ended(client, job)
 
 
 def read_log(job: str, address: str | None) -> str:
     """A job's log so far."""
-    with _plain_errors(address):
-        client = _connect(address)
+    with cluster_errors(address):
+        client = connect(address)
         return client.get_job_logs(_find(client, job))
 
 
 def stop(job: str, address: str | None, console: Console) -> JobStatus:
     """Ask a job to end with a checkpoint, and wait for it."""
-    with _plain_errors(address):
-        client = _connect(address)
+    with cluster_errors(address):
+        client = connect(address)
         job = _find(client, job)
         if client.stop_job(job):
             console.print(f"{job}: ends after the running step, with a checkpoint", markup=False, highlight=False)
-        return _wait(client, job)
+        return wait_until_ended(client, job)
 
 
 def jobs_view(address: str | None, job: str | None = None) -> Table:
     """The cluster's runs, or one of them, newest first."""
-    with _plain_errors(address):
-        client = _connect(address)
+    with cluster_errors(address):
+        client = connect(address)
         chosen = None if job is None else _find(client, job)
         found = [details for details in _ours(client) if chosen in (None, details.submission_id)]
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -99,8 +108,8 @@ def jobs_view(address: str | None, job: str | None = None) -> Table:
     return table
 
 
-def _connect(address: str | None) -> JobSubmissionClient:
-    """A client without its own lines about packages that are sent and logs that end."""
+def connect(address: str | None) -> JobSubmissionClient:
+    """A client, to be used within `cluster_errors`, without its own lines about packages sent and logs that end."""
     client = JobSubmissionClient(address)
     for name in _CHATTY:
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
@@ -117,7 +126,8 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.expandtabs(4).split("\n"))
 
 
-def _wait(client: JobSubmissionClient, job: str) -> JobStatus:
+def wait_until_ended(client: JobSubmissionClient, job: str) -> JobStatus:
+    """How a job ended, once it has."""
     while not (status := client.get_job_status(job)).is_terminal():
         time.sleep(_LOOK_EVERY_SECONDS)
     return status
@@ -145,7 +155,8 @@ def _time(details: JobDetails) -> str:
 
 
 @contextmanager
-def _plain_errors(address: str | None) -> Iterator[None]:
+def cluster_errors(address: str | None) -> Iterator[None]:
+    """What Ray says of a cluster that does not take a call, as a JobError that says what to do."""
     where = address or "the cluster"
     try:
         yield

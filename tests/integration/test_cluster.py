@@ -1,9 +1,11 @@
-"""Runs as jobs of a real cluster of two raylets that wants a token."""
+"""Runs and searches as jobs of a real cluster of two raylets that wants a token."""
 
+import contextlib
 import functools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,14 +13,26 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 import yaml
 
+from orchestrator.controller.requests import waiting_requests
+from orchestrator.search.results import SearchRecord
+from tests.dashboards import ask
 from tests.runs import ROOT, kill_group, num_lines, read_lines, write_run
+from tests.unit.conftest import make_fake_run_in
 
 TOKEN = "0123456789abcdef" * 4
-RUN = {"training__max_steps": 400, "training__checkpoint_every": 300, "name": "as-a-job"}
+RUN = {
+    "training__max_steps": 400,
+    "training__checkpoint_every": 300,
+    "evaluation__every": 50,
+    "name": "as-a-job",
+}
 
 
 @dataclass
@@ -53,6 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     }
     environment.pop("RAY_ADDRESS", None)
     head = [f"--port={port}", "--head", f"--dashboard-port={dashboard_port}", f"--temp-dir=/tmp/rj{port}"]
+    head.append(f"--dashboard-agent-listen-port={_free_port()}")  # jobs need it: another Ray here may have the default
     node = [f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2"]
     processes = []
     try:
@@ -70,7 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             kill_group(process)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -79,9 +94,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ],
 )
 def test_without_the_right_token_nothing_is_taken(cluster: Cluster, changed: dict[str, str], message: str) -> None:
-    done = cluster.raymix("status", **changed)
-    assert done.returncode == 1 and message in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    for verb in (["status"], ["dashboard", "/runs", "--address", cluster.address]):
+        done = cluster.raymix(*verb, **changed)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.timeout(560)
@@ -126,6 +142,92 @@ def test_a_job_that_cannot_be_is_refused_in_a_line(cluster: Cluster, tmp_path: P
     assert done.returncode == 2 and "output_dir: runs is relative; a job needs the absolute path" in done.stderr
     done = cluster.raymix("logs", "nobody")
     assert done.returncode == 1 and "no job or run 'nobody' on this cluster" in done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster, tmp_path: Path) -> None:
+    live = make_fake_run_in(tmp_path)("live", total_steps=40, num_steps=20, every=10).path
+    command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(tmp_path), "--address", cluster.address]
+    command += ["--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = []
+        while not said or not said[-1].startswith("http"):
+            said.append(next(process.stdout).rstrip())
+        base, token = said[-1].split("/#token=")
+        port = base.rsplit(":", 1)[1]
+        assert said[-3:-1] == [
+            f"ssh -N -L {port}:127.0.0.1:{port} HEAD",
+            f"or: kubectl port-forward pod/HEAD_POD {port}",
+        ]
+        assert ask(f"{base}/run/live") == 200
+        pause = {"kind": "pause", "by": "ada"}
+        for wrong in (None, "guessed", TOKEN):
+            assert ask(f"{base}/control/live", pause, wrong) == 401 and waiting_requests(live) == []
+        assert ask(f"{base}/control/live", pause, token) == 202 and len(waiting_requests(live)) == 1
+        job = said[0].split()[0]
+        for path in ("", job, f"{job}/logs"):  # what the cluster shows to those whom it lets in
+            request = Request(f"{cluster.address}/api/jobs/{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+            shown = urlopen(request).read().decode()
+            assert "orchestrator.dashboard.job" in shown or port in shown
+            assert token not in shown
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0 and f"{job}: stopped" in process.stdout.read()
+    finally:
+        process.kill()
+    with pytest.raises(URLError):
+        urlopen(base)
+
+
+@pytest.mark.timeout(400)
+def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(cluster: Cluster, tmp_path: Path) -> None:
+    search = {
+        "type": "random",
+        "num_trials": 3,
+        "asha": {"grace_steps": 4, "reduction_factor": 2},
+        "space": {"training.learning_rate": {"choice": [1e-5, 0.01, 0.003]}},  # drawn: the second, the first, the third
+    }
+    config = write_run(tmp_path, name="tuned", training__max_steps=8, search=search)
+    folder = tmp_path / "runs" / "tuned-tune"
+    submitted = cluster.raymix("submit", config, "--verb", "tune")
+    assert submitted.returncode == 0, submitted.stderr
+    _wait_until(lambda: any(folder.glob("trial-*/summary.json")))
+    (first,) = (path.parent for path in folder.glob("trial-*/summary.json"))
+    events = (first / "events.jsonl").read_bytes()
+    _driver_in(tmp_path).kill()
+
+    again = cluster.raymix("submit", config, "--verb", "tune", "--wait")
+    assert again.returncode == 0 and "1 of 3 trials are done already" in again.stdout, again.stdout + again.stderr
+    assert (first / "events.jsonl").read_bytes() == events
+    record = SearchRecord.model_validate_json((folder / "search.json").read_bytes())
+    states = {trial.changes["training.learning_rate"]: trial.state for trial in record.trials}
+    assert states == {0.01: "finished", 1e-5: "ended early", 0.003: "finished"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".ray-tune")]
+    assert "errored" not in (folder / "raymix.log").read_text()  # Tune's word for a trial that it will try again
+    _wait_until(lambda: _cpus_taken(cluster) == 0, timeout_s=30)
+
+    alone = cluster.raymix("run", folder / "best.yaml", "--set", "cluster.address=local")
+    assert alone.returncode == 0, alone.stderr
+    best = next(trial for trial in record.trials if trial.name == record.best)
+    summary = json.loads((tmp_path / "runs" / "tuned-best" / "summary.json").read_text())
+    assert {name: domain["loss_nats_end"] for name, domain in summary["domains"].items()} == best.losses_nats
+
+
+def _driver_in(folder: Path) -> psutil.Process:
+    """The process of a search that was submitted from a folder."""
+    wanted = ["orchestrator.cli", "tune"]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[2:4] == wanted and process.cwd().startswith(str(folder)):
+                return process
+    raise AssertionError("the search has no driver")
+
+
+def _cpus_taken(cluster: Cluster) -> float:
+    request = Request(f"{cluster.address}/api/cluster_status", headers={"Authorization": f"Bearer {TOKEN}"})
+    status = json.loads(urlopen(request).read())["data"]["clusterStatus"]
+    return float(status["loadMetricsReport"]["usage"]["CPU"][0])
 
 
 def _shares(run: Path) -> list[tuple[int, dict[str, float]]]:
