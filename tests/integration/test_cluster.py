@@ -184,11 +184,12 @@ def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster,
 def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(cluster: Cluster, tmp_path: Path) -> None:
     search = {
         "type": "random",
-        "num_trials": 3,
+        "num_trials": 2,
         "asha": {"grace_steps": 4, "reduction_factor": 2},
-        "space": {"training.learning_rate": {"choice": [1e-5, 0.01, 0.003]}},  # drawn: the second, the first, the third
+        "space": {"training.learning_rate": {"choice": [1e-5, 0.003]}},  # drawn: the second, the first
     }
-    config = write_run(tmp_path, name="tuned", training__max_steps=8, search=search)
+    # Long enough that ASHA's word reaches a trial that is under way: it trains on while its evaluation travels.
+    config = write_run(tmp_path, name="tuned", training__max_steps=40, search=search)
     folder = tmp_path / "runs" / "tuned-tune"
     submitted = cluster.raymix("submit", config, "--verb", "tune")
     assert submitted.returncode == 0, submitted.stderr
@@ -198,11 +199,11 @@ def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(clus
     _driver_in(tmp_path).kill()
 
     again = cluster.raymix("submit", config, "--verb", "tune", "--wait")
-    assert again.returncode == 0 and "1 of 3 trials are done already" in again.stdout, again.stdout + again.stderr
+    assert again.returncode == 0 and "1 of 2 trials are done already" in again.stdout, again.stdout + again.stderr
     assert (first / "events.jsonl").read_bytes() == events
     record = SearchRecord.model_validate_json((folder / "search.json").read_bytes())
     states = {trial.changes["training.learning_rate"]: trial.state for trial in record.trials}
-    assert states == {0.01: "finished", 1e-5: "ended early", 0.003: "finished"}
+    assert states == {0.003: "finished", 1e-5: "ended early"}
     assert not [path for path in folder.iterdir() if path.name.startswith(".ray-tune")]
     assert "errored" not in (folder / "raymix.log").read_text()  # Tune's word for a trial that it will try again
     _wait_until(lambda: _cpus_taken(cluster) == 0, timeout_s=30)
