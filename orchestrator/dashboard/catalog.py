@@ -93,13 +93,13 @@ class Catalog:
         names = (str(folder.relative_to(self.root)) for folder in self._walk(self.root, MAX_DEPTH))
         return [name for name in names if name.isprintable()]
 
-    def newest(self) -> str | None:
-        """The run begun last."""
+    def newest(self, count: int) -> list[str]:
+        """The runs begun last, so many of them, the last one first."""
         begun: dict[str, float] = {}
         for name in self.names():
             with suppress(OSError):
                 begun[name] = (self.root / name / "config.json").stat().st_mtime
-        return max(begun, key=lambda name: begun[name], default=None)
+        return sorted(begun, key=lambda name: begun[name], reverse=True)[:count]
 
     def glances(self) -> list[Glance]:
         """A line about each run, the one begun last first; runs of one group together."""

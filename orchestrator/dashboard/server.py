@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import functools
 import gzip
 import hashlib
 import signal
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
 from orchestrator.dashboard.controls import MAX_BODY_BYTES, control_handler
-from orchestrator.dashboard.following import Pages
+from orchestrator.dashboard.following import MAX_IDLE_PAGES, Pages
 from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, only_this_machine, opening
 from orchestrator.dashboard.pages import ComparePage, ListPage, Page, RunPage, templates
 from orchestrator.report.html import asset
@@ -112,18 +113,22 @@ class _Server:
         self._addresses = {name: f"/static/{name}?{_digest(data)}" for name, (data, _) in self._files.items()}
 
     async def warm_up(self, app: web.Application) -> AsyncIterator[None]:
-        """While nobody asks yet: what the first page needs, and the page that is asked for first, as a rule."""
+        """While nobody asks yet: what the first page needs, and the pages that are asked for first, as a rule."""
         task = asyncio.create_task(self._warm_up())
         yield
         task.cancel()
 
     async def _warm_up(self) -> None:
-        newest = await asyncio.to_thread(self.catalog.newest)
-        if newest is not None:
-            with suppress(UnknownRunError):  # gone in this moment
-                await self._pages.get(("run", newest), lambda: RunPage(self.catalog, newest)).prepare()
+        names = await asyncio.to_thread(self.catalog.newest, MAX_IDLE_PAGES)
+        await self._read(names[:1])
         for name, (data, _) in self._files.items():
             self._packed[name] = await asyncio.to_thread(gzip.compress, data, 6)
+        await self._read(names[1:])
+
+    async def _read(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(UnknownRunError):  # gone in this moment
+                await self._pages.get(("run", name), functools.partial(RunPage, self.catalog, name)).prepare()
 
     async def list_page(self, request: web.Request) -> web.Response:
         scripts = ("live.js", "list.js")

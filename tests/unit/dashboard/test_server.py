@@ -17,6 +17,7 @@ from orchestrator.controller.requests import read_request, waiting_requests
 from orchestrator.dashboard.guard import TOKEN_VARIABLE, choose_token, digest_of
 from orchestrator.dashboard.pages import RunPage
 from orchestrator.dashboard.server import HOST, build_app
+from orchestrator.dashboard.snapshots import Snapshot
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
 TOKEN = "the-token-of-this-test"
@@ -329,22 +330,29 @@ def test_the_numbers_do_not_wait_for_the_script_that_draws(live: FakeRun, tmp_pa
     with_server(tmp_path, talk)
 
 
-def test_the_newest_run_is_read_before_anybody_asks(
-    live: FakeRun, fake_run: MakeFakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_newest_runs_are_read_before_anybody_asks(
+    fake_run: MakeFakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.utime(live.path / "config.json", (1e9, 1e9))
-    fake_run("newer", total_steps=20, num_steps=5)
-    looked = []
+    for age, name in enumerate(("oldest", "older", "newer", "newest")):
+        os.utime(fake_run(name, total_steps=20, num_steps=5).path / "config.json", (1e9, 1e9 + age))
+    looked: list[str] = []
     look = RunPage.look
-    monkeypatch.setattr(RunPage, "look", lambda page: (looked.append(page), look(page))[1])
+
+    def noted(page: RunPage) -> Snapshot | None:
+        looked.append(page._follower.run.path.name)
+        return look(page)
+
+    monkeypatch.setattr(RunPage, "look", noted)
+    monkeypatch.setattr("orchestrator.dashboard.server.MAX_IDLE_PAGES", 3)
 
     async def talk(session: ClientSession, base: str) -> None:
         async with asyncio.timeout(30):
-            while not looked:
+            while len(looked) < 3:
                 await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # for one too many
 
     with_server(tmp_path, talk)
-    assert [page._follower.run.path.name for page in looked] == ["newer"]
+    assert looked == ["newest", "newer", "older"]
 
 
 def test_the_token_is_made_or_given(monkeypatch: pytest.MonkeyPatch) -> None:
