@@ -16,8 +16,8 @@ setup: $(STAMP) ## Make .venv, or bring it up to date
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: unit ## Run all tests; those that start Ray or train go one after the other
-	$(BIN)/python -m pytest tests/chaos tests/integration
+test: unit ## Run all tests; of the files that start Ray or train two at a time, the long ones first
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
 
 unit: setup ## Run the tests that want no Ray and no DeepSpeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security
