@@ -181,5 +181,6 @@ def _write(config: RunConfig, found: _Found, console: Console) -> None:
     best = record.trial(record.best)
     run = found.best.model_copy(update={"name": f"{config.name}-best", "output_dir": config.output_dir})
     about = f"The best of {len(record.trials)} trials of {config.name}: {record.metric} {best.score:.6f} at the end."
-    write_best(folder / "best.yaml", run, [about])
-    console.print(f"raymix run {folder / 'best.yaml'}", highlight=False, markup=False, soft_wrap=True)
+    path = folder / "best.yaml"
+    write_best(path, run, [about])
+    console.print(f"the best, as a run: raymix run {path}", highlight=False, markup=False, soft_wrap=True)
