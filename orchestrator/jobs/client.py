@@ -109,10 +109,10 @@ def jobs_view(address: str | None, job: str | None = None) -> Table:
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client, to be used within `cluster_errors`, without its own lines about packages sent and logs that end."""
+    """A client, to be used within `cluster_errors`, without its own lines about packages sent, how large, and logs."""
     client = JobSubmissionClient(address)
     for name in _CHATTY:
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     return client
 
 
