@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from aiohttp import ClientError
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
+from requests import RequestException
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -166,7 +168,7 @@ def cluster_errors(address: str | None) -> Iterator[None]:
             f"{where}: {fault}; set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or its file in "
             "RAY_AUTH_TOKEN_PATH"
         ) from error
-    except ConnectionError as error:
+    except (ConnectionError, RequestException, ClientError) as error:  # Ray's own; of a call, of a log that is followed
         raise JobError(
             f"{where}: no Ray dashboard answers there; give --address http://HEAD:8265 of a cluster that is up"
         ) from error
