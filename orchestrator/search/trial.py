@@ -135,7 +135,12 @@ class TrialTraining:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it, by a checkpoint if it is still under way, and wait for that."""
+        """End it if it is still under way, for good where trials may end early, and wait for that."""
+        if self._trials.ends_early and self._thread.is_alive():
+            self._files.refresh()
+            step = self._files.metrics.last_step
+            # At once: Tune gives the last trials of a search ten seconds to end, then kills their processes.
+            write_durably(self._run.folder / STOPPED_FILE, json.dumps({"step": step}).encode())
         self._stopping.set()
         self._thread.join()
 
@@ -149,11 +154,8 @@ class TrialTraining:
                 ready = make_ready(self._run, run_id, Console(quiet=True), self._trials.stores).without_models()
                 with track([ready.tracked]):
                     complete(ready, alone=ready.cluster.num_workers == 1, stopping=self._stopping)
-        except KeyboardInterrupt:
-            if self._trials.ends_early:
-                self._files.refresh()
-                step = self._files.metrics.last_step
-                write_durably(folder / STOPPED_FILE, json.dumps({"step": step}).encode())
+        except KeyboardInterrupt:  # `stop`
+            pass
         except Exception as error:  # of any kind: the other trials go on, and the person is told
             note_failure(folder, explain(error))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +32,8 @@ class Training:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started: list[str] = []
         self.last_step = 12
+        self.may_end = Event()
+        self.may_end.set()
         self.failure: Exception | None = None
         monkeypatch.setattr(trial, "make_ready", self._make_ready)
         monkeypatch.setattr(trial, "complete", self._complete)
@@ -51,6 +53,7 @@ class Training:
         (run.folder / "checkpoints").mkdir()
         for step in range(0, self.last_step + 1, 4):
             if stopping.wait(0.01):
+                self.may_end.wait(10)
                 raise KeyboardInterrupt
             write_evaluation(run.folder, step, run.mixing.sigma + 12 / max(step, 1))  # type: ignore[union-attr]
         (run.folder / "summary.json").write_text("{}")
@@ -104,6 +107,22 @@ def test_a_trial_that_ends_early_leaves_a_note_and_is_never_gone_on_with(tmp_pat
     assert again[0]["step"] == 4 and len(training.started) == 1
     (record,) = collect([folder], trials)
     assert record.state == "ended early" and best_of([record]) is None
+
+
+def test_the_note_is_there_before_the_training_has_ended(tmp_path: Path, training: Training) -> None:
+    training.last_step = 4000
+    training.may_end.clear()
+    tuned = start(trials_in(tmp_path, ends_early=True), 0.5)
+    tuned.step()
+    ending = Thread(target=tuned.cleanup)
+    ending.start()
+    until = time.monotonic() + 5
+    while not list(tmp_path.glob("trial-*/stopped.json")):
+        assert time.monotonic() < until, "whoever kills the trial now takes it for an unfinished one"
+        time.sleep(0.01)
+    assert ending.is_alive()
+    training.may_end.set()
+    ending.join()
 
 
 def test_without_early_ends_a_stopped_trial_is_only_unfinished(tmp_path: Path, training: Training) -> None:
