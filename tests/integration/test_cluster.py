@@ -186,7 +186,7 @@ def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(clus
         "type": "random",
         "num_trials": 2,
         "asha": {"grace_steps": 4, "reduction_factor": 2},
-        "space": {"training.learning_rate": {"choice": [1e-5, 0.003]}},  # drawn: the second, the first
+        "space": {"training.learning_rate": {"choice": [1e-5, 0.004]}},  # drawn: the second, the first
     }
     # Long enough that ASHA's word reaches a trial that is under way: it trains on while its evaluation travels.
     config = write_run(tmp_path, name="tuned", training__max_steps=40, search=search)
@@ -203,7 +203,7 @@ def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(clus
     assert (first / "events.jsonl").read_bytes() == events
     record = SearchRecord.model_validate_json((folder / "search.json").read_bytes())
     states = {trial.changes["training.learning_rate"]: trial.state for trial in record.trials}
-    assert states == {0.003: "finished", 1e-5: "ended early"}
+    assert states == {0.004: "finished", 1e-5: "ended early"}
     assert not [path for path in folder.iterdir() if path.name.startswith(".ray-tune")]
     assert "errored" not in (folder / "raymix.log").read_text()  # Tune's word for a trial that it will try again
     _wait_until(lambda: _cpus_taken(cluster) == 0, timeout_s=30)
