@@ -48,6 +48,7 @@ class Comparison:
 
     run_labels: list[str]
     columns: dict[str, list[Cell]]
+    has_benchmarks: bool = False
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
@@ -88,10 +89,11 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     for domain in all_domains(runs):
         ends = [result.domains[domain].loss_nats_end if domain in result.domains else None for result in results]
         columns[f"{domain} end"] = _losses(ends)
-    columns |= _benchmarks(runs)
+    benchmarks = _benchmarks(runs)
+    columns |= benchmarks
     columns["tokens"] = [Cell(f"{result.num_tokens:,}") for result in results]
     columns["time"] = [Cell(format_duration(result.seconds)) for result in results]
-    return Comparison(run_labels(runs), columns)
+    return Comparison(run_labels(runs), columns, has_benchmarks=bool(benchmarks))
 
 
 def _steps(run: RunFolder, done: int) -> str:

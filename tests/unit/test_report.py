@@ -296,6 +296,7 @@ def test_comparison_of_runs_with_other_domains_and_the_same_name(fake_run: MakeF
     page, plots = report_of(one, other)
     table = comparison_cells(page)
     assert len(table) == 2 and all(str(run.path) in " ".join(table) for run in (one, other))
+    assert "mean and worst are over the run's domains" in page and "Benchmarks: the result" not in page
     assert [table[name]["math end"] for name in table][1] == "-"
     colors = {trace["name"]: trace["line"]["color"] for trace in plots[f"Shares over time same ({other.path})"]["data"]}
     assert colors["code"] == color_by_name(["math", "code", "law"])["code"]
