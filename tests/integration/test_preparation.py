@@ -20,7 +20,7 @@ DATA = DataConfig(max_length=256)
 def local_ray() -> Iterator[None]:
     was_up = ray.is_initialized()
     if not was_up:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     if not was_up:
         ray.shutdown()
