@@ -16,7 +16,7 @@ setup: $(STAMP) ## Make .venv, or bring it up to date
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: unit ## Run all tests; of the files that start Ray or train two at a time, the long ones first
+test: unit ## Run all tests; of the files that start Ray or train two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
 
 unit: setup ## Run the tests that want no Ray and no DeepSpeed
