@@ -6,21 +6,21 @@ counts, N loss tokens, V vocabulary, D domains.
 """
 
 import gc
-import inspect
 import logging
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from workers.config import ModelConfig, TrainingConfig
+from workers.data.passes import ForwardPass, idle_pass
 from workers.deepspeed_config import build_deepspeed_config
+from workers.isolation import Isolation, prove_isolation
 from workers.model import load_hidden_size, load_model
+from workers.packed_forward import PackedForward, passes_over
 from workers.strategies import STRATEGIES, Attachment
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Engine:
         self._seed = seed
         attach = getattr(STRATEGIES[training.strategy.type], "attach", None)
         self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
-        self._keeps_logits = "logits_to_keep" in inspect.signature(base_model(self.module).forward).parameters
+        self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
 
     @classmethod
     def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
@@ -69,6 +69,20 @@ class Engine:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         _forget_initial_steps(engine.optimizer)
         return cls(engine, model_config, training, seed)
+
+    def prove_isolation(self, row: "Batch | None") -> Isolation:
+        """Choose how packed examples are kept apart, on a row that all ranks bring alike; a collective.
+
+        Raises:
+            PackingError: this model is right in no way.
+        """
+
+        def over_ranks(difference: float) -> float:
+            largest = torch.tensor(difference, dtype=torch.float64, device=self.device)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+            return float(largest)
+
+        return prove_isolation(self.packed, row, over_ranks)
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulate the gradient of this rank's rows; their loss sums (nats) and loss tokens per domain."""
@@ -93,18 +107,25 @@ class Engine:
         """Nats of each loss token, (N,) in float32, row by row, and the last hidden states, (B, L, hidden size).
 
         One forward pass of all rows of the batch, which is to be a micro batch, without gradients or dropout. The
-        hidden states are those after the final norm, of every token, padding included.
+        hidden states are those after the final norm, of every token; of padding they may be anything.
         """
         self.module.eval()
         hidden: list[torch.Tensor] = []
         decoder = base_model(self.module).base_model  # the model without its head
         watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
         try:
-            row_N, column_N = np.nonzero(batch.loss_mask_BL[:, 1:])
-            nats_N = self._compute_nats(batch, slice(None), row_N, column_N, batch.input_ids_BL.shape[1])
+            passes = self._passes(batch, len(batch.domain_B), cut=False)
+            nats = [self.packed.nats(one_pass) for one_pass in passes]
         finally:
             watch.remove()
-        return nats_N, hidden[0]
+        targets = np.concatenate([one_pass.target_origin_N for one_pass in passes])
+        in_order = self.packed.to_device(np.argsort(targets, kind="stable"))
+        hidden_TH = hidden[0].new_zeros(batch.input_ids_BL.size, hidden[0].shape[-1])
+        for one_pass, hidden_SLH in zip(passes, hidden, strict=True):
+            places = one_pass.origin_SL.ravel()
+            read = self.packed.to_device(np.flatnonzero(places >= 0))
+            hidden_TH[self.packed.to_device(places[places >= 0])] = hidden_SLH.flatten(0, 1)[read]
+        return torch.cat(nats)[in_order], hidden_TH.view(*batch.input_ids_BL.shape, -1)
 
     def step(self, learning_rate: float) -> float | None:
         """Update the weights; the norm of the global gradient before clipping (None: fp32 at stage 0)."""
@@ -127,48 +148,27 @@ class Engine:
     def _sum_by_domain(self, batch: "Batch", num_domains: int, consume: Any) -> tuple[torch.Tensor, torch.Tensor]:
         loss_sum_D = torch.zeros(num_domains, dtype=torch.float64, device=self.device)
         num_tokens_D = np.zeros(num_domains, dtype=np.int64)
-        for rows in _micro_batches(len(batch.domain_B), self.training.micro_batch_size):
-            row_N, column_N = np.nonzero(batch.loss_mask_BL[rows, 1:])  # the column that predicts the target
-            domain_N = batch.domain_B[rows][row_N]
-            # Causal attention: what comes after the last prediction that counts changes no loss.
-            nats_N = self._compute_nats(batch, rows, row_N, column_N, int(column_N.max(initial=0)) + 1)
+        for one_pass in self._passes(batch, self.training.micro_batch_size):
+            nats_N = self.packed.nats(one_pass)
             consume(nats_N)
-            loss_sum_D.index_add_(0, self._to_device(domain_N), nats_N.detach().double())
-            num_tokens_D += np.bincount(domain_N, minlength=num_domains)
-        return loss_sum_D, self._to_device(num_tokens_D)
+            domain_N = self.packed.to_device(one_pass.domain_N)
+            loss_sum_D.index_add_(0, domain_N, nats_N.detach().double())
+            num_tokens_D += np.bincount(one_pass.domain_N, minlength=num_domains)
+        return loss_sum_D, self.packed.to_device(num_tokens_D)
 
-    def _compute_nats(
-        self, batch: "Batch", rows: slice, row_N: np.ndarray, column_N: np.ndarray, length: int
-    ) -> torch.Tensor:
-        keep_K = np.unique(column_N) if self._keeps_logits and len(column_N) else np.arange(length)
-        # Where every position counts, choosing them all would only copy, and scatter once more in the backward pass.
-        kept = {"logits_to_keep": self._to_device(keep_K)} if len(keep_K) < length else {}
-        # No attention mask and no cache: transformers then tells packed examples apart by their positions.
-        logits_BKV = self.deepspeed(
-            input_ids=self._to_device(batch.input_ids_BL[rows, :length]),
-            position_ids=self._to_device(batch.position_ids_BL[rows, :length]),
-            use_cache=False,
-            **kept,
-        ).logits
-        index_N = self._to_device(row_N * len(keep_K) + np.searchsorted(keep_K, column_N))
-        target_N = self._to_device(batch.input_ids_BL[rows][row_N, column_N + 1])
-        logits_NV = logits_BKV.flatten(0, 1)
-        if len(row_N) < len(logits_NV):  # else every position counts, and choosing them all would only copy
-            logits_NV = logits_NV.index_select(0, index_N)
-        return F.cross_entropy(logits_NV.float(), target_N, reduction="none")
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+    def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:
+        passes = list(passes_over(batch, self.packed.way, rows_per_pass, cut=cut))
+        if self.packed.way == "separate":
+            # Single examples fill another number of passes on each rank, and every pass may be a collective.
+            most = torch.tensor(len(passes), device=self.device)
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            passes += [idle_pass()] * (int(most) - len(passes))
+        return passes
 
 
 def base_model(module: Any) -> PreTrainedModel:
     """The transformers model itself, without peft around it."""
     return module.get_base_model() if hasattr(module, "get_base_model") else module
-
-
-def _micro_batches(num_rows: int, micro_batch_size: int) -> Iterator[slice]:
-    for start in range(0, num_rows, micro_batch_size):
-        yield slice(start, start + micro_batch_size)
 
 
 def _import_deepspeed() -> Any:

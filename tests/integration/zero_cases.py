@@ -172,10 +172,10 @@ def nats_of_examples(case: Case, is_training: bool) -> list[list[float]]:
 def losses_with_and_without_logits_to_keep(case: Case) -> tuple[list[float], list[float], float]:
     """Loss sums with the head on the loss positions only, then on all, and the largest difference of a gradient."""
     engine = build_engine(case)
-    assert engine._keeps_logits
+    assert engine.packed.keeps_logits
     results, gradients = [], []
     for keeps_logits in (True, False):
-        engine._keeps_logits = keeps_logits
+        engine.packed.keeps_logits = keeps_logits
         results.append(engine.forward_backward(global_batch(1), NUM_DOMAINS)[0].tolist())
         gradients.append([p.grad.clone() for p in engine.module.parameters()])
         engine.deepspeed.zero_grad()

@@ -1,0 +1,124 @@
+"""One rank's rows of a step -> forward passes: rows as they are packed, or every example a sequence of its own.
+
+Both ways hold the same targets. Shapes: B rows of the batch, S sequences of the pass, L tokens, N targets.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from workers.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one forward pass reads, and which tokens it is to predict."""
+
+    input_ids_SL: NDArray[np.integer]
+    position_ids_SL: NDArray[np.integer]
+    """From 0 in every example; 0 where padded behind whole rows."""
+    sequence_N: NDArray[np.int64]
+    column_N: NDArray[np.int64]
+    """The column that predicts a target: the one before it."""
+    target_N: NDArray[np.int64]
+    """Token ids of the targets."""
+    domain_N: NDArray[np.int64]
+    origin_SL: NDArray[np.int64]
+    """Where in the batch's flattened rows a token stands; -1 where padded behind a single example."""
+
+    @property
+    def target_origin_N(self) -> NDArray[np.int64]:
+        """Where in the batch's flattened rows the targets stand."""
+        return self.origin_SL[self.sequence_N, self.column_N] + 1
+
+    def in_one_sequence(self) -> "ForwardPass":
+        """The same with all sequences one behind the other, which kernels for varied lengths take."""
+        return replace(
+            self,
+            input_ids_SL=self.input_ids_SL.reshape(1, -1),
+            position_ids_SL=self.position_ids_SL.reshape(1, -1),
+            origin_SL=self.origin_SL.reshape(1, -1),
+            sequence_N=np.zeros_like(self.sequence_N),
+            column_N=self.sequence_N * self.input_ids_SL.shape[1] + self.column_N,
+        )
+
+
+def whole_rows(batch: "Batch", rows_per_pass: int, cut: bool = True) -> Iterator[ForwardPass]:
+    """The rows in their order, so many a pass.
+
+    With `cut` a pass ends at the last column that predicts a target: attention is causal, so what comes after it
+    changes no loss.
+    """
+    places_BL = np.arange(batch.input_ids_BL.size).reshape(batch.input_ids_BL.shape)
+    for start in range(0, len(batch.domain_B), rows_per_pass):
+        rows = slice(start, start + rows_per_pass)
+        row_N, column_N = np.nonzero(batch.loss_mask_BL[rows, 1:])
+        length = int(column_N.max(initial=0)) + 1 if cut else batch.input_ids_BL.shape[1]
+        yield ForwardPass(
+            input_ids_SL=batch.input_ids_BL[rows, :length],
+            position_ids_SL=batch.position_ids_BL[rows, :length],
+            sequence_N=row_N,
+            column_N=column_N,
+            target_N=batch.input_ids_BL[rows][row_N, column_N + 1].astype(np.int64),
+            domain_N=batch.domain_B[rows][row_N],
+            origin_SL=places_BL[rows, :length],
+        )
+
+
+def single_examples(batch: "Batch", tokens_per_pass: int, cut: bool = True) -> Iterator[ForwardPass]:
+    """Every example a sequence of its own, the longest first, as many a pass as fit into `tokens_per_pass`.
+
+    Examples without a target are left out: they teach nothing, and here nothing else reads them. `cut` as above;
+    without it all examples come whole.
+    """
+    starts = np.flatnonzero(batch.position_ids_BL.ravel() == 0)  # padding is a piece of one token each
+    ends = np.append(starts[1:], batch.position_ids_BL.size)
+    is_target = batch.loss_mask_BL.ravel().copy()
+    is_target[starts] = False
+    # A piece's tokens up to its last target, of which the last one is only predicted.
+    places = np.where(is_target, np.arange(len(is_target)), -1)
+    read_E = np.maximum.reduceat(places, starts) - starts if cut else ends - starts
+    kept = np.flatnonzero(read_E > (0 if cut else 1))
+    kept = kept[np.argsort(-read_E[kept], kind="stable")]
+    while len(kept):
+        length = int(read_E[kept[0]])
+        count = max(tokens_per_pass // length, 1)
+        yield _as_sequences(batch, starts[kept[:count]], read_E[kept[:count]], ends[kept[:count]], is_target)
+        kept = kept[count:]
+
+
+def _as_sequences(
+    batch: "Batch",
+    starts_S: NDArray[np.int64],
+    lengths_S: NDArray[np.int64],
+    ends_S: NDArray[np.int64],
+    is_target: NDArray[np.bool_],
+) -> ForwardPass:
+    column_L = np.arange(lengths_S.max())
+    is_read_SL = column_L < lengths_S[:, None]
+    origin_SL = np.where(is_read_SL, starts_S[:, None] + column_L, -1)
+    ids = batch.input_ids_BL.ravel()
+    # A column predicts the token behind it, which may be one that is not read itself.
+    has_next_SL = is_read_SL & (starts_S[:, None] + column_L + 1 < ends_S[:, None])
+    predicts_SL = has_next_SL & is_target[np.where(has_next_SL, origin_SL + 1, 0)]
+    sequence_N, column_N = np.nonzero(predicts_SL)
+    target_place_N = origin_SL[sequence_N, column_N] + 1
+    return ForwardPass(
+        input_ids_SL=np.where(is_read_SL, ids[origin_SL], 0),
+        position_ids_SL=np.broadcast_to(column_L, is_read_SL.shape),
+        sequence_N=sequence_N,
+        column_N=column_N,
+        target_N=ids[target_place_N].astype(np.int64),
+        domain_N=batch.domain_B[target_place_N // batch.input_ids_BL.shape[1]],
+        origin_SL=origin_SL,
+    )
+
+
+def idle_pass() -> ForwardPass:
+    """One token and no target: a rank that has nothing left to do keeps step with the others by it."""
+    nothing, zero = np.zeros(0, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
+    return ForwardPass(zero, zero, nothing, nothing, nothing, nothing, zero - 1)
