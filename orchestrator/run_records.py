@@ -41,6 +41,15 @@ class BestEvaluation(BaseModel):
     loss_nats: float | None = None
 
 
+class IsolationRecord(BaseModel):
+    """isolation.json: how packed examples were kept apart, and what that was found by."""
+
+    way: str
+    difference_nats: float | None = None
+    num_tokens: int = 0
+    refused: dict[str, str] = {}
+
+
 class RunSummary(BaseModel):
     """summary.json: written when the run ends."""
 
@@ -52,6 +61,7 @@ class RunSummary(BaseModel):
     weights_versions: int
     mixing_type: str
     best: BestEvaluation | None = None
+    isolation: IsolationRecord | None = None
     mean_loss_nats: LossCourse = LossCourse()
     worst_loss_nats: LossCourse = LossCourse()
     domains: dict[str, DomainSummary]

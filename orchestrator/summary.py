@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import BestEvaluation, DomainSummary, LossCourse, RunSummary
+from orchestrator.run_records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
 from workers.durable import write_durably
 
 
@@ -72,6 +72,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
         best=None
         if best is None
         else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
+        isolation=_read_isolation(run),
         mean_loss_nats=_course(steps, mean_E, best),
         worst_loss_nats=_course(steps, worst_E, best),
         domains={domain: _summarise_domain(run, domain, course) for domain, course in courses.items()},
@@ -92,6 +93,11 @@ def _summarise_domain(run: RunFolder, domain: str, course: LossCourse) -> Domain
         rows_seen=int(np.nansum(run.metrics.column(f"rows/{domain}"))),
         epochs=_finite(run.metrics.last(f"epochs/{domain}")),
     )
+
+
+def _read_isolation(run: RunFolder) -> IsolationRecord | None:
+    path = run.path / "isolation.json"
+    return IsolationRecord.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _course(steps: NDArray[np.int64], values: NDArray[np.float64], best: int | None) -> LossCourse:

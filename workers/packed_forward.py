@@ -80,7 +80,8 @@ class PackedForward:
         keep_K = np.unique(column_N) if self.keeps_logits and len(column_N) else np.arange(length)
         # Where every position counts, choosing them all would only copy, and scatter once more in the backward pass.
         kept = {"logits_to_keep": self.to_device(keep_K)} if len(keep_K) < length else {}
-        logits_SKV = self.output(one_pass, **kept).logits
+        ids_SL, positions_SL = self.to_device(one_pass.input_ids_SL), self.to_device(one_pass.position_ids_SL)
+        logits_SKV = self.output(ids_SL, positions_SL, **kept).logits
         index_N = self.to_device(one_pass.sequence_N * len(keep_K) + np.searchsorted(keep_K, column_N))
         logits_NV = logits_SKV.flatten(0, 1)
         if len(column_N) < len(logits_NV):  # else every position counts, and choosing them all would only copy
@@ -92,28 +93,21 @@ class PackedForward:
         if offload := getattr(getattr(self._call, "optimizer", None), "parameter_offload", None):
             offload.get_param_coordinator().release_and_reset_all(self._call.module)  # type: ignore[attr-defined]
 
-    def output(self, one_pass: ForwardPass, **more: Any) -> Any:
-        """What the model's `forward` returns."""
-        # With a cache transformers does not look for packed examples in the positions.
-        return self._call(**self._arguments(one_pass), **more, use_cache=False)
-
-    def to_device(self, array: np.ndarray) -> torch.Tensor:
-        """Indices as a tensor where the model computes."""
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self._device)
-
-    def _arguments(self, one_pass: ForwardPass) -> dict[str, Any]:
-        input_ids_SL = self.to_device(one_pass.input_ids_SL)
-        if self.way == "separate":
-            return {"input_ids": input_ids_SL}
-        position_ids_SL = self.to_device(one_pass.position_ids_SL)
+    def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
+        """What the model's `forward` returns for sequences that are laid out as the way wants them."""
         arguments: dict[str, Any] = {"input_ids": input_ids_SL}
-        if "position_ids" in self._named:
+        if self.way != "separate" and "position_ids" in self._named:
             arguments["position_ids"] = position_ids_SL
         if self.way == "mask":
             arguments["attention_mask"] = self._block_diagonal_mask(position_ids_SL)
         if self.way == "lengths":
             arguments |= _sequence_lengths(position_ids_SL)
-        return arguments
+        # With a cache transformers does not look for packed examples in the positions.
+        return self._call(**arguments, **more, use_cache=False)
+
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
+        """Indices as a tensor where the model computes."""
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self._device)
 
     def _block_diagonal_mask(self, position_ids_SL: torch.Tensor) -> Any:
         """As the model's own attention kernel wants it; one for each kind of layer where there are several."""

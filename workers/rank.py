@@ -3,8 +3,10 @@
 All ranks call the same methods in the same order; each of them is a collective.
 """
 
+import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from workers import checkpoint
 from workers.collectives import on_rank_zero
 from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
+from workers.data.store import TokenStore
+from workers.durable import write_durably
 from workers.engine import Engine
 from workers.evaluation import build_evaluation_batches, evaluate
 from workers.events import note_event
 from workers.export import export_model
+from workers.isolation import find_proof_row
 from workers.learning_rate import learning_rate
 from workers.model import load_tokenizer
 from workers.plan import TrainingPlan
@@ -47,6 +52,7 @@ class Rank:
         self.source = SharedSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
+        self._prove_isolation(train_stores, eval_stores)
         micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
         self.eval_batches = build_evaluation_batches(eval_stores, max_rows, micro_batch_size, rank, world_size)
         self.signal_meter: SignalMeter | None = None
@@ -155,6 +161,13 @@ class Rank:
             return None
         self.engine.attachment.watch()
         return self.engine.attachment
+
+    def _prove_isolation(self, *stores: dict[str, TokenStore]) -> None:
+        """Choose how packed examples are kept apart, and write down what was measured."""
+        isolation = self.engine.prove_isolation(find_proof_row(store for part in stores for store in part.values()))
+        if dist.get_rank() == 0:
+            write_durably(self.plan.folder / "isolation.json", json.dumps(asdict(isolation), indent=1).encode())
+            note_event(self.plan.folder, self.num_steps_done, "packing", str(isolation))
 
     @property
     def _checkpoints(self) -> Path:

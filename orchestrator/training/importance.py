@@ -29,7 +29,7 @@ from workers.strategies.cofitune.normalisation import (
 )
 from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
 
-_SCORES_VERSION = 1
+_SCORES_VERSION = 2
 """Raised whenever the same settings would give other scores."""
 FILE = "importance.safetensors"
 

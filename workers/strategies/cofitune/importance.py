@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from workers.config import ModelConfig
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
+from workers.isolation import find_proof_row, prove_isolation
 from workers.model import load_model
+from workers.packed_forward import PackedForward, Way
 from workers.strategies.cofitune.architectures import (
     Architecture,
     architecture_of,
@@ -42,10 +44,10 @@ class GatedModel:
     is the same as scaling its attention probabilities after the softmax (and their dropout), because both are linear.
     """
 
-    def __init__(self, model: "PreTrainedModel", dropout: float) -> None:
+    def __init__(self, model: "PreTrainedModel", dropout: float, way: Way = "positions") -> None:
         architecture = architecture_of(model.config.get_text_config().model_type, ["up", "down", "o"])
         sizes = sizes_of(model, architecture)
-        self._model = model
+        self._packed = PackedForward(model, model, model.device, way)
         self.gates: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
         model.requires_grad_(False).eval()
         lengths = {"head": sizes.num_heads, "up": sizes.intermediate, "down": sizes.hidden}
@@ -78,8 +80,7 @@ class GatedModel:
         return (log_p2_NV.exp() * (log_p2_NV - log_p1_NV)).sum()
 
     def _logits(self, input_ids_BL: torch.Tensor, position_ids_BL: torch.Tensor) -> torch.Tensor:
-        # As in training: no attention mask and no cache, so that packed examples are told apart by their positions.
-        logits = self._model(input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False).logits
+        logits = self._packed.output(input_ids_BL, position_ids_BL).logits
         return logits.to(torch.promote_types(torch.float32, logits.dtype))
 
 
@@ -110,11 +111,19 @@ def accumulate_scores(
 def measure_scores(
     model: ModelConfig, store_folder: Path, num_rows: int, rows_per_pass: int, dropout: float, seed: int
 ) -> Scores:
-    """Scores of the base model on rows of one token store; loads the model whole, on the GPU where there is one."""
+    """Scores of the base model on rows of one token store; loads the model whole, on the GPU where there is one.
+
+    Raises:
+        ValueError: the model keeps packed examples apart neither by positions nor by a mask.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded: Any = load_model(model)
-    gated = GatedModel(loaded.to(device), dropout)
-    batches = list(_batches(TokenStore.open(store_folder), num_rows, rows_per_pass, seed, device))
+    store = TokenStore.open(store_folder)
+    isolation = prove_isolation(PackedForward(loaded.to(device), loaded, device), find_proof_row([store]))
+    if isolation.way not in ("positions", "mask"):
+        raise ValueError(f"importance of heads and neurons: set data.packing to false for this model; {isolation}")
+    gated = GatedModel(loaded, dropout, isolation.way)
+    batches = list(_batches(store, num_rows, rows_per_pass, seed, device))
     return accumulate_scores(gated, batches, seed)
 
 
