@@ -1,7 +1,7 @@
 """Random models of a few thousand parameters, of every family of causal language models that transformers builds small.
 
 A family's own default configuration is shrunk: each size that it has under one of the usual names becomes a small one.
-What that alone cannot build stands in `OWN_SIZES`. Weights are large enough that examples differ by nats, and persistent
+What that alone cannot build is in `OWN_SIZES`. Weights are large enough that examples differ by nats, and persistent
 buffers hold other values than those that a fresh model has, so that a lost one shows.
 """
 
@@ -32,6 +32,7 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
     "sliding_window": 64,
     "window_size": 64,
     "dropout": 0.0,

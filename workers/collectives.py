@@ -1,8 +1,9 @@
-"""What rank 0 does for all: its result on every rank, and its errors on every rank."""
+"""What ranks do together: rank 0 acts for all, or all agree on a number."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -25,3 +26,19 @@ def on_rank_zero(action: Callable[[], Any]) -> Any:
     if outcome[1] is not None:
         raise RuntimeError(f"rank 0 failed: {outcome[1]}")
     return outcome[0]
+
+
+def sum_over_ranks(value: float, device: torch.device) -> float:
+    """The sum of what all ranks bring; a collective."""
+    return _reduce(value, device, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(value: float, device: torch.device) -> float:
+    """The largest of what all ranks bring; a collective."""
+    return _reduce(value, device, dist.ReduceOp.MAX)
+
+
+def _reduce(value: float, device: torch.device, operation: Any) -> float:
+    reduced = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(reduced, op=operation)
+    return float(reduced)

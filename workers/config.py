@@ -201,6 +201,9 @@ class TrainingConfig(Settings):
     """AdamW's epsilon."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the norm of the global gradient to this; 0 clips nothing."""
+    router_loss: bool = True
+    """Train the auxiliary loss of a mixture-of-experts model too, which keeps its routers balanced, with the
+    coefficient of the model's config; every other loss that is shown stays pure cross-entropy."""
     strategy: StrategyConfig = FullConfig()
     """Which parameters move."""
     activation_checkpointing: bool = False

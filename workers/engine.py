@@ -8,6 +8,8 @@ counts, N loss tokens, V vocabulary, D domains.
 import gc
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,12 +17,14 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from workers.collectives import max_over_ranks
 from workers.config import ModelConfig, TrainingConfig
 from workers.data.passes import ForwardPass, idle_pass
 from workers.deepspeed_config import build_deepspeed_config
 from workers.isolation import Isolation, prove_isolation
 from workers.model import load_hidden_size, load_model
 from workers.packed_forward import PackedForward, passes_over
+from workers.router_loss import find_router_loss
 from workers.strategies import STRATEGIES, Attachment
 
 if TYPE_CHECKING:
@@ -48,6 +52,9 @@ class Engine:
         self._seed = seed
         attach = getattr(STRATEGIES[training.strategy.type], "attach", None)
         self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
+        self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
+        self.router_loss_sum = 0.0
+        """This rank's part of the router loss of the last step; the sum over the ranks is the step's."""
         self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
 
     @classmethod
@@ -77,12 +84,7 @@ class Engine:
             PackingError: this model is right in no way.
         """
 
-        def over_ranks(difference: float) -> float:
-            largest = torch.tensor(difference, dtype=torch.float64, device=self.device)
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-            return float(largest)
-
-        return prove_isolation(self.packed, row, over_ranks)
+        return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulate the gradient of this rank's rows; their loss sums (nats) and loss tokens per domain."""
@@ -90,17 +92,22 @@ class Engine:
         # DeepSpeed divides by the world size; one denominator for the whole step makes the loss a mean over tokens.
         scale = self.world_size / batch.global_loss_tokens
 
-        def backward(nats_N: torch.Tensor) -> None:
-            self.deepspeed.backward(nats_N.sum() * scale, scale_wrt_gas=False)
+        def train_on(one_pass: ForwardPass) -> torch.Tensor:
+            nats_N, router_loss = self._forward_with_routers(one_pass, batch.global_tokens)
+            loss = nats_N.sum() * scale + router_loss * self.world_size
+            self.deepspeed.backward(loss, scale_wrt_gas=False)
+            self.router_loss_sum += float(router_loss)
+            return nats_N
 
         self.module.train()
-        return self._sum_by_domain(batch, num_domains, backward)
+        self.router_loss_sum = 0.0
+        return self._sum_by_domain(batch, num_domains, train_on)
 
     @torch.no_grad()
     def forward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss sums (nats) and loss tokens per domain of this rank's rows, without gradients or dropout."""
         self.module.eval()
-        return self._sum_by_domain(batch, num_domains, lambda nats_N: None)
+        return self._sum_by_domain(batch, num_domains, self.packed.nats)
 
     @torch.no_grad()
     def forward_tokens(self, batch: "Batch") -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +118,7 @@ class Engine:
         """
         self.module.eval()
         hidden: list[torch.Tensor] = []
-        decoder = base_model(self.module).base_model  # the model without its head
+        decoder = base_model(self.module).get_decoder()  # the model without its head
         watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
         try:
             passes = self._passes(batch, len(batch.domain_B), cut=False)
@@ -145,24 +152,33 @@ class Engine:
         del self.deepspeed, self.module, self.optimizer, self.attachment
         gc.collect()
 
-    def _sum_by_domain(self, batch: "Batch", num_domains: int, consume: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sum_by_domain(
+        self, batch: "Batch", num_domains: int, compute_nats: Callable[[ForwardPass], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         loss_sum_D = torch.zeros(num_domains, dtype=torch.float64, device=self.device)
         num_tokens_D = np.zeros(num_domains, dtype=np.int64)
         for one_pass in self._passes(batch, self.training.micro_batch_size):
-            nats_N = self.packed.nats(one_pass)
-            consume(nats_N)
-            domain_N = self.packed.to_device(one_pass.domain_N)
-            loss_sum_D.index_add_(0, domain_N, nats_N.detach().double())
+            nats_N = compute_nats(one_pass)
+            loss_sum_D.index_add_(0, self.packed.to_device(one_pass.domain_N), nats_N.detach().double())
             num_tokens_D += np.bincount(one_pass.domain_N, minlength=num_domains)
         return loss_sum_D, self.packed.to_device(num_tokens_D)
+
+    def _forward_with_routers(self, one_pass: ForwardPass, global_tokens: int) -> tuple[torch.Tensor, Any]:
+        """Nats of each target, and the pass's part of the step's router loss: it counts by the tokens it is over."""
+        if self.router_loss is None:
+            return self.packed.nats(one_pass), 0.0
+        is_used_SL = one_pass.is_used_SL
+        with self.router_loss.watching():
+            nats_N = self.packed.nats(one_pass)
+            num_used = int(is_used_SL.sum())
+            part = self.router_loss.value(is_used_SL) * (num_used / max(global_tokens, 1)) if num_used else 0.0
+        return nats_N, part
 
     def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:
         passes = list(passes_over(batch, self.packed.way, rows_per_pass, cut=cut))
         if self.packed.way == "separate":
             # Single examples fill another number of passes on each rank, and every pass may be a collective.
-            most = torch.tensor(len(passes), device=self.device)
-            dist.all_reduce(most, op=dist.ReduceOp.MAX)
-            passes += [idle_pass()] * (int(most) - len(passes))
+            passes += [idle_pass()] * (int(max_over_ranks(len(passes), self.device)) - len(passes))
         return passes
 
 

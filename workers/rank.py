@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from workers import checkpoint
-from workers.collectives import on_rank_zero
+from workers.collectives import on_rank_zero, sum_over_ranks
 from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
 from workers.data.store import TokenStore
@@ -104,6 +104,8 @@ class Rank:
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
         values = {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds}
+        if self.engine.router_loss is not None:
+            values["router_loss"] = sum_over_ranks(self.engine.router_loss_sum, self.engine.device)
         self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:

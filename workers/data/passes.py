@@ -35,6 +35,13 @@ class ForwardPass:
         """Where in the batch's flattened rows the targets stand."""
         return self.origin_SL[self.sequence_N, self.column_N] + 1
 
+    @property
+    def is_used_SL(self) -> NDArray[np.bool_]:
+        """False where padded: there positions do not go on. (An example of one token looks like padding.)"""
+        goes_on = self.position_ids_SL > 0
+        goes_on[:, :-1] |= goes_on[:, 1:]
+        return goes_on & (self.origin_SL >= 0)
+
     def in_one_sequence(self) -> "ForwardPass":
         """The same with all sequences one behind the other, which kernels for varied lengths take."""
         return replace(

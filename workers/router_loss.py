@@ -1,0 +1,92 @@
+"""The auxiliary loss of mixture-of-experts models, which keeps their routers from sending all tokens to a few experts.
+
+It is the family's own function of transformers (Switch Transformer, arXiv 2101.03961, equations 4 to 6, over all layers
+together) of the logits that its routers give, over the tokens that are no padding, times the coefficient of the model's
+config. The logits are read where the routers give them: asked for its own sum, transformers would count padding, and
+takes no mask of packed rows.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+_COEFFICIENTS = ("router_aux_loss_coef", "aux_loss_coef")
+_FUNCTION = "load_balancing_loss_func"
+_PARAMETERS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
+
+
+class RouterLoss:
+    """Watches a model's routers; only while `watching` does it keep what they give."""
+
+    def __init__(self, model: PreTrainedModel, coefficient: float, routers: list[tuple[torch.nn.Module, int]]) -> None:
+        self.coefficient = coefficient
+        self._model = model
+        self._function: Callable[..., Any] = getattr(sys.modules[type(model).__module__], _FUNCTION)
+        self._logits: list[torch.Tensor] | None = None
+        for router, index in routers:
+            router.register_forward_hook(self._keep(index))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the logits of the forward pass made here; activation checkpointing makes others later."""
+        self._logits = []
+        try:
+            yield
+        finally:
+            self._logits = None
+
+    def value(self, is_used_SL: NDArray[np.bool_]) -> torch.Tensor:
+        """Of the forward pass just made, with its coefficient; `is_used_SL` is False where a sequence is padded."""
+        logits = tuple(kept.flatten(0, -2) for kept in self._logits or ())
+        is_used = torch.from_numpy(is_used_SL).to(logits[0].device)
+        model: Any = self._model
+        return self.coefficient * self._function(logits, model.num_experts, model.num_experts_per_tok, is_used)
+
+    def _keep(self, index: int) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, given: Any, output: Any) -> None:
+            if self._logits is not None:
+                self._logits.append(output if isinstance(output, torch.Tensor) else output[index])
+
+        return hook
+
+
+def find_router_loss(model: PreTrainedModel) -> RouterLoss | None:
+    """The auxiliary loss of the model's family; None where its config or transformers has none."""
+    coefficient, routers = router_loss_coefficient(model), _find_routers(model)
+    function = getattr(sys.modules[type(model).__module__], _FUNCTION, None)
+    if not coefficient or not routers or function is None:
+        return None
+    has_sizes = hasattr(model, "num_experts") and hasattr(model, "num_experts_per_tok")
+    if not has_sizes or list(inspect.signature(function).parameters) != _PARAMETERS:
+        return None
+    return RouterLoss(model, coefficient, routers)
+
+
+def router_loss_coefficient(model: PreTrainedModel) -> float:
+    """What the model's config says; 0 where it says nothing."""
+    config = model.config.get_text_config()
+    return next((float(getattr(config, name)) for name in _COEFFICIENTS if getattr(config, name, None)), 0.0)
+
+
+def _find_routers(model: PreTrainedModel) -> list[tuple[torch.nn.Module, int]]:
+    """The modules that transformers itself takes router logits from, and which of their outputs these are."""
+    from transformers.utils.output_capturing import OutputRecorder
+
+    declared: Any = (getattr(model.base_model, "_can_record_outputs", None) or {}).get("router_logits", [])
+    recorders = [
+        one if isinstance(one, OutputRecorder) else OutputRecorder(one)
+        for one in (declared if isinstance(declared, list) else [declared])
+    ]
+    return [
+        (module, recorder.index)
+        for recorder in recorders
+        for name, module in model.named_modules()
+        if isinstance(module, recorder.target_class) and (recorder.layer_name or "") in name
+    ]
