@@ -116,7 +116,7 @@ def _as_sequences(
     target_place_N = origin_SL[sequence_N, column_N] + 1
     return ForwardPass(
         input_ids_SL=np.where(is_read_SL, ids[origin_SL], 0),
-        position_ids_SL=np.broadcast_to(column_L, is_read_SL.shape),
+        position_ids_SL=np.tile(column_L, (len(starts_S), 1)),
         sequence_N=sequence_N,
         column_N=column_N,
         target_N=ids[target_place_N].astype(np.int64),

@@ -1,0 +1,201 @@
+"""The proof of isolation: which way each kind of model is right in, and that a leak is caught."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
+
+from benchmarks.tiny_families import build
+from workers.data.batches import Batch
+from workers.data.passes import ForwardPass
+from workers.isolation import WAYS, PackingError, prove_isolation
+from workers.packed_forward import PackedForward, passes_over
+
+LENGTHS = (70, 31, 12, 9)  # the first is longer than the tiny models' windows of attention (64)
+RIGHT_WAY = {
+    "llama": "positions",
+    "gemma3_text": "positions",  # windows in every other layer
+    "mixtral": "positions",
+    "gpt_neo": "positions",
+    "opt": "mask",
+    "xglm": "mask",
+    "mpt": "mask",  # biases by distance, no positions
+    "gpt_oss": "mask",  # a mask for each kind of layer
+    "afmoe": "mask",
+    "bloom": "separate",
+    "mamba2": "separate",
+    "jamba": "separate",
+    "lfm2": "separate",
+    "qwen3_next": "separate",
+    "rwkv": "separate",
+}
+
+
+def packed_row(vocabulary: int = 128) -> Batch:
+    rng = np.random.default_rng(5)
+    positions = np.concatenate([np.arange(length) for length in LENGTHS])[None]
+    zeros = np.zeros(1, dtype=np.int64)
+    return Batch(
+        step=0,
+        weights_version=0,
+        input_ids_BL=rng.integers(3, vocabulary - 3, size=positions.shape).astype(np.int32),
+        position_ids_BL=positions,
+        loss_mask_BL=positions > 0,
+        domain_B=zeros,
+        row_B=zeros,
+        global_loss_tokens=int((positions > 0).sum()),
+        global_tokens=positions.size,
+        global_rows_D=zeros,
+        domain_rows_seen_D=zeros,
+    )
+
+
+def forward_of(model: PreTrainedModel) -> PackedForward:
+    return PackedForward(model, model, torch.device("cpu"))
+
+
+@torch.no_grad()
+def alone(model: PreTrainedModel, row: Batch) -> list[float]:
+    """Mean loss of each example by a call of the model on its ids, and nothing else."""
+    losses = []
+    for ids in np.split(row.input_ids_BL[0].astype(np.int64), np.cumsum(LENGTHS)[:-1]):
+        input_ids = torch.from_numpy(ids)[None]
+        logits = model(input_ids=input_ids, use_cache=False).logits[0, :-1]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, input_ids[0, 1:])))
+    return losses
+
+
+@torch.no_grad()
+def packed(forward: PackedForward, row: Batch) -> list[float]:
+    """Mean loss of each example in the way that was chosen."""
+    losses = np.zeros(row.input_ids_BL.size)
+    for one in passes_over(row, forward.way, rows_per_pass=1):
+        losses[one.target_origin_N] = forward.nats(one).numpy()
+    pieces = np.split(losses, np.cumsum(LENGTHS)[:-1])
+    return [float(piece[1:].mean()) for piece in pieces]
+
+
+@pytest.mark.parametrize("family", RIGHT_WAY)
+def test_the_way_chosen_gives_each_example_its_loss_alone(family: str) -> None:
+    model = build(family)
+    forward, row = forward_of(model), packed_row()
+    isolation = prove_isolation(forward, row)
+    assert (isolation.way, forward.way) == (RIGHT_WAY[family], RIGHT_WAY[family])
+    assert list(isolation.refused) == list(WAYS[: WAYS.index(isolation.way)])
+    assert isolation.difference_nats is not None and isolation.difference_nats < 1e-4
+    model.eval()
+    assert packed(forward, row) == pytest.approx(alone(model, row), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba2", "opt"])
+def test_bfloat16_finds_the_same_way(family: str) -> None:
+    forward = forward_of(build(family).bfloat16())
+    isolation = prove_isolation(forward, packed_row())
+    assert isolation.way == RIGHT_WAY[family]
+    assert isolation.difference_nats is not None and isolation.difference_nats < 0.02
+
+
+class _WithholdsPositions(PackedForward):
+    """The planted fault: the model never sees where examples begin."""
+
+    def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
+        length = input_ids_SL.shape[1]
+        hidden = torch.arange(length).expand_as(input_ids_SL) if self.way == "positions" else position_ids_SL
+        return super().output(input_ids_SL, hidden, **more)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_withheld_positions_are_caught_and_the_next_way_taken_with_the_word(dtype: torch.dtype) -> None:
+    model = build("llama").to(dtype)
+    isolation = prove_isolation(_WithholdsPositions(model, model, torch.device("cpu")), packed_row())
+    assert isolation.way == "mask"
+    assert "an example's loss differs by" in isolation.refused["positions"]
+    assert str(isolation).startswith("packed examples are kept apart by a block-diagonal mask")
+    assert "not by their positions: an example's loss differs by" in str(isolation)
+
+
+class _LeaksInLongRows(PackedForward):
+    """Another: only what stands behind the first 64 tokens of a row is not kept apart."""
+
+    def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
+        if self.way == "positions" and position_ids_SL.shape[1] > 64:
+            position_ids_SL = torch.arange(position_ids_SL.shape[1]).expand_as(position_ids_SL)
+        return super().output(input_ids_SL, position_ids_SL, **more)
+
+
+def test_a_leak_that_only_long_rows_have_is_caught() -> None:
+    model = build("llama")
+    isolation = prove_isolation(_LeaksInLongRows(model, model, torch.device("cpu")), packed_row())
+    assert isolation.way == "mask"
+    assert f"in a row of {sum(LENGTHS)} tokens" in isolation.refused["positions"]
+
+
+def test_a_leak_in_evaluation_alone_is_caught() -> None:
+    """As with a cache, which transformers turns off while training with checkpointed activations."""
+    model = build("llama")
+
+    class LeaksInEvaluation(PackedForward):
+        def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
+            if self.way == "positions" and not self.model.training:
+                position_ids_SL = torch.arange(position_ids_SL.shape[1]).expand_as(position_ids_SL)
+            return super().output(input_ids_SL, position_ids_SL, **more)
+
+    assert prove_isolation(LeaksInEvaluation(model, model, torch.device("cpu")), packed_row()).way == "mask"
+
+
+def test_a_difference_on_another_rank_counts() -> None:
+    differences: Iterator[float] = iter([math.nan])
+    isolation = prove_isolation(forward_of(build("llama")), packed_row(), lambda mine: next(differences, mine))
+    assert isolation.way == "mask"
+    assert "differs by nan" in isolation.refused["positions"]
+
+
+def test_a_model_that_looks_ahead_is_refused() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = BertLMHeadModel(BertConfig(vocab_size=128, initializer_range=0.3, **sizes))
+    with pytest.raises(PackingError, match=r"even behind it \(positions: .*separate: .*not a causal language model"):
+        prove_isolation(forward_of(model), packed_row())
+
+
+def test_dropout_does_not_disturb_the_proof_and_is_back_afterwards() -> None:
+    model = build("gpt2")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    model.train()
+    assert prove_isolation(forward_of(model), packed_row()).way == "positions"
+    assert model.training
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
+
+
+def test_a_row_of_one_example_needs_no_proof() -> None:
+    calls: list[ForwardPass] = []
+    model = build("mamba2")
+    model.register_forward_hook(lambda *given: calls.append(given[0]))
+    isolation = prove_isolation(forward_of(model), None)
+    assert (isolation.way, isolation.difference_nats, calls) == ("positions", None, [])
+    assert str(isolation) == "no row holds several examples, so none can influence another"
+
+
+def test_the_proof_costs_fewer_than_three_forward_passes_of_a_row() -> None:
+    """Counted in tokens, where the first way is right; a model that takes a later one pays for short rows on top."""
+    row = packed_row()
+    long = {name: np.tile(getattr(row, name), 8) for name in ("input_ids_BL", "position_ids_BL", "loss_mask_BL")}
+    from dataclasses import replace
+
+    for family in ("llama", "opt", "lfm2"):
+        model = build(family)
+        num_tokens = 0
+
+        def count(module: Any, given: Any, named: dict[str, Any], output: Any) -> None:
+            nonlocal num_tokens
+            num_tokens += named["input_ids"].numel()
+
+        model.register_forward_hook(count, with_kwargs=True)
+        prove_isolation(forward_of(model), replace(row, **long))
+        assert num_tokens < 3 * long["input_ids_BL"].size, family
