@@ -93,7 +93,7 @@ class Engine:
         scale = self.world_size / batch.global_loss_tokens
 
         def train_on(one_pass: ForwardPass) -> torch.Tensor:
-            nats_N, router_loss = self._forward_with_routers(one_pass, batch.global_tokens)
+            nats_N, router_loss = self._forward_with_routers(one_pass, batch.global_loss_tokens)
             loss = nats_N.sum() * scale + router_loss * self.world_size
             self.deepspeed.backward(loss, scale_wrt_gas=False)
             self.router_loss_sum += float(router_loss)
@@ -163,15 +163,13 @@ class Engine:
             num_tokens_D += np.bincount(one_pass.domain_N, minlength=num_domains)
         return loss_sum_D, self.packed.to_device(num_tokens_D)
 
-    def _forward_with_routers(self, one_pass: ForwardPass, global_tokens: int) -> tuple[torch.Tensor, Any]:
-        """Nats of each target, and the pass's part of the step's router loss: it counts by the tokens it is over."""
-        if self.router_loss is None:
+    def _forward_with_routers(self, one_pass: ForwardPass, global_loss_tokens: int) -> tuple[torch.Tensor, Any]:
+        """Nats of each target, and the pass's part of the step's router loss, which counts by its targets."""
+        if self.router_loss is None or not len(one_pass.target_N):
             return self.packed.nats(one_pass), 0.0
-        is_used_SL = one_pass.is_used_SL
         with self.router_loss.watching():
             nats_N = self.packed.nats(one_pass)
-            num_used = int(is_used_SL.sum())
-            part = self.router_loss.value(is_used_SL) * (num_used / max(global_tokens, 1)) if num_used else 0.0
+            part = self.router_loss.value(one_pass.is_used_SL) * (len(nats_N) / global_loss_tokens)
         return nats_N, part
 
     def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:

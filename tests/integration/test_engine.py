@@ -34,6 +34,16 @@ def test_twenty_steps_equal_plain_torch(zero_stage: int, world_size: int) -> Non
         assert result["norms"] == [None] * zero_cases.NUM_STEPS
 
 
+@pytest.mark.parametrize("way", ["mask", "lengths", "separate"])
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_every_way_of_keeping_examples_apart_trains_alike(zero_stage: int, way: str) -> None:
+    """With single examples the ranks have unlike numbers of forward passes, of which each is a collective."""
+    case = Case(tiny_model(), training_of(zero_stage), measure_every=5, way=way)
+    result = processes(2).run(zero_cases.train, case)[0]
+    np.testing.assert_allclose(result["losses"], reference()["losses"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(result["norms"], reference()["norms"], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "changes", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"activation_checkpointing": True}]
 )

@@ -40,6 +40,7 @@ class Case:
     save: Mapping[int, Path] = field(default_factory=dict)
     export: Mapping[int, Path] = field(default_factory=dict)
     measure_every: int = 0  # steps between two evaluations
+    way: str | None = None  # how packed examples are kept apart, where it is not to be by their positions
 
 
 @functools.cache
@@ -113,7 +114,9 @@ def build_engine(case: Case) -> Any:
     from workers.engine import Engine
 
     model = ModelConfig(path=str(case.model), dtype=case.dtype)
-    return Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
+    engine = Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
+    engine.packed.way = case.way or engine.packed.way  # type: ignore[assignment]
+    return engine
 
 
 def train(case: Case) -> dict[str, Any]:
@@ -182,6 +185,16 @@ def losses_with_and_without_logits_to_keep(case: Case) -> tuple[list[float], lis
     difference = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
     engine.destroy()
     return results[0], results[1], difference
+
+
+def router_losses(case: Case) -> tuple[list[float], float, dict[str, torch.Tensor]]:
+    """Of one step at stage 0: loss sums, the router loss, and all gradients."""
+    engine = build_engine(case)
+    loss_sum_D, _ = engine.forward_backward(global_batch(1), NUM_DOMAINS)
+    gradients = {name: p.grad.clone() for name, p in engine.module.named_parameters() if p.grad is not None}
+    router_loss = engine.router_loss_sum
+    engine.destroy()
+    return loss_sum_D.tolist(), router_loss, gradients
 
 
 def dropout_losses(case: Case) -> list[list[float]]:
