@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration import zero_cases
+from tests.integration import row_loss_cases, zero_cases
 from tests.integration.plain_training import example_nats, train_in_plain_torch
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
@@ -155,3 +155,29 @@ def test_evaluation_does_not_depend_on_the_world_size(max_rows: int) -> None:
         assert one[0][0][name] == pytest.approx(expected, rel=1e-5)
         assert two[0][0][name] == pytest.approx(expected, rel=1e-5)
         assert one[0][1][name] == int(batch.loss_mask_BL[: len(rows)].sum())
+
+
+@pytest.mark.parametrize(("zero_stage", "world_size"), [(2, 1), (3, 2)])
+def test_the_row_losses_are_those_of_plain_transformers(zero_stage: int, world_size: int, tmp_path: Path) -> None:
+    """An entry for each row with a loss token, in the order of the store, whichever rank and pass measured it."""
+    from transformers import AutoModelForCausalLM
+
+    path, case = tmp_path / "evaluation.json", Case(tiny_model(), training_of(zero_stage))
+    loss_sums, num_tokens = processes(world_size).run(row_loss_cases.write_losses, case, path)[0]
+    domains = json.loads(path.read_text())["domains"]
+    stores = row_loss_cases.stores_with_a_row_of_one_loss_token()
+    assert list(domains) == list(stores)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    for (name, store), step in zip(stores.items(), (11, 12, 13), strict=True):
+        tokens = store.loss_mask.sum(axis=1)
+        rows = np.flatnonzero(tokens).tolist()
+        batch = zero_cases.global_batch(step)
+        width = batch.loss_mask_BL.shape[1]
+        batch.loss_mask_BL[: store.num_rows] = store.loss_mask[:, :width]
+        expected = [sum(float(nats.detach()) for nats in example_nats(model, batch, row)) for row in rows]
+        assert list(domains[name]) == ["row", "loss_sum_nats", "num_tokens"]
+        assert domains[name]["row"] == rows
+        assert domains[name]["num_tokens"] == tokens[rows].tolist()
+        assert domains[name]["loss_sum_nats"] == pytest.approx(expected, rel=1e-5)
+        assert sum(domains[name]["loss_sum_nats"]) == pytest.approx(loss_sums[name], rel=1e-9)
+        assert sum(domains[name]["num_tokens"]) == num_tokens[name]

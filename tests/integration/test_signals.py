@@ -75,6 +75,16 @@ def test_a_run_that_goes_on_compares_with_the_same_base_model(zero_stage: int, w
     assert "of other examples than this run's" in other
 
 
+@every_case
+def test_measuring_the_base_model_is_noted_once_before_the_first_step(zero_stage: int, world_size: int) -> None:
+    """By one rank, and not again by the meter that found the numbers."""
+    _, folder = measured(zero_stage, world_size)
+    (event,) = read_lines(folder / "events.jsonl")
+    assert (event["step"], event["kind"]) == (0, "signals")
+    num_examples = signal_cases.signal_pool().num_examples
+    assert event["message"].startswith(f"the base model's losses on {num_examples} examples took ")
+
+
 def test_a_signal_alone_is_what_it_is_among_others() -> None:
     result = measured(3, 2)[0][0]
     assert result["similarity_alone"] == {"hidden_similarity": result["trained"][0]["hidden_similarity"]}

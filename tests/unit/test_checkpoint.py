@@ -4,9 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from workers import checkpoint
 from workers.checkpoint import find_fault, latest_checkpoint
 from workers.durable import commit_folder, temporary_folder
 
@@ -63,6 +67,26 @@ def test_a_faulty_one_is_named_and_the_one_before_it_used(name: str, tmp_path: P
     assert len(warnings) == 1
     assert str(newer) in warnings[0] and said in warnings[0]
     assert find_fault(older) is None
+
+
+@pytest.mark.parametrize(
+    ("num_elements", "shards"),
+    [
+        ([10, 10, 10], ["ab", "c"]),  # two fill a shard to the byte
+        ([10, 11, 9], ["a", "bc"]),  # and with one element more they do not fit
+        ([4, 4, 4, 4, 4, 4], ["abcde", "f"]),
+        ([50, 1, 50, 50, 1], ["a", "b", "c", "d", "e"]),  # one that is larger than a shard has it for itself
+        ([20], ["a"]),
+    ],
+)
+def test_a_shard_holds_the_parameters_that_fit_in_order(
+    num_elements: list[int], shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 holds one shard at a time: of each parameter three float32 numbers an element, master and moments."""
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20 * 3 * 4)
+    shapes = {name: torch.Size([1, size]) for name, size in zip("abcdef", num_elements, strict=False)}
+    trained: Any = SimpleNamespace(shapes=shapes)  # all that a plan looks at
+    assert ["".join(names) for names in checkpoint._plan_shards(trained)] == shards
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -123,6 +123,40 @@ def test_a_batch_in_hand_stays_whole_while_versions_make_gathers_void(monkeypatc
             assert_content(batch)
 
 
+def test_the_last_batch_stays_whole_while_the_next_ones_block_and_the_one_behind_it_are_gathered() -> None:
+    """Where every block that was gathered ahead is void, the fourth buffer is the one of the batch before."""
+    with loader(8) as made:
+        made.announce(weights(0, 1, a=1, b=1, c=1))
+        before = made.get(1)
+        for step in range(2, 12):
+            assert made._ahead is not None
+            made._ahead.result()
+            made.announce(weights(step - 1, step, a=1, b=step, c=1))
+            batch = made.get(step)
+            assert made._ahead is not None
+            made._ahead.result()
+            assert_content(before)
+            assert_content(batch)
+            before = batch
+
+
+# A row of 12 tokens takes 12 * (4 + 2 + 1) bytes, the two rows of this rank twice as many.
+@pytest.mark.parametrize(
+    ("block_bytes", "num_steps"), [(1, 1), (335, 1), (336, 2), (839, 4), (16 * 168, 16), (17 * 168, 16)]
+)
+def test_a_block_holds_the_steps_that_fit_but_one_at_least_and_sixteen_at_most(
+    block_bytes: int, num_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_BLOCK_BYTES", block_bytes)
+    with loader(8, rank=1, world_size=4) as made:
+        made.announce(weights(0, 1, a=1, b=1, c=1))
+        assert_content(made.get(1))
+        assert made._ahead is not None
+        assert [batch.step for batch in made._ahead.result()] == list(range(2, 2 + num_steps))
+        for step in range(2, 40):
+            assert_content(made.get(step))
+
+
 def test_nothing_is_gathered_across_the_horizon() -> None:
     with loader(4, horizon=5) as made:
         made.announce(weights(0, 1, a=1, b=1, c=1))

@@ -26,11 +26,19 @@ def test_every_example_once_and_no_row_too_long(values: list[int], max_length: i
     assert sum(1 for length in used if 2 * length <= max_length) <= 1
 
 
+def rows_of(lengths: list[int], max_length: int) -> list[list[int]]:
+    packing = pack_examples(np.array(lengths, dtype=np.int32), max_length)
+    return [sorted(part.tolist()) for part in np.split(packing.examples, packing.offsets[1:-1])]
+
+
 def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
-    lengths = np.array([7, 6, 3, 4, 2], dtype=np.int32)
-    packing = pack_examples(lengths, 10)
-    rows = [sorted(part) for part in np.split(packing.examples, packing.offsets[1:-1])]
-    assert rows == [[0, 2], [1, 3], [4]]
+    assert rows_of([7, 6, 3, 4, 2], 10) == [[0, 2], [1, 3], [4]]
+    assert rows_of([7, 6, 3], 10) == [[0, 2], [1]]  # room for 3 and for 4: the fuller one was opened first
+    assert rows_of([12, 10, 9, 1], 20) == [[0], [1, 2, 3]]  # room for 8 and for 1: it was opened last
+
+
+def test_of_equally_full_rows_the_one_opened_last_is_taken() -> None:
+    assert rows_of([6, 6, 6, 3, 3], 10) == [[0], [1, 4], [2, 3]]
 
 
 def test_without_packing_a_row_holds_one_example() -> None:

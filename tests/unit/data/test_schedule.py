@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.data.stores import make_schedule, weights
 from workers.contracts import DomainWeights
+from workers.data.permutation import derive_key, permutation
 from workers.data.schedule import DomainRows, Schedule
 
 NAMES = ("a", "b", "c", "d")
@@ -132,6 +133,32 @@ def test_a_further_domain_reshuffles_no_other(rows_per_step: int, seed: int) -> 
         some = rows.row_SB[0][rows.domain_SB[0] == 1].tolist()
         assert set(some) == set(order[len(seen) : len(seen) + len(some)])
         seen += some
+
+
+def test_the_order_inside_a_step_is_a_permutation_keyed_by_seed_and_step() -> None:
+    """However far into a block the step is; before it is shuffled, one domain's rows stand in the epoch's order."""
+    schedule = make_schedule({"a": 48}, 8, seed=5)
+    schedule.announce(weights(0, 1, a=1))
+    epoch = permutation(derive_key(5, "domain", "a", 0), 48).reshape(6, 8)
+    expected = [epoch[step - 1][permutation(derive_key(5, "step", step), 8)].tolist() for step in range(1, 7)]
+    assert schedule.rows(1, 6).row_SB.tolist() == expected
+    assert schedule.rows(4, 2).row_SB.tolist() == expected[3:5]
+
+
+@pytest.mark.parametrize("steps_per_version", [1, 3])
+@pytest.mark.parametrize("changing", [False, True])
+def test_what_a_version_leaves_owing_the_next_ones_make_good(steps_per_version: int, changing: bool) -> None:
+    """Three quarters of a row a version, or less, add up over the versions to the rows that the shares have given."""
+    schedule = make_schedule(SIZES, 2)
+    num_versions = 120
+    given_D = np.zeros(4)
+    for version in range(num_versions):
+        first_step = 1 + version * steps_per_version
+        b, c = (0.5, 0.25) if changing and version % 2 else (0.25, 0.5)
+        schedule.announce(weights(version, first_step, a=0.125, b=b, c=c, d=0.125))
+        for step in range(first_step, first_step + steps_per_version):
+            given_D += 2 * np.array([0.125, b, c, 0.125])
+            assert abs(schedule.rows(step).counts_SD[-1] - given_D).max() < 2, step
 
 
 def test_a_domain_without_a_share_is_never_drawn_and_comes_in_when_it_gets_one() -> None:

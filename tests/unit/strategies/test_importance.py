@@ -137,6 +137,20 @@ def test_padding_changes_nothing() -> None:
     assert accumulate_scores(gated, [(ids, positions, used)], 0).num_tokens == 12
 
 
+# OPT's attention mask does not look at positions: transformers cannot tell its packed examples apart.
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name != "opt"])
+def test_packed_examples_are_measured_as_if_each_had_a_row_of_its_own(model_type: str) -> None:
+    model = build(model_type).double()
+    gated = GatedModel(model, dropout=0.0)
+    ids = inputs()[0][:1]
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    with torch.no_grad():
+        packed = gated._logits(ids, positions)
+        alone = [model(input_ids=part).logits for part in (ids[:, :3], ids[:, 3:])]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=0, atol=1e-5)
+    assert not torch.allclose(packed[:, 3:], model(input_ids=ids).logits[:, 3:], atol=1e-3)
+
+
 def test_rows_are_drawn_by_the_seed_from_the_whole_store() -> None:
     store = make_store(0, 40)
     drawn = [
