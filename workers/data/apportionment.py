@@ -51,9 +51,9 @@ def _shift_into_bounds(
     # The sum falls with the shift, straight between the shifts at which a value meets a bound.
     bends = np.sort(np.concatenate([(values - lowest) / shares, (values - highest) / shares]))
     sums = clipped(bends[:, None]).sum(axis=1)
-    right = int(np.clip(np.searchsorted(-sums, 0.0), 1, len(bends) - 1))
-    fall = sums[right - 1] - sums[right]
-    part = sums[right - 1] / fall if fall > 0 else 0.0
+    # At the first of them all are at `highest`, at the last all are at `lowest`: in between it passes 0.
+    right = int(np.searchsorted(-sums, 0.0))
+    part = sums[right - 1] / (sums[right - 1] - sums[right])
     return clipped(bends[right - 1] + part * (bends[right] - bends[right - 1]))
 
 

@@ -106,9 +106,15 @@ def test_a_domain_that_has_its_rows_takes_no_other_because_of_a_rounding_error(
             assert abs(Fraction(part * rows_per_step * step, total) - count) < 1, step
 
 
-def test_each_of_two_thousand_domains_has_its_turn() -> None:
+def test_a_step_is_filled_up_with_the_row_that_falls_due_soonest() -> None:
+    """Targets after the step: 0.2, 0.8 and 0. The first reaches a whole row in 0.8 / 0.6 rows, the second in one."""
+    carry_D, share_D = np.array([-0.4, 0.6, -0.2]), np.array([0.6, 0.2, 0.2])
+    assert take_rows(carry_D, share_D, 1, np.zeros(3, dtype=np.int64), 1).tolist() == [[0, 1, 0]]
+
+
+def test_ties_fall_to_the_domain_that_comes_first_and_each_of_two_thousand_has_its_turn() -> None:
     share_D, zeros = np.full(2000, 1 / 2000), np.zeros(2000, dtype=np.int64)
-    assert (take_rows(np.zeros(2000), share_D, 1, zeros, 2000).sum(axis=0) == 1).all()
+    assert (take_rows(np.zeros(2000), share_D, 1, zeros, 2000) == np.eye(2000)).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-13])
@@ -129,3 +135,9 @@ def test_nobody_starts_more_than_a_row_behind_though_the_debt_is_remembered() ->
     debt_D, carry_D = settle(np.array([3.0, -1.5, -1.5]), np.array([0.2, 0.4, 0.4]), 64)
     assert debt_D == pytest.approx([3.0, -1.5, -1.5])
     assert carry_D == pytest.approx([1.0, -0.5, -0.5])
+
+
+def test_nobody_starts_more_than_a_row_ahead_either() -> None:
+    debt_D, carry_D = settle(np.array([-3.0, 1.5, 1.5]), np.array([0.2, 0.4, 0.4]), 64)
+    assert debt_D == pytest.approx([-3.0, 1.5, 1.5])
+    assert carry_D == pytest.approx([-1.0, 0.5, 0.5])
