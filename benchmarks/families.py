@@ -27,21 +27,23 @@ import numpy as np
 STAGES, STRATEGIES = (1, 3), ("full", "lora")
 NUM_STEPS, LEARNING_RATE, ROWS, LENGTH = 3, 1e-3, 4, 96
 WORLD_SIZE = 2
-NOT_DECODERS = (  # encoders that may be told to look back only, halves of encoder-decoders, and models of other inputs
-    "aria_text bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small blt camembert "
-    "data2vec-text dots3_note electra emu3 ernie fuyu gemma3 gemma3n gemma4 gemma4_assistant gemma4_unified "
-    "gemma4_unified_assistant git got_ocr2 gpt-sw3 internlm3 iquestcoder llama4 marian mbart megatron-bert mllama moshi "
-    "moss_transcribe_diarize musicgen musicgen_melody mvp pegasus phi4_multimodal plbart prophetnet qwen3_5 "
-    "qwen3_5_moe qwen4_exp reformer rembert roberta roberta-prelayernorm roc_bert roformer trocr whisper xlm "
-    "xlm-roberta xlm-roberta-xl xlnet xmod"
-).split()
+# Encoders that may be told to look back only, halves of encoder-decoders, models of other inputs than text, and names of
+# one and the same code.
+NOT_DECODERS = """
+    aria_text bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small blt camembert
+    data2vec-text dots3_note electra emu3 ernie fuyu gemma3 gemma3n gemma4 gemma4_assistant gemma4_unified
+    gemma4_unified_assistant git got_ocr2 gpt-sw3 internlm3 iquestcoder llama4 marian mbart megatron-bert mllama
+    moshi moss_transcribe_diarize musicgen musicgen_melody mvp pegasus phi4_multimodal plbart prophetnet qwen3_5
+    qwen3_5_moe qwen4_exp reformer rembert roberta roberta-prelayernorm roc_bert roformer trocr whisper xlm xlm-
+    roberta xlm-roberta-xl xlnet xmod
+"""
 
 
 def all_families() -> list[str]:
     """Names of the families that are decoders of text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_DECODERS))
+    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_DECODERS.split()))
 
 
 def packed_batch(step: int, rank: int = 0, world_size: int = 1) -> Any:
@@ -347,8 +349,9 @@ def _line(row: dict[str, Any]) -> str:
     steps = max(part["step_difference"] for part in parts if part["step_difference"] is not None)
     amiss = sum(len(part["keys_amiss"]) for part in parts)
     return (
-        f"{row['family']:<22} {'/'.join(sorted({part['way'] for part in parts})):<10} packed {packed:.1e}  steps {steps:.1e}  "
-        f"exported {exported:.1e}  amiss {amiss}  lora {row['lora-1']['adapted']:.0%}  "
+        f"{row['family']:<22} {'/'.join(sorted({part['way'] for part in parts})):<10} "
+        f"packed {packed:.1e}  steps {steps:.1e}  exported {exported:.1e}  "
+        f"amiss {amiss}  lora {row['lora-1']['adapted']:.0%}  "
         f"proof {max(part['proof_seconds'] for part in parts):.2f} s"
     )
 

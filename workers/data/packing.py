@@ -1,8 +1,8 @@
 """Which examples share a row: best fit, longest first.
 
 Every example goes whole into the fullest row that still has room for it (Johnson 1974: at most 11/9 of the fewest
-rows, and within a per cent of it on real lengths). Ties go to the row that was opened last, examples of one length
-go in their order: the outcome depends on the lengths alone.
+rows, and within a per cent of it on real lengths). Ties go to the row that came to that room last, examples of one
+length go in their order: the outcome depends on the lengths alone.
 """
 
 from dataclasses import dataclass
