@@ -27,8 +27,8 @@ import numpy as np
 STAGES, STRATEGIES = (1, 3), ("full", "lora")
 NUM_STEPS, LEARNING_RATE, ROWS, LENGTH = 3, 1e-3, 4, 96
 WORLD_SIZE = 2
-# Encoders that may be told to look back only, halves of encoder-decoders, models of other inputs than text, and names of
-# one and the same code.
+# Encoders that may be told to look back only, halves of encoder-decoders, models of other inputs than text, and further
+# names of one and the same code.
 NOT_DECODERS = """
     aria_text bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small blt camembert
     data2vec-text dots3_note electra emu3 ernie fuyu gemma3 gemma3n gemma4 gemma4_assistant gemma4_unified

@@ -1,7 +1,9 @@
 """`raymix check`: the plan of a run, printed without training."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import psutil
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -82,7 +84,36 @@ def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
         f"about {memory.total_gib:.2f} GiB a rank at its peak, the {memory.moment} ({detail})"
     )
-    return [need, *context_warning(config.data.max_length, shape.num_positions)]
+    return [
+        need,
+        *context_warning(config.data.max_length, shape.num_positions),
+        *_isolation_lines(config, stores, shape.num_parameters),
+    ]
+
+
+def _isolation_lines(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> list[Text]:
+    """How packed examples are kept apart, found on the model itself where it is at hand and fits into memory.
+
+    A few tokens of a row are enough to see which way is right; the run itself proves it on a whole row as well.
+
+    Raises:
+        ValueError: the model is right in no way.
+    """
+    from workers.isolation import find_proof_row, prove_isolation, shorten
+
+    row = find_proof_row(store for pair in stores.values() for store in (pair.train, pair.eval) if store)
+    if row is None:
+        return []
+    size = num_parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    if not Path(config.model.path).expanduser().is_dir() or size > psutil.virtual_memory().available / 2:
+        return [Text("packed examples: how they are kept apart is proved when the run starts")]
+    import torch
+
+    from workers.model import load_model
+    from workers.packed_forward import PackedForward
+
+    model = load_model(config.model)
+    return [Text(str(prove_isolation(PackedForward(model, model, torch.device("cpu")), shorten(row))))]
 
 
 def context_warning(max_length: int, num_positions: int | None) -> list[Text]:

@@ -123,7 +123,7 @@ class _Proof:
         self._forward = forward
         self._over_ranks = over_ranks
         self._tolerance = _TOLERANCE[forward.model.dtype]
-        self._row, self._short = row, _shorten(row)
+        self._row, self._short = row, shorten(row)
         self._is_longer = row.input_ids_BL.size > self._short.input_ids_BL.size
         self._short_alone: Losses | None = None
         self._alone: Losses | None = None
@@ -188,7 +188,7 @@ class _Proof:
         return self._over_ranks(float((sums / np.maximum(counts, 1)).max()))
 
 
-def _shorten(row: Batch) -> Batch:
+def shorten(row: Batch) -> Batch:
     """The beginnings of the row's first examples as a row of their own."""
     starts = np.flatnonzero(row.position_ids_BL[0] == 0)
     ends = np.append(starts[1:], row.position_ids_BL.shape[1])
