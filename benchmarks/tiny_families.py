@@ -35,8 +35,6 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
     "sliding_window": 64,
     "window_size": 64,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
 }
 _LATENT = {"num_key_value_heads": 4, "head_dim": 8}
 _GEMMA = {
@@ -60,6 +58,7 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
         "n_group": 2,
         "topk_group": 2,
         "num_experts_per_tok": 2,
+        "head_dim": 8,
     },
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
     "dbrx": {
@@ -110,8 +109,12 @@ def build(family: str) -> "PreTrainedModel":
     aliases = getattr(config_class, "attribute_map", {})
     sizes = {name: size for name, size in _SIZES.items() if name not in aliases and _has(default, name)}
     sizes = {name: size for name, size in (sizes | OWN_SIZES.get(family, {})).items() if size is not DROPPED}
+    config = config_class(**sizes)
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_class(**sizes)).float()
+    model = AutoModelForCausalLM.from_config(config).float()
     persistent = model.state_dict()
     for parameter in model.parameters():
         if parameter.ndim > 1:

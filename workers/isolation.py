@@ -4,8 +4,8 @@ Before a run's first step a packed row is compared with its examples alone. Firs
 tokens, in every way until one is right: the loss of each example is what it is alone, in training as in evaluation, and
 other tokens in the first example change no loss of the others. Then, in that way, the longest of the first rows of the
 stores: two forward passes of one row, which also reach what only long rows reach (windows and chunks of attention).
-The first way that passes is used. The last of them, every example a sequence of its own, is wrong only where padding
-behind an example changes its loss, in models that are not causal; those are refused.
+The first way that passes is used. The last of them, every example a sequence of its own, is wrong only where tokens
+behind another change its loss, in models that are not causal; those are refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -133,8 +133,8 @@ class _Proof:
     def find_fault(self, way: Way) -> str | None:
         """What is wrong with a way, or None."""
         if self._short_alone is None:
-            # One example a pass, without any padding: the definition.
-            self._short_alone = self._losses(self._short, "separate", tokens_per_pass=1)
+            # The definition: whole examples, one a pass, without any padding. A model that is not causal shows here too.
+            self._short_alone = self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
         try:
             packed = self._losses(self._short, way)
             evaluated = self._losses(self._short, way, is_training=False)
@@ -169,11 +169,13 @@ class _Proof:
             return f"in a row of {self.num_tokens:,} tokens a loss differs by {self.difference:.2g} nats a token"
         return None
 
-    def _losses(self, row: Batch, way: Way, is_training: bool = True, tokens_per_pass: int | None = None) -> Losses:
+    def _losses(
+        self, row: Batch, way: Way, *, is_training: bool = True, cut: bool = True, tokens_per_pass: int | None = None
+    ) -> Losses:
         self._forward.way = way
         self._forward.model.train(is_training)
         losses = np.zeros(row.input_ids_BL.size)
-        for one_pass in passes_over(row, way, rows_per_pass=1, tokens_per_pass=tokens_per_pass):
+        for one_pass in passes_over(row, way, rows_per_pass=1, cut=cut, tokens_per_pass=tokens_per_pass):
             losses[one_pass.target_origin_N] = self._forward.nats(one_pass).double().cpu().numpy()
         return losses
 
