@@ -20,6 +20,12 @@ FAMILIES = {
     "qwen3_next": "separate",
     "deepseek_v3": "positions",
 }
+    "gpt_oss": "mask",
+    "opt": "mask",
+    "mamba2": "separate",
+    "qwen3_next": "separate",
+    "deepseek_v3": "positions",
+}
 
 
 @pytest.fixture(scope="module")
