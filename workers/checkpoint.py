@@ -7,7 +7,7 @@
 
 Rank 0 writes beside the final folder and renames: a checkpoint is complete or absent. Parameters are gathered one at a
 time and written in shards, so rank 0 holds one shard. `save` and `load` are collectives, and an error on rank 0
-is raised on all ranks.
+is raised on all ranks. What is not finite is never written.
 """
 
 import hashlib
@@ -37,15 +37,23 @@ _PARTS = ("master", "exp_avg", "exp_avg_sq")
 _NAME = re.compile(r"step-(\d{8,})")
 
 
+class NonFiniteStateError(RuntimeError):
+    """A master or a moment is NaN or infinite: a checkpoint of it would be of no use, and take the place of a good one."""
+
+
 def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of `step`, then remove all but the newest `keep`; `state` is any plain JSON content."""
+    """Write the checkpoint of `step`, then remove all but the newest `keep`; `state` is any plain JSON content.
+
+    Raises:
+        NonFiniteStateError: on all ranks alike; no checkpoint was written, and the older ones are still there.
+    """
     target = folder / f"step-{step:08d}"
     trained = TrainedState(engine)
     temporary = on_rank_zero(lambda: _start(target))
     tensors: dict[str, dict[str, Any]] = {}
     for number, names in enumerate(_plan_shards(trained)):
         file = f"trainable-{number:05d}.safetensors"
-        shard = _gather(trained, names)
+        shard = _gather(engine, trained, names, step)
         on_rank_zero(partial(save_file, shard, temporary / file))
         tensors.update({name: {"file": file, "shape": list(trained.shapes[name])} for name in names})
     content = {
@@ -166,13 +174,23 @@ def _plan_shards(trained: TrainedState) -> Iterator[list[str]]:
     yield names
 
 
-def _gather(trained: TrainedState, names: list[str]) -> dict[str, torch.Tensor]:
+def _gather(engine: "Engine", trained: TrainedState, names: list[str], step: int) -> dict[str, torch.Tensor]:
     shard = {}
+    num_bad: dict[str, torch.Tensor] = {}
     for name in names:
         for part, tensor in zip(_PARTS, trained.get(name), strict=True):
+            num_bad[f"{part} of {name}"] = tensor.numel() - tensor.isfinite().sum()
             if dist.get_rank() == 0:
                 # A copy: safetensors refuses tensors that share memory, and the optimizer goes on writing to its own.
                 shard[f"{part}/{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    counts = torch.stack(list(num_bad.values())).to(engine.device)
+    dist.all_reduce(counts, dist.ReduceOp.MAX)  # one rank's copy alone may be damaged, and all have to stop
+    bad = [f"{name} ({count:,} numbers)" for name, count in zip(num_bad, counts.tolist(), strict=True) if count]
+    if bad:
+        raise NonFiniteStateError(
+            f"the checkpoint of step {step} was not written: {len(bad)} tensors hold NaN or infinite numbers, first "
+            f"{', '.join(bad[:3])}; go on from the checkpoint before it, with a lower training.learning_rate"
+        )
     return shard
 
 

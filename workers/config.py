@@ -154,6 +154,9 @@ class DeepSpeedConfig(Settings):
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded over the ranks: 1 optimizer state, 2 also gradients, 3 also parameters, 0 nothing."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which gradients are summed over passes and ranks where model.dtype is bfloat16. In bfloat16 they take
+    half the memory, and each sum loses what is below 1/256 of it."""
     config: Path | None = None
     """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
 

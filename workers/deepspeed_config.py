@@ -13,6 +13,7 @@ from workers.config import ModelConfig, TrainingConfig
 
 _AUTO = "auto"
 _NEVER = 10**9
+_SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 _SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
 
@@ -31,15 +32,17 @@ def build_deepspeed_config(
     check.equal(user, "managed_gradient_accumulation", False)
     check.equal(user, "prescale_gradients", False)
     check.equal(user, "gradient_predivide_factor", 1.0)
+    is_bf16, stage = model.dtype == "bfloat16", training.deepspeed.zero_stage
     owned = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "train_batch_size": training.micro_batch_size * world_size,
         "gradient_accumulation_steps": 1,
         # The engine sums micro batches itself, with one denominator for the step: DeepSpeed must not divide as well.
         "managed_gradient_accumulation": False,
-        "gradient_clipping": training.max_grad_norm,
-        "bf16": {**_section(user, "bf16"), "enabled": model.dtype == "bfloat16"},
-        "zero_optimization": _zero_optimization(user, training.deepspeed.zero_stage, hidden_size, check),
+        # Stage 0 in float32: the engine clips, since DeepSpeed would step on a gradient that is not finite.
+        "gradient_clipping": 0.0 if stage == 0 and not is_bf16 else training.max_grad_norm,
+        **_precision(user, training, model),
+        "zero_optimization": _zero_optimization(user, stage, hidden_size, check),
     }
     defaults = {
         "steps_per_print": _NEVER,
@@ -115,6 +118,19 @@ def _check_precision(user: dict[str, Any], model: ModelConfig, check: _Agreement
         check.refuse("fp16.enabled", True, f"raymix trains in bfloat16 or float32 (model.dtype is {model.dtype})")
     if _section(user, "amp").get("enabled", False) is not False:
         check.refuse("amp.enabled", True, "raymix does not use apex")
+
+
+def _precision(user: dict[str, Any], training: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
+    """The sections that say in what precision is computed, summed and sent."""
+    if model.dtype != "bfloat16":
+        return {"bf16": {**_section(user, "bf16"), "enabled": False}}
+    sums, stage = training.deepspeed.gradient_dtype, training.deepspeed.zero_stage
+    section = {**_section(user, "bf16"), "enabled": True}
+    if sums == "float32" and stage == 1:
+        section["immediate_grad_update"] = True  # else all gradients are kept in bfloat16 as well
+    precision = {"bf16": section, "communication_data_type": _SHORT_NAMES[sums]}
+    # DeepSpeed has no other sums than the weights' own at stage 0; there the engine sees to it.
+    return precision if stage == 0 else {**precision, "data_types": {"grad_accum_dtype": _SHORT_NAMES[sums]}}
 
 
 def _check_optimizer(user: dict[str, Any], training: TrainingConfig, check: _Agreement) -> None:

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,7 @@ from workers.collectives import max_over_ranks
 from workers.config import ModelConfig, TrainingConfig
 from workers.data.passes import ForwardPass, idle_pass
 from workers.deepspeed_config import build_deepspeed_config
+from workers.gradients import CheckedUpdate, WideGradients
 from workers.isolation import Isolation, prove_isolation
 from workers.model import load_hidden_size, load_model
 from workers.packed_forward import PackedForward, passes_over
@@ -50,6 +52,13 @@ class Engine:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self._seed = seed
+        self._wide_gradients: WideGradients | None = None
+        self._checked_update: CheckedUpdate | None = None
+        if self.zero_stage == 0 and model_config.dtype == "float32":
+            # Before the strategy attaches itself: what it does to a gradient comes after clipping, as elsewhere.
+            self._checked_update = CheckedUpdate(self.module, self.optimizer, training.max_grad_norm)
+        elif self.zero_stage == 0 and training.deepspeed.gradient_dtype == "float32":
+            self._wide_gradients = WideGradients(self.module)
         attach = getattr(STRATEGIES[training.strategy.type], "attach", None)
         self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
         self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
@@ -73,7 +82,8 @@ class Engine:
             eps=training.epsilon,
             fused=on_gpu,
         )
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        with redirect_stdout(None):  # one of its optimizers prints the memory in use, group by group
+            engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         _forget_initial_steps(engine.optimizer)
         return cls(engine, model_config, training, seed)
 
@@ -134,13 +144,17 @@ class Engine:
             hidden_TH[self.packed.to_device(places[places >= 0])] = hidden_SLH.flatten(0, 1)[read]
         return torch.cat(nats)[in_order], hidden_TH.view(*batch.input_ids_BL.shape, -1)
 
-    def step(self, learning_rate: float) -> float | None:
-        """Update the weights; the norm of the global gradient before clipping (None: fp32 at stage 0)."""
+    def step(self, learning_rate: float) -> float:
+        """Update the weights; the norm of the global gradient before clipping.
+
+        Where the norm is not finite no weight, master or moment was changed.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self._wide_gradients:
+            self._wide_gradients.complete()
         self.deepspeed.step()
-        norm = self.deepspeed.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return self._checked_update.norm if self._checked_update else float(self.deepspeed.get_global_grad_norm())
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Name -> parameter, of those that move."""
@@ -148,7 +162,8 @@ class Engine:
 
     def destroy(self) -> None:
         """Free what DeepSpeed holds, so that another engine can be built in this process."""
-        self.deepspeed.destroy()
+        with redirect_stdout(None):
+            self.deepspeed.destroy()
         del self.deepspeed, self.module, self.optimizer, self.attachment
         gc.collect()
 

@@ -90,7 +90,7 @@ class Rank:
         """One optimizer step on the step's batch.
 
         Raises:
-            NonFiniteLossError: before the update where a loss, after it where the gradient is not finite.
+            NonFiniteLossError: a loss or the gradient is not finite; the update was not made.
         """
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
@@ -99,8 +99,11 @@ class Rank:
         rate = learning_rate(step, self.plan.num_steps, self.plan.training)
         watched = self._watch(step)
         grad_norm = self.engine.step(rate)
-        if grad_norm is not None and not math.isfinite(grad_norm):
-            raise NonFiniteLossError(f"step {step}: the gradient's norm is {grad_norm}; lower training.learning_rate")
+        if not math.isfinite(grad_norm):
+            raise NonFiniteLossError(
+                f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was not "
+                "made; lower training.learning_rate, or look at the rows of this step"
+            )
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
         values = {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds}
@@ -109,9 +112,15 @@ class Rank:
         self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:
-        """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best."""
+        """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best.
+
+        Raises:
+            NonFiniteLossError: at step 0, a loss of the model to start from is not finite.
+        """
         began = time.perf_counter()
         loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
+        if step == 0:
+            _refuse_start(loss_sum_nats, num_tokens)
         evaluated = time.perf_counter()
         signals = self.signal_meter.measure(step) if self.signal_meter else {}
         feedback = DomainFeedback(
@@ -130,7 +139,7 @@ class Rank:
         if criterion is None or step == 0:
             return
         loss = selection_loss(criterion, {name: feedback.loss_nats(name) for name in self.names})
-        if self.best is None or loss < self.best["loss_nats"]:
+        if math.isfinite(loss) and not (self.best and self.best["loss_nats"] <= loss):  # nothing is <= NaN
             self.best = {"step": step, "criterion": criterion, "loss_nats": loss}
             export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "best")
 
@@ -210,14 +219,28 @@ class Rank:
 
 
 def selection_loss(criterion: str, losses: dict[str, float]) -> float:
-    """The number that the best model minimises: the `mean` or `worst` domain loss, or one domain's, in nats a token."""
+    """The number that the best model minimises: the `mean` or `worst` domain loss, or one domain's, in nats a token.
+
+    Not finite where one of the losses that it is made of is not.
+    """
     match criterion:
         case "mean":
             return sum(losses.values()) / len(losses)
         case "worst":
-            return max(losses.values())
+            return max(losses.values(), key=lambda loss: math.inf if math.isnan(loss) else loss)
         case domain:
             return losses[domain]
+
+
+def _refuse_start(loss_sum_nats: dict[str, float], num_tokens: dict[str, int]) -> None:
+    """Stop before the first step, on every rank alike: nothing can come of a model that is NaN to begin with."""
+    bad = {name: loss for name, loss in loss_sum_nats.items() if num_tokens[name] and not math.isfinite(loss)}
+    if bad:
+        raise NonFiniteLossError(
+            f"before the first step: the loss of {', '.join(f'{name} is {loss}' for name, loss in bad.items())} under the "
+            "model to start from; its weights are damaged, or its numbers too large for model.dtype: try float32 there, "
+            "or look at the files of model.path"
+        )
 
 
 def _sum_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:

@@ -8,6 +8,7 @@ domain looks as if it had the same left to learn. Results are kept by fingerprin
 import hashlib
 import json
 import math
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,7 +124,7 @@ def _keep_best(plan: TrainingPlan) -> float:
     (name,) = plan.domains
     run = RunFolder(plan.folder)
     run.refresh()
-    loss = min(feedback.loss_nats(name) for feedback in run.feedback)
+    loss = min(filter(math.isfinite, (feedback.loss_nats(name) for feedback in run.feedback)))  # the base's is
     write_references(plan.folder / "reference.json", {name: loss})
     shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
     return loss

@@ -51,7 +51,11 @@ def _whole_parameters(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fra
 
 def _flat_groups(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
     optimizer = engine.optimizer
-    for flat, parameters in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
+    if hasattr(optimizer, "bf16_groups"):  # what DeepSpeed takes at stage 1 for sums in float32
+        groups = zip(optimizer.fp32_groups_flat_partition, optimizer.bf16_groups, strict=True)
+    else:
+        groups = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True)
+    for flat, parameters in groups:
         mappings = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]
         yield (
             flat,
