@@ -197,7 +197,7 @@ class TrainingConfig(Settings):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Fraction of the steps in which the learning rate rises from 0 to its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, on matrices only: biases, norms and what states decay by are left alone."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1.0e-8

@@ -28,6 +28,7 @@ from workers.model import load_hidden_size, load_model
 from workers.packed_forward import PackedForward, passes_over
 from workers.router_loss import find_router_loss
 from workers.strategies import STRATEGIES, Attachment
+from workers.weight_decay import parameter_groups
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
@@ -76,7 +77,7 @@ class Engine:
         model = _load_trainable(model_config, training, config)
         on_gpu = torch.cuda.is_available()
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, training.weight_decay),
+            parameter_groups(model, training.weight_decay),
             lr=0.0,  # every step sets its own
             betas=training.betas,
             eps=training.epsilon,
@@ -232,16 +233,6 @@ def _load_trainable(model_config: ModelConfig, training: TrainingConfig, config:
     if training.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return STRATEGIES[training.strategy.type].apply(model, training.strategy)
-
-
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices decay, vectors (norms, biases) do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    # Under ZeRO-3 a partitioned parameter's own shape is empty; DeepSpeed keeps the true one aside.
-    matrices = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    vectors = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
 
 
 def _forget_initial_steps(optimizer: Any) -> None:

@@ -8,7 +8,6 @@ domain looks as if it had the same left to learn. Results are kept by fingerprin
 import hashlib
 import json
 import math
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
