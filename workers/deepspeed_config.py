@@ -1,8 +1,9 @@
 """The DeepSpeed configuration: what raymix sets, and a user's own JSON file merged into it.
 
 raymix owns batch sizes, accumulation, precision, optimizer, schedule and clipping: the run's configuration says them.
-A file may repeat them ("auto" or the same value); another value is an error. Everything else in the file (offload,
-buckets, communication, ...) goes to DeepSpeed as it is.
+A file may repeat them ("auto" or the same value); another value is an error, and so is a key that DeepSpeed does not
+know or that would change the numbers otherwise. Everything else in the file (offload, buckets, profiling, ...) goes to
+DeepSpeed as it is.
 """
 
 import json
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from workers.config import ModelConfig, TrainingConfig
+from workers.deepspeed_keys import check_keys
 
 _AUTO = "auto"
 _NEVER = 10**9
+# Sections that have been compared with the run's configuration, and that DeepSpeed gets from there or not at all.
+_SAID_BY_RAYMIX = ("optimizer", "scheduler", "fp16", "amp", "data_types", "communication_data_type")
 _SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 _SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
@@ -22,10 +26,11 @@ def build_deepspeed_config(
 ) -> dict[str, Any]:
     """What `deepspeed.initialize` gets. `hidden_size` fills the bucket sizes that a file leaves to "auto"."""
     path = training.deepspeed.config
-    user = {} if path is None else _read(path)
+    user = {} if path is None else check_keys(path, _read(path))
     check = _Agreement(path)
     _check_batch_sizes(user, training, world_size, check)
-    _check_precision(user, model, check)
+    _check_precision(user, training, model, check)
+    _check_data_types(user, training, model, check)
     _check_optimizer(user, training, check)
     _check_scheduler(user, training, check)
     check.equal(user, "gradient_clipping", training.max_grad_norm)
@@ -49,7 +54,7 @@ def build_deepspeed_config(
         # With offload the inner optimizer stays torch's AdamW, which needs no compiler on the node.
         "zero_force_ds_cpu_optimizer": False,
     }
-    kept = {key: value for key, value in _without_auto(user).items() if key not in ("optimizer", "scheduler", "fp16")}
+    kept = {key: value for key, value in _without_auto(user).items() if key not in _SAID_BY_RAYMIX}
     return {**defaults, **kept, **owned}
 
 
@@ -75,13 +80,21 @@ class _Agreement:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise ValueError(f"training.deepspeed: {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"training.deepspeed: {path} is not JSON: {error}") from error
+        raise ValueError(f"training.deepspeed: {path} is not JSON that can be used: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"training.deepspeed: {path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands in it twice")
     return content
 
 
@@ -111,13 +124,31 @@ def _check_batch_sizes(user: dict[str, Any], training: TrainingConfig, world_siz
     check.equal(user, "gradient_accumulation_steps", training.global_batch_size // rows_per_pass)
 
 
-def _check_precision(user: dict[str, Any], model: ModelConfig, check: _Agreement) -> None:
+def _check_precision(user: dict[str, Any], training: TrainingConfig, model: ModelConfig, check: _Agreement) -> None:
     ours = model.dtype == "bfloat16"
+    if training.deepspeed.gradient_dtype == "bfloat16" and not ours:
+        raise ValueError(
+            "training.deepspeed.gradient_dtype is bfloat16, but gradients have at least the precision of model.dtype, "
+            "which is float32; leave gradient_dtype out, or train in bfloat16"
+        )
     check.equal(_section(user, "bf16"), "enabled", ours, "bf16.enabled")
     if _section(user, "fp16").get("enabled", False) is not False:
         check.refuse("fp16.enabled", True, f"raymix trains in bfloat16 or float32 (model.dtype is {model.dtype})")
     if _section(user, "amp").get("enabled", False) is not False:
         check.refuse("amp.enabled", True, "raymix does not use apex")
+
+
+def _check_data_types(user: dict[str, Any], training: TrainingConfig, model: ModelConfig, check: _Agreement) -> None:
+    for name, dtype in (
+        ("communication_data_type", training.deepspeed.gradient_dtype),
+        ("data_types.grad_accum_dtype", training.deepspeed.gradient_dtype),
+        ("data_types.param_dtype", model.dtype),
+    ):
+        section, _, key = name.rpartition(".")
+        theirs = (_section(user, section) if section else user).get(key)
+        if theirs not in (None, _AUTO, dtype, _SHORT_NAMES[dtype], f"torch.{dtype}"):
+            source = "model.dtype" if key == "param_dtype" else "training.deepspeed.gradient_dtype"
+            check.refuse(name, theirs, f"{source} is {dtype}")
 
 
 def _precision(user: dict[str, Any], training: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
@@ -127,14 +158,14 @@ def _precision(user: dict[str, Any], training: TrainingConfig, model: ModelConfi
     sums, stage = training.deepspeed.gradient_dtype, training.deepspeed.zero_stage
     section = {**_section(user, "bf16"), "enabled": True}
     if sums == "float32" and stage == 1:
-        section["immediate_grad_update"] = True  # else all gradients are kept in bfloat16 as well
+        section.setdefault("immediate_grad_update", True)  # else all gradients are kept in bfloat16 as well
     precision = {"bf16": section, "communication_data_type": _SHORT_NAMES[sums]}
     # DeepSpeed has no other sums than the weights' own at stage 0; there the engine sees to it.
     return precision if stage == 0 else {**precision, "data_types": {"grad_accum_dtype": _SHORT_NAMES[sums]}}
 
 
 def _check_optimizer(user: dict[str, Any], training: TrainingConfig, check: _Agreement) -> None:
-    optimizer = user.get("optimizer", {})
+    optimizer = _section(user, "optimizer")
     kind = optimizer.get("type", "AdamW")
     params = optimizer.get("params", {})
     if kind.lower() not in ("adamw", "adam") or params.get("adam_w_mode", True) is False:
@@ -150,9 +181,7 @@ def _check_optimizer(user: dict[str, Any], training: TrainingConfig, check: _Agr
 
 
 def _check_scheduler(user: dict[str, Any], training: TrainingConfig, check: _Agreement) -> None:
-    scheduler = user.get("scheduler")
-    if scheduler is None:
-        return
+    scheduler = _section(user, "scheduler")
     kind = scheduler.get("type", _AUTO)
     if kind != _AUTO and _SCHEDULERS.get(kind) != training.schedule:
         check.refuse("scheduler.type", kind, f"training.schedule is {training.schedule!r}")
@@ -165,7 +194,8 @@ def _check_scheduler(user: dict[str, Any], training: TrainingConfig, check: _Agr
 
 
 def _zero_optimization(user: dict[str, Any], stage: int, hidden_size: int, check: _Agreement) -> dict[str, Any]:
-    given = user.get("zero_optimization", {})
+    given = user.get("zero_optimization")
+    given = given if isinstance(given, dict) else {}
     check.equal(given, "stage", stage, "zero_optimization.stage")
     zero = {"stage": stage, **_without_auto(given)}
     # transformers' formulas, which files with "auto" were written for.

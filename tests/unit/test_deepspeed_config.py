@@ -1,11 +1,15 @@
 """A user's DeepSpeed file: what it may say, what raymix fills in, and what is refused with both values."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workers import deepspeed_keys
 from workers.config import ModelConfig, TrainingConfig
 from workers.deepspeed_config import build_deepspeed_config
 
@@ -21,11 +25,11 @@ def build(content: Any = None, folder: Path | None = None, dtype: str = "bfloat1
 
 
 def test_without_a_file_deepspeed_divides_nothing_and_accumulates_nothing() -> None:
-    config = build(deepspeed={"zero_stage": 1})
+    config = build(deepspeed={"zero_stage": 2})
     assert config["gradient_accumulation_steps"] == 1
     assert config["managed_gradient_accumulation"] is False
     assert config["train_batch_size"] == 2 * 4
-    assert config["zero_optimization"] == {"stage": 1}
+    assert config["zero_optimization"] == {"stage": 2}
     assert config["bf16"] == {"enabled": True}
     assert config["gradient_clipping"] == 1.0
     assert config["zero_force_ds_cpu_optimizer"] is False  # which a compiler would be needed for
@@ -33,9 +37,17 @@ def test_without_a_file_deepspeed_divides_nothing_and_accumulates_nothing() -> N
 
 def test_a_file_decides_the_stage_and_other_keys_pass_through(tmp_path: Path) -> None:
     zero = {"stage": 3, "offload_param": {"device": "cpu"}, "sub_group_size": 1000, "round_robin_gradients": "auto"}
-    config = build({"zero_optimization": zero, "communication_data_type": "fp32"}, tmp_path)
+    harmless = {
+        "wall_clock_breakdown": True,
+        "flops_profiler": {"enabled": True, "profile_step": 3},
+        "comms_logger": {"enabled": True},
+        "tensorboard": {"enabled": True, "output_path": "logs"},
+        "aio": {"block_size": 1048576},
+    }
+    config = build({"zero_optimization": zero, "communication_data_type": "fp32", **harmless}, tmp_path)
     assert config["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}, "sub_group_size": 1000}
     assert config["communication_data_type"] == "fp32"
+    assert {key: config[key] for key in harmless} == harmless
 
 
 def stage_of(content: str, folder: Path) -> int:
@@ -129,6 +141,21 @@ def test_repeating_the_runs_own_values_is_fine(tmp_path: Path) -> None:
         ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "optimizer", "False", "AdamW"),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "4", "2"),
         ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "overlap_comm", "True", "stage 2 or 3"),
+        ({"communication_data_type": "bf16"}, "communication_data_type", "bf16", "gradient_dtype is float32"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types.grad_accum_dtype", "bf16", "float32"),
+        ({"data_types": {"param_dtype": "fp16"}}, "data_types.param_dtype", "fp16", "model.dtype is bfloat16"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast", "float16", "model.dtype"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "bf16.check_grad_overflow", "False", "take it out"),
+        ({"bf16": {"bf16_optimizer_states": True}}, "bf16.bf16_optimizer_states", "True", "float32 moments"),
+        ({"gradient_allreduce_op": "sum"}, "gradient_allreduce_op", "sum", "take it out"),
+        ({"sparse_gradients": True}, "sparse_gradients", "True", "dense"),
+        ({"data_efficiency": {"enabled": True}}, "data_efficiency", "True", "rows"),
+        ({"compression_training": {"weight_quantization": {}}}, "compression_training", "weight_quant", "take it out"),
+        ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad", "True", "AdamW"),
+        ({"zero_optimization": {"zero_quantized_gradients": True}}, "zero_quantized_gradients", "True", "rounds"),
+        ({"zero_optimization": {"zero_hpz_partition_size": 8}}, "zero_hpz_partition_size", "8", "take it out"),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "offload_optimizer.ratio", "0.5", "second"),
+        ({"zero_optimization": True}, "zero_optimization", "True", "not a section"),
     ],
 )
 def test_disagreement_names_file_key_and_both_values(
@@ -140,7 +167,10 @@ def test_disagreement_names_file_key_and_both_values(
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[1]", "not a JSON object")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "is not JSON"), ("[1]", "not a JSON object"), ('{"aio": {}, "aio": {}}', "'aio' stands in it twice")],
+)
 def test_a_broken_file_is_named(content: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         build(content, tmp_path)
@@ -162,3 +192,112 @@ def test_a_process_in_another_folder_finds_the_file(tmp_path: Path, monkeypatch:
     assert training.with_absolute_paths().deepspeed.config == tmp_path / "ds.json"
     plain = TrainingConfig(max_steps=1)
     assert plain.with_absolute_paths() == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong", "right"),
+    [
+        ({"zero_optimisation": {"stage": 3}}, "zero_optimisation", "zero_optimization"),
+        ({"gradient_cliping": 1.0}, "gradient_cliping", "gradient_clipping"),
+        ({"bfloat16": {"enabled": True}}, "bfloat16", "bf16"),
+        (
+            {"zero_optimization": {"reduce_buckets_size": 5}},
+            "zero_optimization.reduce_buckets_size",
+            "reduce_bucket_size",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
+            "zero_optimization.offload_optimizer.devise",
+            "device",
+        ),
+        ({"zero_optimization": {"offload_param": {"pin_memry": True}}}, "offload_param.pin_memry", "pin_memory"),
+        ({"bf16": {"enable": True}}, "bf16.enable", "enabled"),
+        ({"flops_profiler": {"enabld": True}}, "flops_profiler.enabld", "enabled"),
+        ({"optimizer": {"params": {"weigth_decay": 0.1}}}, "optimizer.params.weigth_decay", "weight_decay"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_one(
+    content: dict[str, Any], wrong: str, right: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        build(content, tmp_path)
+    assert f"{wrong} is no key that DeepSpeed knows" in str(caught.value)
+    assert str(caught.value).endswith(f"write {right!r}")
+
+
+def test_a_key_like_no_other_is_to_be_taken_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="// is no key that DeepSpeed knows; take it out"):
+        build({"//": "ours"}, tmp_path)
+
+
+def test_what_is_switched_off_may_stand_in_a_file(tmp_path: Path) -> None:
+    off = {
+        "torch_autocast": {"enabled": False},
+        "elasticity": {"enabled": False},  # whose very name DeepSpeed refuses
+        "sparse_gradients": False,
+        "amp": {"enabled": "auto"},
+        "zero_optimization": {"stage": 2, "zero_quantized_weights": False, "zero_hpz_partition_size": 1},
+    }
+    config = build(off, tmp_path)
+    assert not off.keys() & config.keys() - {"zero_optimization"}
+    assert config["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bfloat16_sums_in_float32_unless_told_otherwise(stage: int) -> None:
+    wide, narrow = (
+        build(deepspeed={"zero_stage": stage, "gradient_dtype": dtype}) for dtype in ("float32", "bfloat16")
+    )
+    assert wide == build(deepspeed={"zero_stage": stage})
+    assert (wide["communication_data_type"], narrow["communication_data_type"]) == ("fp32", "bf16")
+    if stage:  # at stage 0 DeepSpeed knows no other sums than the weights' own
+        assert (wide["data_types"], narrow["data_types"]) == (
+            {"grad_accum_dtype": "fp32"},
+            {"grad_accum_dtype": "bf16"},
+        )
+
+
+def test_float32_has_no_narrower_sums() -> None:
+    assert not {"communication_data_type", "data_types"} & build(dtype="float32").keys()
+    with pytest.raises(ValueError, match="gradient_dtype is bfloat16, but .* model.dtype"):
+        build(dtype="float32", deepspeed={"gradient_dtype": "bfloat16"})
+
+
+def test_the_tables_of_keys_are_deepspeeds_own() -> None:
+    """In a process of its own, since DeepSpeed takes seconds to import and changes what it finds."""
+    program = """
+import json
+from deepspeed.comm.config import CommsLoggerConfig
+from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
+from deepspeed.runtime import config, constants
+from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.leaf_module_config import DeepSpeedZeroLeafModuleConfig
+from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
+classes = {
+    "zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config, "fp16": DeepSpeedFP16Config,
+    "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+    "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+    "zero_optimization.leaf_module": DeepSpeedZeroLeafModuleConfig, "comms_logger": CommsLoggerConfig,
+    "tensorboard": TensorBoardConfig, "csv_monitor": CSVConfig, "wandb": WandbConfig, "comet": CometConfig,
+}
+keys = {name: sorted({k for n, f in c.model_fields.items() for k in (n, f.alias) if k}) for name, c in classes.items()}
+keys["zero_optimization"] += config._REMOVED_ZERO_CONFIG_KEYS
+keys[""] = [
+    constants.TRAIN_BATCH_SIZE, constants.OPTIMIZER, constants.SCHEDULER, constants.ZERO_ALLOW_UNTESTED_OPTIMIZER,
+    constants.ZERO_FORCE_DS_CPU_OPTIMIZER, constants.STEPS_PER_PRINT, constants.TRAIN_MICRO_BATCH_SIZE_PER_GPU,
+    constants.GRADIENT_ACCUMULATION_STEPS, constants.MANAGED_GRADIENT_ACCUMULATION, constants.BFLOAT16, constants.FP16,
+    constants.TORCH_AUTOCAST, constants.COMMUNICATION_DATA_TYPE, constants.SEQ_PARALLEL_COMMUNICATION_DATA_TYPE,
+    constants.PRESCALE_GRADIENTS, constants.GRADIENT_PREDIVIDE_FACTOR, constants.GRADIENT_ALLREDUCE_OP,
+    constants.DISABLE_ALLGATHER, constants.DISABLE_PYTHON_GC, constants.CHECKPOINT, constants.DATA_TYPES,
+    constants.DATALOADER_DROP_LAST, constants.LOG_LEVEL, constants.GRADIENT_CLIPPING, constants.DUMP_STATE,
+    constants.WALL_CLOCK_BREAKDOWN, constants.MEMORY_BREAKDOWN, *config._REMOVED_TOP_LEVEL_CONFIG_KEYS,
+]
+print(json.dumps(keys))
+"""
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    for section, keys in json.loads(told.stdout.splitlines()[-1]).items():
+        ours = set(deepspeed_keys._KEYS[section].split())
+        assert set(keys) <= ours, section
+        assert not section or ours <= set(keys), section
