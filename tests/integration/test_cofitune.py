@@ -123,7 +123,7 @@ def test_part_of_a_shared_matrix_trains_alone(zero_stage: int, mask: str) -> Non
         assert not torch.equal(master[first:last], base[name][first:last]), name
 
 
-@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_bfloat16_masters_are_masked(zero_stage: int) -> None:
     case = Case(tiny_model(), training_of(zero_stage, strategy=strategy()), "bfloat16", NUM_STEPS)
     result = processes(2).run(masked_training.train_watched, case)[0]
