@@ -2,7 +2,7 @@
 
     python benchmarks/sizing.py DATA MODEL... [--large] [--json FILE]
 
-Trains each MODEL on two ranks at ZeRO 1, 2 and 3, in bfloat16 and on real rows as raymix does it, and evaluates once.
+Trains each MODEL on two ranks at ZeRO 0 to 3, in bfloat16 and on real rows as raymix does it, and evaluates once.
 DATA has a folder for each domain, of whose eval.jsonl.gz the rows are; `--large` adds a model of 55 M random weights
 with the first one's tokenizer. Measured is the peak of a rank's resident memory, as the kernel counts it, above what
 the process held before its engine was built; on GPUs the peak of allocated device memory. malloc maps every block
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-NUM_RANKS, STAGES, NUM_STEPS = 2, (1, 2, 3), 2
+NUM_RANKS, STAGES, NUM_STEPS = 2, (0, 1, 2, 3), 2
 MIB = 2**20
 
 

@@ -14,7 +14,7 @@ from orchestrator.memory import GIB, estimate_for_shape, read_shape
 from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
 from orchestrator.training.driver import prepare
-from orchestrator.training.planning import count_steps, initial_algorithm, row_shares
+from orchestrator.training.planning import budget_warning, count_steps, initial_algorithm, row_shares
 from orchestrator.training.preparation import DomainStores, training_stores
 
 
@@ -47,6 +47,8 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     )
     shares = initial_algorithm(known, stores).initial_weights() if known else {}
     note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
+    if warning := budget_warning(known or config, stores):
+        note.append(Text(warning, style="yellow"))
     return Group(facts, _domain_table(config, stores, shares, rows), *note, *_model_lines(config, stores))
 
 

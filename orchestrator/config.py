@@ -21,7 +21,7 @@ from orchestrator.stages.resolving import check_stages
 from orchestrator.study.config import StudyConfig, check_study
 from orchestrator.tracking.config import AnyTrackerConfig, check_tracking
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from workers.settings import Settings
+from workers.settings import Seed, Settings
 from workers.strategies.cofitune import CoFiTuneConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -60,7 +60,7 @@ class RunConfig(Settings):
     """Name of the run, and of its folder in output_dir."""
     output_dir: Path = Path("runs")
     """Folder of all runs; on several nodes it lies on a shared file system."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything random."""
     model: ModelConfig
     """The base model."""

@@ -148,17 +148,16 @@ def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, floa
     are there, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by ranks, in a copy of it. On a GPU the
     bucket is taken whole, on the CPU as far as it is filled. The step copies the share into one piece, in float32.
     """
+    if _width(config) < _FP32 and config.training.deepspeed.gradient_dtype == "float32":
+        return _wide_gradients(shape, config)
     stage, width, ranks = config.training.deepspeed.zero_stage, _width(config), config.cluster.num_workers
-    zero, on_gpu = _zero_settings(shape, config), config.cluster.gpus_per_worker > 0
+    zero, on_gpu = _zero_settings(shape, config), _on_gpu(config)
     every = shape.num_trainable * width
     share = every / (ranks if stage else 1)
     filled = min(zero["reduce_bucket_size"], shape.num_trainable) * width
     bucket = zero["reduce_bucket_size"] * width if on_gpu else filled
-    has_more_passes = config.training.global_batch_size > config.training.micro_batch_size * ranks
-    carried = share if has_more_passes else 0  # from pass to pass
-    stepped = shape.num_trainable / (ranks if stage else 1)
-    if stage == 3:
-        stepped = min(stepped, zero["sub_group_size"] / ranks)
+    carried = share if _has_more_passes(config) else 0  # from pass to pass
+    stepped = _stepped(shape, config)
     copies = stepped * (width + (_FP32 if width < _FP32 else 0))
     adam = stepped * (_FP32 + (0 if on_gpu else _ADAM_TEMPORARIES))
     match stage:
@@ -170,6 +169,40 @@ def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, floa
             return carried + (bucket if on_gpu else 0), share + carried + bucket, max(share + copies, adam)
         case _:  # share and bucket are taken once and kept
             return share + bucket, share + bucket + filled, share + bucket + max(copies, adam)
+
+
+def _wide_gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
+    """The same where bfloat16 gradients are summed in float32.
+
+    Stage 0 keeps all of them in float32, and so does stage 1, from the start; both reduce a copy. At stage 2 the bucket
+    is copied in both precisions to be reduced, and a rank's share is added up where it stays until the step; at stage
+    3 the bucket itself is float32. The step takes the sums as they are, but for a copy in one piece at stage 3.
+    """
+    stage, ranks, on_gpu = config.training.deepspeed.zero_stage, config.cluster.num_workers, _on_gpu(config)
+    num_filled = min(_zero_settings(shape, config)["reduce_bucket_size"], shape.num_trainable)
+    num_in_bucket = _zero_settings(shape, config)["reduce_bucket_size"] if on_gpu else num_filled
+    every = shape.num_trainable * _FP32
+    share, stepped = every / ranks, _stepped(shape, config)
+    adam = 0 if on_gpu else stepped * _ADAM_TEMPORARIES
+    match stage:
+        case 0:
+            return every if _has_more_passes(config) else 0, every + num_filled * _FP32, every + adam
+        case 1:
+            return every, every + num_filled * _FP32, every + adam
+        case 2:
+            bucket, copies = num_in_bucket * _width(config), num_filled * (_width(config) + _FP32)
+            in_forward = (share if _has_more_passes(config) else 0) + (bucket if on_gpu else 0)
+            return in_forward, share + bucket + copies, share + adam
+        case _:
+            kept = share + num_in_bucket * _FP32
+            return kept, kept + num_filled * _FP32, kept + stepped * _FP32 + adam
+
+
+def _stepped(shape: ModelShape, config: RunConfig) -> float:
+    """Parameters that a rank steps at a time."""
+    stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
+    stepped = shape.num_trainable / (ranks if stage else 1)
+    return min(stepped, _zero_settings(shape, config)["sub_group_size"] / ranks) if stage == 3 else stepped
 
 
 def _activations(shape: ModelShape, config: RunConfig) -> float:
@@ -189,6 +222,15 @@ def _activations(shape: ModelShape, config: RunConfig) -> float:
 
 def _tokens(config: RunConfig) -> int:
     return config.training.micro_batch_size * config.data.max_length
+
+
+def _on_gpu(config: RunConfig) -> bool:
+    return config.cluster.gpus_per_worker > 0
+
+
+def _has_more_passes(config: RunConfig) -> bool:
+    """Whether a step takes more than one pass of a rank."""
+    return config.training.global_batch_size > config.training.micro_batch_size * config.cluster.num_workers
 
 
 def _width(config: RunConfig) -> int:

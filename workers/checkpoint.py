@@ -38,7 +38,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 class NonFiniteStateError(RuntimeError):
-    """A master or a moment is NaN or infinite: a checkpoint of it would be of no use, and take the place of a good one."""
+    """A master or a moment is NaN or infinite: its checkpoint would be of no use and take the place of a good one."""
 
 
 def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.settings import Settings
+from workers.settings import Seed, Settings
 from workers.strategies import StrategyConfig
 from workers.strategies.full import FullConfig
 
@@ -120,7 +120,7 @@ class DataConfig(Settings):
     """With `skip`: the largest fraction of unreadable rows in a domain before the run refuses to start."""
     cache_dir: Path | None = None
     """Folder of the token stores, shared by all runs; default: `token-stores` in output_dir."""
-    sample_seed: Annotated[int, Field(ge=0)] = 0
+    sample_seed: Seed = 0
     """Seed of the order that `fraction` and `count` of a domain take the first of; runs of other seeds share stores."""
     log_samples: bool = False
     """Write samples.jsonl: the row ids that every rank trained on, step by step."""
@@ -155,8 +155,8 @@ class DeepSpeedConfig(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded over the ranks: 1 optimizer state, 2 also gradients, 3 also parameters, 0 nothing."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which gradients are summed over passes and ranks where model.dtype is bfloat16. In bfloat16 they take
-    half the memory, and each sum loses what is below 1/256 of it."""
+    """Precision in which gradients are summed over passes and ranks where model.dtype is bfloat16. In bfloat16 they
+    take half the memory, and a sum loses what is below 1/256 of it."""
     config: Path | None = None
     """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
 

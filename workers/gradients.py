@@ -15,7 +15,7 @@ class WideGradients:
             p.grad_dtype = torch.float32
 
     def complete(self) -> None:
-        """Zeros where a parameter had no part in the step: DeepSpeed would add them in bfloat16, which torch refuses."""
+        """Zeros where a parameter had no part in the step: DeepSpeed would take bfloat16 ones, which torch refuses."""
         for p in self._parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p, dtype=torch.float32)

@@ -101,8 +101,8 @@ class Rank:
         grad_norm = self.engine.step(rate)
         if not math.isfinite(grad_norm):
             raise NonFiniteLossError(
-                f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was not "
-                "made; lower training.learning_rate, or look at the rows of this step"
+                f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was "
+                "not made; lower training.learning_rate, or look at the rows of this step"
             )
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
@@ -236,10 +236,10 @@ def _refuse_start(loss_sum_nats: dict[str, float], num_tokens: dict[str, int]) -
     """Stop before the first step, on every rank alike: nothing can come of a model that is NaN to begin with."""
     bad = {name: loss for name, loss in loss_sum_nats.items() if num_tokens[name] and not math.isfinite(loss)}
     if bad:
+        told = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
         raise NonFiniteLossError(
-            f"before the first step: the loss of {', '.join(f'{name} is {loss}' for name, loss in bad.items())} under the "
-            "model to start from; its weights are damaged, or its numbers too large for model.dtype: try float32 there, "
-            "or look at the files of model.path"
+            f"before the first step: under the model to start from the loss of {told}; its weights are damaged, or its "
+            "numbers too large for model.dtype: look at the files of model.path, or try model.dtype float32"
         )
 
 

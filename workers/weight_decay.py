@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+# peft keeps the factors of an embedding's adapter in a ParameterDict.
+_OF_MATRICES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.modules.conv._ConvNd, torch.nn.ParameterDict)
 # Decay rates and skips of state-space layers. RWKV's own begin with `time_`.
 _STATES = ("A", "A_log", "D")
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters for an optimizer: those that decay, then those that do not; groups that are not empty."""
+    """The trainable parameters for an optimizer: those that decay, then those that do not; no empty group."""
     decaying, others, seen = [], [], set()
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
@@ -40,7 +42,7 @@ def decays(module: torch.nn.Module, path: str, name: str, shape: Sequence[int]) 
     owner = path.rpartition(".")[2]
     if len(shape) < 2 or "bias" in name or "bias" in owner:  # a table of attention biases is an embedding
         return False
-    if isinstance(module, torch.nn.Linear | torch.nn.Embedding | torch.nn.modules.conv._ConvNd):
+    if isinstance(module, _OF_MATRICES):
         return True  # also with a single row
     if sum(size > 1 for size in shape) < 2 or name in _STATES or name.startswith("time_"):
         return False

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.settings import narrow_seed
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -61,7 +63,7 @@ def _probe(states_NH: Floats, labels_N: Ints, seed: int) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedKFold(min(_FOLDS, int(np.bincount(labels_N).min())), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(_FOLDS, int(np.bincount(labels_N).min())), shuffle=True, random_state=narrow_seed(seed))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     return float(cross_val_score(model, states_NH, labels_N, cv=folds, scoring="balanced_accuracy").mean())
 
@@ -71,5 +73,5 @@ def _picture(scaled_NH: Floats, seed: int) -> Floats:
 
     perplexity = min(_PERPLEXITY, (len(scaled_NH) - 1) / 3.0)
     # Principal components first, as usual: a random start would turn the picture about from model to model.
-    points_N2: Floats = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(scaled_NH)
+    points_N2: Floats = TSNE(init="pca", perplexity=perplexity, random_state=narrow_seed(seed)).fit_transform(scaled_NH)
     return points_N2

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.settings import narrow_seed
+
 Array = NDArray[np.float64]
 ScoreLosses = Callable[[Array], Array]
 """Losses of the domains, a row for each mix -> the metric of each row."""
@@ -82,7 +84,7 @@ def predict_best_mix(
 def _predict_unseen(model: Any, shares_ND: Array, losses_NE: Array, seed: int) -> Array:
     from sklearn.model_selection import KFold, cross_val_predict
 
-    folds = KFold(_NUM_FOLDS, shuffle=True, random_state=seed)
+    folds = KFold(_NUM_FOLDS, shuffle=True, random_state=narrow_seed(seed))
     return _as_rows(cross_val_predict(model, shares_ND, losses_NE, cv=folds))
 
 
@@ -109,7 +111,7 @@ def _boosted(seed: int) -> Any:
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.multioutput import MultiOutputRegressor
 
-    trees = GradientBoostingRegressor(n_estimators=200, learning_rate=0.05, max_depth=3, random_state=seed)
+    trees = GradientBoostingRegressor(n_estimators=200, learning_rate=0.05, max_depth=3, random_state=narrow_seed(seed))
     return MultiOutputRegressor(trees)
 
 

@@ -18,6 +18,7 @@ from orchestrator.search.trial import TRIAL_FILE, SearchTrial, Trials, is_done
 from orchestrator.training.planning import count_steps
 from orchestrator.trials.running import TUNE_ENVIRONMENT, last_line, note_failure, num_side_by_side, trial_resources
 from orchestrator.trials.view import TrialsView
+from workers.settings import narrow_seed
 
 METRIC = "score"
 _POINT = "point"  # key of a trial's settings
@@ -128,7 +129,7 @@ def _optuna(trials: Trials, points: list[Point], num_trials: int, seed: int) -> 
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(
-        seed=seed + len(points),  # what is drawn after known points must not be those points again
+        seed=narrow_seed(seed + len(points)),  # what is drawn after known points must not be those points again
         n_startup_trials=min(10, max(2, num_trials // 3)),  # Optuna's 10 would leave small searches to chance
         constant_liar=True,  # trials under way count as bad, so that those beside them look elsewhere
     )

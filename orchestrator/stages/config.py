@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.mixing import AnyMixingConfig
-from workers.settings import Settings
+from workers.settings import Seed, Settings
 from workers.strategies import StrategyConfig
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
@@ -61,7 +61,7 @@ class StageConfig(StageSettings):
 
     name: StageName
     """Name of the stage, and the beginning of its folder's name."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed | None = None
     """Seed of the stage, and with it of the order of its rows; default: the run's own."""
     start: str = "previous"
     """Where its weights come from: `base`, `previous` (for the first stage the base), or the name of an earlier one."""

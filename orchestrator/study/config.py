@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.settings import Settings
+from workers.settings import Seed, Settings
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -32,7 +32,7 @@ class StudyConfig(Settings):
         default=[1 / 256, 1 / 64, 1 / 16, 1 / 4, 1]
     )
     """Fractions of the data, for grids and dmt; 0 is of use to dmt alone, where it is mixed_sequential."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default=[0])
     """Seeds of each cell; the n-th also moves the sub-samples' data.sample_seed by n - 1."""
     grids: list[Grid] = Field(default=list(GRIDS))
     """Grids to run."""

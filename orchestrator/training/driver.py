@@ -20,7 +20,7 @@ from orchestrator.training.alone import train_alone
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.importance import with_importance
-from orchestrator.training.planning import build_plan, domain_sizes
+from orchestrator.training.planning import budget_warning, build_plan, domain_sizes
 from orchestrator.training.preparation import DomainStores, prepare_stores
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
@@ -86,6 +86,7 @@ def make_ready(
     stores = stores or prepare(config, console)
     _note_bad_rows(config, stores)
     config = with_detected_shares(config, console)
+    _note_budget(config, stores)
     config = with_importance(config, stores, console)
     return ReadyRun(
         plan=build_plan(config, run_id, stores),
@@ -105,6 +106,12 @@ def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> Non
         if domain.report.num_bad_rows:
             bad, all_rows = domain.report.num_bad_rows, domain.report.num_rows
             note_event(config.folder, 0, "bad_rows", f"domain {name!r}: {bad:,} of {all_rows:,} rows cannot be used")
+
+
+def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> None:
+    """Tell once of a budget that is less than a step."""
+    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
+        note_event(config.folder, 0, "budget", warning)
 
 
 def complete(run: ReadyRun, *, alone: bool = False, stopping: Event | None = None) -> None:

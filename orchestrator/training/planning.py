@@ -41,12 +41,40 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
     training = config.training
     if training.max_steps is not None:
         return training.max_steps
+    steps = _rows_of_budget(config, stores) / training.global_batch_size
+    return max(1, round(steps) if training.max_tokens is not None else math.ceil(steps))
+
+
+def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
+    """What to say where a step is more than the whole budget, or than all the rows there are; None where it is not."""
+    training, num_rows = config.training, _num_rows(stores)
+    batch, pass_of_all = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
+    wanted = num_rows if training.max_steps is not None else _rows_of_budget(config, stores)
+    if batch <= wanted or (training.max_tokens is not None and round(wanted / batch) and batch <= num_rows):
+        return None
+    if training.max_steps is not None:
+        given = f"all domains have {num_rows:,} rows together"
+    else:
+        name = "epochs" if training.epochs is not None else "max_tokens"
+        given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows of the {num_rows:,} there are"
+    fitting = int(wanted) // pass_of_all * pass_of_all
+    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {pass_of_all:,} rows in a pass"
+    return (
+        f"{given}, but a step trains on training.global_batch_size {batch:,} rows: {batch / num_rows:,.4g} epochs in "
+        f"one step; lower global_batch_size {lower}, or give more rows"
+    )
+
+
+def _rows_of_budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:
+    training = config.training
     if training.max_tokens is not None:
-        rows_to_train = training.max_tokens / mean_tokens_per_row(config, stores)
-        return max(1, round(rows_to_train / training.global_batch_size))
+        return training.max_tokens / mean_tokens_per_row(config, stores)
     assert training.epochs is not None
-    rows_to_train = training.epochs * sum(store.num_rows for store in training_stores(stores).values())
-    return max(1, math.ceil(rows_to_train / training.global_batch_size))
+    return training.epochs * _num_rows(stores)
+
+
+def _num_rows(stores: Mapping[str, DomainStores]) -> int:
+    return sum(store.num_rows for store in training_stores(stores).values())
 
 
 def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:

@@ -77,6 +77,7 @@ def train_on_cluster(
 
 def train_rank(settings: dict[str, Any]) -> None:
     """What every worker runs."""
+    from workers.checkpoint import NonFiniteStateError
     from workers.isolation import PackingError
     from workers.loop import train
     from workers.rank import NonFiniteLossError
@@ -84,7 +85,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     plan = TrainingPlan.model_validate(settings["plan"])
     try:
         train(plan, settings["source"])
-    except (NonFiniteLossError, PackingError) as error:
+    except (NonFiniteLossError, NonFiniteStateError, PackingError) as error:
         # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
         if ray.train.get_context().get_world_rank() == 0:
             (plan.folder / "failure.json").write_text(json.dumps({"message": str(error)}))

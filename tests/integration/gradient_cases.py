@@ -93,7 +93,7 @@ def step_where_one_parameter_has_a_gradient(case: Case) -> float:
 
 
 def save_with_a_planted_number(case: Case, folder: Path, part: int, number: float, ranks: list[int]) -> str:
-    """Plant a number into the master (0) or a moment (1, 2) of one weight on some ranks, and save; each rank's error."""
+    """Plant a number into the master (0) or a moment (1, 2) of one weight on some ranks, and save; a rank's error."""
     from workers import checkpoint
     from workers.zero_state import TrainedState
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.detection.config import ClassifierJudgeConfig
 from orchestrator.detection.judges.base import Answer, JudgeContext
 from orchestrator.detection.quantification import Calibration, Calibrator
+from workers.settings import narrow_seed
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -67,7 +68,7 @@ def _pipeline(seed: int) -> "Pipeline":
     common = {"sublinear_tf": True, "max_features": _MAX_FEATURES, "dtype": np.float32}
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]", **common)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), **common)
-    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200, random_state=seed)
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200, random_state=narrow_seed(seed))
     return make_pipeline(make_union(words, characters), model)
 
 
