@@ -48,17 +48,17 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
 def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
     """What to say where a step is more than the whole budget, or than all the rows there are; None where it is not."""
     training, num_rows = config.training, _num_rows(stores)
-    batch, pass_of_all = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
-    wanted = num_rows if training.max_steps is not None else _rows_of_budget(config, stores)
-    if batch <= wanted or (training.max_tokens is not None and round(wanted / batch) and batch <= num_rows):
+    batch, in_pass = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
+    wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
+    is_less = wanted < (batch if training.max_tokens is None else batch / 2)  # the nearest number of steps is 0
+    if not is_less and batch <= num_rows:
         return None
-    if training.max_steps is not None:
-        given = f"all domains have {num_rows:,} rows together"
-    else:
+    given = f"all domains have {num_rows:,} rows together"
+    if is_less:
         name = "epochs" if training.epochs is not None else "max_tokens"
         given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows of the {num_rows:,} there are"
-    fitting = int(wanted) // pass_of_all * pass_of_all
-    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {pass_of_all:,} rows in a pass"
+    fitting = int(min(wanted, num_rows)) // in_pass * in_pass
+    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} rows in a pass"
     return (
         f"{given}, but a step trains on training.global_batch_size {batch:,} rows: {batch / num_rows:,.4g} epochs in "
         f"one step; lower global_batch_size {lower}, or give more rows"

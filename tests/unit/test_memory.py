@@ -47,8 +47,8 @@ def estimate(folder: Path, **changes: Any) -> MemoryEstimate:
     return estimate_memory(run_config(folder, **changes))
 
 
-def zero(stage: int) -> dict[str, Any]:
-    return {"deepspeed": {"zero_stage": stage}}
+def zero(stage: int, sums: str = "float32") -> dict[str, Any]:
+    return {"deepspeed": {"zero_stage": stage, "gradient_dtype": sums}}
 
 
 @pytest.mark.parametrize(
@@ -70,23 +70,57 @@ def test_what_a_stage_shards(tmp_path: Path, stage: int, dtype: str, weights: fl
         assert held["optimizer"] == found.num_trainable * optimizer
 
 
-@pytest.mark.parametrize(("stage", "end"), [(0, 2 + 2), (1, 2 + 2 + 1), (2, 1 + 1 + 2), (3, 1 + 2 + 2)])
-def test_gradients_at_the_end_of_a_backward_pass(tmp_path: Path, stage: int, end: float) -> None:
+@pytest.mark.parametrize(
+    ("sums", "stage", "end"),
+    [
+        ("bfloat16", 0, 2 + 2),
+        ("bfloat16", 1, 2 + 2 + 1),
+        ("bfloat16", 2, 1 + 1 + 2),
+        ("bfloat16", 3, 1 + 2 + 2),
+        ("float32", 0, 4 + 4),  # and a copy to be reduced
+        ("float32", 1, 4 + 4),
+        ("float32", 2, 2 + 2 + 2 + 4),  # the rank's half of the sums, the bucket, its copies in both precisions
+        ("float32", 3, 2 + 4 + 4),
+    ],
+)
+def test_gradients_at_the_end_of_a_backward_pass(tmp_path: Path, sums: str, stage: int, end: float) -> None:
     """Two ranks: all gradients, or a rank's half of them, one from earlier passes as well, and the bucket."""
-    found = estimate(tmp_path, **zero(stage))
+    found = estimate(tmp_path, **zero(stage, sums))
     assert found.moments["backward pass"]["gradients"] == found.num_trainable * end
+
+
+@pytest.mark.parametrize(("stage", "first", "later"), [(0, 0, 4), (1, 4, 4), (2, 0, 2), (3, 6, 6)])
+def test_sums_in_float32_stay_from_pass_to_pass(tmp_path: Path, stage: int, first: float, later: float) -> None:
+    """Stages 1 and 3 take them once and for all."""
+    one = estimate(tmp_path, global_batch_size=2 * ROWS, **zero(stage))
+    several = estimate(tmp_path, **zero(stage))
+    assert one.moments["forward pass"]["gradients"] == one.num_trainable * first
+    assert several.moments["forward pass"]["gradients"] == one.num_trainable * later
+
+
+@pytest.mark.parametrize(("stage", "in_step"), [(0, 4 + 8), (1, 4 + 4), (2, 2 + 4), (3, 2 + 4 + 2 + 4)])
+def test_the_step_takes_sums_in_float32_as_they_are(tmp_path: Path, stage: int, in_step: float) -> None:
+    found = estimate(tmp_path, **zero(stage))
+    assert found.moments["optimizer step"]["gradients"] == found.num_trainable * in_step
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_on_a_gpu_the_bucket_is_taken_whole_and_adam_takes_nothing(tmp_path: Path, stage: int) -> None:
-    found = estimate(tmp_path, gpus=1, **zero(stage))
-    on_cpu = estimate(tmp_path, **zero(stage))
+    found = estimate(tmp_path, gpus=1, **zero(stage, "bfloat16"))
+    on_cpu = estimate(tmp_path, **zero(stage, "bfloat16"))
     in_forward, on_cpu_in_forward = (e.moments["forward pass"]["gradients"] for e in (found, on_cpu))
     kept = found.num_trainable * 2 if stage == 3 else 0  # filled, since the step before
     assert in_forward - on_cpu_in_forward == 2 * BUCKET - kept
     in_step, on_cpu_in_step = (e.moments["optimizer step"]["gradients"] for e in (found, on_cpu))
     if stage < 3:
         assert (in_step, on_cpu_in_step) == (found.num_trainable * (2 + 2 + 4) / 2, found.num_trainable * (4 + 8) / 2)
+
+
+@pytest.mark.parametrize(("stage", "per_parameter"), [(2, 2), (3, 4)])
+def test_on_a_gpu_the_bucket_of_sums_in_float32_is_taken_whole(tmp_path: Path, stage: int, per_parameter: int) -> None:
+    found, on_cpu = (estimate(tmp_path, gpus=gpus, **zero(stage)).moments["backward pass"] for gpus in (1, 0))
+    num_trainable = estimate(tmp_path).num_trainable
+    assert found["gradients"] - on_cpu["gradients"] == (BUCKET - num_trainable) * per_parameter
 
 
 def test_a_large_model_at_stage_three_is_gathered_in_part(tmp_path: Path) -> None:
@@ -97,7 +131,7 @@ def test_a_large_model_at_stage_three_is_gathered_in_part(tmp_path: Path) -> Non
 
 
 def test_the_peak_is_the_moment_that_needs_most(tmp_path: Path) -> None:
-    few_tokens = estimate(tmp_path, ranks=1, length=8, micro_batch_size=1, **zero(2))
+    few_tokens = estimate(tmp_path, ranks=1, length=8, micro_batch_size=1, **zero(1))
     assert few_tokens.moment == "optimizer step"
     many = estimate(tmp_path, micro_batch_size=32, **zero(2))
     assert many.moment == "forward pass"

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config import RunConfig
-from orchestrator.training.planning import count_steps
+from orchestrator.training.planning import budget_warning, count_steps
 from orchestrator.training.preparation import DomainStores
 from workers.data.store import TokenStore
 
@@ -23,8 +23,8 @@ STORES = {
 }
 
 
-def steps(mixing: dict[str, Any], **training: Any) -> int:
-    config = RunConfig.model_validate(
+def config_of(mixing: dict[str, Any], **training: Any) -> RunConfig:
+    return RunConfig.model_validate(
         {
             "name": "budget",
             "model": {"path": "owner/name"},
@@ -33,7 +33,14 @@ def steps(mixing: dict[str, Any], **training: Any) -> int:
             "training": {"global_batch_size": 10, "micro_batch_size": 5} | (training or {"max_tokens": 100_000}),
         }
     )
-    return count_steps(config, STORES)
+
+
+def steps(mixing: dict[str, Any], **training: Any) -> int:
+    return count_steps(config_of(mixing, **training), STORES)
+
+
+def warning(**training: Any) -> str | None:
+    return budget_warning(config_of({"type": "uniform"}, **training), STORES)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +82,33 @@ def test_three_epochs_of_mixture_of_skills_are_its_papers_steps() -> None:
     )
     rows = cast(TokenStore, Sizes(103_400, 103_400, 1))
     assert count_steps(config, {"all": DomainStores(train=rows, eval=rows)}) == 4847  # arXiv 2406.08811, section 4
+
+
+def test_a_budget_of_a_step_or_more_is_nothing_to_tell_of() -> None:
+    assert warning(epochs=0.5) is None
+    assert warning(epochs=0.025) is None  # 10 rows, one batch
+    assert warning(epochs=1, global_batch_size=400) is None
+    assert warning(max_steps=1) is None
+    assert warning(max_tokens=4000) is None  # 10 rows of 400
+    assert warning(max_tokens=2100) is None  # nearer to one step than to none
+
+
+def test_a_budget_below_a_step_is_told_with_the_remedy() -> None:
+    told = warning(epochs=1.5, global_batch_size=1000)
+    assert told == (
+        "training.epochs 1.5 is 600 rows of the 400 there are, but a step trains on training.global_batch_size 1,000 "
+        "rows: 2.5 epochs in one step; lower global_batch_size to 400, or give more rows"
+    )
+    told = warning(epochs=0.01)
+    assert told is not None and "is 4 rows of the 400" in told and "0.025 epochs in one step" in told
+    assert "lower global_batch_size and training.micro_batch_size, now 5 rows in a pass" in told
+    told = warning(max_tokens=1900)
+    assert told is not None and "training.max_tokens 1,900 is 4.75 rows" in told
+
+
+def test_a_batch_of_more_rows_than_there_are_is_told_whatever_the_budget() -> None:
+    told = warning(max_steps=100, global_batch_size=10_240)
+    assert told is not None and told.startswith("all domains have 400 rows together, but a step trains on ")
+    assert "25.6 epochs in one step; lower global_batch_size to 400" in told
+    told = warning(max_tokens=10_000_000, global_batch_size=10_240)
+    assert told is not None and "25.6 epochs in one step" in told
