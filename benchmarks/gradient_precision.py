@@ -171,7 +171,8 @@ def _on_all_ranks(spec: Path, num_ranks: int) -> dict[str, Any]:
         )
         for rank in range(num_ranks)
     ]
-    return json.loads([rank.communicate()[0] for rank in ranks][0].splitlines()[-1])
+    outputs = [rank.communicate()[0] for rank in ranks]
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 def main() -> None:

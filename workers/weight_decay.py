@@ -18,7 +18,9 @@ _STATES = ("A", "A_log", "D")
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters for an optimizer: those that decay, then those that do not; no empty group."""
-    decaying, others, seen = [], [], set()
+    decaying: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    seen: set[int] = set()
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
             if p.requires_grad and id(p) not in seen:

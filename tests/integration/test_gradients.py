@@ -1,7 +1,9 @@
 """A step's gradient: in what precision it is summed, and that one which is not finite changes nothing."""
 
 import functools
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,22 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_told(
     for norm, has_changed in processes(2).run(gradient_cases.step_on_a_planted_gradient, case, number):
         assert not math.isfinite(norm)
         assert not has_changed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_the_same_holds_with_the_optimizer_offloaded(zero_stage: int, dtype: str, tmp_path: Path) -> None:
+    file = tmp_path / "offload.json"
+    offload = {"device": "cpu", "pin_memory": False}
+    file.write_text(json.dumps({"zero_optimization": {"stage": zero_stage, "offload_optimizer": offload}}))
+    case = replace(case_of(zero_stage, dtype), training=TRAINING | {"micro_batch_size": 1, "deepspeed": str(file)})
+    for norm, has_changed in processes(2).run(gradient_cases.step_on_a_planted_gradient, case, math.nan):
+        assert not math.isfinite(norm)
+        assert not has_changed
+    if dtype == "bfloat16":
+        case = replace(case, training={**case.training, "max_grad_norm": 0.0})
+        parts = [_flat(part) for part in processes(2).run(gradient_cases.step_gradient, case)]
+        assert float((sum(parts) - sum_of_passes()).norm() / sum_of_passes().norm()) < 1e-6
 
 
 def test_what_had_no_part_in_the_step_has_a_gradient_of_zero() -> None:

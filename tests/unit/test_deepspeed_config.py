@@ -259,7 +259,7 @@ def test_bfloat16_sums_in_float32_unless_told_otherwise(stage: int) -> None:
 
 def test_float32_has_no_narrower_sums() -> None:
     assert not {"communication_data_type", "data_types"} & build(dtype="float32").keys()
-    with pytest.raises(ValueError, match="gradient_dtype is bfloat16, but .* model.dtype"):
+    with pytest.raises(ValueError, match=r"gradient_dtype is bfloat16, but .* model\.dtype"):
         build(dtype="float32", deepspeed={"gradient_dtype": "bfloat16"})
 
 

@@ -1,0 +1,54 @@
+"""A training in this process, of a model or with evaluations that are not finite."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+
+def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
+    """Train to the end, with these losses at these evaluations in place of what was measured; the error, if any.
+
+    Args:
+        config_path: the run's file.
+        planted: number of the evaluation, from 0 on -> domain -> sum of its loss in nats.
+    """
+    from orchestrator.loading import load_config
+    from orchestrator.summary import write_summary
+    from orchestrator.training.alone import train_alone
+    from orchestrator.training.planning import build_plan, domain_sizes
+    from orchestrator.training.preparation import prepare_stores
+    from workers import evaluation
+    from workers.rank import NonFiniteLossError
+
+    os.chdir(config_path.parent)
+    config = load_config(config_path)
+    stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir, lambda *progress: None)
+    plan = build_plan(config, "planted", stores)
+    plan.folder.mkdir(parents=True)
+    number = -1
+
+    def evaluate(*arguments: Any) -> tuple[dict[str, float], dict[str, int]]:
+        nonlocal number
+        number += 1
+        loss_sum_nats, num_tokens = evaluation.evaluate(*arguments)
+        return loss_sum_nats | planted.get(number, {}), num_tokens
+
+    with patch("workers.rank.evaluate", evaluate):
+        try:
+            train_alone(plan, config.mixing, domain_sizes(stores))
+        except NonFiniteLossError as error:
+            return str(error)
+    write_summary(plan.folder, dict.fromkeys(config.domains, 0))
+    return ""
+
+
+def plant_nan(model: Path) -> None:
+    """Make one number of a model's weights NaN."""
+    from safetensors.torch import load_file, save_file
+
+    path = model / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, path, {"format": "pt"})
