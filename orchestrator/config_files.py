@@ -12,6 +12,7 @@ from orchestrator.config_errors import Fault, KeyPath
 from orchestrator.mixing.base import GivenShares, check_domains
 from orchestrator.tracking.config import missing_package
 from workers.data.files import BadRow, Shard, read_rows
+from workers.model_files import refuse_adapter
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
@@ -63,6 +64,11 @@ def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:
 def _model_folder(config: RunConfig) -> Iterator[Fault]:
     path = Path(config.model.path)
     if path.is_dir():
+        try:
+            refuse_adapter(path)
+        except ValueError as error:
+            yield ("model", "path"), str(error).removeprefix("model.path: ")
+            return
         if not (path / "config.json").exists():
             yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
     elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:

@@ -3,9 +3,9 @@
 The estimate is of tensors at the worst moment of a training step: the end of the forward pass, the end of the backward
 pass, or the optimizer step. Weights, gradients and optimizer state are sharded as ZeRO does it (arXiv 1910.02054),
 with the copies and buffers that DeepSpeed makes of them on the way. Activations follow the decoder layers of
-transformers with gated neurons (Llama, Qwen, ...) and attention that keeps no scores, whose sum per layer is that of
-Korthikanti et al. (arXiv 2205.05198, section 4.1) for other layers. Only what trains has gradients and optimizer
-state, and no activations are kept below the lowest layer that trains.
+transformers with gated neurons (Llama, Qwen, ...), whose sum per layer is that of Korthikanti et al. (arXiv
+2205.05198, section 4.1) for other layers; only eager attention keeps scores. Only what trains has gradients and
+optimizer state, and no activations are kept below the lowest layer that trains.
 
 Not in it: what the process itself and the device's runtime take, what the allocator loses between tensors, and
 offloading in a DeepSpeed file of one's own, which is not subtracted.
@@ -47,6 +47,9 @@ class ModelShape:
     intermediate_size: int
     attention_size: int
     """Heads times their width."""
+    num_heads: int
+    attention: str
+    """The kernel: sdpa, eager or flash_attention_2."""
     vocab_size: int
     num_positions: int | None
     """Tokens in a row that the model was made for; None where it does not say."""
@@ -119,6 +122,8 @@ def read_shape(config: RunConfig) -> ModelShape:
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        num_heads=heads,
+        attention=_attention(config),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
     )
@@ -209,15 +214,27 @@ def _activations(shape: ModelShape, config: RunConfig) -> float:
     """Bytes that the backward pass needs of the forward pass, but for the logits."""
     width, hidden = _width(config), shape.hidden_size
     norm = (_FP32 + 2 * width) * hidden  # its input in float32, normalised, and scaled
-    # Queries, keys and values of every head, their result; a mask of packed rows
+    # Queries, keys and values of every head, their result; a mask of packed rows, or the scores in float32 and as used
     attention = width * 4 * shape.attention_size
-    if config.data.packing and config.model.attention == "sdpa":
+    if config.data.packing and shape.attention == "sdpa":
         attention += width * config.data.max_length
+    elif shape.attention == "eager":
+        attention += shape.num_heads * config.data.max_length * (_FP32 + (width if width < _FP32 else 0))
     neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product
     layer, layers = 2 * norm + attention + neurons, shape.num_layers_back
     if config.training.activation_checkpointing:
         return _tokens(config) * (layers * width * hidden + layer + norm)
     return _tokens(config) * (layers * layer + norm)
+
+
+def _attention(config: RunConfig) -> str:
+    from transformers import AutoConfig
+
+    from workers.attention import resolve_attention
+    from workers.base_folder import model_class
+
+    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
+    return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)
 
 
 def _tokens(config: RunConfig) -> int:

@@ -135,8 +135,9 @@ class ModelConfig(Settings):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the forward and backward pass; the optimizer keeps float32 masters."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of transformers."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention implementation of transformers. `auto` takes sdpa where the model's family has it, else eager;
+    `flash_attention_2` needs a GPU and a package, so it is never taken without being asked for."""
     chat_template: Path | None = None
     """Jinja file to use instead of the tokenizer's own chat template."""
 

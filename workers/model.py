@@ -1,26 +1,34 @@
 """The base model and its tokenizer: safetensors only, remote code never run, nothing printed."""
 
-import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
+from workers.attention import resolve_attention
+from workers.base_folder import BaseModel, explain, model_class, read_base, read_model_type
 from workers.config import ModelConfig
-
-_PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth")
+from workers.model_files import read_model_config
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
     path = _check_model_path(config)
+    read_model_type(config, path)  # whose faults would be told in the tokenizer's name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {config.path}: its tokenizer does not load: {_explain(error)}") from error
+    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
+        where = f"model.path: {config.path}"
+        if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
+            where += " holds no tokenizer.json (copy the model's own there)"
+        raise ValueError(f"{where}: its tokenizer does not load: {explain(error)}") from error
     if config.chat_template is not None:
         if not config.chat_template.is_file():
             raise ValueError(f"model.chat_template: no such file: {config.chat_template}")
@@ -36,30 +44,47 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(config: ModelConfig) -> PreTrainedModel:
-    """The causal language model in the configured precision; every weight comes from a safetensors file."""
+def check_model(config: ModelConfig, on_gpu: bool) -> BaseModel | None:
+    """What the files of the base model say of it, no weight read; None for a hub model that is not in the local cache.
+
+    Args:
+        config: of the model.
+        on_gpu: whether it is to run on a GPU.
+
+    Raises:
+        ValueError: it could not be loaded, or not with the attention kernel that is asked for.
+    """
     path = _check_model_path(config)
-    _check_weights(path)
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        # With output_loading_info the result is a pair, which the library's annotation does not say.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {config.path} does not load: {_explain(error)}") from error
-    model, loading = loaded
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        # transformers would train on with random values in their place.
-        raise ValueError(f"model {config.path}: {len(missing)} weights are in no file, first {missing[0]}")
+    resolve_attention(config, model_class(read_model_type(config, path)), on_gpu)
+    return read_base(config, path)
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """The causal language model in the configured precision; every weight comes from a safetensors file.
+
+    As in plain transformers, weights that the configuration ties stay apart where the files hold different values for
+    them; here the model's configuration then says so. Under ZeRO-3 a collective.
+
+    Raises:
+        ValueError: the files are not those of the model, or hold a weight that is NaN or infinite.
+    """
+    path = _check_model_path(config)
+    partitioning = deepspeed_config()  # of ZeRO-3, where DeepSpeed is to partition the model
+    unset_hf_deepspeed_config()
+    described = read_model_type(config, path)
+    attention = resolve_attention(config, model_class(described), torch.cuda.is_available())
+    base = read_base(config, path, may_download=True)
+    doubled = base.doubled if base else {}
+    if doubled:
+        # Whether they differ shows when they are loaded; transformers would tie them under ZeRO-3 without a look.
+        _set_tying(described, False)
+    with _partitioned(partitioning):
+        model = _load(config, path, described, attention)
+    _refuse_non_finite(model, config.path)
+    if doubled and _are_equal(model, doubled):
+        _set_tying(model.config, True)
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+        model.tie_weights()
     # With the cache on, transformers does not see where packed examples begin, and they attend to each other.
     model.config.use_cache = False
     return model
@@ -67,51 +92,106 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
 
 def load_hidden_size(config: ModelConfig) -> int:
     """Width of the model's residual stream, from its configuration file alone."""
-    path = _check_model_path(config)
-    try:
-        model_config = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {config.path} does not load: {_explain(error)}") from error
-    return model_config.get_text_config().hidden_size
+    hidden_size: int = read_model_type(config, _check_model_path(config)).get_text_config().hidden_size
+    return hidden_size
 
 
 def _check_model_path(config: ModelConfig) -> str:
     folder = Path(config.path).expanduser()
-    if not folder.exists():
-        if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
-            raise ValueError(f"model.path: no such folder: {config.path}")
-        return config.path
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"model.path: {config.path} holds no config.json, so it is not a Hugging Face model folder")
+    if folder.exists():
+        read_model_config(folder)
+        return str(folder)
+    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
+        raise ValueError(f"model.path: no such folder: {config.path}")
+    return config.path
+
+
+@contextmanager
+def _partitioned(settings: dict[str, Any] | None) -> Iterator[None]:
+    """A model that is loaded in here is partitioned by ZeRO-3, if there are settings for it."""
+    held = None if settings is None else HfDeepSpeedConfig(settings)  # transformers keeps a weak reference
     try:
-        content = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"model.path: {config_file} is not JSON: {error}") from error
-    if "auto_map" in content and content.get("model_type") not in CONFIG_MAPPING:
-        raise ValueError(
-            f"model.path: {config.path} needs its own code ({config_file}: auto_map, model_type "
-            f"{content.get('model_type')!r}), and raymix never runs remote code; "
-            "use a model that transformers itself supports"
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del held
+
+
+def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        # With output_loading_info the result is a pair, which the library's annotation does not say.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=described,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    return str(folder)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"model {config.path} does not load: {explain(error)}") from error
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # transformers would train on with random values in their place.
+        raise ValueError(f"model {config.path}: {len(missing)} weights are in no file, first {missing[0]}")
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
-def _check_weights(path: str) -> None:
-    folder = Path(path)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(file.name for pattern in _PICKLED_WEIGHTS for file in folder.glob(pattern))
-    if pickles:
+def _set_tying(config: PreTrainedConfig, is_tied: bool) -> None:
+    for part in (config, config.get_text_config()):
+        part.tie_word_embeddings = is_tied
+
+
+def _are_equal(model: PreTrainedModel, pairs: Mapping[str, str]) -> bool:
+    """Whether both parameters of every pair hold the same values."""
+    return all(_is_equal(model.get_parameter(one), model.get_parameter(other)) for one, other in pairs.items())
+
+
+def _is_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if not hasattr(one, "ds_id"):
+        return torch.equal(one, other)
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([one, other]):
+        return torch.equal(one, other)
+
+
+def _refuse_non_finite(model: PreTrainedModel, path: str) -> None:
+    """ValueError, on all ranks alike, where a weight is NaN or infinite: one look at each, where it has been loaded."""
+    stored = model.state_dict().keys()
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+    bad = [*_non_finite(model.named_parameters()), *_non_finite(buffers)]
+    if any(hasattr(p, "ds_id") for p in model.parameters()):
+        of_ranks: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(of_ranks, bad)
+        bad = sorted({name for names in of_ranks for name in names})
+    if bad:
         raise ValueError(
-            f"model.path: {path} has its weights as pickle only ({pickles[0]}), which can run code when it is read; "
-            "convert it: model.save_pretrained(folder) of a recent transformers writes safetensors"
+            f"model {path}: {len(bad)} of its weights are NaN or infinite, first {bad[0]}; the base model is damaged, "
+            "so copy or download it again, or use another"
         )
-    raise ValueError(f"model.path: {path} holds no *.safetensors file")
 
 
-def _explain(error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return "it needs its own code, and raymix never runs remote code; use a model that transformers itself supports"
-    return text
+def _non_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    held = {name: _held(tensor) for name, tensor in tensors if tensor.is_floating_point()}
+    # NaN is both the least and the greatest of what it stands among, and no copy is made.
+    return [name for name, t in held.items() if t.numel() and not torch.isfinite(torch.stack(torch.aminmax(t))).all()]
+
+
+def _held(tensor: Any) -> torch.Tensor:
+    """What this rank holds of it: all, or under ZeRO-3 its part, without the padding, which is not initialised."""
+    if not hasattr(tensor, "ds_tensor"):
+        held = tensor.detach()
+    elif tensor.ds_tensor.status.name != "AVAILABLE":  # offloaded to a disk
+        held = torch.empty(0)
+    else:
+        part, rank = tensor.ds_tensor, dist.get_rank(tensor.ds_process_group)
+        held = part.flatten()[: max(0, tensor.ds_numel - rank * part.ds_numel)]
+    assert isinstance(held, torch.Tensor)
+    return held

@@ -21,10 +21,11 @@ from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.importance import with_importance
 from orchestrator.training.planning import budget_warning, build_plan, domain_sizes
-from orchestrator.training.preparation import DomainStores, prepare_stores
+from orchestrator.training.preparation import DomainStores, check_ids, prepare_stores
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
 from workers.events import note_event
+from workers.model import check_model
 from workers.plan import TrainingPlan
 
 
@@ -141,15 +142,24 @@ def train_here(config: RunConfig, run_id: str, console: Console) -> None:
 
 
 def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
-    """The token stores of every domain, made or found."""
+    """The token stores of every domain, made or found, for a base model whose files are in order.
+
+    Raises:
+        ValueError: the base model cannot be loaded, or a domain cannot be used with it.
+    """
+    model = config.model.with_absolute_paths()
+    base = check_model(model, on_gpu=config.cluster.gpus_per_worker > 0)
     with PreparationView(console) as view:
-        return prepare_stores(
+        stores = prepare_stores(
             {name: domain.with_absolute_paths() for name, domain in config.domains.items()},
             config.data,
-            config.model.with_absolute_paths(),
+            model,
             config.cache_dir,
             lambda done, total, domain: view.update(domain, int(done), int(total)),
         )
+    if base is not None:
+        check_ids(stores, model, base.num_embeddings)
+    return stores
 
 
 def reference(config: RunConfig, console: Console) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from workers.config import DataConfig, DomainConfig, ModelConfig
+from workers.data.id_range import check_token_ids
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
@@ -68,6 +69,12 @@ def prepare_stores(
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may stem from a more generous run
     return stores
+
+
+def check_ids(stores: Mapping[str, DomainStores], model: ModelConfig, num_embeddings: int) -> None:
+    """ValueError where a store holds a token id that a model of so many embeddings does not take."""
+    of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
+    check_token_ids(of_domains, _tokenizer(model), num_embeddings)
 
 
 def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:

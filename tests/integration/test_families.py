@@ -20,12 +20,6 @@ FAMILIES = {
     "qwen3_next": "separate",
     "deepseek_v3": "positions",
 }
-    "gpt_oss": "mask",
-    "opt": "mask",
-    "mamba2": "separate",
-    "qwen3_next": "separate",
-    "deepseek_v3": "positions",
-}
 
 
 @pytest.fixture(scope="module")

@@ -170,13 +170,26 @@ def test_no_activations_are_kept_below_the_lowest_layer_that_trains(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
-@pytest.mark.parametrize(("dtype", "checkpointing"), [("bfloat16", False), ("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("dtype", "attention", "checkpointing"),
+    [
+        ("bfloat16", "auto", False),
+        ("float32", "auto", False),
+        ("bfloat16", "auto", True),
+        ("bfloat16", "eager", False),
+        ("float32", "eager", False),
+    ],
+)
 def test_activations_are_what_autograd_keeps(
-    tmp_path: Path, kind: type[PreTrainedConfig], dtype: str, checkpointing: bool
+    tmp_path: Path, kind: type[PreTrainedConfig], dtype: str, attention: str, checkpointing: bool
 ) -> None:
     write_config(tmp_path, kind)
     config = run_config(tmp_path, dtype=dtype, activation_checkpointing=checkpointing)
-    model = AutoModelForCausalLM.from_config(kind.from_pretrained(tmp_path)).to(getattr(torch, dtype)).train()
+    config = config.model_copy(update={"model": config.model.model_copy(update={"attention": attention})})
+    model = AutoModelForCausalLM.from_config(
+        kind.from_pretrained(tmp_path), attn_implementation=None if attention == "auto" else attention
+    )
+    model.to(getattr(torch, dtype)).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

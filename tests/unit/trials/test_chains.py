@@ -13,6 +13,7 @@ from orchestrator.run_records import RunSummary
 from orchestrator.trials import chains
 from orchestrator.trials.chains import run_chains
 from orchestrator.trials.running import TrialsFailedError
+from tests.runs import write_llama
 from tests.unit.trials.summaries import write_summary
 
 DOMAINS = ("math", "code", "chat")
@@ -50,7 +51,8 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
 
 
 @pytest.fixture
-def make_config(tmp_path: Path, tokenizer_folder: Path) -> Any:
+def make_config(tmp_path: Path) -> Any:
+    write_llama(tmp_path / "base")
     for name in DOMAINS:
         rows = [{"prompt": f"{name} {i}", "completion": str(i)} for i in range(20)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,7 +62,7 @@ def make_config(tmp_path: Path, tokenizer_folder: Path) -> Any:
             {
                 "name": name,
                 "output_dir": tmp_path / "runs",
-                "model": {"path": str(tokenizer_folder)},
+                "model": {"path": str(tmp_path / "base")},
                 "domains": {d: {"train": str(tmp_path / f"{d}.jsonl"), "eval_fraction": 0.2} for d in DOMAINS},
                 "data": {"max_length": 64},
                 "mixing": {"type": "proportional"},
