@@ -5,7 +5,8 @@ made of the files' headers. It takes the time of building the model without memo
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ _TORCH_DTYPES = {
 }
 # Where transformers takes the text part out of a model of several parts, these are the others.
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision|visual|vq|image|audio|speech|multi_modal|mm_)")
+# Files of years ago hold the causal mask and its value, which every model now makes itself.
+_MASK, _MASK_VALUE = re.compile(r"(\.bias|mask)$"), ".masked_bias"
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def _load_on_meta(
     except Exception as error:  # a config.json that contradicts itself or the weights can fail in any line of a model
         raise ValueError(
             f"model.path: {where}: these weights do not load into the model that config.json describes: "
-            f"{explain(error)}"
+            f"{_odd_one_out(tensors) or explain(error)}"
         ) from error
     model, loading = loaded
     return model, loading
@@ -225,8 +228,7 @@ def _compare(
             f"model.path: {where}: {len(missing)} weights are in no file, first {missing[0]}; "
             "complete the weights, or use the config.json that belongs to them"
         )
-    computed = {name for name, _ in shell.named_non_persistent_buffers()}
-    unexpected = sorted(set(loading["unexpected_keys"]) - computed)
+    unexpected = sorted(set(loading["unexpected_keys"]).difference(_computed(shell, tensors)))
     if takes_a_part:
         unexpected = [name for name in unexpected if not _OTHER_PARTS.match(name)]
     if unexpected:
@@ -236,6 +238,31 @@ def _compare(
             f"model that config.json describes, first {unexpected[0]}; "
             "use the config.json that belongs to these weights, or save the model without them"
         )
+
+
+def _computed(shell: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
+    """Names, also with the model's prefix, of what the files may hold though the model computes it."""
+    for name, tensor in tensors.items():
+        is_mask = len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1) and tensor.shape[2] == tensor.shape[3]
+        if (is_mask and _MASK.search(name)) or (tensor.shape == () and name.endswith(_MASK_VALUE)):
+            yield from (name, f"{shell.base_model_prefix}.{name}")
+    yield from (name for name, _ in shell.named_non_persistent_buffers())
+
+
+def _odd_one_out(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """What is wrong with a model's experts where they cannot be put together: transformers tells it in a table."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        groups[re.sub(r"(?<=\.)\d+(?=\.)", "*", name)].append(name)
+    of_experts = {pattern: names for pattern, names in groups.items() if pattern.count("*") > 1}
+    for names in of_experts.values():
+        usual, _ = Counter(tensors[name].shape for name in names).most_common(1)[0]
+        for name in names:
+            if tensors[name].shape != usual:
+                return f"{name} is of shape {tensors[name].shape}, the others of its kind of {usual}"
+    most = max(map(len, of_experts.values()), default=0)
+    few = ((pattern, len(names)) for pattern, names in of_experts.items() if len(names) < most)
+    return next((f"there are {n} tensors {pattern} but {most} of other kinds" for pattern, n in few), None)
 
 
 def _file_of(name: str, tensors: Mapping[str, StoredTensor], where: str) -> str:

@@ -92,9 +92,14 @@ def find_weight_files(folder: Path, content: dict[str, Any]) -> list[Path]:
 
 def shard_names(index: Path) -> list[str]:
     """Names of the files that an index tells of."""
-    places = read_json(index).get("weight_map")
+    content = read_json(index)
+    places = content.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"model.path: {index} has no weight_map of file names; copy or download it again")
+    if not isinstance(content.get("metadata"), dict):
+        raise ValueError(
+            f'model.path: {index} has no metadata, which transformers asks for; write "metadata": {{}} there'
+        )
     return sorted(set(places.values()))
 
 

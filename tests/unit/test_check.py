@@ -1,6 +1,66 @@
-"""What the plan warns of."""
+"""What the plan warns of, and what it is refused for."""
 
-from orchestrator.check import context_warning
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from orchestrator.check import check, context_warning
+from orchestrator.loading import load_config
+from tests.runs import write_run
+
+
+def print_plan(file: Path, *overrides: str) -> str:
+    console = Console(record=True, width=200)
+    check(load_config(file, list(overrides)), console)
+    return console.export_text()
+
+
+def test_a_broken_base_is_told_before_its_rows_are_prepared(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"^model\.path: {weights} has .* cut off"):
+        print_plan(file)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_kernel_that_does_not_work_is_told(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    assert "30 steps" in print_plan(file, "model.attention=eager")
+    with pytest.raises(ValueError, match=r"^model\.attention: flash_attention_2 .* use sdpa or eager"):
+        print_plan(file, "model.attention=flash_attention_2")
+
+
+@pytest.mark.parametrize(
+    ("rows", "token", "words"),
+    [
+        (320, {}, ""),
+        (259, {"additional_special_tokens": ["<never>"]}, ""),
+        (259, {"pad_token": "<late>"}, r"0 to 258, but the padding of every row has 259 \(<late>\)"),
+        (200, {}, r"0 to 199, but domain 'add' has 201 \(.\), 223 \(.\); the tokenizer has 259 tokens"),
+    ],
+    ids=["padded", "unused", "padding", "texts"],
+)
+def test_ids_beyond_the_embedding_are_told_where_they_occur(
+    tmp_path: Path, rows: int, token: dict[str, str], words: str
+) -> None:
+    file = write_run(tmp_path)
+    base = tmp_path / "base"
+    model = LlamaForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(rows)
+    model.save_pretrained(base)
+    assert json.loads((base / "config.json").read_text())["vocab_size"] == rows
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens(token)
+    tokenizer.save_pretrained(base)
+    if not words:
+        assert "30 steps" in print_plan(file)
+        return
+    with pytest.raises(ValueError, match=words):
+        print_plan(file)
 
 
 def test_rows_longer_than_the_model_can_read_are_warned_of() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workers.config import ModelConfig
 from workers.model import load_model, load_tokenizer
@@ -97,6 +97,48 @@ def test_tied_weights_are_not_taken_for_absent(tmp_path: Path) -> None:
     sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     LlamaForCausalLM(LlamaConfig(num_attention_heads=2, tie_word_embeddings=True, **sizes)).save_pretrained(tmp_path)
     assert load_model(ModelConfig(path=str(tmp_path))).config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_tie_flag_that_the_file_contradicts_is_taken_back(folder: Path, is_same: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    change_json(folder / "config.json", tie_word_embeddings=True)
+    weights = load_file(folder / "model.safetensors")
+    assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    if is_same:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(ModelConfig(path=str(folder), dtype="float32"))
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(16)[None]
+    assert torch.equal(model(ids).logits, plain(ids).logits)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is is_same  # type: ignore[union-attr]
+    assert model.config.tie_word_embeddings is is_same
+    assert model.all_tied_weights_keys == plain.all_tied_weights_keys
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_named(folder: Path, value: float, dtype: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 of its weights are NaN or infinite, first model\.layers\.0\.mlp\.up_proj"):
+        load_model(ModelConfig(path=str(folder), dtype=dtype))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("file", ["nothing", "half"])
+def test_a_tokenizer_that_does_not_load_is_told_in_a_line(folder: Path, file: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    if file == "half":
+        (folder / "tokenizer.json").write_text("{}")
+    words = "holds no tokenizer.json" if file == "nothing" else "its tokenizer does not load: KeyError"
+    with pytest.raises(ValueError, match=words) as error:
+        load_tokenizer(ModelConfig(path=str(folder)))
+    assert str(error.value).startswith(f"model.path: {folder}") and "\n" not in str(error.value)
 
 
 def test_tokenizer_pads_and_has_a_chat_template(folder: Path) -> None:
