@@ -41,6 +41,7 @@ class Case:
     export: Mapping[int, Path] = field(default_factory=dict)
     measure_every: int = 0  # steps between two evaluations
     way: str | None = None  # how packed examples are kept apart, where it is not to be by their positions
+    attention: str = "sdpa"
 
 
 @functools.cache
@@ -113,7 +114,7 @@ def build_engine(case: Case) -> Any:
     """The engine of a case."""
     from workers.engine import Engine
 
-    model = ModelConfig(path=str(case.model), dtype=case.dtype)
+    model = ModelConfig(path=str(case.model), dtype=case.dtype, attention=case.attention)
     engine = Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
     engine.packed.way = case.way or engine.packed.way  # type: ignore[assignment]
     return engine

@@ -1,0 +1,49 @@
+"""LoRA: low-rank adapters move, the base model stays frozen (Hu et al. 2021, arXiv 2106.09685), through peft.
+
+config.py     the settings
+matrices.py   the matrices of a model that an adapter fits, and how peft is told of each
+targets.py    names of the configuration -> matrices; a name that matches nothing is an error
+reach.py      which matrices are trained, and their share
+"""
+
+from typing import TYPE_CHECKING
+
+from workers.strategies.lora.config import LoraStrategyConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+__all__ = ["LoraStrategyConfig", "apply"]
+
+
+def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
+    """The model wrapped by peft, only its adapters and `modules_to_save` trainable.
+
+    Raises:
+        ValueError: a name that matches nothing, or a matrix that peft has no such adapter for.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    from workers.strategies.lora.targets import check_modules_to_save, check_patterns, find_targets
+
+    targets = find_targets(model, config)
+    check_modules_to_save(model, config)
+    check_patterns(config, targets)
+    adapters = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides by it
+        lora_dropout=config.dropout,
+        target_modules=sorted(target.module for target in targets if not target.is_parameter),
+        target_parameters=sorted(target.name for target in targets if target.is_parameter) or None,
+        modules_to_save=list(config.modules_to_save) or None,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        rank_pattern=dict(config.rank_pattern),
+        alpha_pattern=dict(config.alpha_pattern),
+        # GPT-2 and its kin keep their matrices transposed; peft sets this itself, with a warning for each.
+        fan_in_fan_out=bool(targets) and all(target.is_transposed for target in targets),
+    )
+    # Adapters keep the model's own precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
+    return get_peft_model(model, adapters, autocast_adapter_dtype=False)
