@@ -17,12 +17,13 @@ from workers import checkpoint
 from workers.collectives import on_rank_zero, sum_over_ranks
 from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
+from workers.data.end_of_turn import taught_end
 from workers.data.store import TokenStore
 from workers.durable import write_durably
 from workers.engine import Engine
 from workers.evaluation import build_evaluation_batches, evaluate
 from workers.events import note_event
-from workers.export import export_model
+from workers.export import export_model, held_out_example
 from workers.isolation import find_proof_row
 from workers.learning_rate import learning_rate
 from workers.model import load_tokenizer
@@ -48,6 +49,7 @@ class Rank:
         self.names = list(plan.domains)
         train_stores, eval_stores = plan.open_stores()
         self.trained = list(train_stores)
+        self._train_stores = list(train_stores.values())
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
         self.source = SharedSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
@@ -141,7 +143,7 @@ class Rank:
         loss = selection_loss(criterion, {name: feedback.loss_nats(name) for name in self.names})
         if math.isfinite(loss) and not (self.best and self.best["loss_nats"] <= loss):  # nothing is <= NaN
             self.best = {"step": step, "criterion": criterion, "loss_nats": loss}
-            export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "best")
+            self._write_model(self.plan.folder / "best")
 
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint of `step`, unless it is there; what the logs say of it is on disk first."""
@@ -157,13 +159,18 @@ class Rank:
         """Write the trained model and what it loses on each row, if they are wanted."""
         if self.plan.export:
             write_row_losses(self.engine, self.eval_batches, self.names, self.plan.folder / "evaluation.json")
-            export_model(self.engine, load_tokenizer(self.plan.model), self.plan.folder / "model")
+            self._write_model(self.plan.folder / "model")
 
     def close(self) -> None:
         """Free everything."""
         self.loader.close()
         self.log.close()
         self.engine.destroy()
+
+    def _write_model(self, folder: Path) -> None:
+        tokenizer = load_tokenizer(self.plan.model)
+        end_id = taught_end(tokenizer, self._train_stores)
+        export_model(self.engine, tokenizer, folder, held_out_example(self.eval_batches), end_id)
 
     def _watch(self, step: int) -> Attachment | None:
         """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""

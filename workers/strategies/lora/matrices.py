@@ -7,10 +7,7 @@ and a router is a parameter of a module of its own: peft adapts these as `target
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from typing import Any
 
 _WRAPPING = re.compile(r"^base_model\.model\.|\.base_layer|\.original_module")
 _OTHER_THAN_BASE = re.compile(r"\.lora_|\.modules_to_save\.|\.parametrizations\.")
@@ -40,9 +37,9 @@ class Matrix:
         return self.name.rpartition(".")[0]
 
 
-def find_matrices(model: "PreTrainedModel") -> list[Matrix]:
+def find_matrices(model: Any) -> list[Matrix]:
     """The matrices of a model, wrapped by peft or not, on any device, ZeRO-3's partitions included."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder, head, embeddings = _part(base, "get_decoder"), base.get_output_embeddings(), base.get_input_embeddings()
     in_decoder = {id(module) for module in decoder.modules()} if decoder is not None else None
     reserved = _names_that_peft_converts(base)

@@ -1,0 +1,124 @@
+"""The folder of a trained model: gathered, written beside its place, verified, committed.
+
+Full fine-tuning: the folder holds the model. LoRA: the folder holds the merged model, `adapter/` the adapters alone.
+The engine is only read: it can train on.
+"""
+
+import gc
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from workers.collectives import on_rank_zero
+from workers.durable import commit_folder, temporary_folder
+from workers.export.adapters import merge_adapter, save_adapter
+from workers.export.stopping import save_tokenizer, stop_at
+from workers.export.verification import (
+    Fingerprint,
+    check_finite,
+    check_loss,
+    check_tensors,
+    engine_loss,
+    fingerprints,
+    load_plain,
+    plain_loss,
+)
+
+if TYPE_CHECKING:
+    from workers.data.batches import Batch
+    from workers.engine import Engine
+
+
+def export_model(
+    engine: "Engine", tokenizer: PreTrainedTokenizerBase, folder: Path, example: "Batch", end_id: int | None
+) -> None:
+    """Write the current weights and the tokenizer to `folder`, replacing what was there; a collective.
+
+    Args:
+        engine: the model in training.
+        tokenizer: of the base model.
+        folder: where to write.
+        example: one held-out example, for the proof (`held_out_example`).
+        end_id: the token that training taught as the end of a turn; None leaves the base model's end token.
+
+    Raises:
+        ExportError: weights are not finite, or the folder that was written is not the trained model; an older folder
+            stays as it was.
+    """
+    expected_loss = engine_loss(engine, example)
+    weights = _gather(engine, only_trainable=_is_adapted(engine))
+    on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, example, expected_loss, end_id))
+
+
+def _is_adapted(engine: "Engine") -> bool:
+    return hasattr(engine.module, "get_base_model")
+
+
+def _gather(engine: "Engine", only_trainable: bool) -> dict[str, torch.Tensor]:
+    """What the model's state holds, parameters and persistent buffers, each once; nothing but on rank 0, on its CPU."""
+    import deepspeed
+
+    gathered: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()  # a tied weight has several names
+    for name, value in engine.module.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} of the model's state is a {type(value).__name__}, which no weights file can hold")
+        if id(value) in seen or (only_trainable and not value.requires_grad):
+            continue
+        seen.add(id(value))
+        with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
+            if engine.rank == 0:
+                gathered[name] = value.detach().to("cpu", copy=True)
+    return gathered
+
+
+def _write(
+    engine: "Engine",
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    example: "Batch",
+    expected_loss: float,
+    end_id: int | None,
+) -> None:
+    check_finite(weights)
+    temporary = temporary_folder(folder)
+    try:
+        if _is_adapted(engine):
+            save_adapter(engine, weights, temporary / "adapter")
+            merged = merge_adapter(engine, weights, temporary / "adapter", example, expected_loss)
+            written = fingerprints(merged.state_dict().items())
+            _save(merged, temporary)
+            del merged
+        else:
+            written = fingerprints(weights.items())
+            _save(engine.module, temporary, weights)
+        weights.clear()
+        gc.collect()
+        if end_id is not None:
+            stop_at(end_id, temporary)
+        save_tokenizer(tokenizer, end_id, temporary)
+        _verify(temporary, written, example, expected_loss, engine.model_config.dtype)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    commit_folder(temporary, folder)
+
+
+def _verify(folder: Path, written: dict[str, Fingerprint], example: "Batch", expected_loss: float, dtype: str) -> None:
+    model = load_plain(folder)
+    check_tensors(model, written)
+    check_loss("the exported model", plain_loss(model, example), expected_loss, dtype)
+
+
+def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    used = model.config.use_cache
+    model.config.use_cache = True  # training turns the cache off; whoever generates with the result wants it on
+    try:
+        # A copy of the mapping: transformers takes out what it has written.
+        model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
+    finally:
+        model.config.use_cache = used
