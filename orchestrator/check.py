@@ -88,9 +88,26 @@ def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[
     )
     return [
         need,
+        *map(Text, shape.reach),
         *context_warning(config.data.max_length, shape.num_positions),
+        *end_of_turn_warning(config, stores),
         *_isolation_lines(config, stores, shape.num_parameters),
     ]
+
+
+def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Text]:
+    """A line where answers are trained and the chat template ends none of them with a token of its own."""
+    from workers.data.end_of_turn import find_end_of_turn, has_answers
+    from workers.model import load_tokenizer
+
+    domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
+    if not domains or find_end_of_turn(load_tokenizer(config.model)) is not None:
+        return []
+    message = (
+        f"the chat template ends answers without an end token, so the model will not learn when to stop (domains "
+        f"{', '.join(map(printable, domains))}); give model.chat_template with one after each answer"
+    )
+    return [Text(message, style="yellow")]
 
 
 def _isolation_lines(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> list[Text]:

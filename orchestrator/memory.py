@@ -18,6 +18,7 @@ from orchestrator.config import RunConfig
 from workers.deepspeed_config import build_deepspeed_config
 from workers.strategies import STRATEGIES
 from workers.strategies.cofitune import CoFiTuneConfig
+from workers.strategies.lora.reach import find_reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +54,8 @@ class ModelShape:
     vocab_size: int
     num_positions: int | None
     """Tokens in a row that the model was made for; None where it does not say."""
+    reach: tuple[str, ...] = ()
+    """LoRA: lines on the matrices that have an adapter."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def read_shape(config: RunConfig) -> ModelShape:
         attention=_attention(config),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
+        reach=tuple(find_reach(model).lines()) if config.training.strategy.type == "lora" else (),
     )
 
 

@@ -1,6 +1,5 @@
 """The model card: what a run's own files say of the model that it left."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +10,7 @@ from orchestrator.summary import summarise
 from orchestrator.tasks.records import asked_for
 from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_loss, format_share, printable
+from workers.base_name import base_name, is_hub_name
 from workers.contracts import DomainWeights
 
 Kind = Literal["merged", "bf16", "adapter"]
@@ -38,24 +38,23 @@ _LOADING = {
 }
 
 
-def model_card(run: RunFolder, kind: Kind, is_best: bool) -> str:
+def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
     """README.md of an exported model, in Markdown.
 
     Args:
         run: a finished run, refreshed.
         kind: which weights the folder holds.
         is_best: they are those of the best evaluation, not of the last step.
+        base: the base model, as `model.path` names it, or as the adapter's own configuration does.
     """
     result = summarise(run)
-    base = str(run.setting("model", "path"))
-    is_public = base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     library = "peft" if kind == "adapter" else "transformers"
     environment = Environment(loader=PackageLoader("orchestrator.export", "."), undefined=StrictUndefined)
     return environment.get_template("card.jinja").render(
         library=library,
         name=_plain(run.name),
-        base=_plain(base if is_public else Path(base).name),  # a folder's path says nothing to others
-        base_is_public=is_public,
+        base=_plain(base_name(base)),
+        base_is_public=is_hub_name(base),
         strategy=_plain(run.setting("training", "strategy", "type")),
         num_trained=sum(1 for domain in result.domains.values() if domain.rows_seen),
         algorithm=_plain(result.mixing_type),

@@ -1,7 +1,9 @@
 """`raymix export`: copy or convert a run's result, write its card, all or nothing."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -10,6 +12,9 @@ from orchestrator.quiet import chatter_to
 from orchestrator.run_folder import RunFolder
 from workers.config import ModelConfig
 from workers.durable import commit_folder, temporary_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
@@ -24,6 +29,7 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
 
     Raises:
         ValueError: there is no such result, or the folder is there already.
+        ExportError: the result does not load whole, is not finite, or is not what was written; nothing is left then.
     """
     run, source = find_result(run_folder, is_best)
     if output.exists():
@@ -33,15 +39,13 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
         strategy = run.setting("training", "strategy", "type")
         raise ValueError(f"{source} holds no adapter: the run's strategy is {strategy}, not lora")
     temporary = temporary_folder(output.resolve())
-    if kind == "adapter":
-        shutil.copytree(adapter, temporary, dirs_exist_ok=True)
-        _copy_files(source, temporary, "token*", "chat_template*", "special_tokens*")
-    else:
-        _copy_files(source, temporary, "*")
-    if kind == "bf16":
+    try:
         with chatter_to(run_folder / "raymix.log"):
-            _convert_to_bfloat16(source, temporary)
-    (temporary / "README.md").write_text(model_card(run, kind, is_best), encoding="utf-8")
+            _fill(source, temporary, kind)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    (temporary / "README.md").write_text(model_card(run, kind, is_best, _base_of(run, source, kind)), encoding="utf-8")
     commit_folder(temporary, output.resolve())
     size = sum(file.stat().st_size for file in output.iterdir())
     console.print(f"{output}: {kind}, {size / 2**20:,.1f} MiB, with a model card", markup=False, highlight=False)
@@ -63,17 +67,46 @@ def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
     return run, source
 
 
+def _base_of(run: RunFolder, source: Path, kind: Kind) -> str:
+    if kind == "adapter":  # of a run that went on from another's model it belongs to that model
+        named = json.loads((source / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(named["base_model_name_or_path"])
+    return str(run.setting("model", "path"))
+
+
 def _copy_files(source: Path, target: Path, *patterns: str) -> None:
     """Plain files of the folder, not the folders in it."""
     for path in {path for pattern in patterns for path in source.glob(pattern) if path.is_file()}:
         shutil.copyfile(path, target / path.name)
 
 
-def _convert_to_bfloat16(source: Path, target: Path) -> None:
-    from workers.model import load_model
+def _fill(source: Path, target: Path, kind: Kind) -> None:
+    """Write the files, and read them back: plain transformers finds every key, and every tensor is what it was."""
+    from workers.export.verification import check_adapter, check_finite, check_tensors, fingerprints, load_plain
 
+    if kind == "adapter":
+        shutil.copytree(source / "adapter", target, dirs_exist_ok=True)
+        _copy_files(source, target, "token*", "chat_template*", "special_tokens*")
+        check_adapter(target)
+        return
+    _copy_files(source, target, "*")
+    if kind == "merged":
+        check_finite(load_plain(target).state_dict())
+        return
+    model = _load_in_bfloat16(source)
+    tensors = model.state_dict()
+    check_finite(tensors)
+    expected = fingerprints(tensors.items())
     for path in target.glob("*.safetensors*"):
         path.unlink()
+    model.save_pretrained(target)
+    del model, tensors  # one model at a time
+    check_tensors(load_plain(target), expected)
+
+
+def _load_in_bfloat16(source: Path) -> "PreTrainedModel":
+    from workers.model import load_model
+
     model = load_model(ModelConfig(path=str(source), dtype="bfloat16"))
     model.config.use_cache = True  # which loading for training turns off
-    model.save_pretrained(target)
+    return model

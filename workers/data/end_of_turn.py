@@ -28,8 +28,10 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     None where answers end without a token of their own, or the template refuses a plain conversation. Where several
     stand there (Phi-3: the end of the turn, a line break, the end of the text), it is the first.
     """
-    (tokens,) = tokenize_examples(tokenizer, [Example(line=1, messages=_MESSAGES)])
-    if isinstance(tokens, str):
+    # One exchange alone for templates that allow no more.
+    tried = tokenize_examples(tokenizer, [Example(1, _MESSAGES), Example(1, _MESSAGES[:2])])
+    tokens = next((result for result in tried if not isinstance(result, str)), None)
+    if tokens is None:
         return None
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = None
@@ -40,6 +42,11 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
         elif str(tokenizer.decode([token])).strip():
             break  # the answer's own text
     return end
+
+
+def has_answers(store: "TokenStore") -> bool:
+    """Whether there are conversations in a store: in documents every token but the first is a target."""
+    return store.num_loss_tokens < store.num_tokens - store.num_examples
 
 
 def is_taught(end_id: int, stores: Iterable["TokenStore"]) -> bool:

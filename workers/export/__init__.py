@@ -4,7 +4,6 @@ writing.py        the folder: gather, write, verify, commit
 adapters.py       LoRA: `adapter/` alone, and the adapters merged into a fresh base model
 verification.py   plain transformers reads the folder: every key, every tensor, and the engine's loss on a held-out row
 stopping.py       the folder's configurations and tokenizer stop where training taught to stop
-base_name.py      what the base model is called in a folder to give away
 """
 
 from workers.export.verification import ExportError, held_out_example

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workers.export.base_name import base_name
+from workers.base_name import base_name
 from workers.export.verification import ExportError, check_loss, plain_loss
 from workers.model import load_model
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 256  # the proof may run on a CPU, and more tokens prove no more
 
-LOSS_TOLERANCE_NATS = {"float32": 1e-4, "bfloat16": 0.02}
-"""Nats a token. TO BE MEASURED"""
+LOSS_TOLERANCE_NATS = {"float32": 1e-4, "bfloat16": 0.05}
+"""Nats a token. In float32 kernels differ by 1e-6. In bfloat16 a model trained in full is read back to the bit, but an
+adapter is not: W + BA is rounded to 8 bits once merged, and B(Ax) is otherwise. Measured with seven families (rank 8,
+8 steps, 6 examples of 3 to 13 tokens each): at most 0.010, on average 0.003; the rest is for another device's kernels.
+A wrong model is off by far more, and what moves the loss by less (one adapter of hundreds) the tensors show."""
 
 
 class ExportError(RuntimeError):
@@ -45,19 +48,21 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint:
 
 
 def held_out_example(batches: Sequence[Batch]) -> Batch:
-    """The first example of this rank's first evaluation row, alone, at most 256 tokens of it, all of them targets."""
+    """The longest example that begins a row of the first evaluation batch: alone, cut to 256 tokens, all targets."""
     batch = batches[0]
-    restarts = np.flatnonzero(batch.position_ids_BL[0, 1:] == 0)  # the next example, or padding
-    length = min(int(restarts[0]) + 1 if len(restarts) else batch.input_ids_BL.shape[1], _MAX_TOKENS)
+    # A row's first example ends where positions start again: with the next example, or with padding.
+    ends_B = [np.append(np.flatnonzero(row[1:] == 0), len(row) - 1)[0] + 1 for row in batch.position_ids_BL]
+    row = int(np.argmax(ends_B))
+    length = min(int(ends_B[row]), _MAX_TOKENS)
     loss_mask_BL = np.ones((1, length), dtype=np.bool_)
     loss_mask_BL[:, 0] = False
     return replace(
         batch,
-        input_ids_BL=batch.input_ids_BL[:1, :length].copy(),
-        position_ids_BL=batch.position_ids_BL[:1, :length].copy(),
+        input_ids_BL=batch.input_ids_BL[row : row + 1, :length].copy(),
+        position_ids_BL=batch.position_ids_BL[row : row + 1, :length].copy(),
         loss_mask_BL=loss_mask_BL,
         domain_B=np.zeros(1, dtype=np.int64),
-        row_B=batch.row_B[:1],
+        row_B=batch.row_B[row : row + 1],
         global_loss_tokens=length - 1,
     )
 
@@ -82,7 +87,7 @@ def check_loss(what: str, loss: float, expected: float, dtype: str) -> None:
     if not abs(loss - expected) <= tolerance:  # so that NaN is refused
         raise ExportError(
             f"{what} has a loss of {loss:.6f} nats a token on a held-out example, the trained model {expected:.6f}; "
-            f"they may differ by {tolerance} in {dtype}. The folder was not written"
+            f"they may differ by {tolerance} in {dtype}. The folder was not committed"
         )
 
 
@@ -124,6 +129,18 @@ def check_tensors(model: Any, expected: Mapping[str, Fingerprint]) -> None:
                 f"{names[0]} {what} the exported model ({len(names)} of {len(expected)} tensors). "
                 "The folder was not committed"
             )
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder whose adapters lack a half or are not finite; the base model is not at hand to try them on."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    check_finite(tensors)
+    for half, other in (("lora_A", "lora_B"), ("lora_B", "lora_A"), ("lora_embedding_A", "lora_embedding_B")):
+        alone = [name for name in tensors if half in name and name.replace(half, other) not in tensors]
+        if alone:
+            raise ExportError(f"{alone[0]} has no {other} in {folder.name} ({len(alone)} of {len(tensors)} tensors)")
 
 
 def fingerprints(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:

@@ -6,6 +6,8 @@ targets.py    names of the configuration -> matrices; a name that matches nothin
 reach.py      which matrices are trained, and their share
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from workers.strategies.lora.config import LoraStrategyConfig
@@ -45,5 +47,23 @@ def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
         # GPT-2 and its kin keep their matrices transposed; peft sets this itself, with a warning for each.
         fan_in_fan_out=bool(targets) and all(target.is_transposed for target in targets),
     )
-    # Adapters keep the model's own precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
-    return get_peft_model(model, adapters, autocast_adapter_dtype=False)
+    with _partitions_known_to_peft(model):
+        # Adapters keep the model's own precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
+        return get_peft_model(model, adapters, autocast_adapter_dtype=False)
+
+
+@contextmanager
+def _partitions_known_to_peft(model: "PreTrainedModel") -> Iterator[None]:
+    """Under ZeRO-3 DoRA starts from norms of the base weights; peft gathers them only where transformers says so."""
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    if not any(hasattr(p, "ds_id") for p in model.parameters()):
+        yield
+        return
+    told = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # it is known for as long as it lives
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del told

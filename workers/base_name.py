@@ -11,8 +11,8 @@ def is_hub_name(path: str) -> bool:
 
 
 def base_name(path: str) -> str:
-    """The hub's name, or the name of the folder; `run/model` for the model of a run."""
+    """The hub's name, or the name of the folder; `run-model` for the model of a run, which is no name of the hub."""
     if is_hub_name(path):
         return path
     folder = Path(path).expanduser().resolve()
-    return f"{folder.parent.name}/{folder.name}" if folder.name in _OF_A_RUN else folder.name
+    return f"{folder.parent.name}-{folder.name}" if folder.name in _OF_A_RUN else folder.name
