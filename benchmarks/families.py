@@ -157,7 +157,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
             "deepspeed": {"zero_stage": stage},
         }
     )
-    model = ModelConfig(path=str(folder), dtype="float32", attention=os.environ.get("ATT","sdpa"))
+    model = ModelConfig(path=str(folder), dtype="float32")
     engine = Engine.build(model, training, seed=0)
     try:
         began = time.perf_counter()

@@ -133,7 +133,7 @@ class _Proof:
     def find_fault(self, way: Way) -> str | None:
         """What is wrong with a way, or None."""
         if self._short_alone is None:
-            # The definition: whole examples, one a pass, without any padding. A model that is not causal shows here too.
+            # The definition: whole examples, one a pass, without any padding; a model that is not causal shows too.
             self._short_alone = self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
         try:
             packed = self._losses(self._short, way)

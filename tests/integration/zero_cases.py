@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ class Case:
     export: Mapping[int, Path] = field(default_factory=dict)
     measure_every: int = 0  # steps between two evaluations
     way: str | None = None  # how packed examples are kept apart, where it is not to be by their positions
-    attention: str = "sdpa"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    revision: str | None = None
 
 
 @functools.cache
@@ -114,7 +115,7 @@ def build_engine(case: Case) -> Any:
     """The engine of a case."""
     from workers.engine import Engine
 
-    model = ModelConfig(path=str(case.model), dtype=case.dtype, attention=case.attention)
+    model = ModelConfig(path=str(case.model), dtype=case.dtype, attention=case.attention, revision=case.revision)
     engine = Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
     engine.packed.way = case.way or engine.packed.way  # type: ignore[assignment]
     return engine
