@@ -142,7 +142,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
 
     from workers.config import ModelConfig, TrainingConfig
     from workers.engine import Engine
-    from workers.export import export_model
+    from workers.export import export_model, held_out_example
     from workers.model import load_tokenizer
 
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -172,7 +172,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
             steps.append(float(loss_sum_D[0] / num_tokens_D[0]))
             engine.step(LEARNING_RATE)
         trained = _measure(engine)
-        export_model(engine, load_tokenizer(model), output)
+        export_model(engine, load_tokenizer(model), output, held_out_example([packed_batch(0)]), end_id=None)
         return {
             "way": isolation.way,
             "refused": isolation.refused,

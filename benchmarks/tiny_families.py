@@ -73,7 +73,7 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "gemma4_text": {**_GEMMA, "global_head_dim": 16, "vocab_size_per_layer_input": VOCABULARY},
     "gemma4_unified_text": {**_GEMMA, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "dots1": {"n_shared_experts": 1},
+    "dots1": {"n_shared_experts": 1, "moe_intermediate_size": 32},
     "kimi_linear": {**_LATENT, "linear_head_dim": 16, "linear_num_heads": 4, "num_experts_per_tok": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},

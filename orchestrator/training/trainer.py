@@ -78,6 +78,7 @@ def train_on_cluster(
 def train_rank(settings: dict[str, Any]) -> None:
     """What every worker runs."""
     from workers.checkpoint import NonFiniteStateError
+    from workers.export import ExportError
     from workers.isolation import PackingError
     from workers.loop import train
     from workers.rank import NonFiniteLossError
@@ -85,7 +86,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     plan = TrainingPlan.model_validate(settings["plan"])
     try:
         train(plan, settings["source"])
-    except (NonFiniteLossError, NonFiniteStateError, PackingError) as error:
+    except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
         # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
         if ray.train.get_context().get_world_rank() == 0:
             (plan.folder / "failure.json").write_text(json.dumps({"message": str(error)}))
