@@ -112,7 +112,7 @@ def _type(value: Schema, definitions: Schema) -> str:
 def _bounds(value: Schema) -> Iterator[str]:
     for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
         if key in value:
-            yield f"{sign} {value[key]:g}"
+            yield f"{sign} {'2^64' if value[key] == 2**64 else format(value[key], 'g')}"
 
 
 def _default(key: str, value: Schema, part: Schema) -> str:

@@ -58,3 +58,44 @@ def test_the_batch_size_that_an_error_names_is_accepted(rows: int, ranks: int, m
     with pytest.raises(ValidationError, match=f"use {near}, for example"):
         config(training=training, cluster={"num_workers": ranks})
     config(training=training | {"global_batch_size": near}, cluster={"num_workers": ranks})
+
+
+LARGEST_SEED = 2**64 - 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
+@pytest.mark.parametrize("place", ["seed", "sample_seed", "stages"])
+def test_a_seed_of_more_than_64_bits_or_below_0_is_an_error_of_its_key(place: str, seed: int) -> None:
+    changes: dict[str, Any] = {
+        "seed": {"seed": seed},
+        "sample_seed": {"data": {"sample_seed": seed}},
+        "stages": {"stages": [{"name": "one", "domains": ["a", "b"], "seed": seed}]},
+    }[place]
+    with pytest.raises(ValidationError, match="greater than or equal to 0|less than 18446744073709551616") as caught:
+        config(**changes)
+    assert "seed" in [str(part) for part in caught.value.errors()[0]["loc"]] or place == "sample_seed"
+
+
+def test_the_largest_seed_works_wherever_a_seed_is_used() -> None:
+    import numpy as np
+    import torch
+
+    from orchestrator.detection.config import ClassifierJudgeConfig
+    from orchestrator.detection.judges import build_judge
+    from orchestrator.detection.judges.base import JudgeContext
+    from orchestrator.probe.geometry import describe_geometry
+    from orchestrator.search.mixture_regression import predict_best_mix
+    from workers.data.permutation import derive_key, permutation
+    from workers.settings import narrow_seed
+
+    seed = config(seed=LARGEST_SEED).seed
+    assert sorted(permutation(derive_key(seed, "step"), 5)) == [0, 1, 2, 3, 4]
+    torch.manual_seed(seed)
+    assert narrow_seed(seed) < 2**32 and narrow_seed(2**32 - 1) == 2**32 - 1
+    rng = np.random.default_rng(seed)
+    describe_geometry(rng.normal(size=(20, 4)), np.repeat(np.arange(2), 10), seed)
+    shares_ND = rng.dirichlet(np.ones(3), 12)
+    predict_best_mix(shares_ND, shares_ND**2, lambda losses_ND: losses_ND.mean(axis=1), 1.0, seed)
+    windows = {name: [f"{name} {word}" for word in "abcdefghijkl"] for name in ("law", "code")}
+    context = JudgeContext(["law", "code"], lambda: windows, config().cluster, seed)
+    assert list(build_judge(ClassifierJudgeConfig(), context).answers(["law a"]))
