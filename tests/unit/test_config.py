@@ -71,7 +71,7 @@ def test_a_seed_of_more_than_64_bits_or_below_0_is_an_error_of_its_key(place: st
         "sample_seed": {"data": {"sample_seed": seed}},
         "stages": {"stages": [{"name": "one", "domains": ["a", "b"], "seed": seed}]},
     }[place]
-    with pytest.raises(ValidationError, match="greater than or equal to 0|less than 18446744073709551616") as caught:
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0|less than 18446744073709551616") as caught:
         config(**changes)
     assert "seed" in [str(part) for part in caught.value.errors()[0]["loc"]] or place == "sample_seed"
 
