@@ -69,21 +69,23 @@ def test_a_reloaded_export_has_the_losses_of_the_engine(name: str, tmp_path: Pat
     training = partitioned(stage, tmp_path, strategy=strategy)
     case = Case(family_model(family), training, last_step=LAST, export={LAST: folder}, attention=attention_of(family))
     trained = processes(2).run(zero_cases.train, case)[0]
-    before = losses_of(AutoModelForCausalLM.from_pretrained(family_model(family), attn_implementation="eager"))
-    assert before != pytest.approx(trained["final"], abs=1e-3)
+    before = losses_of(
+        AutoModelForCausalLM.from_pretrained(family_model(family), attn_implementation="eager"), alone=True
+    )
+    assert before != pytest.approx(trained["final_alone"], abs=1e-3)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation=attention_of(family), output_loading_info=True
     )
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert losses_of(model) == pytest.approx(trained["final"], abs=2e-5)
+    assert losses_of(model, alone=True) == pytest.approx(trained["final_alone"], abs=2e-5)
     original = AutoModelForCausalLM.from_pretrained(family_model(family), attn_implementation=attention_of(family))
     for key, buffer in original.named_buffers():  # those that are kept in the file are not the defaults
         assert torch.equal(model.get_buffer(key), buffer), key
     if strategy["type"] == "lora":
         from peft import PeftModel
 
-        assert losses_of(PeftModel.from_pretrained(original, folder / "adapter")) == pytest.approx(
-            trained["final"], abs=2e-5
+        assert losses_of(PeftModel.from_pretrained(original, folder / "adapter"), alone=True) == pytest.approx(
+            trained["final_alone"], abs=2e-5
         )
         moved = [key for key, (master, *_) in trained["masters"].items() if "lora_B" in key or "embedding_A" in key]
         assert all(trained["masters"][key][0].abs().max() > 0 for key in moved if "embedding_A" not in key)

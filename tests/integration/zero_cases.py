@@ -106,6 +106,12 @@ def global_batch(step: int, rank: int = 0, world_size: int = 1) -> Batch:
     )
 
 
+def first_examples(batch: Batch) -> Batch:
+    """The same rows, of which only the first example counts: nothing stands before it that it could see."""
+    is_first = np.cumsum(batch.position_ids_BL.astype(int) == 0, axis=1) == 1
+    return replace(batch, loss_mask_BL=batch.loss_mask_BL & is_first)
+
+
 def learning_rate(step: int) -> float:
     """Not constant, so that a resumed run has to use the step's own."""
     return 1e-3 * (1.0 - step / 100)
@@ -143,6 +149,8 @@ def train(case: Case) -> dict[str, Any]:
     trained = TrainedState(engine)
     masters = {name: [t.detach().cpu().clone() for t in trained.get(name)] for name in trained.shapes}
     weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
+    alone = first_examples(global_batch(99, engine.rank, engine.world_size))
+    weights_alone = reduced_loss(*engine.forward(alone, NUM_DOMAINS))
     adam_step = trained.adam_step()
     engine.destroy()
     return {
@@ -151,6 +159,7 @@ def train(case: Case) -> dict[str, Any]:
         "masters": masters,
         "adam_step": adam_step,
         "final": weights,
+        "final_alone": weights_alone,
         "state": state,
     }
 

@@ -2,7 +2,9 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from orchestrator.export.driver import export
 from tests.runs import write_llama
 from tests.unit.conftest import MakeFakeRun
+from workers.base_name import base_name
+from workers.export import ExportError
 
 QUIET = Console(file=io.StringIO())
 
@@ -46,12 +50,86 @@ def test_bfloat16_is_half_as_large_and_rounded_once(run: Path, tmp_path: Path) -
 def test_an_adapter_goes_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no adapter: the run's strategy is None, not lora"):
         export(run, tmp_path / "out", "adapter", is_best=False, console=QUIET)
-    (run / "model" / "adapter").mkdir()
-    save_file({"a": torch.ones(2)}, run / "model" / "adapter" / "adapter_model.safetensors")
+    _write_adapter(run)
     export(run, tmp_path / "out", "adapter", is_best=False, console=QUIET)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"adapter_model.safetensors", "tokenizer.json", "README.md"} <= names and "model.safetensors" not in names
-    assert "AutoPeftModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "AutoPeftModelForCausalLM" in card and "base_model: meta-llama/Llama-3.1-8B" in card
+
+
+def _write_adapter(run: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(run / "model")
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    adapted.peft_config["default"].base_model_name_or_path = "meta-llama/Llama-3.1-8B"
+    adapted.save_pretrained(run / "model" / "adapter", save_embedding_layers=False)
+
+
+def _edit(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["merged", "bf16"])
+def test_a_result_that_is_not_whole_or_not_finite_is_not_given_away(
+    run: Path, tmp_path: Path, kind: Literal["merged", "bf16"]
+) -> None:
+    weights = run / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    _edit(weights, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+    with pytest.raises(ExportError, match=r"1 of \d+ tensors are not finite, first model.norm.weight"):
+        export(run, tmp_path / "out", kind, is_best=False, console=QUIET)
+    weights.write_bytes(whole)
+    _edit(weights, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises((ExportError, ValueError), match=r"model\.norm\.weight"):
+        export(run, tmp_path / "out", kind, is_best=False, console=QUIET)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [run.name]
+
+
+def test_a_conversion_that_loses_a_tensor_is_not_given_away(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    save = LlamaForCausalLM.save_pretrained
+
+    def save_and_alter(model: Any, folder: Path) -> None:
+        save(model, folder)
+        _edit(folder / "model.safetensors", lambda tensors: tensors["model.norm.weight"][:1].mul_(1.01))
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_alter)
+    with pytest.raises(ExportError, match=r"model\.norm\.weight is another in the exported model"):
+        export(run, tmp_path / "out", "bf16", is_best=False, console=QUIET)
+
+
+def test_half_an_adapter_is_not_given_away(run: Path, tmp_path: Path) -> None:
+    _write_adapter(run)
+    file = run / "model" / "adapter" / "adapter_model.safetensors"
+    _edit(file, lambda tensors: tensors.pop(next(name for name in sorted(tensors) if "lora_B" in name)))
+    with pytest.raises(ExportError, match=r"q_proj\.lora_A\.weight has no lora_B"):
+        export(run, tmp_path / "out", "adapter", is_best=False, console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("/data/models/llama-7b", "llama-7b"),
+        ("models/llama-7b/", "llama-7b"),
+        ("/runs/first/model", "first-model"),
+    ],
+)
+def test_a_base_is_never_named_by_its_path(
+    path: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "llama-7b").mkdir(parents=True)
+    assert base_name(path) == name
 
 
 def test_the_card_says_what_was_seen(fake_run: MakeFakeRun, tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""Exports with a fault planted in them, as every rank runs them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.integration import zero_cases
+from tests.integration.zero_cases import Case
+
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+def faulty_export(case: Case, fault: str, folder: Path) -> tuple[str, list[str]]:
+    """Export after one step, and with the fault after two; the error, and what lies beside the folder then."""
+    from workers.export import export_model, held_out_example
+
+    engine = zero_cases.build_engine(case)
+    example = held_out_example([zero_cases.global_batch(98, engine.rank, engine.world_size)])
+    for step in (1, 2):
+        batch = zero_cases.global_batch(step, engine.rank, engine.world_size)
+        engine.forward_backward(batch, zero_cases.NUM_DOMAINS)
+        engine.step(0.01)
+        if step == 1:
+            export_model(engine, zero_cases.tokenizer(), folder, example, end_id=None)
+    error = "no error"
+    with ExitStack() as planted:
+        FAULTS[fault](engine, planted)
+        try:
+            export_model(engine, zero_cases.tokenizer(), folder, example, end_id=None)
+        except RuntimeError as caught:
+            error = f"{type(caught).__name__}: {caught}"
+    engine.destroy()
+    return error, sorted(path.name for path in folder.parent.iterdir())
+
+
+def _forget_buffers(engine: Any, planted: ExitStack) -> None:
+    """As exports were before: parameters alone."""
+    import workers.export.writing as writing
+
+    gather = writing._gather
+
+    def parameters_alone(engine: Any, only_trainable: bool) -> dict[str, torch.Tensor]:
+        names = dict(engine.module.named_parameters())
+        return {name: t for name, t in gather(engine, only_trainable).items() if name in names}
+
+    planted.enter_context(patch("workers.export.writing._gather", parameters_alone))
+
+
+def _edit_file(file: str, edit: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Any, ExitStack], None]:
+    """Alter the weights as soon as they are written."""
+
+    def plant(engine: Any, planted: ExitStack) -> None:
+        import workers.export.writing as writing
+
+        name = "save_adapter" if file == ADAPTER else "_save"
+        save = getattr(writing, name)
+
+        def save_and_alter(*args: Any) -> None:
+            save(*args)
+            folder = args[2].parent if file == ADAPTER else args[1]
+            tensors = load_file(folder / file)
+            edit(tensors)
+            save_file(tensors, folder / file, {"format": "pt"})
+
+        planted.enter_context(patch(f"workers.export.writing.{name}", save_and_alter))
+
+    return plant
+
+
+def _drop(part: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[next(name for name in sorted(tensors) if part in name)]
+
+    return edit
+
+
+def _alter(part: str, factor: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[next(name for name in sorted(tensors) if part in name)].flatten()[:1].mul_(factor)
+
+    return edit
+
+
+def _skip_one_merge(engine: Any, planted: ExitStack) -> None:
+    from peft.tuners.lora import Linear
+
+    merge, skipped = Linear.merge, []
+
+    def merge_but_one(layer: Any, *args: Any, **kwargs: Any) -> None:
+        if skipped:
+            merge(layer, *args, **kwargs)
+        else:
+            skipped.append(layer)
+            layer.merged_adapters.append("default")
+
+    planted.enter_context(patch.object(Linear, "merge", merge_but_one))
+
+
+def _stay_tied(engine: Any, planted: ExitStack) -> None:
+    planted.enter_context(patch("workers.export.adapters._untie", lambda base, weights: None))
+
+
+def _break(engine: Any, planted: ExitStack) -> None:
+    next(p for p in engine.module.parameters() if p.requires_grad).data.view(-1)[3] = float("nan")
+
+
+FAULTS: dict[str, Callable[[Any, ExitStack], None]] = {
+    "no buffers": _forget_buffers,
+    "a buffer lost": _edit_file("model.safetensors", _drop("e_score_correction_bias")),
+    "a buffer altered": _edit_file("model.safetensors", _alter("e_score_correction_bias", 1.0001)),
+    "a weight altered": _edit_file("model.safetensors", _alter("o_proj.weight", 1.0001)),
+    "a weight added": _edit_file("model.safetensors", lambda tensors: tensors.update(more=torch.zeros(2))),
+    "an adapter lost": _edit_file(ADAPTER, _drop("lora_B")),
+    "an adapter altered": _edit_file(ADAPTER, _alter("lora_B", 1.0001)),
+    "a merge skipped": _skip_one_merge,
+    "still tied": _stay_tied,
+    "not a number": _break,
+}
