@@ -4,12 +4,15 @@ Most are the weights of linear layers. The experts of a mixture are often one pa
 and a router is a parameter of a module of its own: peft adapts these as `target_parameters`.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 _WRAPPING = re.compile(r"^base_model\.model\.|\.base_layer|\.original_module")
+_UNWRAPPED = re.compile(r"(\.base_layer|\.original_module)+$")
 _OTHER_THAN_BASE = re.compile(r"\.lora_|\.modules_to_save\.|\.parametrizations\.")
 # Classes of transformers: GptOssExperts, DbrxExpertGLU, JetMoeParallelExperts; MixtralTopKRouter.
 _EXPERTS, _ROUTER = re.compile("Expert"), re.compile("Router")
@@ -40,25 +43,27 @@ class Matrix:
 def find_matrices(model: Any) -> list[Matrix]:
     """The matrices of a model, wrapped by peft or not, on any device, ZeRO-3's partitions included."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder, head, embeddings = _part(base, "get_decoder"), base.get_output_embeddings(), base.get_input_embeddings()
-    in_decoder = {id(module) for module in decoder.modules()} if decoder is not None else None
+    head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
+    in_decoder = _modules_of_decoder(base, embeddings)
     reserved = _names_that_peft_converts(base)
     found = []
-    for name, module, parameter in _parameters(model):
+    for name, module, parent, parameter in _parameters(model):
         kind = _kind(name, module, parameter)
         if kind is None:
             continue
         is_end = any(end is not None and _innermost(end) is module for end in (head, embeddings))
-        owner, _, leaf = name.rpartition(".")
-        is_reserved = kind != "embedding" and owner.rpartition(".")[2] in reserved
+        path, _, leaf = name.rpartition(".")
+        short_name = path.rpartition(".")[2]
+        is_reserved = kind != "embedding" and short_name in reserved
+        is_linear = not is_end and kind != "embedding" and id(module) in in_decoder
         found.append(
             Matrix(
                 name=name,
                 num_parameters=_size(parameter),
                 is_parameter=kind == "parameter" or is_reserved,
-                is_linear=not is_end and kind != "embedding" and (in_decoder is None or id(module) in in_decoder),
+                is_linear=is_linear,
                 is_transposed=type(module).__name__ == "Conv1D",
-                refusal=_refusal(base, owner.rpartition(".")[2] if leaf == "weight" else leaf),
+                refusal=_refusal(base, parent, short_name) if leaf == "weight" and is_linear else None,
             )
         )
     return found
@@ -75,13 +80,15 @@ def adapted_names(model: Any) -> set[str]:
     return names
 
 
-def _parameters(model: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Name in the base model, owner, and parameter, of all that is not an adapter's."""
-    for path, module in model.named_modules():
+def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name in the base model, owner, the owner's own owner, and parameter, of all that is not an adapter's."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        parent = modules[_UNWRAPPED.sub("", path).rpartition(".")[0]] if path else module
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}"
             if not _OTHER_THAN_BASE.search(name):
-                yield _plain(name), module, parameter
+                yield _plain(name), module, parent, parameter
 
 
 def _plain(name: str) -> str:
@@ -95,13 +102,14 @@ def _kind(name: str, module: Any, parameter: Any) -> str | None:
 
     owner, leaf = type(module).__name__, name.rpartition(".")[2]
     num_axes = len(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 leaves an empty shape
+    if _ROUTER.search(owner):  # some are linear layers by class, but return more than one tensor
+        return "parameter" if num_axes == 2 and leaf == "weight" else None
     if isinstance(module, torch.nn.Linear | Conv1D | torch.nn.Embedding):
         if leaf != "weight":
             return None
         return "embedding" if isinstance(module, torch.nn.Embedding) else "linear"
     is_stack = _EXPERTS.search(owner) and num_axes in (2, 3) and not leaf.endswith("bias")
-    is_router = _ROUTER.search(owner) and num_axes == 2 and leaf == "weight"
-    return "parameter" if is_stack or is_router else None
+    return "parameter" if is_stack else None
 
 
 def _names_that_peft_converts(base: Any) -> frozenset[str]:
@@ -116,23 +124,39 @@ def _names_that_peft_converts(base: Any) -> frozenset[str]:
     return frozenset(_MOE_TARGET_MODULE_MAPPING.get(str(pattern), {}))
 
 
-def _refusal(base: Any, short_name: str) -> str | None:
-    """What peft says of matrices whose layers some architectures never call, so that an adapter would do nothing."""
+def _refusal(base: Any, parent: Any, short_name: str) -> str | None:
+    """Why an adapter on a layer would do nothing: another one takes its weight and never calls it, as Mamba's does."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 
+    owner: Any = type(parent)
+    if _reads_weight(owner, short_name):
+        return f"{owner.__name__} reads the weight of {short_name} itself, past any adapter"
     try:
         _check_lora_target_modules_mamba(LoraConfig(), base, short_name)
     except ValueError:
-        return f"peft has no adapter for {short_name} of {base.config.model_type}, whose kernels read the weight itself"
+        return f"peft refuses {short_name} of {base.config.model_type}"
     return None
 
 
-def _part(base: Any, getter: str) -> Any:
+@cache
+def _reads_weight(owner: type, child: str) -> bool:
+    """Whether the source of a layer hands on `self.child.weight` whole, in one of its ways of computing at least."""
     try:
-        return getattr(base, getter)()
+        source = inspect.getsource(owner)
+    except (OSError, TypeError):
+        return False
+    return re.search(rf"self\.{re.escape(child)}\.weight\b(?!\.|\[|\s*=[^=])", source) is not None
+
+
+def _modules_of_decoder(base: Any, embeddings: Any) -> set[int]:
+    """Ids of the text decoder's modules: of all, where the model has no part beside it."""
+    try:
+        modules = {id(module) for module in base.get_decoder().modules()}
     except (AttributeError, NotImplementedError):
-        return None
+        modules = set()
+    # What some families call their decoder is the output head.
+    return modules if id(_innermost(embeddings)) in modules else {id(module) for module in base.modules()}
 
 
 def _innermost(module: Any) -> Any:
