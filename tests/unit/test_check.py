@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from orchestrator.check import check, context_warning
+from orchestrator.check import check, context_warning, end_of_turn_warning
 from orchestrator.loading import load_config
 from tests.runs import write_run
+from workers.config import ModelConfig
 
 
 def print_plan(file: Path, *overrides: str) -> str:
@@ -67,3 +70,25 @@ def test_rows_longer_than_the_model_can_read_are_warned_of() -> None:
     (line,) = context_warning(1024, 512)
     assert "1,024 tokens in a row" in line.plain and "made for 512" in line.plain
     assert context_warning(512, 512) == [] and context_warning(8192, None) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "num_loss_tokens", "is_warned"),
+    [
+        ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}", 40, True),
+        ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}", 40, False),
+        ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}", 98, False),  # documents alone
+    ],
+)
+def test_answers_without_an_end_are_told(
+    template: str, num_loss_tokens: int, is_warned: bool, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "template.jinja").write_text(template + "{% if add_generation_prompt %}assistant: {% endif %}")
+    model = ModelConfig(path=str(tokenizer_folder), chat_template=tmp_path / "template.jinja")
+    store = SimpleNamespace(num_tokens=100, num_examples=2, num_loss_tokens=num_loss_tokens)
+    stores: Any = {"law": SimpleNamespace(train=store), "only measured": SimpleNamespace(train=None)}
+    config: Any = SimpleNamespace(model=model)
+    lines = [line.plain for line in end_of_turn_warning(config, stores)]
+    assert len(lines) == is_warned
+    if is_warned:
+        assert "ends answers without an end token" in lines[0] and "(domains law)" in lines[0]

@@ -78,16 +78,16 @@ def test_runs_are_compared_by_their_results(fake_run: MakeFakeRun, tmp_path: Pat
 
 def test_the_card_has_the_scores_of_the_model_that_is_given_away(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=40, every=20)
-    assert "Benchmarks" not in model_card(opened(run), "merged", is_best=False)
+    assert "Benchmarks" not in model_card(opened(run), "merged", is_best=False, base="Qwen/Qwen2.5-0.5B")
     scored(run, 0.25, 0.75, model="model", limit=10)
     scored(run, 0.25, 0.5, model="best")
-    card = model_card(opened(run), "merged", is_best=False)
+    card = model_card(opened(run), "merged", is_best=False, base="Qwen/Qwen2.5-0.5B")
     assert (
         r"| gsm\|8k | 10 (the first 10 of each task) | 5 | acc | 0.250 ±0.010 | 0.750 ±0.010 | +0.500 |"
         in card.splitlines()
     )
     assert "conversion" not in card and card.count("gsm") == 1
-    best = model_card(opened(run), "bf16", is_best=True)
+    best = model_card(opened(run), "bf16", is_best=True, base="Qwen/Qwen2.5-0.5B")
     assert r"| gsm\|8k | 10 | 5 | acc | 0.250 ±0.010 | 0.500 ±0.010 | +0.250 |" in best.splitlines()
     assert best.count("gsm") == 1 and "each with its standard error, before the conversion to bfloat16." in best
 
