@@ -3,18 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from orchestrator.export.card import Kind, model_card
 from orchestrator.quiet import chatter_to
 from orchestrator.run_folder import RunFolder
-from workers.config import ModelConfig
 from workers.durable import commit_folder, temporary_folder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
@@ -93,7 +88,7 @@ def _fill(source: Path, target: Path, kind: Kind) -> None:
     if kind == "merged":
         check_finite(load_plain(target).state_dict())
         return
-    model = _load_in_bfloat16(source)
+    model = load_plain(source, dtype="bfloat16")
     tensors = model.state_dict()
     check_finite(tensors)
     expected = fingerprints(tensors.items())
@@ -102,11 +97,3 @@ def _fill(source: Path, target: Path, kind: Kind) -> None:
     model.save_pretrained(target)
     del model, tensors  # one model at a time
     check_tensors(load_plain(target), expected)
-
-
-def _load_in_bfloat16(source: Path) -> "PreTrainedModel":
-    from workers.model import load_model
-
-    model = load_model(ModelConfig(path=str(source), dtype="bfloat16"))
-    model.config.use_cache = True  # which loading for training turns off
-    return model

@@ -98,15 +98,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
         raise ExportError(f"{len(bad)} of {len(tensors)} tensors are not finite, first {bad[0]}; no model was written")
 
 
-def load_plain(folder: Path) -> Any:
-    """The model of a folder as anybody loads it, in the precision that its configuration names.
+def load_plain(folder: Path, dtype: str = "auto") -> Any:
+    """The model of a folder as anybody loads it; `auto` is the precision that its configuration names.
 
     Raises:
         ExportError: keys of the model are in no file, keys of the files in no model, or shapes differ.
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, loading = loaded
     faults = {kind: sorted(map(str, loading[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     told = [f"{len(keys)} {kind}, first {keys[0]}" for kind, keys in faults.items() if keys]
