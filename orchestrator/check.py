@@ -88,7 +88,7 @@ def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[
     )
     return [
         need,
-        *map(Text, shape.reach),
+        *map(Text, shape.notes),
         *context_warning(config.data.max_length, shape.num_positions),
         *end_of_turn_warning(config, stores),
         *_isolation_lines(config, stores, shape.num_parameters),

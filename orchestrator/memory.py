@@ -11,6 +11,7 @@ Not in it: what the process itself and the device's runtime take, what the alloc
 offloading in a DeepSpeed file of one's own, which is not subtracted.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ class ModelShape:
     vocab_size: int
     num_positions: int | None
     """Tokens in a row that the model was made for; None where it does not say."""
-    reach: tuple[str, ...] = ()
-    """LoRA: lines on the matrices that have an adapter."""
+    notes: tuple[str, ...] = ()
+    """Lines on what is trained: the matrices that have an adapter, the router loss."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +118,31 @@ def read_shape(config: RunConfig) -> ModelShape:
     """The shape of the configured model, under its training strategy."""
     model = _build_without_weights(config)
     text: Any = model.config.get_text_config()
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None) or 0  # models that carry a state have none
+    neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     return ModelShape(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         num_layers_back=_num_layers_back(model, text.num_hidden_layers),
         hidden_size=text.hidden_size,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        intermediate_size=max(neurons) if isinstance(neurons, list | tuple) else neurons,
+        attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0,
         num_heads=heads,
         attention=_attention(config),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
-        reach=tuple(find_reach(model).lines()) if config.training.strategy.type == "lora" else (),
+        notes=tuple(_notes(model, config)),
     )
+
+
+def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
+    """What is trained other than all parameters, and other than by the cross-entropy."""
+    from workers.router_loss import describe_router_loss  # which imports torch
+
+    if config.training.strategy.type == "lora":
+        yield from find_reach(model).lines()
+    if config.training.router_loss and (line := describe_router_loss(model)):
+        yield line
 
 
 def _held(shape: ModelShape, config: RunConfig) -> dict[str, float]:

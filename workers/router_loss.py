@@ -69,6 +69,17 @@ def find_router_loss(model: PreTrainedModel) -> RouterLoss | None:
     return RouterLoss(model, coefficient, routers)
 
 
+def describe_router_loss(model: Any) -> str | None:
+    """A line on whether it is trained, for a model that may be wrapped by peft; None where its config has none."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    coefficient = router_loss_coefficient(base)
+    if not coefficient:
+        return None
+    if find_router_loss(base) is None:
+        return "the model's config has an auxiliary router loss, but transformers computes none here: it is not trained"
+    return f"the auxiliary router loss is trained, with the coefficient {coefficient:g} of the model's config"
+
+
 def router_loss_coefficient(model: PreTrainedModel) -> float:
     """What the model's config says; 0 where it says nothing."""
     config = model.config.get_text_config()

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from orchestrator.config import RunConfig
-from orchestrator.memory import MemoryEstimate, estimate_memory, read_shape
+from orchestrator.memory import MemoryEstimate, estimate_for_shape, estimate_memory, read_shape
 
 HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
 BUCKET = 500_000_000  # DeepSpeed's, in parameters
@@ -211,3 +211,15 @@ def test_activations_are_what_autograd_keeps(
         whole = run_config(tmp_path, dtype=dtype)
         expected -= estimate_memory(whole).moments["forward pass"]["activations"] / LAYERS
     assert in_memory == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv", "gemma3n_text", "mixtral"])
+def test_families_without_heads_or_with_layers_of_unlike_sizes_have_a_shape(family: str, tmp_path: Path) -> None:
+    from benchmarks.tiny_families import build
+
+    build(family).save_pretrained(tmp_path)
+    shape = read_shape(run_config(tmp_path))
+    assert shape.num_parameters == sum(p.numel() for p in build(family).parameters())
+    assert estimate_for_shape(shape, run_config(tmp_path)).total > 0
+    told = [note for note in shape.notes if "router loss is trained, with the coefficient 0.001" in note]
+    assert len(told) == (family == "mixtral")
