@@ -181,11 +181,14 @@ class Engine:
 
     def _forward_with_routers(self, one_pass: ForwardPass, global_loss_tokens: int) -> tuple[torch.Tensor, Any]:
         """Nats of each target, and the pass's part of the step's router loss, which counts by its targets."""
-        if self.router_loss is None or not len(one_pass.target_N):
+        if self.router_loss is None:
             return self.packed.nats(one_pass), 0.0
         with self.router_loss.watching():
             nats_N = self.packed.nats(one_pass)
-            part = self.router_loss.value(one_pass.is_used_SL) * (len(nats_N) / global_loss_tokens)
+            # Without targets it counts nothing, but has to be there: under ZeRO-3 all ranks go back through the same
+            # modules, and wait for each other.
+            is_used_SL = one_pass.is_used_SL if len(nats_N) else np.ones_like(one_pass.is_used_SL)
+            part = self.router_loss.value(is_used_SL) * (len(nats_N) / global_loss_tokens)
         return nats_N, part
 
     def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:
