@@ -68,12 +68,14 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     },
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2},
     "falcon": {"head_dim": DROPPED},
+    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 16}),
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma3_text": {"layer_types": ["full_attention", "sliding_attention"]},
     "gemma3n_text": {**_GEMMA, "laurel_rank": 8, "vocab_size_per_layer_input": VOCABULARY},
     "gemma4_text": {**_GEMMA, "global_head_dim": 16, "vocab_size_per_layer_input": VOCABULARY},
     "gemma4_unified_text": {**_GEMMA, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "dots1": {"n_shared_experts": 1, "moe_intermediate_size": 32},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "kimi_linear": {**_LATENT, "linear_head_dim": 16, "linear_num_heads": 4, "num_experts_per_tok": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
@@ -111,7 +113,7 @@ def build(family: str) -> "PreTrainedModel":
     sizes = {name: size for name, size in (sizes | OWN_SIZES.get(family, {})).items() if size is not DROPPED}
     config = config_class(**sizes)
     for name, value in vars(config).items():
-        if "drop" in name and isinstance(value, float):
+        if ("drop" in name or "jitter" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float()
@@ -121,8 +123,14 @@ def build(family: str) -> "PreTrainedModel":
             parameter.data.normal_(0, 0.15)
     for name, buffer in model.named_buffers():
         if name in persistent and buffer.is_floating_point():
-            buffer.data.uniform_(0.5, 1.5)
+            _change(buffer)
     return model
+
+
+def _change(buffer: Any) -> None:
+    """Other values, but zeros stay among others: some buffers are masks."""
+    is_constant = bool((buffer == buffer.flatten()[0]).all())
+    buffer.data.uniform_(0.5, 1.5) if is_constant else buffer.data.mul_(1.1)
 
 
 def _has(config: Any, name: str) -> bool:
