@@ -68,7 +68,8 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     },
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2},
     "falcon": {"head_dim": DROPPED},
-    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 16}),
+    **{family: {"head_dim": 16} for family in ("hunyuan_v1_dense", "ministral")},
+    "hunyuan_v1_moe": {"head_dim": 16, "moe_topk": 2},  # with 1 the router's gradient is rounding, which Adam enlarges
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma3_text": {"layer_types": ["full_attention", "sliding_attention"]},
     "gemma3n_text": {**_GEMMA, "laurel_rank": 8, "vocab_size_per_layer_input": VOCABULARY},

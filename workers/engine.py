@@ -24,10 +24,11 @@ from workers.data.passes import ForwardPass, idle_pass
 from workers.deepspeed_config import build_deepspeed_config
 from workers.gradients import CheckedUpdate, WideGradients
 from workers.isolation import Isolation, prove_isolation
-from workers.model import load_hidden_size, load_model
+from workers.model import find_decoder, load_hidden_size
 from workers.packed_forward import PackedForward, passes_over
 from workers.router_loss import find_router_loss
 from workers.strategies import STRATEGIES, Attachment
+from workers.trainable import load_trainable
 from workers.weight_decay import parameter_groups
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Engine:
         hidden_size = load_hidden_size(model_config)
         config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
         torch.manual_seed(seed)  # new parameters (adapters) start alike on every rank and in every attempt
-        model = _load_trainable(model_config, training, config)
+        model = load_trainable(model_config, training, config)
         on_gpu = torch.cuda.is_available()
         optimizer = torch.optim.AdamW(
             parameter_groups(model, training.weight_decay),
@@ -129,7 +130,7 @@ class Engine:
         """
         self.module.eval()
         hidden: list[torch.Tensor] = []
-        decoder = base_model(self.module).get_decoder()  # the model without its head
+        decoder = find_decoder(base_model(self.module))
         watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
         try:
             passes = self._passes(batch, len(batch.domain_B), cut=False)
@@ -218,24 +219,6 @@ def _import_deepspeed() -> Any:
     # It adopts the process group; without this a ZeRO-3 model that is loaded before the first engine sees one rank.
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     return deepspeed
-
-
-def _load_trainable(model_config: ModelConfig, training: TrainingConfig, config: dict[str, Any]) -> torch.nn.Module:
-    if config["zero_optimization"]["stage"] == 3:
-        from transformers.integrations import HfDeepSpeedConfig
-        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-        partitioning = HfDeepSpeedConfig(config)  # while it lives, every model that is loaded is partitioned
-        try:
-            model = load_model(model_config)
-        finally:
-            unset_hf_deepspeed_config()
-            del partitioning
-    else:
-        model = load_model(model_config)
-    if training.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return STRATEGIES[training.strategy.type].apply(model, training.strategy)
 
 
 def _forget_initial_steps(optimizer: Any) -> None:

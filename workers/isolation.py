@@ -1,9 +1,11 @@
 """The proof that packed examples do not influence each other, made on a model's own weights, dtype and kernels.
 
 Before a run's first step a packed row is compared with its examples alone. First a short one, three examples of a few
-tokens, in every way until one is right: the loss of each example is what it is alone, in training as in evaluation, and
-other tokens in the first example change no loss of the others. Then, in that way, the longest of the first rows of the
-stores: two forward passes of one row, which also reach what only long rows reach (windows and chunks of attention).
+tokens, in every way until one is right. It comes twice in a pass, since some kernels tell examples apart only where a
+pass is one row, and once with the first example's tokens reversed: the loss of each example is what it is alone, in
+training as in evaluation, and the other tokens change no loss of the examples behind them. Then, in that way, the
+longest of the first packed rows of the stores: two forward passes of one row, which also reach what only long rows
+reach (windows and chunks of attention).
 The first way that passes is used. The last of them, every example a sequence of its own, is wrong only where tokens
 behind another change its loss, in models that are not causal; those are refused.
 """
@@ -38,7 +40,7 @@ _SHORT_LENGTHS = (24, 17, 9)
 _ROWS_LOOKED_AT = 256
 
 Losses = NDArray[np.float64]
-"""(L,) loss of each token of a row in nats; 0 for the first one of an example."""
+"""(B, L) loss of each token of the rows in nats; 0 for the first one of an example."""
 
 
 class PackingError(ValueError):
@@ -71,10 +73,11 @@ def find_proof_row(stores: Iterable[TokenStore]) -> Batch | None:
     """The longest of each store's first rows that hold several examples, all its tokens targets; None without one."""
     longest: tuple[int, TokenStore, int] | None = None
     for store in stores:
-        lengths = np.where(store.row_examples[:_ROWS_LOOKED_AT] > 1, store.row_lengths[:_ROWS_LOOKED_AT], 0)
-        row = int(np.argmax(lengths))
-        if lengths[row] > (longest[0] if longest else 0):
-            longest = int(lengths[row]), store, row
+        packed = np.flatnonzero(store.row_examples > 1)[:_ROWS_LOOKED_AT]  # those of one long example come before them
+        if len(packed):
+            row = int(packed[np.argmax(store.row_lengths[packed])])
+            if longest is None or store.row_lengths[row] > longest[0]:
+                longest = int(store.row_lengths[row]), store, row
     if longest is None:
         return None
     batch = build_batch([longest[1]], [(0, longest[2])])
@@ -123,8 +126,9 @@ class _Proof:
         self._forward = forward
         self._over_ranks = over_ranks
         self._tolerance = _TOLERANCE[forward.model.dtype]
-        self._row, self._short = row, shorten(row)
-        self._is_longer = row.input_ids_BL.size > self._short.input_ids_BL.size
+        short = shorten(row)
+        self._row, self._short = row, _twice(short)
+        self._is_longer = row.input_ids_BL.size > short.input_ids_BL.size
         self._short_alone: Losses | None = None
         self._alone: Losses | None = None
         self.difference = 0.0
@@ -136,30 +140,18 @@ class _Proof:
             # The definition: whole examples, one a pass, without any padding; a model that is not causal shows too.
             self._short_alone = self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
         try:
-            packed = self._losses(self._short, way)
-            evaluated = self._losses(self._short, way, is_training=False)
-            changed = self._losses(_reverse_first_example(self._short), way)
-            self.difference = max(
-                self._compare(self._short, packed, self._short_alone),
-                self._compare(self._short, evaluated, self._short_alone),
-            )
-            if not self.difference <= self._tolerance:
-                return f"an example's loss differs by {self.difference:.2g} nats a token"
-            influence = self._compare(self._short, changed, packed, first=1)
+            for is_training in (False, True):
+                packed = self._losses(self._short, way, is_training=is_training)
+                self.difference = self._compare(self._short, packed, self._short_alone)
+                if not self.difference <= self._tolerance:
+                    return f"an example's loss differs by {self.difference:.2g} nats a token"
+            influence = self._compare(self._short, packed[1:], packed[:1], first_example=1)
             if not influence <= _INFLUENCE_TOLERANCE[self._forward.model.dtype]:
                 return f"other tokens in one example change another's loss by {influence:.2g} nats a token"
             return self._find_fault_of_long_row(way) if self._is_longer and way != "separate" else None
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            NotImplementedError,
-        ) as error:
+        except _CALL_ERRORS as error:
             self._forward.recover()
-            return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+            return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
     def _find_fault_of_long_row(self, way: Way) -> str | None:
         if self._alone is None:
@@ -170,24 +162,25 @@ class _Proof:
         return None
 
     def _losses(
-        self, row: Batch, way: Way, *, is_training: bool = True, cut: bool = True, tokens_per_pass: int | None = None
+        self, batch: Batch, way: Way, *, is_training: bool = True, cut: bool = True, tokens_per_pass: int | None = None
     ) -> Losses:
         self._forward.way = way
         self._forward.model.train(is_training)
-        losses = np.zeros(row.input_ids_BL.size)
-        for one_pass in passes_over(row, way, rows_per_pass=1, cut=cut, tokens_per_pass=tokens_per_pass):
+        losses = np.zeros(batch.input_ids_BL.size)
+        for one_pass in passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass):
             losses[one_pass.target_origin_N] = self._forward.nats(one_pass).double().cpu().numpy()
-        return losses
+        return losses.reshape(batch.input_ids_BL.shape)
 
-    def _compare(self, row: Batch, ours: Losses, theirs: Losses, first: int = 0) -> float:
-        """Mean difference of the example that differs most, of all ranks; from the `first` example on."""
-        example_L = np.cumsum(row.position_ids_BL[0] == 0) - 1
-        is_target_L = row.loss_mask_BL[0]
-        sums, counts = (
-            np.bincount(example_L[is_target_L], weights=values[is_target_L])[first:]
-            for values in (np.abs(ours - theirs), np.ones_like(ours))
-        )
-        return self._over_ranks(float((sums / np.maximum(counts, 1)).max()))
+    def _compare(self, batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:
+        """Mean difference of the example that differs most, of all rows and ranks; from that example of a row on."""
+        example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the rows are alike
+        is_target_L = batch.loss_mask_BL[0]
+        counts = np.bincount(example_L[is_target_L])
+        means = [
+            np.bincount(example_L[is_target_L], weights=difference_L[is_target_L]) / np.maximum(counts, 1)
+            for difference_L in np.abs(ours_BL - theirs_BL)
+        ]
+        return self._over_ranks(float(np.max(np.array(means)[:, first_example:])))
 
 
 def shorten(row: Batch) -> Batch:
@@ -207,11 +200,19 @@ def shorten(row: Batch) -> Batch:
     )
 
 
-def _reverse_first_example(row: Batch) -> Batch:
+def _twice(row: Batch) -> Batch:
+    """The row, and the row with its first example's tokens reversed."""
     end = int(np.flatnonzero(row.position_ids_BL[0] == 0)[1])
-    input_ids_BL = row.input_ids_BL.copy()
-    input_ids_BL[0, :end] = input_ids_BL[0, :end][::-1]
-    return replace(row, input_ids_BL=input_ids_BL)
+    input_ids_BL = np.repeat(row.input_ids_BL, 2, axis=0)
+    input_ids_BL[1, :end] = input_ids_BL[1, :end][::-1]
+    return replace(
+        row,
+        input_ids_BL=input_ids_BL,
+        position_ids_BL=np.repeat(row.position_ids_BL, 2, axis=0),
+        loss_mask_BL=np.repeat(row.loss_mask_BL, 2, axis=0),
+        domain_B=np.repeat(row.domain_B, 2),
+        row_B=np.repeat(row.row_B, 2),
+    )
 
 
 @contextmanager

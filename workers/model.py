@@ -90,6 +90,19 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     return model
 
 
+def find_decoder(model: PreTrainedModel) -> torch.nn.Module:
+    """The part of a model that a forward pass goes through up to its last hidden states: the model without its head.
+
+    What transformers calls the decoder of a family is sometimes the head or the model itself, and its base model
+    sometimes a shell that is passed by.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    for part in (model.get_decoder(), model.base_model, getattr(model, "model", model)):
+        if part is not model and any(module is embeddings for module in part.modules()):
+            return part
+    raise ValueError(f"{type(model).__name__}: transformers does not say which part gives the last hidden states")
+
+
 def load_hidden_size(config: ModelConfig) -> int:
     """Width of the model's residual stream, from its configuration file alone."""
     hidden_size: int = read_model_type(config, _check_model_path(config)).get_text_config().hidden_size

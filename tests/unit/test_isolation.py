@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
 
 from benchmarks.tiny_families import build
 from workers.data.batches import Batch
+from workers.data.packing import pack_examples
 from workers.data.passes import ForwardPass
-from workers.isolation import WAYS, PackingError, prove_isolation
+from workers.data.store import TokenStore
+from workers.isolation import WAYS, PackingError, find_proof_row, prove_isolation
 from workers.packed_forward import PackedForward, passes_over
 
 LENGTHS = (70, 31, 12, 9)  # the first is longer than the tiny models' windows of attention (64)
@@ -51,6 +55,33 @@ def packed_row(vocabulary: int = 128) -> Batch:
         global_tokens=positions.size,
         global_rows_D=zeros,
         domain_rows_seen_D=zeros,
+    )
+
+
+def store_of(lengths: list[int], max_length: int) -> TokenStore:
+    """Examples of these lengths, packed as they always are."""
+    packing = pack_examples(np.array(lengths, dtype=np.int32), max_length)
+    positions_RL = np.zeros((packing.num_rows, max_length), dtype=np.int32)
+    row_lengths = np.zeros(packing.num_rows, dtype=np.int32)
+    for row in range(packing.num_rows):
+        pieces = [np.arange(lengths[i]) for i in packing.examples[packing.offsets[row] : packing.offsets[row + 1]]]
+        row_lengths[row] = sum(map(len, pieces))
+        positions_RL[row, : row_lengths[row]] = np.concatenate(pieces)
+    return TokenStore(
+        folder=Path("store"),
+        fingerprint="",
+        num_rows=packing.num_rows,
+        num_examples=len(lengths),
+        num_tokens=sum(lengths),
+        num_loss_tokens=int((positions_RL > 0).sum()),
+        max_length=max_length,
+        input_ids=np.full_like(positions_RL, 5),
+        position_ids=positions_RL,
+        loss_mask=positions_RL > 0,
+        row_lengths=row_lengths,
+        row_loss_tokens=(positions_RL > 0).sum(axis=1).astype(np.int32),
+        row_examples=np.diff(packing.offsets).astype(np.int32),
+        manifest={},
     )
 
 
@@ -134,6 +165,35 @@ def test_a_leak_that_only_long_rows_have_is_caught() -> None:
     assert f"in a row of {sum(LENGTHS)} tokens" in isolation.refused["positions"]
 
 
+def test_a_leak_of_several_rows_in_a_pass_is_caught() -> None:
+    """As with flash attention, which transformers tells of packed examples only where a batch has one row."""
+    model = build("llama")
+
+    class LeaksInSeveralRows(PackedForward):
+        def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
+            if self.way in ("positions", "mask") and len(position_ids_SL) > 1:
+                self.way, way = "positions", self.way
+                plain = torch.arange(position_ids_SL.shape[1]).expand_as(position_ids_SL)
+                output = super().output(input_ids_SL, plain, **more)
+                self.way = way
+                return output
+            return super().output(input_ids_SL, position_ids_SL, **more)
+
+    assert prove_isolation(LeaksInSeveralRows(model, model, torch.device("cpu")), packed_row()).way == "lengths"
+
+
+def test_the_row_of_the_proof_is_found_behind_rows_of_one_long_example() -> None:
+    """Packing puts the longest first, so that they come first in a store."""
+    lengths = [16] * 300 + [4] * 8
+    store = store_of(lengths, max_length=16)
+    assert (store.row_examples[:300] == 1).all()
+    row = find_proof_row([store])
+    assert row is not None and row.row_B[0] >= 300
+    assert row.position_ids_BL.tolist() == [[0, 1, 2, 3] * 4]
+    assert row.loss_mask_BL.tolist() == (row.position_ids_BL > 0).tolist()
+    assert find_proof_row([store_of([16] * 5, max_length=16)]) is None
+
+
 def test_a_leak_in_evaluation_alone_is_caught() -> None:
     """As with a cache, which transformers turns off while training with checkpointed activations."""
     model = build("llama")
@@ -186,8 +246,6 @@ def test_the_proof_costs_fewer_than_three_forward_passes_of_a_row() -> None:
     """Counted in tokens, where the first way is right; a model that takes a later one pays for short rows on top."""
     row = packed_row()
     long = {name: np.tile(getattr(row, name), 8) for name in ("input_ids_BL", "position_ids_BL", "loss_mask_BL")}
-    from dataclasses import replace
-
     for family in ("llama", "opt", "lfm2"):
         model = build(family)
         num_tokens = 0

@@ -9,8 +9,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.tiny_families import build
 from workers.config import ModelConfig
-from workers.model import load_model, load_tokenizer
+from workers.model import find_decoder, load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,13 @@ def test_tokenizer_without_any_end_is_refused(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
     with pytest.raises(ValueError, match="neither a pad token nor"):
         load_tokenizer(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "llama4_text", "modernbert-decoder", "mamba2", "rwkv"])
+def test_the_decoder_is_what_gives_the_last_hidden_states(family: str) -> None:
+    model = build(family).eval()
+    seen: list[torch.Tensor] = []
+    find_decoder(model).register_forward_hook(lambda module, given, output: seen.append(output.last_hidden_state))
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(3, 13)[None], use_cache=False).logits
+    assert [hidden.shape[:2] for hidden in seen] == [logits.shape[:2]]

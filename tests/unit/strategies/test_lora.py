@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from benchmarks import tiny_families
 from tests.families import FAMILIES, family_model
 from workers.strategies.lora import LoraStrategyConfig, apply
 from workers.strategies.lora.matrices import adapted_names
@@ -162,3 +163,19 @@ def test_what_peft_refuses_is_left_out_of_all_linear_and_told() -> None:
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapted.parameters() if p.requires_grad)
     with pytest.raises(ValueError, match="'dt_proj': MambaMixer reads the weight of dt_proj itself"):
         apply(mamba.__class__(mamba.config), LoraStrategyConfig(target_modules=["dt_proj"]))
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "words"),
+    [
+        ("zamba", "q_proj", "one matrix of several layers"),
+        ("zamba2", "q_proj", "one matrix of several layers"),
+        ("laguna", "shared_experts.gate_proj", "transformers gives it another name"),
+    ],
+)
+def test_matrices_whose_adapters_would_be_lost_or_summed_get_none(family: str, name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}': .*{words}.*; leave it out"):
+        apply(tiny_families.build(family), LoraStrategyConfig(target_modules=[name]))
+    reach = find_reach(apply(tiny_families.build(family), LoraStrategyConfig()))
+    assert any(words in line for line in reach.lines())
+    assert not any(name in matrix.name for matrix in reach.adapted)

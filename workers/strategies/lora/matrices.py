@@ -6,7 +6,8 @@ and a router is a parameter of a module of its own: peft adapts these as `target
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -45,9 +46,11 @@ def find_matrices(model: Any) -> list[Matrix]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
     in_decoder = _modules_of_decoder(base, embeddings)
-    reserved = _names_that_peft_converts(base)
+    reserved, renamed = _names_that_peft_converts(base), _renames(base)
+    parameters = list(_parameters(model))
+    num_owners = Counter(id(parameter) for _, _, _, parameter in parameters)
     found = []
-    for name, module, parent, parameter in _parameters(model):
+    for name, module, parent, parameter in parameters:
         kind = _kind(name, module, parameter)
         if kind is None:
             continue
@@ -56,6 +59,13 @@ def find_matrices(model: Any) -> list[Matrix]:
         short_name = path.rpartition(".")[2]
         is_reserved = kind != "embedding" and short_name in reserved
         is_linear = not is_end and kind != "embedding" and id(module) in in_decoder
+        refusal = None
+        if is_linear and num_owners[id(parameter)] > 1:
+            refusal = f"{short_name} is one matrix of several layers, which would take the sum of their adapters"
+        elif is_linear and renamed(name):
+            refusal = f"reading an adapter of {short_name} back, transformers gives it another name"
+        elif is_linear and leaf == "weight":
+            refusal = _refusal(base, parent, short_name)
         found.append(
             Matrix(
                 name=name,
@@ -63,7 +73,7 @@ def find_matrices(model: Any) -> list[Matrix]:
                 is_parameter=kind == "parameter" or is_reserved,
                 is_linear=is_linear,
                 is_transposed=type(module).__name__ == "Conv1D",
-                refusal=_refusal(base, parent, short_name) if leaf == "weight" and is_linear else None,
+                refusal=refusal,
             )
         )
     return found
@@ -122,6 +132,15 @@ def _names_that_peft_converts(base: Any) -> frozenset[str]:
 
     pattern = _MODEL_TO_CONVERSION_PATTERN.get(base.config.model_type)
     return frozenset(_MOE_TARGET_MODULE_MAPPING.get(str(pattern), {}))
+
+
+def _renames(base: Any) -> Callable[[str], bool]:
+    """Whether transformers takes a name of the model for one of an older file, and changes it when it reads it."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [one for one in get_model_conversion_mapping(base) or [] if isinstance(one, WeightRenaming)]
+    return lambda name: rename_source_key(name, renamings, [])[0] != name
 
 
 def _refusal(base: Any, parent: Any, short_name: str) -> str | None:
