@@ -141,7 +141,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
 
     from workers.config import ModelConfig, TrainingConfig
     from workers.engine import Engine
-    from workers.export import export_model, held_out_example
+    from workers.export import export_model, held_out_examples
     from workers.model import load_tokenizer
     from workers.strategies.lora.reach import find_reach
 
@@ -172,7 +172,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
             steps.append(float(loss_sum_D[0] / num_tokens_D[0]))
             engine.step(LEARNING_RATE)
         trained = _measure(engine)
-        export_model(engine, load_tokenizer(model), output, held_out_example([packed_batch(0)]), end_id=None)
+        export_model(engine, load_tokenizer(model), output, held_out_examples([packed_batch(0)]), end_id=None)
         return {
             "way": isolation.way,
             "refused": isolation.refused,

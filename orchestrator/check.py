@@ -97,11 +97,11 @@ def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[
 
 def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Text]:
     """A line where answers are trained and the chat template ends none of them with a token of its own."""
-    from workers.data.end_of_turn import find_end_of_turn, has_answers
+    from workers.data.end_of_turn import ends_no_answer, has_answers
     from workers.model import load_tokenizer
 
     domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
-    if not domains or find_end_of_turn(load_tokenizer(config.model)) is not None:
+    if not domains or not ends_no_answer(load_tokenizer(config.model)):
         return []
     message = (
         f"the chat template ends answers without an end token, so the model will not learn when to stop (domains "

@@ -139,6 +139,11 @@ class _Proof:
         if self._short_alone is None:
             # The definition: whole examples, one a pass, without any padding; a model that is not causal shows too.
             self._short_alone = self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
+            if not np.isfinite(self._short_alone).all():
+                raise PackingError(
+                    "the model's loss on a single example is NaN or infinite before the first step; check the base "
+                    "model and, with LoRA, use_dora (a row of zeros has no direction)"
+                )
         try:
             for is_training in (False, True):
                 packed = self._losses(self._short, way, is_training=is_training)

@@ -44,18 +44,24 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_model(config: ModelConfig, on_gpu: bool) -> BaseModel | None:
+def check_model(config: ModelConfig, on_gpu: bool, checkpointing: bool = False) -> BaseModel | None:
     """What the files of the base model say of it, no weight read; None for a hub model that is not in the local cache.
 
     Args:
         config: of the model.
         on_gpu: whether it is to run on a GPU.
+        checkpointing: whether its activations are to be recomputed.
 
     Raises:
         ValueError: it could not be loaded, or not with the attention kernel that is asked for.
     """
     path = _check_model_path(config)
-    resolve_attention(config, model_class(read_model_type(config, path)), on_gpu)
+    family: Any = model_class(read_model_type(config, path))
+    resolve_attention(config, family, on_gpu)
+    if checkpointing and not family.supports_gradient_checkpointing:
+        raise ValueError(
+            f"training.activation_checkpointing: transformers has none for {family.__name__}; set it to false"
+        )
     return read_base(config, path)
 
 

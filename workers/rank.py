@@ -23,7 +23,7 @@ from workers.durable import write_durably
 from workers.engine import Engine
 from workers.evaluation import build_evaluation_batches, evaluate
 from workers.events import note_event
-from workers.export import export_model, held_out_example
+from workers.export import export_model, held_out_examples
 from workers.isolation import find_proof_row
 from workers.learning_rate import learning_rate
 from workers.model import load_tokenizer
@@ -170,7 +170,7 @@ class Rank:
     def _write_model(self, folder: Path) -> None:
         tokenizer = load_tokenizer(self.plan.model)
         end_id = taught_end(tokenizer, self._train_stores)
-        export_model(self.engine, tokenizer, folder, held_out_example(self.eval_batches), end_id)
+        export_model(self.engine, tokenizer, folder, held_out_examples(self.eval_batches), end_id)
 
     def _watch(self, step: int) -> Attachment | None:
         """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""

@@ -17,10 +17,10 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 def faulty_export(case: Case, fault: str, folder: Path) -> tuple[str, list[str]]:
     """Export after one step, and with the fault after two; the error, and what lies beside the folder then."""
-    from workers.export import export_model, held_out_example
+    from workers.export import export_model, held_out_examples
 
     engine = zero_cases.build_engine(case)
-    example = held_out_example([zero_cases.global_batch(98, engine.rank, engine.world_size)])
+    example = held_out_examples([zero_cases.global_batch(98, engine.rank, engine.world_size)])
     for step in (1, 2):
         batch = zero_cases.global_batch(step, engine.rank, engine.world_size)
         engine.forward_backward(batch, zero_cases.NUM_DOMAINS)

@@ -1,6 +1,5 @@
 """A training in this process, of a model or with evaluations that are not finite."""
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,11 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     return ""
 
 
-def plant_nan(model: Path) -> None:
-    """Make one number of a model's weights NaN."""
+def plant_overflow(model: Path) -> None:
+    """Make weights so large that losses overflow, though each of them is finite."""
     from safetensors.torch import load_file, save_file
 
     path = model / "model.safetensors"
     tensors = load_file(path)
-    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    tensors["model.layers.0.mlp.up_proj.weight"].fill_(1e38)
     save_file(tensors, path, {"format": "pt"})

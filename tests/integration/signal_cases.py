@@ -53,7 +53,7 @@ def signal_pool() -> SignalPool:
 
 def measure_signals(case: Case, folder: Path) -> dict[str, Any]:
     """All signals of the base model, after some steps, and from what was kept of the base model; exports the model."""
-    from workers.export import export_model, held_out_example
+    from workers.export import export_model, held_out_examples
     from workers.signals.meter import SignalMeter
 
     engine = build_engine(case)
@@ -71,7 +71,7 @@ def measure_signals(case: Case, folder: Path) -> dict[str, Any]:
         except (ValueError, RuntimeError) as error:
             errors.append(str(error))
     similarity_alone = SignalMeter(SIGNALS[:1], signal_pool(), engine, folder / "unused", NUM_STEPS).measure(NUM_STEPS)
-    export_model(engine, tokenizer(), folder / "model", held_out_example([global_batch(99)]), end_id=None)
+    export_model(engine, tokenizer(), folder / "model", held_out_examples([global_batch(99)]), end_id=None)
     engine.destroy()
     return {
         "at_base": at_base,

@@ -130,7 +130,7 @@ def build_engine(case: Case) -> Any:
 def train(case: Case) -> dict[str, Any]:
     """Train a case: per step the global loss per domain (nats per token) and the gradient norm; at last the masters."""
     from workers import checkpoint
-    from workers.export import export_model, held_out_example
+    from workers.export import export_model, held_out_examples
     from workers.zero_state import TrainedState
 
     engine = build_engine(case)
@@ -145,7 +145,7 @@ def train(case: Case) -> dict[str, Any]:
         if step in case.save:
             checkpoint.save(engine, case.save[step], step, {"step": step, "note": "caller's own"}, keep=2)
         if step in case.export:
-            export_model(engine, tokenizer(), case.export[step], held_out_example([global_batch(99)]), end_id=None)
+            export_model(engine, tokenizer(), case.export[step], held_out_examples([global_batch(99)]), end_id=None)
     trained = TrainedState(engine)
     masters = {name: [t.detach().cpu().clone() for t in trained.get(name)] for name in trained.shapes}
     weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))

@@ -222,6 +222,13 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
         prove_isolation(forward_of(model), packed_row())
 
 
+def test_a_model_whose_loss_is_no_number_is_told_as_such() -> None:
+    model = build("llama")
+    model.get_output_embeddings().weight.data[5] = math.nan
+    with pytest.raises(PackingError, match="on a single example is NaN or infinite"):
+        prove_isolation(forward_of(model), packed_row())
+
+
 def test_dropout_does_not_disturb_the_proof_and_is_back_afterwards() -> None:
     model = build("gpt2")
     for module in model.modules():

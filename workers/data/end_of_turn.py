@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workers.data.formats import Example
-from workers.data.templates import tokenize_examples
+from workers.data.templates import Tokens, tokenize_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,25 +14,27 @@ if TYPE_CHECKING:
     from workers.data.store import TokenStore
 
 _ROWS = 256  # of each store, to see whether a token is a target; conversations have one in nearly every row
-_MESSAGES = (
+_SYSTEM = {"role": "system", "content": "Be brief."}
+_EXCHANGES = (
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "And two and two?"},
     {"role": "assistant", "content": "Four."},
 )
+# Some templates allow one exchange only, or want a system message.
+_CONVERSATIONS = (_EXCHANGES, _EXCHANGES[:2], (_SYSTEM, *_EXCHANGES), (_SYSTEM, *_EXCHANGES[:2]))
 
 
 def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """Id of the token that the chat template teaches after an answer, as `tokenize_examples` marks its targets.
 
-    None where answers end without a token of their own, or the template refuses a plain conversation. Where several
-    stand there (Phi-3: the end of the turn, a line break, the end of the text), it is the first.
+    None where answers end without a token of their own, or the template refuses every plain conversation. Where
+    several stand there (Phi-3: the end of the turn, a line break, the end of the text), it is the first.
     """
-    # One exchange alone for templates that allow no more.
-    tried = tokenize_examples(tokenizer, [Example(1, _MESSAGES), Example(1, _MESSAGES[:2])])
-    tokens = next((result for result in tried if not isinstance(result, str)), None)
-    if tokens is None:
+    rendered = _render(tokenizer)
+    if rendered is None:
         return None
+    _, tokens = rendered
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = None
     targets = tokens.input_ids[_last_run(tokens.loss_mask)]
@@ -44,6 +46,11 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     return end
 
 
+def ends_no_answer(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template ends answers without a token of its own; False where it refuses to be asked."""
+    return _render(tokenizer) is not None and find_end_of_turn(tokenizer) is None
+
+
 def has_answers(store: "TokenStore") -> bool:
     """Whether there are conversations in a store: in documents every token but the first is a target."""
     return store.num_loss_tokens < store.num_tokens - store.num_examples
@@ -51,7 +58,13 @@ def has_answers(store: "TokenStore") -> bool:
 
 def is_taught(end_id: int, stores: Iterable["TokenStore"]) -> bool:
     """Whether the token is a target in training rows; in documents alone it is not, whatever the template says."""
-    return any(bool(((store.input_ids[:_ROWS] == end_id) & store.loss_mask[:_ROWS]).any()) for store in stores)
+    return any(_is_target(end_id, store) for store in stores)
+
+
+def _is_target(token: int, store: "TokenStore") -> bool:
+    # Of the whole store: its first rows are the longest, whose ends may be cut off.
+    rows = np.unique(np.linspace(0, store.num_rows - 1, min(store.num_rows, _ROWS)).astype(np.int64))
+    return bool(((store.input_ids[rows] == token) & store.loss_mask[rows]).any())
 
 
 def taught_end(tokenizer: "PreTrainedTokenizerBase", stores: Iterable["TokenStore"]) -> int | None:
@@ -62,9 +75,19 @@ def taught_end(tokenizer: "PreTrainedTokenizerBase", stores: Iterable["TokenStor
 
 def renders_alike(tokenizer: "PreTrainedTokenizerBase", eos_token: str) -> bool:
     """Whether the chat template writes the same text where `eos_token` is the tokenizer's end token."""
-    messages = list(_MESSAGES)
+    rendered = _render(tokenizer)
+    if rendered is None:
+        return False
+    messages = list(rendered[0])
     before = tokenizer.apply_chat_template(messages, tokenize=False)
     return before == tokenizer.apply_chat_template(messages, tokenize=False, eos_token=eos_token)
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[dict[str, str], ...], Tokens] | None:
+    """The first conversation that the template takes, and its tokens."""
+    tried = tokenize_examples(tokenizer, [Example(1, messages) for messages in _CONVERSATIONS])
+    taken = zip(_CONVERSATIONS, tried, strict=True)
+    return next(((messages, tokens) for messages, tokens in taken if not isinstance(tokens, str)), None)
 
 
 def _last_run(mask: np.ndarray) -> slice:

@@ -6,7 +6,7 @@ verification.py   plain transformers reads the folder: every key, every tensor, 
 stopping.py       the folder's configurations and tokenizer stop where training taught to stop
 """
 
-from workers.export.verification import ExportError, held_out_example
+from workers.export.verification import ExportError, held_out_examples
 from workers.export.writing import export_model
 
-__all__ = ["ExportError", "export_model", "held_out_example"]
+__all__ = ["ExportError", "export_model", "held_out_examples"]

@@ -35,7 +35,7 @@ def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Pat
 
 
 def merge_adapter(
-    engine: "Engine", weights: dict[str, torch.Tensor], folder: Path, example: "Batch", expected_loss: float
+    engine: "Engine", weights: dict[str, torch.Tensor], folder: Path, examples: "Batch", expected_loss: float
 ) -> Any:
     """A fresh base model with the adapters of a folder in it, after a proof that they are those that were trained.
 
@@ -51,7 +51,9 @@ def merge_adapter(
     adapted: Any = PeftModel.from_pretrained(base, folder)
     _compare(adapted, weights)
     dtype = engine.model_config.dtype
-    check_loss("the base model with the exported adapter", plain_loss(adapted, example), expected_loss, dtype)
+    check_loss(
+        "the base model with the exported adapter", examples, plain_loss(adapted, examples), expected_loss, dtype
+    )
     _merge_layers(adapted)
     merged = adapted.merge_and_unload()
     for p in merged.parameters():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def export_model(
-    engine: "Engine", tokenizer: PreTrainedTokenizerBase, folder: Path, example: "Batch", end_id: int | None
+    engine: "Engine", tokenizer: PreTrainedTokenizerBase, folder: Path, examples: "Batch", end_id: int | None
 ) -> None:
     """Write the current weights and the tokenizer to `folder`, replacing what was there; a collective.
 
@@ -41,16 +41,17 @@ def export_model(
         engine: the model in training.
         tokenizer: of the base model.
         folder: where to write.
-        example: one held-out example, for the proof (`held_out_example`).
+        examples: a few held-out examples, for the proof (`held_out_examples`).
         end_id: the token that training taught as the end of a turn; None leaves the base model's end token.
 
     Raises:
         ExportError: weights are not finite, or the folder that was written is not the trained model; an older folder
             stays as it was.
     """
-    expected_loss = engine_loss(engine, example)
+    examples = on_rank_zero(lambda: examples)  # every rank has others, and not as many
+    expected_loss = engine_loss(engine, examples)
     weights = _gather(engine, only_trainable=_is_adapted(engine))
-    on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, example, expected_loss, end_id))
+    on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, examples, expected_loss, end_id))
 
 
 def _is_adapted(engine: "Engine") -> bool:
@@ -80,7 +81,7 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: dict[str, torch.Tensor],
-    example: "Batch",
+    examples: "Batch",
     expected_loss: float,
     end_id: int | None,
 ) -> None:
@@ -89,7 +90,7 @@ def _write(
     try:
         if _is_adapted(engine):
             save_adapter(engine, weights, temporary / "adapter")
-            merged = merge_adapter(engine, weights, temporary / "adapter", example, expected_loss)
+            merged = merge_adapter(engine, weights, temporary / "adapter", examples, expected_loss)
             written = fingerprints(merged.state_dict().items())
             _save(merged, temporary)
             del merged
@@ -101,17 +102,17 @@ def _write(
         if end_id is not None:
             stop_at(end_id, temporary)
         save_tokenizer(tokenizer, end_id, temporary)
-        _verify(temporary, written, example, expected_loss, engine.model_config.dtype)
+        _verify(temporary, written, examples, expected_loss, engine.model_config.dtype)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     commit_folder(temporary, folder)
 
 
-def _verify(folder: Path, written: dict[str, Fingerprint], example: "Batch", expected_loss: float, dtype: str) -> None:
+def _verify(folder: Path, written: dict[str, Fingerprint], examples: "Batch", expected_loss: float, dtype: str) -> None:
     model = load_plain(folder)
     check_tensors(model, written)
-    check_loss("the exported model", plain_loss(model, example), expected_loss, dtype)
+    check_loss("the exported model", examples, plain_loss(model, examples), expected_loss, dtype)
 
 
 def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

@@ -17,6 +17,7 @@ _UNWRAPPED = re.compile(r"(\.base_layer|\.original_module)+$")
 _OTHER_THAN_BASE = re.compile(r"\.lora_|\.modules_to_save\.|\.parametrizations\.")
 # Classes of transformers: GptOssExperts, DbrxExpertGLU, JetMoeParallelExperts; MixtralTopKRouter.
 _EXPERTS, _ROUTER = re.compile("Expert"), re.compile("Router")
+_GROUPED = re.compile("Grouped")  # DeepseekV4GroupedLinear
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,9 @@ def _refusal(base: Any, parent: Any, short_name: str) -> str | None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 
+    layer = type(getattr(parent, short_name, None)).__name__
+    if _GROUPED.search(layer):
+        return f"{layer} works group by group, and an adapter does not"
     owner: Any = type(parent)
     if _reads_weight(owner, short_name):
         return f"{owner.__name__} reads the weight of {short_name} itself, past any adapter"
