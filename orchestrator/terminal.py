@@ -23,6 +23,7 @@ from rich.text import Text
 
 from orchestrator.palette import color_by_name
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import Event
 from workers.contracts import DomainFeedback
 
 POLL_SECONDS = 0.25
@@ -86,9 +87,11 @@ class RunView:
         self._thread = threading.Thread(target=self._watch, name="run-view", daemon=True)
         self._pace_from: tuple[int, float] | None = None
         self._printed_up_to = -1
+        self._num_events_told = 0
 
     def __enter__(self) -> Self:
         self._refresh()
+        self._num_events_told = len(self.run.events)  # those of earlier attempts were told then
         if self._live is not None:
             self._live.start()
         else:
@@ -123,6 +126,9 @@ class RunView:
         if self._live is not None:
             self._live.update(self.render(), refresh=True)
             return
+        for event in self.run.events[self._num_events_told :]:
+            self._print_line(_describe_event(event))
+        self._num_events_told = len(self.run.events)
         for feedback in self.run.feedback:
             if feedback.step > self._printed_up_to:
                 self._print_line(self._evaluation_line(feedback))
@@ -184,10 +190,7 @@ class RunView:
     def _event_line(self) -> Text:
         run = self.run
         if run.events:
-            event = run.events[-1]
-            place = "" if event.step is None else f"step {event.step:,}  "
-            text = f"{place}{printable(event.kind)}  {printable(event.message)}"
-            return Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
+            return Text(_describe_event(run.events[-1]), style="yellow", no_wrap=True, overflow="ellipsis")
         weights = run.weights
         if not weights:
             return Text("waiting for the first step", style="dim")
@@ -222,6 +225,11 @@ class RunView:
             if elapsed > CLOCK_TRUST_SECONDS and last_step > first_step:
                 seconds_per_step = elapsed / (last_step - first_step)
         return (self.total_steps - (last_step if step is None else step)) * seconds_per_step
+
+
+def _describe_event(event: Event) -> str:
+    place = "" if event.step is None else f"step {event.step:,}  "
+    return f"{place}{printable(event.kind)}  {printable(event.message)}"
 
 
 def _format_speed(tokens_per_second: float) -> str:

@@ -81,6 +81,17 @@ def test_elsewhere_one_plain_line_per_evaluation(fake_run: MakeFakeRun) -> None:
         assert f"{domain} {run.losses[60][domain]:.3f} ({run.shares[domain]:.1%})" in lines[-1]
 
 
+def test_elsewhere_what_happens_is_told_once(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=40, num_steps=20)
+    run.append("events.jsonl", {"step": 0, "kind": "attempt", "message": "of an earlier attempt"})
+    console = plain_console(200)
+    with RunView(run.path, run.domains, run.total_steps, console):
+        run.append("events.jsonl", {"step": 20, "kind": "packing", "message": "kept apart by a mask"})
+        wait_for(console, "step 20  packing  kept apart by a mask\n")
+    assert text_of(console).count("kept apart") == 1
+    assert "earlier attempt" not in text_of(console)
+
+
 def test_what_came_after_the_last_look_is_still_shown(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=20, num_steps=0, every=20)
     console = plain_console()

@@ -6,6 +6,7 @@ targets.py    names of the configuration -> matrices; a name that matches nothin
 reach.py      which matrices are trained, and their share
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
         # GPT-2 and its kin keep their matrices transposed; peft sets this itself, with a warning for each.
         fan_in_fan_out=bool(targets) and all(target.is_transposed for target in targets),
     )
-    with _partitions_known_to_peft(model):
+    with _partitions_known_to_peft(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
         # Adapters keep the model's own precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
         return get_peft_model(model, adapters, autocast_adapter_dtype=False)
 
