@@ -104,8 +104,8 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
     if not domains or not ends_no_answer(load_tokenizer(config.model)):
         return []
     message = (
-        f"the chat template ends answers without an end token, so the model will not learn when to stop (domains "
-        f"{', '.join(map(printable, domains))}); give model.chat_template with one after each answer"
+        f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "
+        f"{', '.join(map(printable, domains))}); set model.chat_template to a template that does"
     )
     return [Text(message, style="yellow")]
 
@@ -116,7 +116,7 @@ def _isolation_lines(config: RunConfig, stores: Mapping[str, DomainStores], num_
     A few tokens of a row are enough to see which way is right; the run itself proves it on a whole row as well.
 
     Raises:
-        ValueError: the model is right in no way.
+        ValueError: no way of packing gives the model correct losses.
     """
     from workers.isolation import find_proof_row, prove_isolation, shorten
 
@@ -140,7 +140,7 @@ def context_warning(max_length: int, num_positions: int | None) -> list[Text]:
     if num_positions is None or max_length <= num_positions:
         return []
     message = (
-        f"data.max_length: {max_length:,} tokens in a row, but the model was made for {num_positions:,}; what stands "
-        "further on it has never learnt to read, so lower it"
+        f"data.max_length: {max_length:,} tokens in a row, but the model was made for {num_positions:,}; it "
+        "was never trained on positions beyond that, so lower it"
     )
     return [Text(message, style="yellow")]

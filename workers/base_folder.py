@@ -52,7 +52,7 @@ _TORCH_DTYPES = {
 }
 # Where transformers takes the text part out of a model of several parts, these are the others.
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision|visual|vq|image|audio|speech|multi_modal|mm_)")
-# Files of years ago hold the causal mask and its value, which every model now makes itself.
+# Old files hold the causal mask and its value, which every model now makes itself.
 _MASK, _MASK_VALUE = re.compile(r"(\.bias|mask)$"), ".masked_bias"
 
 
@@ -220,12 +220,12 @@ def _compare(
         raise ValueError(
             f"model.path: {_file_of(name, tensors, where)}: {len(mismatched)} weights have other shapes than "
             f"config.json says, first {name}: {tuple(stored)} in the file, {tuple(wanted)} in the model; "
-            "mend config.json, or use the one that belongs to these weights"
+            "fix config.json, or use the one that belongs to these weights"
         )
     if missing := sorted(loading["missing_keys"]):
         # transformers would train on with random values in their place.
         raise ValueError(
-            f"model.path: {where}: {len(missing)} weights are in no file, first {missing[0]}; "
+            f"model.path: {where}: {len(missing)} weights are missing from the files, the first is {missing[0]}; "
             "complete the weights, or use the config.json that belongs to them"
         )
     unexpected = sorted(set(loading["unexpected_keys"]).difference(_computed(shell, tensors)))

@@ -207,7 +207,7 @@ class TrainingConfig(Settings):
     """Clip the norm of the global gradient to this; 0 clips nothing."""
     router_loss: bool = True
     """Train the auxiliary loss of a mixture-of-experts model too, which keeps its routers balanced, with the
-    coefficient of the model's config; every other loss that is shown stays pure cross-entropy."""
+    coefficient of the model's config; all other losses shown remain pure cross-entropy."""
     strategy: StrategyConfig = FullConfig()
     """Which parameters move."""
     activation_checkpointing: bool = False

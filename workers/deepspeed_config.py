@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"training.deepspeed: {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"training.deepspeed: {path} is not JSON that can be used: {error}") from error
+        raise ValueError(f"training.deepspeed: {path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"training.deepspeed: {path} holds a {type(content).__name__}, not a JSON object")
     return content
@@ -94,7 +94,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands in it twice")
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} appears twice")
     return content
 
 

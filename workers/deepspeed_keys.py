@@ -141,7 +141,7 @@ def check_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
                 near = difflib.get_close_matches(key, known, n=1)
                 remedy = f"write {near[0]!r}" if near else "take it out"
                 name = f"{section}.{key}" if section else key
-                raise ValueError(f"training.deepspeed: {path}: {name} is no key that DeepSpeed knows; {remedy}")
+                raise ValueError(f"training.deepspeed: {path}: {name} is not a DeepSpeed key; {remedy}")
     for name, (harmless, reason) in _REFUSED.items():
         value = _find(content, name)
         if not _is_off(value) and value != harmless:

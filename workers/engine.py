@@ -65,7 +65,7 @@ class Engine:
         self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
         self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
         self.router_loss_sum = 0.0
-        """This rank's part of the router loss of the last step; the sum over the ranks is the step's."""
+        """This rank's share of the router loss of the last step; the sum over the ranks is the step's."""
         self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
 
     @classmethod
@@ -93,7 +93,7 @@ class Engine:
         """Choose how packed examples are kept apart, on a row that all ranks bring alike; a collective.
 
         Raises:
-            PackingError: this model is right in no way.
+            PackingError: no way of packing gives this model correct losses.
         """
 
         return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from workers.data.batches import Batch
 from workers.data.store import TokenStore
@@ -44,7 +45,7 @@ Losses = NDArray[np.float64]
 
 
 class PackingError(ValueError):
-    """The model is right in no way; the message is for the user."""
+    """No way of packing gives the model correct losses; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Isolation:
 
     def __str__(self) -> str:
         if self.difference_nats is None:
-            return "no row holds several examples, so none can influence another"
+            return "every row holds a single example, so there is nothing to keep apart"
         measured = f"{self.difference_nats:.1e} nats a token at most, on a row of {self.num_tokens:,} tokens"
         refused = "; ".join(f"not {_DESCRIPTIONS[way]}: {why}" for way, why in self.refused.items())  # type: ignore[index]
         text = f"packed examples are kept apart {_DESCRIPTIONS[self.way]} (difference from each alone: {measured})"
@@ -110,12 +111,20 @@ def prove_isolation(
             refused[way] = fault
     faults = "; ".join(f"{way}: {why}" for way, why in refused.items())
     raise PackingError(
-        f"data.packing: this model's losses depend on what stands beside an example, even behind it ({faults}); "
+        f"data.packing: this model's losses depend on neighbouring tokens, even on later ones ({faults}); "
         "it is not a causal language model that raymix can train"
     )
 
 
-_CALL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+_CALL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ImportError,
+)
 """What a model raises that does not know an argument, or has no kernel for it."""
 
 
@@ -137,8 +146,7 @@ class _Proof:
     def find_fault(self, way: Way) -> str | None:
         """What is wrong with a way, or None."""
         if self._short_alone is None:
-            # The definition: whole examples, one a pass, without any padding; a model that is not causal shows too.
-            self._short_alone = self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
+            self._short_alone = self._define()
             if not np.isfinite(self._short_alone).all():
                 raise PackingError(
                     "the model's loss on a single example is NaN or infinite before the first step; check the base "
@@ -157,6 +165,16 @@ class _Proof:
         except _CALL_ERRORS as error:
             self._forward.recover()
             return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+
+    def _define(self) -> Losses:
+        """Whole examples, one a pass, without any padding; a model that is not causal shows by it too."""
+        try:
+            return self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
+        except _CALL_ERRORS as error:
+            raise PackingError(
+                f"the model cannot be called on a single example ({type(error).__name__}: {error}); is this family, "
+                "with this training.strategy, one that transformers and peft can compute?"
+            ) from error
 
     def _find_fault_of_long_row(self, way: Way) -> str | None:
         if self._alone is None:
@@ -221,12 +239,13 @@ def _twice(row: Batch) -> Batch:
 
 
 @contextmanager
-def _without_noise(model: torch.nn.Module) -> Iterator[None]:
+def _without_noise(model: PreTrainedModel) -> Iterator[None]:
     """Without dropout and router jitter, and at the end in the mode in which the model was."""
     was_training = model.training
+    holders = [*model.modules(), model.config, model.config.get_text_config()]  # some families ask their config
     noisy = [
         (module, name, value)
-        for module in model.modules()
+        for module in holders
         for name, value in vars(module).items()
         if isinstance(value, float)
         and (any(word in name for word in ("drop", "jitter")) or (name == "p" and isinstance(module, torch.nn.Dropout)))

@@ -29,6 +29,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
             where += " holds no tokenizer.json (copy the model's own there)"
         raise ValueError(f"{where}: its tokenizer does not load: {explain(error)}") from error
+    if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+        raise ValueError(f"model.path: {config.path} holds no tokenizer (tokenizer.json); copy the model's own there")
     if config.chat_template is not None:
         if not config.chat_template.is_file():
             raise ValueError(f"model.chat_template: no such file: {config.chat_template}")
@@ -120,7 +122,8 @@ def _check_model_path(config: ModelConfig) -> str:
     if folder.exists():
         read_model_config(folder)
         return str(folder)
-    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
+    is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is hardly a name on the hub
+    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1 or is_beside_others:
         raise ValueError(f"model.path: no such folder: {config.path}")
     return config.path
 
@@ -157,7 +160,9 @@ def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers would train on with random values in their place.
-        raise ValueError(f"model {config.path}: {len(missing)} weights are in no file, first {missing[0]}")
+        raise ValueError(
+            f"model {config.path}: {len(missing)} weights are missing from the files, the first is {missing[0]}"
+        )
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -192,8 +197,8 @@ def _refuse_non_finite(model: PreTrainedModel, path: str) -> None:
         bad = sorted({name for names in of_ranks for name in names})
     if bad:
         raise ValueError(
-            f"model {path}: {len(bad)} of its weights are NaN or infinite, first {bad[0]}; the base model is damaged, "
-            "so copy or download it again, or use another"
+            f"model {path}: {len(bad)} of its weights hold NaN or infinity, the first is {bad[0]}; the base model is "
+            "damaged, so copy or download it again, or use another"
         )
 
 

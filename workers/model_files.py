@@ -63,7 +63,7 @@ def refuse_quantised(content: dict[str, Any], file: Path | str) -> None:
                 method = settings.get("quant_method", "it names no method") if isinstance(settings, dict) else settings
                 raise ValueError(
                     f"model.path: {file}: {key} says that the weights are quantised ({method}), and raymix trains all "
-                    "bits of a weight; give the model that they were made from, or dequantise and save them first"
+                    "bits of a weight; use the original, unquantised model, or dequantise and save them first"
                 )
 
 
@@ -177,7 +177,7 @@ def _read_header(file: Path) -> dict[str, Any]:
             ) from error
     if size != expected:
         raise ValueError(
-            f"model.path: {file} has {size:,} bytes where its header tells of {expected:,}, so it is "
+            f"model.path: {file} has {size:,} bytes but its header describes {expected:,}, so it is "
             f"{'cut off' if size < expected else 'longer than it should be'}; copy or download it again"
         )
     _check_places(file)

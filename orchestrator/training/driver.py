@@ -87,7 +87,7 @@ def make_ready(
     stores = stores or prepare(config, console)
     _note_bad_rows(config, stores)
     config = with_detected_shares(config, console)
-    _note_budget(config, stores)
+    _note_budget(config, stores, console)
     config = with_importance(config, stores, console)
     return ReadyRun(
         plan=build_plan(config, run_id, stores),
@@ -109,10 +109,11 @@ def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> Non
             note_event(config.folder, 0, "bad_rows", f"domain {name!r}: {bad:,} of {all_rows:,} rows cannot be used")
 
 
-def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> None:
+def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
     """Tell once of a budget that is less than a step."""
     if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
         note_event(config.folder, 0, "budget", warning)
+        console.print(warning, style="yellow", markup=False, highlight=False)
 
 
 def complete(run: ReadyRun, *, alone: bool = False, stopping: Event | None = None) -> None:

@@ -133,7 +133,9 @@ def test_weights_without_a_place_and_places_without_a_weight_are_errors(tmp_path
         check_model(model_of(folder), on_gpu=False)
     change_weights(folder, lambda w: (w.pop(f"{last}.scale"), w.pop(last)))
     assert not is_taken_by_transformers(folder)
-    with pytest.raises(ValueError, match=rf"{folder}/model.safetensors: 1 weights are in no file, first {last}"):
+    with pytest.raises(
+        ValueError, match=rf"{folder}/model.safetensors: 1 weights are missing from the files, the first is {last}"
+    ):
         check_model(model_of(folder), on_gpu=False)
 
 
@@ -171,7 +173,10 @@ NORM = "model.norm.weight"
 WEIGHTS = "model.safetensors"
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fewer layers": (lambda f: change_config(f, num_hidden_layers=1), r"safetensors: 9 weights have no place .*\.1\."),
-    "more layers": (lambda f: change_config(f, num_hidden_layers=3), "safetensors: 9 weights are in no file"),
+    "more layers": (
+        lambda f: change_config(f, num_hidden_layers=3),
+        "safetensors: 9 weights are missing from the files",
+    ),
     "shapes": (
         lambda f: change_config(f, intermediate_size=32),
         r"safetensors: 6 weights have other shapes .*down_proj.weight: \(16, 24\) in the file, \(16, 32\) in the model",
@@ -182,7 +187,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "json does not load: .*attention heads",
     ),
     "another type": (lambda f: change_config(f, hidden_size="wide"), "config.json does not load: .*hidden_size"),
-    "cut": (lambda f: cut(f / WEIGHTS, 9), r"model.safetensors has [\d,]+ bytes where its header tells of .* cut off"),
+    "cut": (lambda f: cut(f / WEIGHTS, 9), r"model.safetensors has [\d,]+ bytes but its header describes .* cut off"),
     "cut in the header": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:99]), "after 99 bytes"),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), r"model\.safetensors is cut off in its header"),
     "too long": (lambda f: (f / WEIGHTS).open("ab").write(b"more"), "longer than it should be"),

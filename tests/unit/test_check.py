@@ -91,4 +91,4 @@ def test_answers_without_an_end_are_told(
     lines = [line.plain for line in end_of_turn_warning(config, stores)]
     assert len(lines) == is_warned
     if is_warned:
-        assert "ends answers without an end token" in lines[0] and "(domains law)" in lines[0]
+        assert "puts no end token after an answer" in lines[0] and "(domains law)" in lines[0]

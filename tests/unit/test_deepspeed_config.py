@@ -169,7 +169,7 @@ def test_disagreement_names_file_key_and_both_values(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "is not JSON"), ("[1]", "not a JSON object"), ('{"aio": {}, "aio": {}}', "'aio' stands in it twice")],
+    [("{", "is not valid JSON"), ("[1]", "not a JSON object"), ('{"aio": {}, "aio": {}}', "'aio' appears twice")],
 )
 def test_a_broken_file_is_named(content: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
@@ -221,12 +221,12 @@ def test_a_misspelt_key_is_named_with_the_nearest_one(
 ) -> None:
     with pytest.raises(ValueError) as caught:
         build(content, tmp_path)
-    assert f"{wrong} is no key that DeepSpeed knows" in str(caught.value)
+    assert f"{wrong} is not a DeepSpeed key" in str(caught.value)
     assert str(caught.value).endswith(f"write {right!r}")
 
 
 def test_a_key_like_no_other_is_to_be_taken_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="// is no key that DeepSpeed knows; take it out"):
+    with pytest.raises(ValueError, match="// is not a DeepSpeed key; take it out"):
         build({"//": "ours"}, tmp_path)
 
 

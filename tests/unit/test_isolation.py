@@ -218,7 +218,9 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
     model = BertLMHeadModel(BertConfig(vocab_size=128, initializer_range=0.3, **sizes))
-    with pytest.raises(PackingError, match=r"even behind it \(positions: .*separate: .*not a causal language model"):
+    with pytest.raises(
+        PackingError, match=r"even on later ones \(positions: .*separate: .*not a causal language model"
+    ):
         prove_isolation(forward_of(model), packed_row())
 
 
@@ -226,6 +228,20 @@ def test_a_model_whose_loss_is_no_number_is_told_as_such() -> None:
     model = build("llama")
     model.get_output_embeddings().weight.data[5] = math.nan
     with pytest.raises(PackingError, match="on a single example is NaN or infinite"):
+        prove_isolation(forward_of(model), packed_row())
+
+
+def test_dropout_of_a_configuration_does_not_disturb_the_proof_either() -> None:
+    model = build("falcon")
+    model.config.attention_dropout = 0.3
+    assert prove_isolation(forward_of(model), packed_row()).way == "mask"
+    assert model.config.attention_dropout == 0.3
+
+
+def test_a_model_that_cannot_be_called_is_told_in_a_line() -> None:
+    model = build("llama")
+    model.model.layers[0].mlp.up_proj = torch.nn.Linear(64, 7)
+    with pytest.raises(PackingError, match=r"cannot be called on a single example \(RuntimeError: "):
         prove_isolation(forward_of(model), packed_row())
 
 
@@ -246,7 +262,7 @@ def test_a_row_of_one_example_needs_no_proof() -> None:
     model.register_forward_hook(lambda *given: calls.append(given[0]))
     isolation = prove_isolation(forward_of(model), None)
     assert (isolation.way, isolation.difference_nats, calls) == ("positions", None, [])
-    assert str(isolation) == "no row holds several examples, so none can influence another"
+    assert str(isolation) == "every row holds a single example, so there is nothing to keep apart"
 
 
 def test_the_proof_costs_fewer_than_three_forward_passes_of_a_row() -> None:

@@ -90,7 +90,7 @@ def test_absent_weights_are_not_made_up(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"1 weights are in no file, first model\.norm\.weight"):
+    with pytest.raises(ValueError, match=r"1 weights are missing from the files, the first is model\.norm\.weight"):
         load_model(ModelConfig(path=str(folder)))
 
 
@@ -127,7 +127,9 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, value: float, dtype: 
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"1 of its weights are NaN or infinite, first model\.layers\.0\.mlp\.up_proj"):
+    with pytest.raises(
+        ValueError, match=r"1 of its weights hold NaN or infinity, the first is model\.layers\.0\.mlp\.up_proj"
+    ):
         load_model(ModelConfig(path=str(folder), dtype=dtype))  # type: ignore[arg-type]
 
 
@@ -161,6 +163,22 @@ def test_tokenizer_without_any_end_is_refused(folder: Path) -> None:
     backend = Tokenizer(models.WordLevel({"b": 0, "a": 1}, unk_token="b"))
     PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
     with pytest.raises(ValueError, match="neither a pad token nor"):
+        load_tokenizer(ModelConfig(path=str(folder)))
+
+
+def test_a_misspelt_folder_beside_others_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "qwen2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no such folder: models/qwen"):
+        load_tokenizer(ModelConfig(path="models/qwen"))
+
+
+def test_a_folder_without_a_tokenizer_is_not_taken_for_one_with_an_empty_one(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"tokenizer"):
         load_tokenizer(ModelConfig(path=str(folder)))
 
 

@@ -126,6 +126,6 @@ def _as_sequences(
 
 
 def idle_pass() -> ForwardPass:
-    """One token and no target: a rank that has nothing left to do keeps step with the others by it."""
+    """One token and no target: a rank that has nothing left to do runs it to stay in step with the others."""
     nothing, zero = np.zeros(0, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     return ForwardPass(zero, zero, nothing, nothing, nothing, nothing, zero - 1)

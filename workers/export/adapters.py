@@ -82,7 +82,7 @@ def _compare(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
     if wrong:
         raise ExportError(
             f"{wrong[0]} is not in the exported adapter as it was trained ({len(wrong)} of {len(weights)} tensors). "
-            "The folder was not committed"
+            "Nothing was written to the folder"
         )
 
 
@@ -104,4 +104,6 @@ def _merge_layers(adapted: Any) -> None:
             and update is not None
             and not torch.equal(before, (before.float() + update.float()).to(before.dtype))
         ):
-            raise ExportError(f"the adapter of {name} did not reach the merged model. The folder was not committed")
+            raise ExportError(
+                f"the adapter of {name} did not reach the merged model. Nothing was written to the folder"
+            )

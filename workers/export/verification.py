@@ -104,7 +104,7 @@ def check_loss(what: str, examples: Batch, loss: float, expected: float, dtype: 
     if not abs(loss - expected) <= tolerance:  # so that NaN is refused
         raise ExportError(
             f"{what} has a loss of {loss:.6f} nats a token on {num_tokens} held-out tokens, the trained model "
-            f"{expected:.6f}; they may differ by {tolerance:.4f} in {dtype}. The folder was not committed"
+            f"{expected:.6f}; they may differ by {tolerance:.4f} in {dtype}. Nothing was written to the folder"
         )
 
 
@@ -128,7 +128,7 @@ def load_plain(folder: Path, dtype: str = "auto") -> Any:
     faults = {kind: sorted(map(str, loading[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     told = [f"{len(keys)} {kind}, first {keys[0]}" for kind, keys in faults.items() if keys]
     if told:
-        raise ExportError(f"the exported folder does not load whole: keys: {'; '.join(told)}. It was not committed")
+        raise ExportError(f"the exported folder does not load completely: {'; '.join(told)}. It was not committed")
     return model
 
 
@@ -144,7 +144,7 @@ def check_tensors(model: Any, expected: Mapping[str, Fingerprint]) -> None:
         if names:
             raise ExportError(
                 f"{names[0]} {what} the exported model ({len(names)} of {len(expected)} tensors). "
-                "The folder was not committed"
+                "Nothing was written to the folder"
             )
 
 
