@@ -312,7 +312,8 @@ def main() -> None:
         try:
             row = measure(family, folder, ranks)
         except Exception as error:
-            row = {"family": family, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            what = " ".join(str(error).replace(str(folder), "").split())
+            row = {"family": family, "error": f"{type(error).__name__}: {what}"}
             if isinstance(error, RuntimeError):  # the ranks may hang
                 ranks.close()
                 ranks = Ranks()

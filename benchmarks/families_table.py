@@ -24,8 +24,8 @@ def page(rows: list[dict[str, Any]]) -> str:
 
     whole = [row for row in rows if "error" not in row]
     lines = [
-        f"# Model families\n\nWhat raymix does with {len(whole)} families of causal language models, made by "
-        f"`python benchmarks/families.py --markdown docs/families.md` with transformers {__version__}.\n",
+        f"# Model families\n\nWhat raymix does with {len(whole)} families of causal language models, with transformers "
+        f"{__version__}; made by\n`python benchmarks/families.py --markdown docs/families.md`.\n",
         _EXPLANATION,
         "| family | packed examples apart by | packed against alone | three steps | LoRA reaches | exported |",
         "|---|---|---|---|---|---|",
