@@ -19,6 +19,8 @@ FAMILIES = {
     "mamba2": "separate",
     "qwen3_next": "separate",
     "deepseek_v3": "positions",
+    "longcat_flash": "positions",  # which modules a rank calls depends on its tokens
+    "rwkv": "separate",  # transformers cannot load it in partitions
 }
 
 

@@ -165,6 +165,26 @@ def test_a_leak_that_only_long_rows_have_is_caught() -> None:
     assert f"in a row of {sum(LENGTHS)} tokens" in isolation.refused["positions"]
 
 
+def test_a_leak_that_rounding_would_hide_is_caught_by_other_tokens() -> None:
+    """In bfloat16 a row and its examples alone differ by more than this leak, two rows of one shape do not."""
+    model = build("llama").bfloat16()
+
+    class LeaksALittle(PackedForward):
+        def nats(self, one_pass: ForwardPass) -> torch.Tensor:
+            nats_N = super().nats(one_pass)
+            if self.way != "positions":
+                return nats_N
+            example_SL = np.cumsum(one_pass.position_ids_SL == 0, axis=1)
+            is_later_N = example_SL[one_pass.sequence_N, one_pass.column_N] > 1
+            leak_N = 0.02 * (one_pass.input_ids_SL[one_pass.sequence_N, 0] % 2) * is_later_N
+            return nats_N + torch.from_numpy(leak_N)
+
+    row = packed_row()
+    row.input_ids_BL[0, 0], row.input_ids_BL[0, 23] = 10, 11  # the first token, and the one that is first if reversed
+    isolation = prove_isolation(LeaksALittle(model, model, torch.device("cpu")), row)
+    assert "other tokens in one example change another's loss" in isolation.refused["positions"]
+
+
 def test_a_leak_of_several_rows_in_a_pass_is_caught() -> None:
     """As with flash attention, which transformers tells of packed examples only where a batch has one row."""
     model = build("llama")
