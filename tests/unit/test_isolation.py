@@ -253,9 +253,9 @@ def test_a_model_whose_loss_is_no_number_is_told_as_such() -> None:
 
 def test_dropout_of_a_configuration_does_not_disturb_the_proof_either() -> None:
     model = build("falcon")
-    model.config.attention_dropout = 0.3
+    model.config.hidden_dropout = 0.3
     assert prove_isolation(forward_of(model), packed_row()).way == "mask"
-    assert model.config.attention_dropout == 0.3
+    assert model.config.hidden_dropout == 0.3
 
 
 def test_a_model_that_cannot_be_called_is_told_in_a_line() -> None:

@@ -84,8 +84,7 @@ def single_examples(batch: "Batch", tokens_per_pass: int, cut: bool = True) -> I
     """
     starts = np.flatnonzero(batch.position_ids_BL.ravel() == 0)  # padding is a piece of one token each
     ends = np.append(starts[1:], batch.position_ids_BL.size)
-    is_target = batch.loss_mask_BL.ravel().copy()
-    is_target[starts] = False
+    is_target = batch.loss_mask_BL.ravel()  # never an example's first token
     # A piece's tokens up to its last target, of which the last one is only predicted.
     places = np.where(is_target, np.arange(len(is_target)), -1)
     read_E = np.maximum.reduceat(places, starts) - starts if cut else ends - starts
