@@ -144,7 +144,7 @@ def test_a_job_that_cannot_be_is_refused_in_a_line(cluster: Cluster, tmp_path: P
     assert done.returncode == 1 and "no job or run 'nobody' on this cluster" in done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster, tmp_path: Path) -> None:
     live = make_fake_run_in(tmp_path)("live", total_steps=40, num_steps=20, every=10).path
     command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(tmp_path), "--address", cluster.address]
@@ -173,7 +173,7 @@ def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster,
             assert "orchestrator.dashboard.job" in shown or port in shown
             assert token not in shown
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0 and f"{job}: stopped" in process.stdout.read()
+        assert process.wait(120) == 0 and f"{job}: stopped" in process.stdout.read()
     finally:
         process.kill()
     with pytest.raises(URLError):
