@@ -46,25 +46,40 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_model(config: ModelConfig, on_gpu: bool, checkpointing: bool = False) -> BaseModel | None:
+def check_model(
+    config: ModelConfig, on_gpu: bool, checkpointing: bool = False, zero_stage: int = 0
+) -> BaseModel | None:
     """What the files of the base model say of it, no weight read; None for a hub model that is not in the local cache.
 
     Args:
         config: of the model.
         on_gpu: whether it is to run on a GPU.
         checkpointing: whether its activations are to be recomputed.
+        zero_stage: of the training.
 
     Raises:
         ValueError: it could not be loaded, or not with the attention kernel that is asked for.
     """
     path = _check_model_path(config)
-    family: Any = model_class(read_model_type(config, path))
+    described = read_model_type(config, path)
+    family: Any = model_class(described)
     resolve_attention(config, family, on_gpu)
+    if zero_stage == 3:
+        check_partitions(described)
     if checkpointing and not family.supports_gradient_checkpointing:
         raise ValueError(
             f"training.activation_checkpointing: transformers has none for {family.__name__}; set it to false"
         )
     return read_base(config, path)
+
+
+def check_partitions(config: PreTrainedConfig) -> None:
+    """Refuse a family that ZeRO-3 cannot train."""
+    if config.model_type == "rwkv":
+        raise ValueError(
+            "training.deepspeed.zero_stage: RWKV rescales its weights between training and evaluation, which the "
+            "partitions of ZeRO-3 do not allow; use stage 0, 1 or 2"
+        )
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:

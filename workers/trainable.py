@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from workers.base_folder import read_model_type
 from workers.config import ModelConfig, TrainingConfig
-from workers.model import load_model
+from workers.model import check_partitions, load_model
 from workers.strategies import STRATEGIES
 
 # Classes of transformers: MixtralExperts, DbrxExpertGLU, JetMoeParallelExperts.
@@ -32,6 +33,7 @@ def _load_partitioned(model_config: ModelConfig, config: dict[str, Any]) -> PreT
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    check_partitions(read_model_type(model_config, model_config.path))
     partitioning = HfDeepSpeedConfig(config)  # while it lives, every model that is loaded is partitioned
     try:
         with suppress(ValueError):
@@ -39,7 +41,7 @@ def _load_partitioned(model_config: ModelConfig, config: dict[str, Any]) -> PreT
     finally:
         unset_hf_deepspeed_config()
         del partitioning
-    # Some families compute initial values from shapes of weights, which partitions do not have (RWKV, xLSTM), or miss a
+    # Some families compute initial values from shapes of weights, which partitions do not have (xLSTM), or miss a
     # key that is there (DeepSeek V4). DeepSpeed partitions what comes whole; whatever else is wrong is raised here.
     return load_model(model_config)
 

@@ -149,7 +149,8 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
         ValueError: the base model cannot be loaded, or a domain cannot be used with it.
     """
     model = config.model.with_absolute_paths()
-    base = check_model(model, config.cluster.gpus_per_worker > 0, config.training.activation_checkpointing)
+    on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
+    base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
     with PreparationView(console) as view:
         stores = prepare_stores(
             {name: domain.with_absolute_paths() for name, domain in config.domains.items()},

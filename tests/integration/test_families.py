@@ -20,7 +20,7 @@ FAMILIES = {
     "qwen3_next": "separate",
     "deepseek_v3": "positions",
     "longcat_flash": "positions",  # which modules a rank calls depends on its tokens
-    "rwkv": "separate",  # transformers cannot load it in partitions
+    "xlstm": "separate",  # transformers cannot load it in partitions
 }
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from benchmarks.tiny_families import build
 from workers.config import ModelConfig
-from workers.model import find_decoder, load_model, load_tokenizer
+from workers.model import check_model, find_decoder, load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +190,15 @@ def test_the_decoder_is_what_gives_the_last_hidden_states(family: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.arange(3, 13)[None], use_cache=False).logits
     assert [hidden.shape[:2] for hidden in seen] == [logits.shape[:2]]
+
+
+def test_what_a_family_cannot_do_is_told_before_the_run(tmp_path: Path) -> None:
+    build("rwkv").save_pretrained(tmp_path / "rwkv")
+    rwkv = ModelConfig(path=str(tmp_path / "rwkv"), dtype="float32")
+    assert check_model(rwkv, on_gpu=False, zero_stage=2) is not None
+    with pytest.raises(ValueError, match=r"^training\.deepspeed\.zero_stage: RWKV .* use stage 0, 1 or 2"):
+        check_model(rwkv, on_gpu=False, zero_stage=3)
+    build("ctrl").save_pretrained(tmp_path / "ctrl")
+    ctrl = ModelConfig(path=str(tmp_path / "ctrl"), dtype="float32")
+    with pytest.raises(ValueError, match=r"^training\.activation_checkpointing: transformers has none for CTRLLMHead"):
+        check_model(ctrl, on_gpu=False, checkpointing=True)
