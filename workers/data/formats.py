@@ -14,6 +14,10 @@ from workers.data.files import RowError
 Row = Mapping[str, Any]
 Names = Callable[[str], str]  # field name of the format -> field name of the file
 
+Message = dict[str, Any]
+"""As a chat template takes it: `role` and `content` (text), and where the row has them `reasoning_content` (text),
+`tool_calls` ([{"id", "type": "function", "function": {"name", "arguments": an object}}]), `tool_call_id` and `name`."""
+
 ROLES = ("system", "user", "assistant")
 SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bard", "bing", "model"), "assistant"
@@ -25,8 +29,14 @@ class Example:
     """One good row: `messages` of a conversation, or the `text` of a document (then `messages` is empty)."""
 
     line: int
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
     text: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the tools that the conversation may call, as chat templates take them."""
+    learned: tuple[bool, ...] = ()
+    """Whether each message is one to learn; empty: every answer is."""
+    has_template: bool = False
+    """Whether the text carries its chat template already: its control tokens are meant as such."""
 
     @property
     def prompt(self) -> str:
