@@ -1,21 +1,20 @@
 """Examples -> token ids and loss mask, in batches.
 
-The loss is on what the assistant says. With a `{% generation %}` block in the chat template the template itself says
-what that is; without one it is the difference between the ids of the conversation up to the answer, generation prompt
-included, and those of the conversation with the answer, which must begin alike. A row whose mask cannot be known for
-sure is refused with the reason rather than masked wrongly.
+The loss is on what the assistant says and on the token that ends it: on every token that holds a character of them, as
+`answer_spans` finds them in the rendered text. A row of which that cannot be known is refused with the reason rather
+than masked wrongly.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from workers.data.answer_spans import find_targets
+from workers.data.chat_template import ChatTemplate, Conversation, Span, TemplateRefusal
 from workers.data.formats import Example
 
 if TYPE_CHECKING:
@@ -34,11 +33,10 @@ BUILT_IN_CHAT_TEMPLATE = (
 )
 """For tokenizers that have none: plain words for the roles, so any vocabulary will do; answers end with EOS."""
 
-_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Without this the library builds an attention mask that nobody reads, and warns of texts over the model's length.
 _TOKENIZER_OPTIONS = {"return_attention_mask": False, "verbose": False}
 
-Ids = list[int]
+_TEMPLATE_IN_TEXT = "; where the text carries its chat template already, set text_has_template of the domain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class Tokens:
 
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
+    dropped: tuple[str, ...] = ()
+    """Kinds of content that the chat template left out."""
 
 
 def tokenize_examples(tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]) -> list[Tokens | str]:
@@ -69,15 +69,17 @@ def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | N
 
 def _find_control_token(control_tokens: re.Pattern[str] | None, example: Example) -> str | None:
     """Why the text would be read as more than text: a row must not be able to end a turn or to open one."""
-    for text in [message["content"] for message in example.messages] or [example.text]:
-        if control_tokens and (found := control_tokens.search(text)):
-            return f"control token in the text: {found.group()!r}"
+    if control_tokens is None or example.has_template:
+        return None
+    for text in example.texts:
+        if found := control_tokens.search(text):
+            return f"control token in the text: {found.group()!r}" + ("" if example.messages else _TEMPLATE_IN_TEXT)
     return None
 
 
 def _check_targets(tokens: Tokens) -> Tokens | str:
     tokens.loss_mask[:1] = False  # nothing stands before the first token that could predict it
-    return tokens if tokens.loss_mask.any() else "no assistant text"
+    return tokens if tokens.loss_mask.any() else "no assistant text: the chat template writes none of it"
 
 
 def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
@@ -87,79 +89,85 @@ def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Exa
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
-    return [_tokens(ids := [*before, *text_ids, *after], [True] * len(ids)) for text_ids in encoded]
+    return [
+        _all_targets(ids if example.has_template else [*before, *ids, *after])
+        for example, ids in zip(examples, encoded, strict=True)
+    ]
+
+
+def _all_targets(ids: list[int]) -> Tokens:
+    return Tokens(np.asarray(ids, dtype=np.int32), np.ones(len(ids), dtype=np.bool_))
 
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
-    has_mask = tokenizer.is_fast and _GENERATION_BLOCK.search(tokenizer.get_chat_template())
-    tokenize = _tokenize_by_generation_mask if has_mask else _tokenize_by_prefix
+    template = ChatTemplate(tokenizer)
+    read = [_read(template, example) for example in examples]
+    rendered = [result for result in read if not isinstance(result, str)]
+    masked = iter(_mask(tokenizer, rendered))
+    return [result if isinstance(result, str) else next(masked) for result in read]
+
+
+def _read(template: ChatTemplate, example: Example) -> tuple[Conversation, list[Span]] | str:
     try:
-        return tokenize(tokenizer, examples) if examples else []
-    except (TemplateError, TypeError, ValueError, OverflowError) as error:
-        # One row that the template refuses (roles out of turn, say) fails its whole batch: find it. An empty generation
-        # block before any text makes the library overflow.
-        if len(examples) == 1:
-            return [f"the chat template refuses it: {str(error)[:200]}"]
-    return [result for example in examples for result in _tokenize_conversations(tokenizer, [example])]
+        conversation = template.read(example)
+        return conversation, find_targets(template, conversation)
+    except TemplateRefusal as refusal:
+        return str(refusal)
 
 
-def _tokenize_by_generation_mask(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
-    encoded: Any = tokenizer.apply_chat_template(
-        [list(example.messages) for example in examples],
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs=_TOKENIZER_OPTIONS,
+def _mask(tokenizer: "PreTrainedTokenizerBase", rendered: list[tuple[Conversation, list[Span]]]) -> list[Tokens]:
+    if not rendered:
+        return []
+    texts = [conversation.text for conversation, _ in rendered]
+    encoded: Any = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, **_TOKENIZER_OPTIONS
     )
-    masked = zip(examples, encoded["input_ids"], encoded["assistant_masks"], strict=True)
-    return [_check_mask(example, ids, mask) for example, ids, mask in masked]
+    results = []
+    for index, (conversation, targets) in enumerate(rendered):
+        ids = np.asarray(encoded["input_ids"][index], dtype=np.int32)
+        if tokenizer.is_fast:
+            loss_mask = mask_by_offsets(encoded["offset_mapping"][index], targets)
+        else:
+            loss_mask = _mask_by_prefixes(tokenizer, conversation.text, ids, targets)
+        results.append(Tokens(ids, loss_mask, conversation.dropped))
+    return results
 
 
-def _check_mask(example: Example, ids: Ids, mask: Ids) -> Tokens | str:
-    """The library's mask has gaps, or runs on to the end, where a generation block begins or ends in characters that
-    belong to no token; neither is an error there."""
-    num_runs = sum(value for value, _ in groupby(mask))
-    num_answers = sum(1 for message in example.messages if message["role"] == "assistant")
-    num_blank = sum(1 for message in example.messages if message["role"] == "assistant" and not message["content"])
-    runs_on = bool(mask[-1]) and example.messages[-1]["role"] != "assistant"
-    if not num_answers - num_blank <= num_runs <= num_answers or runs_on:
-        return f"the chat template's generation mask is off: it marks {num_runs} answers of {num_answers}"
-    return _tokens(ids, mask)
+def mask_by_offsets(offsets: list[Span], targets: list[Span]) -> NDArray[np.bool_]:
+    """Which tokens hold a character of the targets.
+
+    Args:
+        offsets: (L,) characters of each token, as the tokenizer gives them. Tokens of one character, as the bytes of
+            an emoji, all have that character; a token may have none, as a space that the tokenizer trims off.
+        targets: characters, in rising order.
+    """
+    start_L, end_L = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
+    # A token without characters stands for what is between its neighbours.
+    is_empty_L = start_L == end_L
+    if is_empty_L.any():
+        before_L = np.concatenate([[0], np.maximum.accumulate(end_L)[:-1]])
+        start_L = np.where(is_empty_L, np.minimum(start_L, before_L), start_L)
+        end_L = np.where(is_empty_L, np.maximum(end_L, start_L + 1), end_L)
+    mask_L = np.zeros(len(start_L), dtype=np.bool_)
+    for start, end in targets:
+        mask_L |= (start_L < end) & (end_L > start)
+    return mask_L
 
 
-def _tokenize_by_prefix(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
-    """Tokenises every conversation whole, up to each answer, and after each answer."""
-    parts: list[tuple[list[dict[str, str]], bool]] = []  # messages, and whether the generation prompt follows
-    for example in examples:
-        messages = list(example.messages)
-        parts.append((messages, False))
-        for answer in _answers(example):
-            parts += [(messages[:answer], True), (messages[: answer + 1], False)]
-    texts = [
-        str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt)) for part, prompt in parts
-    ]
-    distinct = list(dict.fromkeys(texts))  # most conversations end with an answer, so they come twice
-    encoded = tokenizer(distinct, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
-    ids_of = dict(zip(distinct, encoded, strict=True))
-    ids = iter([ids_of[text] for text in texts])
-    return [_mask_by_prefix(next(ids), [(next(ids), next(ids)) for _ in _answers(example)]) for example in examples]
+def _mask_by_prefixes(
+    tokenizer: "PreTrainedTokenizerBase", text: str, ids: NDArray[np.int32], targets: list[Span]
+) -> NDArray[np.bool_]:
+    """The same for a tokenizer that does not tell the characters of its tokens."""
 
+    def count_tokens(until: int) -> tuple[int, bool]:
+        """Tokens that are whole in the text up to here, and whether the next one begins here."""
+        part = np.asarray(tokenizer(text[:until], add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"])
+        length = min(len(part), len(ids))
+        differing = np.flatnonzero(part[:length] != ids[:length])
+        return (int(differing[0]), False) if len(differing) else (length, True)
 
-def _mask_by_prefix(ids: Ids, answers: list[tuple[Ids, Ids]]) -> Tokens | str:
-    mask = [False] * len(ids)
-    for number, (until, after) in enumerate(answers, start=1):
-        if ids[: len(until)] != until or ids[: len(after)] != after:
-            return (
-                f"the chat template does not show where an answer begins: answer {number} changes what stands before "
-                "it; give model.chat_template with a {% generation %} block"
-            )
-        mask[len(until) : len(after)] = [True] * (len(after) - len(until))
-    return _tokens(ids, mask)
-
-
-def _answers(example: Example) -> list[int]:
-    return [index for index, message in enumerate(example.messages) if message["role"] == "assistant"]
-
-
-def _tokens(ids: Ids, mask: Sequence[int]) -> Tokens:
-    return Tokens(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))
+    mask_L = np.zeros(len(ids), dtype=np.bool_)
+    for start, end in targets:
+        last, is_whole = count_tokens(end)
+        mask_L[count_tokens(start)[0] : last + (not is_whole)] = True
+    return mask_L

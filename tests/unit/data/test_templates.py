@@ -64,25 +64,24 @@ def test_both_ways_to_a_mask_agree(tokenizer: Any) -> None:
         assert np.array_equal(by_block.loss_mask, by_prefix.loss_mask)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_found_out(tokenizer: Any) -> None:
+def test_a_template_that_rewrites_earlier_turns_is_read_whole(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ loop.revindex }}{{ m['role'] }}:{{ m['content'] }}{% endfor %}"
-    (result,) = tokenize_examples(tokenizer, [talk("u", "a", "u", "a")])
-    assert isinstance(result, str) and result.startswith("the chat template does not show where an answer begins")
+    (result,) = tokenize_examples(tokenizer, [talk("u", "a", "u", "b")])
+    assert targets(tokenizer, result) == ["a", "b"]
 
 
-def test_a_mask_that_runs_on_is_found_out(tokenizer: Any) -> None:
+def test_a_block_that_ends_in_a_space_that_no_token_shows_does_not_run_on(tokenizer: Any) -> None:
     # The library lets a block that ends in a character of no token run on to the end of the conversation.
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     tokenizer.chat_template = WITH_BLOCK.replace("m['content'] + eos_token", "m['content'] + ' '")
-    good, bad = tokenize_examples(tokenizer, [talk("u", "a"), talk("u", "a", "secret")])
-    assert isinstance(good, Tokens)
-    assert isinstance(bad, str) and "generation mask is off" in bad
+    results = tokenize_examples(tokenizer, [talk("u", "a"), talk("u", "a", "secret")])
+    assert [targets(tokenizer, result) for result in results] == [["a "], ["a "]]
 
 
 def test_an_empty_answer_before_any_text_does_not_crash(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
     empty = Example(1, ({"role": "assistant", "content": ""}, *talk("u", "a").messages))
-    assert isinstance(tokenize_examples(tokenizer, [empty])[0], str)
+    assert targets(tokenizer, tokenize_examples(tokenizer, [empty])[0]) == ["a"]
 
 
 def test_a_refusing_template_costs_only_the_refused_row(tokenizer: Any) -> None:

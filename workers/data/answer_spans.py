@@ -1,0 +1,294 @@
+"""Where in a rendered conversation the answers stand: the characters that the model is to produce.
+
+A template says it itself where it has `{% generation %}` blocks. Most have none, and how they write an answer often
+depends on what follows it (thoughts of earlier turns vanish, the last turn ends otherwise), so an answer cannot be
+found as the difference of two renderings. It is found by its content: the conversation is rendered once more with an
+unused character before and after what each message says. Once these are taken out again, the two renderings must be
+the same; then it is known where each message stands. From there
+
+* an answer begins where the prompt for it ends: what the template writes between the message before and the answer, as
+  far as it writes the same to ask for one (`add_generation_prompt`);
+* it ends with the end token that the template writes after it where the conversation ends with this answer. Where the
+  whole conversation has another one there, it counts if it also ends a message of somebody else.
+
+Where a template hides these, less is taken: what the answer says, and never what somebody else says.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from workers.data.chat_template import (
+    ChatTemplate,
+    Conversation,
+    Span,
+    TemplateRefusal,
+    before_empty_element,
+    shared_length,
+    text_of,
+)
+from workers.data.formats import Message
+
+Locate = Callable[[Sequence[Message], bool], "Located"]
+
+# Characters of a plane for private use.
+_FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD
+_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a rendered text where a part of a message begins or ends."""
+
+    at: int
+    number: int
+    """Even where a part begins, then odd where it ends; the same in every rendering."""
+    message: int
+    is_call: bool
+    """Whether the part is the name of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A rendered text and the marks in it, in order."""
+
+    text: str
+    marks: list[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The characters that one message stands for, from behind the prompt to the end token."""
+
+    start: int
+    end: int
+    message: int
+
+
+def find_targets(template: ChatTemplate, conversation: Conversation) -> list[Span]:
+    """The characters of the answers that are to be learned, each with its end token.
+
+    Raises:
+        TemplateRefusal: the template's own generation blocks leave out an answer.
+    """
+    blocks = template.find_blocks(conversation)
+    if blocks is not None and _are_plain(blocks, template, conversation):
+        return blocks
+    answers = _Structure(template, conversation).find_answers()
+    if blocks is not None:
+        answers = _match_blocks(blocks, answers)
+    return [(answer.start, answer.end) for answer in answers if conversation.learned[answer.message]]
+
+
+def _are_plain(blocks: list[Span], template: ChatTemplate, conversation: Conversation) -> bool:
+    """Whether each block holds one answer and an end token, and all are learned: then there is nothing to look for."""
+    answers = [message for message in conversation.messages if message["role"] == "assistant"]
+    if not len(answers) == len(blocks) == sum(conversation.learned):
+        return False
+    text = conversation.text
+    return all(
+        text_of(message).strip() in text[start:end] and template.ends_with_marker(text[start:end])
+        for message, (start, end) in zip(answers, blocks, strict=True)
+    )
+
+
+def _match_blocks(blocks: list[Span], answers: list[Answer]) -> list[Answer]:
+    """The blocks as answers: whose they are, and up to the end token where a block leaves it out."""
+    matched = []
+    for answer in answers:
+        own = [(start, end) for start, end in blocks if start < answer.end and answer.start < end]
+        if not own:
+            raise TemplateRefusal(
+                f"the chat template's generation mask is off: it marks {len(blocks)} answers of {len(answers)}"
+            )
+        matched += [Answer(start, end, answer.message) for start, end in own[:-1]]
+        matched.append(Answer(own[-1][0], max(own[-1][1], answer.end), answer.message))
+    return matched
+
+
+class _Structure:
+    """What a template writes around the messages of one conversation."""
+
+    def __init__(self, template: ChatTemplate, conversation: Conversation) -> None:
+        self._template = template
+        self._messages, self._tools = conversation.messages, conversation.tools
+        self._way, self._whole = self._find_way(conversation.text)
+
+    def _find_way(self, text: str) -> tuple[Locate, Located]:
+        """The first way to locate messages whose marks leave the text as it is."""
+        for locate in (self._locate_all, self._locate_answers):
+            try:
+                whole = locate(self._messages, False)
+            except TemplateRefusal:
+                continue
+            if whole.text == text:
+                return locate, whole
+        return self._search, self._search(self._messages, False)
+
+    def find_answers(self) -> list[Answer]:
+        """Every answer of which the text holds something, in the order of the text; in several pieces where a template
+        puts somebody else's words into it, as the result of a call."""
+        answers = []
+        for message, run in groupby(enumerate(self._whole.marks), key=lambda numbered: numbered[1].message):
+            if self._messages[message]["role"] == "assistant":
+                numbers = [number for number, _ in run]
+                answers.append(self._answer(message, numbers[0], numbers[-1]))
+        return [answer for answer in answers if answer is not None]
+
+    def _answer(self, index: int, first: int, last: int) -> Answer | None:
+        """The piece of an answer whose marks are the `first` to the `last` of the text; None where it is no answer."""
+        text, marks = self._whole.text, self._whole.marks
+        before = marks[first - 1].at if first else 0
+        after = marks[last + 1].at if last + 1 < len(marks) else len(text)
+        length = self._length_of_prompt(index, text[before : marks[first].at], marks[:first])
+        if length is None:
+            return None
+        end = marks[last].at + self._length_of_end(index, text[marks[last].at : after], marks[last])
+        return Answer(before + length, end, index)
+
+    def _length_of_prompt(self, index: int, written: str, marks_before: list[Mark]) -> int | None:
+        """How much of what is written between two messages asks for the second, and is no part of it yet."""
+        if any(mark.message == index for mark in marks_before):
+            return len(written)  # a later piece of the answer, behind somebody else's words
+        asked = self._try(self._messages[:index], prompt=True) if index else None
+        if asked is None or [mark.number for mark in asked.marks[-1:]] != [mark.number for mark in marks_before[-1:]]:
+            return self._length_with_header(written)
+        prompt = asked.text[asked.marks[-1].at if asked.marks else 0 :]
+        length = shared_length(written, prompt)
+        if length == len(written) or (length == len(prompt) and self._template.header):
+            return length
+        if length == len(prompt):  # nothing asks for an answer: what announces it is not the answer's
+            return len(written)
+        return self._template.snap(written, length)
+
+    def _length_with_header(self, written: str) -> int | None:
+        """The same where it cannot be seen what asks for this answer: by what asks for one elsewhere."""
+        if not self._template.header:
+            return len(written)
+        for header in self._template.headers:
+            at = written.rfind(header)
+            if at >= 0:
+                return before_empty_element(written, at + len(header))
+        return None  # it is not announced as an answer, but made part of what somebody else says
+
+    def _length_of_end(self, index: int, written: str, last: Mark) -> int:
+        """How much of what is written behind the last mark of an answer belongs to it."""
+        closing = self._closing(index, last)
+        if closing is None:
+            return self._length_to_end_token(written, is_call=last.is_call)
+        rest_of_call = 0
+        if last.is_call:  # the mark stands behind its name: what is written alike from there on is the call's
+            shared = shared_length(written, closing)
+            shared = shared if shared == len(closing) else self._template.snap(closing, shared)
+            rest_of_call = len(written[:shared].rstrip())
+        return rest_of_call + self._length_of_end_token(written[rest_of_call:], closing[rest_of_call:])
+
+    def _closing(self, index: int, last: Mark) -> str | None:
+        """What is written behind this mark where the conversation ends with this message."""
+        cut_off = self._try(self._messages[: index + 1]) if index + 1 < len(self._messages) else self._whole
+        numbers = [mark.number for mark in cut_off.marks] if cut_off else []
+        if cut_off is None or last.number not in numbers:
+            return None
+        at = numbers.index(last.number)
+        until = cut_off.marks[at + 1].at if at + 1 < len(numbers) else len(cut_off.text)
+        return cut_off.text[cut_off.marks[at].at : until]
+
+    def _length_to_end_token(self, written: str, *, is_call: bool) -> int:
+        """Where the conversation cannot be cut off here: up to what ends other answers."""
+        if not is_call:
+            return self._length_of_end_token(written, self._template.closing)
+        end_token = re.match(rf"\s*({self._template.marker}+)", self._template.closing)
+        at = written.find(end_token.group(1)) if end_token else -1
+        return at + len(end_token.group(1)) if end_token and at >= 0 else 0
+
+    def _length_of_end_token(self, written: str, closing: str) -> int:
+        end_tokens = re.match(rf"\s*(?:{self._template.marker})+", closing)
+        end = end_tokens.group() if end_tokens else closing.rstrip()
+        if written.startswith(end):
+            return len(end)
+        if end_tokens is None:
+            return 0
+        count = len(re.findall(self._template.marker, end))
+        others = re.match(rf"\s*(?:{self._template.marker}){{{count}}}", written)
+        return others.end() if others and self._ends_a_message(others.group().strip()) else 0
+
+    def _ends_a_message(self, end: str) -> bool:
+        """Whether it stands behind a message that is no answer."""
+        behind = re.compile(rf"\s*{re.escape(end)}")
+        return any(
+            mark.number % 2
+            and self._messages[mark.message]["role"] != "assistant"
+            and behind.match(self._whole.text, mark.at)
+            for mark in self._whole.marks
+        )
+
+    def _try(self, messages: Sequence[Message], *, prompt: bool = False) -> Located | None:
+        try:
+            return self._way(messages, prompt)
+        except TemplateRefusal:  # templates may want the conversation whole
+            return None
+
+    def _locate_all(self, messages: Sequence[Message], prompt: bool) -> Located:
+        return self._locate(messages, prompt, {message["role"] for message in messages})
+
+    def _locate_answers(self, messages: Sequence[Message], prompt: bool) -> Located:
+        """For templates that look at what others say."""
+        return self._locate(messages, prompt, {"assistant"})
+
+    def _locate(self, messages: Sequence[Message], prompt: bool, roles: set[str]) -> Located:
+        marker = _Marker()
+        marked = [marker.mark(m, index) if m["role"] in roles else m for index, m in enumerate(messages)]
+        return marker.read(self._template.render(marked, self._tools, prompt=prompt))
+
+    def _search(self, messages: Sequence[Message], prompt: bool) -> Located:
+        """For templates that look at what the answers say, or change it: each message's text behind the one before."""
+        text = self._template.render(messages, self._tools, prompt=prompt)
+        marks: list[Mark] = []
+        for index, message in enumerate(messages):
+            content = text_of(message).strip()
+            start = text.find(content, marks[-1].at if marks else 0) if content else -1
+            if start >= 0:
+                marks.append(Mark(start, 2 * index, index, is_call=False))
+                marks.append(Mark(start + len(content), 2 * index + 1, index, is_call=False))
+        return Located(text, marks)
+
+
+class _Marker:
+    """Puts marks into messages and takes them out of what the messages are rendered to."""
+
+    def __init__(self) -> None:
+        self._owners: list[tuple[int, bool]] = []  # of each mark: its message, and whether it is of a call's name
+
+    def mark(self, message: Message, index: int) -> Message:
+        """Around text, thoughts and names of calls, inside the spaces that templates trim."""
+        marked: Message = {}
+        if "reasoning_content" in message:
+            marked["reasoning_content"] = self._around(message["reasoning_content"], index)
+        if "content" in message:
+            text = self._around(text_of(message), index)
+            marked["content"] = text if isinstance(message["content"], str) else [{"type": "text", "text": text}]
+        if "tool_calls" in message:
+            functions = [call["function"] for call in message["tool_calls"]]
+            names = [self._around(function["name"], index, is_call=True) for function in functions]
+            marked["tool_calls"] = [
+                {**call, "function": {**function, "name": name}}
+                for call, function, name in zip(message["tool_calls"], functions, names, strict=True)
+            ]
+        return {**message, **marked}
+
+    def _around(self, text: str, index: int, is_call: bool = False) -> str:
+        core = text.strip()
+        if not core:
+            return text
+        start = _FIRST_MARK + len(self._owners)
+        self._owners += [(index, is_call)] * 2
+        return text.replace(core, f"{chr(start)}{core}{chr(start + 1)}", 1)
+
+    def read(self, marked: str) -> Located:
+        """The text without the marks, and where they were: of a part that stands there several times, the first."""
+        marks: dict[int, Mark] = {}
+        for count, found in enumerate(_MARK.finditer(marked)):
+            number = ord(found.group()) - _FIRST_MARK
+            marks.setdefault(number, Mark(found.start() - count, number, *self._owners[number]))
+        return Located(_MARK.sub("", marked), list(marks.values()))

@@ -1,0 +1,303 @@
+"""What a chat template makes of a conversation: the text, and what of the conversation is missing in it.
+
+A template is the model maker's code and its rendering of the whole conversation is the truth. Templates differ in how
+they take tool calls and whom they let speak, and many leave something out without a word; here the form that the
+template takes is looked for, what must not be missing is refused, and what is missing is named.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from workers.data.formats import Example, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tools = Sequence[dict[str, Any]]
+Span = tuple[int, int]
+Turn = tuple[Message, bool]
+
+_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
+_PROBE = "Hello there"
+_MAX_REASON = 200
+
+
+class TemplateRefusal(ValueError):
+    """Why the template cannot render a conversation whole."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation in the form that a template takes, and the text that it becomes."""
+
+    messages: tuple[Message, ...]
+    """In that form."""
+    learned: tuple[bool, ...]
+    """Whether each of them is to be learned."""
+    tools: Tools
+    text: str
+    """All of it, as `apply_chat_template` renders it."""
+    dropped: tuple[str, ...]
+    """Kinds of content that the text lacks."""
+
+
+class ChatTemplate:
+    """A tokenizer's chat template."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._tokenizer = tokenizer
+
+    def render(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str:
+        """The text of a conversation, `prompt`: with what asks for the next answer behind it.
+
+        Raises:
+            TemplateRefusal: the template raises on it.
+        """
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
+                )
+            )
+        except Exception as error:  # a template is other people's code, and may raise anything
+            reason = " ".join(str(error).split())[:_MAX_REASON]
+            raise TemplateRefusal(f"the chat template refuses it: {reason}") from None
+
+    def read(self, example: Example) -> Conversation:
+        """Render a conversation in the first form of its calls that the template takes whole.
+
+        Raises:
+            TemplateRefusal: the template raises on every form, or leaves out tools, a call or the result of one.
+        """
+        learned = example.learned or tuple(message["role"] == "assistant" for message in example.messages)
+        turns = list(zip(example.messages, learned, strict=True))
+        if not self._has_developer:
+            turns = _with_system(turns)
+        messages, learned = zip(*turns, strict=True)
+        refusals = []
+        lacking: list[Conversation] = []
+        for form in _forms(messages):
+            try:
+                text = self.render(form, example.tools)
+                self._check_tools(form, example.tools, text)
+            except TemplateRefusal as error:
+                refusals.append(error)
+                continue
+            dropped = tuple(_find_dropped(messages, text))
+            conversation = Conversation(form, learned, example.tools, text, dropped)
+            if not any(kind.endswith("message") for kind in dropped):
+                return conversation
+            lacking.append(conversation)
+        if not lacking:
+            raise refusals[0]
+        return lacking[0]
+
+    def find_blocks(self, conversation: Conversation) -> list[Span] | None:
+        """Where the template's own `{% generation %}` blocks stand in the text; None for a template without them."""
+        source = self._source(conversation.tools)
+        if not _GENERATION_BLOCK.search(source):
+            return None
+        variables: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
+        rendered: Any = render_jinja_template(
+            [list(conversation.messages)],
+            tools=list(conversation.tools) or None,
+            chat_template=source,
+            return_assistant_tokens_mask=True,
+            **variables,
+        )
+        (blocks,) = rendered[1]
+        return [(start, end) for start, end in blocks if end > start]
+
+    @cached_property
+    def marker(self) -> str:
+        """Regular expression of one control token: a special or added one of the tokenizer, or what is written so."""
+        tokens = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
+        longest_first = sorted(tokens, key=len, reverse=True)
+        return "(?:" + "|".join([*map(re.escape, longest_first), r"<[^<>\s]{1,64}>"]) + ")"
+
+    def ends_with_marker(self, text: str) -> bool:
+        """Whether a control token is the last of a text."""
+        return self._last_marker.search(text) is not None
+
+    def snap(self, text: str, length: int) -> int:
+        """The last place up to `length` where a line or a control token ends."""
+        ends = (found.end() for found in self._boundary.finditer(text))
+        return before_empty_element(text, max((end for end in ends if end <= length), default=0))
+
+    @cached_property
+    def header(self) -> str:
+        """What asks for the answer to a user's message; empty where the template asks for none."""
+        asked, plain = self._probe(prompt=True), self._probe(prompt=False)
+        if asked is None or plain is None:
+            return ""
+        after_asked, after_plain = asked.rpartition(_PROBE)[2], plain.rpartition(_PROBE)[2]
+        shared = shared_length(after_asked, after_plain)
+        return after_asked[shared if shared == len(after_plain) else self.snap(after_asked, shared) :]
+
+    @cached_property
+    def headers(self) -> list[str]:
+        """The header and how it may begin where the template writes it otherwise, the longest first; no beginning that
+        also stands before what a user says."""
+        ends = {len(self.header), *(found.end() for found in self._boundary.finditer(self.header))}
+        others = self._probe(prompt=False) or ""
+        return [part for end in sorted(ends, reverse=True) if (part := self.header[:end]) not in others]
+
+    @cached_property
+    def closing(self) -> str:
+        """What the template writes behind a conversation's last answer."""
+        probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            return self.render(probe).rpartition(_PROBE)[2]
+        except TemplateRefusal:
+            return ""
+
+    def _probe(self, *, prompt: bool) -> str | None:
+        try:
+            return self.render([{"role": "user", "content": _PROBE}], prompt=prompt)
+        except TemplateRefusal:
+            return None
+
+    @cached_property
+    def _boundary(self) -> re.Pattern[str]:
+        return re.compile(rf"\n|{self.marker}")
+
+    @cached_property
+    def _last_marker(self) -> re.Pattern[str]:
+        return re.compile(rf"{self.marker}\s*$")
+
+    @cached_property
+    def _has_developer(self) -> bool:
+        # A template that writes any role's name as it is would make up a role that the model has never seen.
+        return "developer" in self._source(())
+
+    def _source(self, tools: Tools) -> str:
+        return str(self._tokenizer.get_chat_template(tools=list(tools) or None))
+
+    def _check_tools(self, messages: Sequence[Message], tools: Tools, text: str) -> None:
+        """That nothing of them is missing, by comparing with renderings without it."""
+        if tools and not self._shows(_names(tools), messages, (), text):
+            raise TemplateRefusal(_left_out("the tools", _names(tools)))
+        for index, message in enumerate(messages):
+            calls = message.get("tool_calls", ())
+            fewer = {"content": "", **_without(message, "tool_calls")} | (
+                {"tool_calls": calls[:-1]} if calls[1:] else {}
+            )
+            if calls and not self._shows(
+                _names(calls), [*messages[:index], fewer, *messages[index + 1 :]], tools, text
+            ):
+                raise TemplateRefusal(_left_out("a tool call", _names(calls)))
+            if message["role"] == "tool" and not _stands_in(text_of(message), text):
+                raise TemplateRefusal(_left_out("the result of a tool", [text_of(message).strip()]))
+
+    def _shows(self, names: list[str], without: Sequence[Message], tools: Tools, text: str) -> bool:
+        """Whether names stand in the text that would be another one without what they name."""
+        try:
+            differs = self.render(without, tools) != text
+        except TemplateRefusal:
+            differs = True
+        return differs and all(name in text for name in names)
+
+
+def _left_out(what: str, names: Sequence[str]) -> str:
+    return (
+        f"the chat template leaves out {what} ({', '.join(names)[:80]}), so it would not be learned; set "
+        "model.chat_template to one that renders it"
+    )
+
+
+def text_of(message: Message) -> str:
+    """What a message says, in whichever form its content has."""
+    content = message.get("content", "")
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def before_empty_element(text: str, place: int) -> int:
+    """The place, or where an element begins that is opened right before it and closed right there, as an empty thought:
+    it is not taken apart."""
+    opened = _OPENED_AT_THE_END.search(text[:place])
+    return opened.start() if opened and text.startswith(f"</{opened.group(1)}>", place) else place
+
+
+def shared_length(one: str, other: str) -> int:
+    """How many characters two texts begin alike with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _names(of: Sequence[dict[str, Any]]) -> list[str]:
+    return [str(one.get("function", one).get("name", "")) for one in of]
+
+
+def _with_system(turns: Sequence[Turn]) -> list[Turn]:
+    """The developer's messages as the system's, joined to a system message right before: templates take one."""
+    result: list[Turn] = []
+    for message, is_learned in turns:
+        if message["role"] != "developer":
+            result.append((message, is_learned))
+            continue
+        text = message["content"]
+        if result and result[-1][0]["role"] == "system":
+            text = f"{result.pop()[0]['content']}\n\n{text}"
+        result.append(({"role": "system", "content": text}, False))
+    return result
+
+
+def _forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
+    """The messages as they are and in the other forms that templates want: the arguments of calls as JSON text, no
+    empty content beside a call, contents as lists of parts."""
+    yield tuple(messages)
+    if any("tool_calls" in message for message in messages):
+        as_text = tuple(_with_text_arguments(message) for message in messages)
+        yield as_text
+        yield tuple(_without_empty_content(message) for message in messages)
+        yield tuple(_without_empty_content(message) for message in as_text)
+    yield tuple({**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages)
+
+
+def _with_text_arguments(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _without_empty_content(message: Message) -> Message:
+    return _without(message, "content") if "tool_calls" in message and not message["content"] else message
+
+
+def _without(message: Message, key: str) -> Message:
+    return {name: value for name, value in message.items() if name != key}
+
+
+def _find_dropped(messages: Sequence[Message], text: str) -> Iterator[str]:
+    """The kinds of content that the text lacks, each once."""
+    found: dict[str, bool] = {}
+    for message in messages:
+        content = message["content"]
+        thought, closed, answer = content.rpartition("</think>")
+        if message["role"] == "assistant" and closed:
+            thought = thought.rpartition("<think>")[2]
+            found["reasoning"] = found.get("reasoning") or not _stands_in(thought, text)
+            content = answer
+        if not _stands_in(content, text):
+            found[f"{message['role']} message"] = True
+        if not _stands_in(message.get("reasoning_content", ""), text):
+            found["reasoning"] = True
+    yield from (kind for kind, is_dropped in found.items() if is_dropped)
+
+
+def _stands_in(part: str, text: str) -> bool:
+    """Whether a part of a message stands in the text, plain or as JSON; templates trim what they are given."""
+    core = part.strip()
+    return (
+        not core or core in text or json.dumps(core, ensure_ascii=False)[1:-1] in text or json.dumps(core)[1:-1] in text
+    )
