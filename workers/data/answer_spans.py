@@ -72,7 +72,7 @@ def find_targets(template: ChatTemplate, conversation: Conversation) -> list[Spa
     Raises:
         TemplateRefusal: the template's own generation blocks leave out an answer.
     """
-    blocks = template.find_blocks(conversation)
+    blocks = conversation.blocks
     if blocks is not None and _are_plain(blocks, template, conversation):
         return blocks
     answers = _Structure(template, conversation).find_answers()

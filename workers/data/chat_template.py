@@ -44,6 +44,8 @@ class Conversation:
     tools: Tools
     text: str
     """All of it, as `apply_chat_template` renders it."""
+    blocks: list[Span] | None
+    """Where the template's own `{% generation %}` blocks stand in the text; None for a template without them."""
     dropped: tuple[str, ...]
     """Kinds of content that the text lacks."""
 
@@ -53,6 +55,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
+        self._sources: dict[bool, tuple[str, dict[str, Any]]] = {}
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str:
         """The text of a conversation, `prompt`: with what asks for the next answer behind it.
@@ -67,8 +70,7 @@ class ChatTemplate:
                 )
             )
         except Exception as error:  # a template is other people's code, and may raise anything
-            reason = " ".join(str(error).split())[:_MAX_REASON]
-            raise TemplateRefusal(f"the chat template refuses it: {reason}") from None
+            raise _refusal(error) from None
 
     def read(self, example: Example) -> Conversation:
         """Render a conversation in the first form of its calls that the template takes whole.
@@ -85,13 +87,13 @@ class ChatTemplate:
         lacking: list[Conversation] = []
         for form in _forms(messages):
             try:
-                text = self.render(form, example.tools)
+                text, blocks = self._render_blocks(form, example.tools)
                 self._check_tools(form, example.tools, text)
             except TemplateRefusal as error:
                 refusals.append(error)
                 continue
             dropped = tuple(_find_dropped(messages, text))
-            conversation = Conversation(form, learned, example.tools, text, dropped)
+            conversation = Conversation(form, learned, example.tools, text, blocks, dropped)
             if not any(kind.endswith("message") for kind in dropped):
                 return conversation
             lacking.append(conversation)
@@ -99,21 +101,23 @@ class ChatTemplate:
             raise refusals[0]
         return lacking[0]
 
-    def find_blocks(self, conversation: Conversation) -> list[Span] | None:
-        """Where the template's own `{% generation %}` blocks stand in the text; None for a template without them."""
-        source = self._source(conversation.tools)
+    def _render_blocks(self, messages: Sequence[Message], tools: Tools) -> tuple[str, list[Span] | None]:
+        """A conversation's text, and where the generation blocks stand in it."""
+        source, variables = self._source(tools)
         if not _GENERATION_BLOCK.search(source):
-            return None
-        variables: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
-        rendered: Any = render_jinja_template(
-            [list(conversation.messages)],
-            tools=list(conversation.tools) or None,
-            chat_template=source,
-            return_assistant_tokens_mask=True,
-            **variables,
-        )
-        (blocks,) = rendered[1]
-        return [(start, end) for start, end in blocks if end > start]
+            return self.render(messages, tools), None
+        try:
+            rendered: Any = render_jinja_template(
+                [list(messages)],
+                tools=list(tools) or None,
+                chat_template=source,
+                return_assistant_tokens_mask=True,
+                **variables,
+            )
+        except Exception as error:
+            raise _refusal(error) from None
+        (text,), (blocks,) = rendered
+        return text, [(start, end) for start, end in blocks if end > start]
 
     @cached_property
     def marker(self) -> str:
@@ -175,10 +179,14 @@ class ChatTemplate:
     @cached_property
     def _has_developer(self) -> bool:
         # A template that writes any role's name as it is would make up a role that the model has never seen.
-        return "developer" in self._source(())
+        return "developer" in self._source(())[0]
 
-    def _source(self, tools: Tools) -> str:
-        return str(self._tokenizer.get_chat_template(tools=list(tools) or None))
+    def _source(self, tools: Tools) -> tuple[str, dict[str, Any]]:
+        """The template for conversations with or without tools, and the variables that it is given."""
+        if bool(tools) not in self._sources:
+            source = str(self._tokenizer.get_chat_template(tools=list(tools) or None))
+            self._sources[bool(tools)] = source, dict(self._tokenizer.special_tokens_map)
+        return self._sources[bool(tools)]
 
     def _check_tools(self, messages: Sequence[Message], tools: Tools, text: str) -> None:
         """That nothing of them is missing, by comparing with renderings without it."""
@@ -205,10 +213,14 @@ class ChatTemplate:
         return differs and all(name in text for name in names)
 
 
+def _refusal(error: Exception) -> TemplateRefusal:
+    return TemplateRefusal(f"the chat template refuses it: {' '.join(str(error).split())[:_MAX_REASON]}")
+
+
 def _left_out(what: str, names: Sequence[str]) -> str:
     return (
-        f"the chat template leaves out {what} ({', '.join(names)[:80]}), so it would not be learned; set "
-        "model.chat_template to one that renders it"
+        f"the chat template leaves out {what}: {', '.join(names)[:80]}; set model.chat_template to a template that "
+        "renders it, or leave the row out"
     )
 
 

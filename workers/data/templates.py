@@ -6,8 +6,10 @@ than masked wrongly.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,16 +143,17 @@ def mask_by_offsets(offsets: list[Span], targets: list[Span]) -> NDArray[np.bool
             an emoji, all have that character; a token may have none, as a space that the tokenizer trims off.
         targets: characters, in rising order.
     """
-    start_L, end_L = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
-    # A token without characters stands for what is between its neighbours.
-    is_empty_L = start_L == end_L
-    if is_empty_L.any():
-        before_L = np.concatenate([[0], np.maximum.accumulate(end_L)[:-1]])
-        start_L = np.where(is_empty_L, np.minimum(start_L, before_L), start_L)
-        end_L = np.where(is_empty_L, np.maximum(end_L, start_L + 1), end_L)
-    mask_L = np.zeros(len(start_L), dtype=np.bool_)
+    mask_L = np.zeros(len(offsets), dtype=np.bool_)
     for start, end in targets:
-        mask_L |= (start_L < end) & (end_L > start)
+        first = bisect_right(offsets, start, key=itemgetter(1))
+        stop = bisect_left(offsets, end, key=itemgetter(0))
+        # A token without characters stands before the target where it was put into the text there, and at its end where
+        # its space was trimmed off.
+        while first and offsets[first - 1] == (start, start) and (first == 1 or offsets[first - 2][1] == start):
+            first -= 1
+        while stop < len(offsets) and offsets[stop] == (end, end) and offsets[stop - 1][1] < end:
+            stop += 1
+        mask_L[first:stop] = True
     return mask_L
 
 
