@@ -9,7 +9,7 @@ the same; then it is known where each message stands. From there
 * an answer begins where the prompt for it ends: what the template writes between the message before and the answer, as
   far as it writes the same to ask for one (`add_generation_prompt`);
 * it ends with the end token that the template writes after it where the conversation ends with this answer. Where the
-  whole conversation has another one there, it counts if it also ends a message of somebody else.
+  whole conversation has another one there, it counts if it also ends a message that is answered.
 
 Where a template hides these, less is taken: what the answer says, and never what somebody else says.
 """
@@ -214,11 +214,14 @@ class _Structure:
         return others.end() if others and self._ends_a_message(others.group().strip()) else 0
 
     def _ends_a_message(self, end: str) -> bool:
-        """Whether it stands behind a message that is no answer."""
+        """Whether it stands behind a message that is answered, and does not already announce the answer."""
+        if self._template.header.startswith(end):
+            return False
         behind = re.compile(rf"\s*{re.escape(end)}")
+        roles = [*(message["role"] for message in self._messages), ""]
         return any(
             mark.number % 2
-            and self._messages[mark.message]["role"] != "assistant"
+            and roles[mark.message] != "assistant" == roles[mark.message + 1]
             and behind.match(self._whole.text, mark.at)
             for mark in self._whole.marks
         )

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken
 
 from workers.data.formats import Example
-from workers.data.templates import Tokens, tokenize_examples
+from workers.data.templates import Tokens, mask_by_offsets, tokenize_examples
 
 TURN = "<|start|>{{ m['role'] }}\n"
 PROMPT = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
@@ -120,6 +120,13 @@ def test_the_end_of_the_conversation_is_not_the_end_of_an_answer(tokenizer: Any)
 def test_a_header_that_follows_at_once_is_no_end_token(tokenizer: Any) -> None:
     bare = "{% for m in messages %}" + TURN + "{{ m['content'] }}{% endfor %}" + PROMPT
     assert learned(tokenizer, bare, TWO_TURNS) == ["one 🙂", "two"]
+    ends = bare.replace("{% endfor %}", "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}")
+    assert learned(tokenizer, ends, TWO_TURNS) == ["one 🙂", "two<eos>"]
+    by_role = ends.replace("<|start|>{{ m['role'] }}\n", "<|{{ m['role'] }}|>").replace(
+        "<|start|>assistant\n", "<|assistant|>"
+    )
+    row = example(("system", "s"), *TWO_TURNS.messages)
+    assert learned(tokenizer, by_role, row) == ["one 🙂", "two<eos>"]
 
 
 def test_a_conversation_that_begins_with_the_assistant(tokenizer: Any) -> None:
@@ -218,11 +225,31 @@ def test_a_call_is_learned_and_its_result_is_not(tokenizer: Any) -> None:
     ]
 
 
+def test_a_last_call_that_ends_in_its_own_way(tokenizer: Any) -> None:
+    end = "{{ '<|return|>' if loop.last and m['role'] == 'assistant' else '<|end|>' }}"
+    texts = learned(tokenizer, TOOLS.replace("<|end|>\n{% endfor %}", end + "{% endfor %}"), CALLING)
+    assert texts == ['<call>weather({"town": "Bergen"})</call><|end|>', "Yes.<|return|>"]
+
+
 def test_arguments_as_text_where_the_template_takes_no_objects(tokenizer: Any) -> None:
     as_text = TOOLS.replace("(c.function.arguments | tojson)", "c.function.arguments").replace(
         "{{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}"
     )
     assert learned(tokenizer, as_text, CALLING)[0] == '<call>weather({"town": "Bergen"})</call><|end|>'
+    spoken = example(("user", "u"), call("A", content="Look:"), ("tool", "R"), ("assistant", "Yes."))
+    assert learned(tokenizer, as_text, spoken)[0] == 'Look:<call>weather({"town": "A"})</call><|end|>'
+
+
+def test_a_result_within_the_turn_of_its_call_is_not_learned(tokenizer: Any) -> None:
+    inside = (
+        "{% for m in messages if m['role'] != 'tool' %}" + TURN + "{% for c in m.tool_calls or [] %}"
+        "<call>{{ c.function.name }} {{ c.function.arguments.town }}</call>{% endfor %}"
+        "{% for r in messages if r['role'] == 'tool' and m.tool_calls %}"
+        "<result {{ m.tool_calls[0].function.name }}>{{ r['content'] }}</result>{% endfor %}"
+        "{{ m['content'] }}<|end|>\n{% endfor %}" + PROMPT
+    )
+    row = example(("user", "Rain?"), call("Bergen", content="Dry."), ("tool", "RESULT"))
+    assert learned(tokenizer, inside, row) == ["<call>weather Bergen</call>", "Dry.<|end|>"]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +294,22 @@ def test_a_system_message_that_is_left_out_is_named(tokenizer: Any) -> None:
     assert isinstance(result, Tokens) and result.dropped == ("system message",)
     result = tokenize(tokenizer, PLAIN, example(("system", "Be brief."), *TWO_TURNS.messages))
     assert isinstance(result, Tokens) and result.dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [
+        ([(0, 2), (2, 4), (4, 6)], [0, 1, 0]),
+        ([(0, 3), (3, 4), (4, 6)], [1, 1, 0]),  # half of the token is the answer's
+        ([(0, 1), (1, 2), (2, 3), (2, 3), (2, 3), (3, 5)], [0, 0, 1, 1, 1, 1]),  # bytes of one character
+        ([(0, 2), (2, 2), (2, 4), (4, 6)], [0, 1, 1, 0]),  # put before a word, as SentencePiece does
+        ([(0, 1), (2, 2), (2, 4), (4, 6)], [0, 0, 1, 0]),  # a space before the answer that was trimmed off
+        ([(0, 2), (2, 3), (4, 4), (4, 6)], [0, 1, 1, 0]),  # a space at its end
+        ([(0, 2), (2, 4), (4, 4), (4, 6)], [0, 1, 0, 0]),  # put before what follows
+    ],
+)
+def test_tokens_that_hold_a_character_of_an_answer(offsets: list[tuple[int, int]], expected: list[int]) -> None:
+    assert mask_by_offsets(offsets, [(2, 4)]).astype(int).tolist() == expected
 
 
 def test_a_tokenizer_that_tells_no_characters() -> None:
