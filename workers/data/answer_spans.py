@@ -26,9 +26,9 @@ from workers.data.chat_template import (
     TemplateRefusal,
     before_empty_element,
     shared_length,
-    text_of,
 )
 from workers.data.formats import Message
+from workers.data.message_forms import text_of
 
 Locate = Callable[[Sequence[Message], bool], "Located"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from workers.data.formats import Example, Message
+from workers.data.message_forms import forms_of, has_written_out_parts, text_of, with_system, without
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
-Turn = tuple[Message, bool]
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
@@ -81,16 +81,18 @@ class ChatTemplate:
         learned = example.learned or tuple(message["role"] == "assistant" for message in example.messages)
         turns = list(zip(example.messages, learned, strict=True))
         if not self._has_developer:
-            turns = _with_system(turns)
+            turns = with_system(turns)
         messages, learned = zip(*turns, strict=True)
         refusals = []
         lacking: list[Conversation] = []
-        for form in _forms(messages):
+        for form in forms_of(messages):
             try:
                 text, blocks = self._render_blocks(form, example.tools)
                 self._check_tools(form, example.tools, text)
             except TemplateRefusal as error:
                 refusals.append(error)
+                continue
+            if has_written_out_parts(form, text):
                 continue
             dropped = tuple(_find_dropped(messages, text))
             conversation = Conversation(form, learned, example.tools, text, blocks, dropped)
@@ -194,7 +196,7 @@ class ChatTemplate:
             raise TemplateRefusal(_left_out("the tools", _names(tools)))
         for index, message in enumerate(messages):
             calls = message.get("tool_calls", ())
-            fewer = {"content": "", **_without(message, "tool_calls")} | (
+            fewer = {"content": "", **without(message, "tool_calls")} | (
                 {"tool_calls": calls[:-1]} if calls[1:] else {}
             )
             if calls and not self._shows(
@@ -224,12 +226,6 @@ def _left_out(what: str, names: Sequence[str]) -> str:
     )
 
 
-def text_of(message: Message) -> str:
-    """What a message says, in whichever form its content has."""
-    content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-
 def before_empty_element(text: str, place: int) -> int:
     """The place, or where an element begins that is opened right before it and closed right there, as an empty thought:
     it is not taken apart."""
@@ -244,50 +240,6 @@ def shared_length(one: str, other: str) -> int:
 
 def _names(of: Sequence[dict[str, Any]]) -> list[str]:
     return [str(one.get("function", one).get("name", "")) for one in of]
-
-
-def _with_system(turns: Sequence[Turn]) -> list[Turn]:
-    """The developer's messages as the system's, joined to a system message right before: templates take one."""
-    result: list[Turn] = []
-    for message, is_learned in turns:
-        if message["role"] != "developer":
-            result.append((message, is_learned))
-            continue
-        text = message["content"]
-        if result and result[-1][0]["role"] == "system":
-            text = f"{result.pop()[0]['content']}\n\n{text}"
-        result.append(({"role": "system", "content": text}, False))
-    return result
-
-
-def _forms(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
-    """The messages as they are and in the other forms that templates want: the arguments of calls as JSON text, no
-    empty content beside a call, contents as lists of parts."""
-    yield tuple(messages)
-    if any("tool_calls" in message for message in messages):
-        as_text = tuple(_with_text_arguments(message) for message in messages)
-        yield as_text
-        yield tuple(_without_empty_content(message) for message in messages)
-        yield tuple(_without_empty_content(message) for message in as_text)
-    yield tuple({**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages)
-
-
-def _with_text_arguments(message: Message) -> Message:
-    if "tool_calls" not in message:
-        return message
-    calls = [
-        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
-
-
-def _without_empty_content(message: Message) -> Message:
-    return _without(message, "content") if "tool_calls" in message and not message["content"] else message
-
-
-def _without(message: Message, key: str) -> Message:
-    return {name: value for name, value in message.items() if name != key}
 
 
 def _find_dropped(messages: Sequence[Message], text: str) -> Iterator[str]:

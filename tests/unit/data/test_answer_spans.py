@@ -288,6 +288,14 @@ def test_contents_in_parts_where_the_template_takes_no_other(tokenizer: Any) -> 
     assert learned(tokenizer, parts, TWO_TURNS) == ["one 🙂<|end|>", "two<|end|>"]
 
 
+def test_contents_in_parts_are_not_written_out_as_lists(tokenizer: Any) -> None:
+    shouts = PLAIN.replace(
+        "{{ m['content'] }}", "{{ m['content'] | upper if m['role'] == 'system' else m['content'] }}"
+    )
+    row = example(("system", "Be brief."), *TWO_TURNS.messages)
+    assert learned(tokenizer, shouts, row) == ["one 🙂<|end|>", "two<|end|>"]
+
+
 def test_a_system_message_that_is_left_out_is_named(tokenizer: Any) -> None:
     drops = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
     result = tokenize(tokenizer, drops, example(("system", "Be brief."), *TWO_TURNS.messages))

@@ -1,0 +1,57 @@
+"""Chat templates that write the day's date: the same rows would be others tomorrow, so one day is written for all."""
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.durable import write_durably
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
+_ASKED = re.compile(r"strftime_now\s*\(")
+_FILE = "template-date"
+
+
+def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date | None:
+    """Let the chat template write the day on which the first store of a cache was made; changes the tokenizer.
+
+    Args:
+        tokenizer: whose template may ask for the date (`strftime_now`).
+        cache_dir: folder of token stores; the day is kept there, in a file of its own.
+
+    Returns:
+        The day; None where the template does not ask for it.
+
+    Raises:
+        ValueError: the template asks for the date in a form that is only known when it is rendered.
+    """
+    templates = tokenizer.chat_template
+    by_name = templates if isinstance(templates, dict) else {"": templates or ""}
+    if not any(_ASKED.search(source) for source in by_name.values()):
+        return None
+    day = _day_of(cache_dir)
+    frozen = {name: _CALL.sub(lambda call: _written(day, call.group(1)), source) for name, source in by_name.items()}
+    if any(_ASKED.search(source) for source in frozen.values()):
+        raise ValueError(
+            "model.path: the chat template writes today's date, in a form that cannot be known before, so the same "
+            "rows would be other rows tomorrow; set model.chat_template to one without it"
+        )
+    tokenizer.chat_template = frozen if isinstance(templates, dict) else frozen[""]
+    return day
+
+
+def _day_of(cache_dir: Path) -> date:
+    path = cache_dir / _FILE
+    if not path.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_durably(path, date.today().isoformat().encode())
+    return date.fromisoformat(path.read_text())
+
+
+def _written(day: date, form: str) -> str:
+    """The date as a literal of the template's language."""
+    quote = form[0]
+    return quote + day.strftime(form[1:-1]).replace("\\", "\\\\").replace(quote, "\\" + quote) + quote
