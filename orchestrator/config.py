@@ -21,6 +21,7 @@ from orchestrator.stages.resolving import check_stages
 from orchestrator.study.config import StudyConfig, check_study
 from orchestrator.tracking.config import AnyTrackerConfig, check_tracking
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from workers.nearest import meant
 from workers.settings import Seed, Settings
 from workers.strategies.cofitune import CoFiTuneConfig
 
@@ -144,9 +145,10 @@ class RunConfig(Settings):
                 check_domains(f"mixing.{key}", value, names)
         if (target := getattr(self.mixing, "target", None)) is not None:
             check_target(target, names)
-        if self.evaluation.best not in (None, "mean", "worst", *self.domains):
-            known = list(self.domains)
-            raise ValueError(f"evaluation.best: {self.evaluation.best!r} is neither mean nor worst nor one of {known}")
+        best, known = self.evaluation.best, list(self.domains)
+        if best is not None and best not in ("mean", "worst", *known):
+            near = meant([best], ["mean", "worst", *known])
+            raise ValueError(f"evaluation.best: {best!r} is neither mean nor worst nor one of {known}{near}")
         if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
             raise ValueError(floor_fault(self.mixing.floor, len(names)))
         return self

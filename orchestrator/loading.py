@@ -11,11 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError, Fault, describe, format_path
+from orchestrator.config_errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
 from orchestrator.config_files import missing_files
-
-KeyPath = tuple[str | int, ...]
-Lines = dict[KeyPath, int]
+from orchestrator.overrides import Origins, apply_overrides
 
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
@@ -61,38 +59,42 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
     Raises:
         ConfigError: with one line for each fault.
     """
-    data, lines = _parse(path)
-    for override in overrides:
-        _apply(override, data, lines)
+    data, origins = _parse(path)
+    apply_overrides(overrides, data, origins, lambda text: yaml.load(text, _BoundedLoader))
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        raise _config_error(path, lines, describe(error, data)) from None
+        raise _config_error(path, origins, describe(error, data)) from None
+    if faults := unknown_changes(config):
+        raise _config_error(path, origins, faults)
     if check_files and (faults := missing_files(config)):
-        raise _config_error(path, lines, faults)
+        raise _config_error(path, origins, faults)
     return config
 
 
-def _config_error(path: Path, lines: Lines, faults: Iterable[Fault]) -> ConfigError:
-    return ConfigError([f"{_place(path, lines, key)}{format_path(key)}: {what}" for key, what in faults])
+def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> ConfigError:
+    return ConfigError([_line(path, origins, key, what) for key, what in faults])
 
 
-def _place(path: Path, lines: Lines, key: KeyPath) -> str:
-    """`file:line: ` of a key, or of the nearest key around it that the file has."""
-    while key and key not in lines:
-        key = key[:-1]
-    line = lines.get(key, 0)
-    return f"{path}:{line}: " if line else "--set: " if key else f"{path}: "
+def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:
+    """A fault with its place: that of the key, or of the nearest key around it that was given."""
+    given = key
+    while given and given not in origins:
+        given = given[:-1]
+    origin, name = origins.get(given), format_path(key)
+    if isinstance(origin, str):
+        return f"--set {origin}: {what}" if origin.partition("=")[0] == name else f"--set {origin}: {name}: {what}"
+    return f"{path}:{origin}: {name}: {what}" if origin else f"{path}: {name}: {what}"
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
+def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError([f"{path}: {path.stat().st_size:,} bytes; a configuration has at most {_MAX_BYTES:,}"])
         text = path.read_text(encoding="utf-8")
         loader = _BoundedLoader(text)
         root = loader.get_single_node()
-        lines: Lines = {}
+        lines: Origins = {}
         data = _Builder(path, loader, lines).build(root, ()) if root is not None else None
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}; give the path of a YAML file"]) from None
@@ -113,7 +115,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
 class _Builder:
     """Builds plain data from YAML nodes, noting the line of every key and refusing duplicates."""
 
-    def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Lines) -> None:
+    def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Origins) -> None:
         self._path, self._loader, self._lines = path, loader, lines
         self._num_values = 0
 
@@ -153,24 +155,3 @@ class _Builder:
             self._lines[(*key, name)] = line
             mapping[name] = self.build(value_node, (*key, name))
         return inherited | mapping
-
-
-def _apply(override: str, data: dict[str, Any], lines: Lines) -> None:
-    """Set one `a.b=value` in the data; the keys it makes have no line."""
-    name, equals, text = override.partition("=")
-    if not equals or not all(name.split(".")):
-        raise ConfigError([f"--set {override}: write it as key.path=value, e.g. training.max_steps=100"])
-    try:
-        value = yaml.load(text, _BoundedLoader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError([f"--set {override}: {text!r} is not a YAML value; put it in quotes"]) from None
-    *parents, last = name.split(".")
-    for parent in parents:
-        inner = data.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError([f"--set {override}: {parent!r} is {inner!r}, not a group of keys"])
-        data = inner
-    data[last] = value
-    for key in [key for key in lines if key[: len(parents) + 1] == (*parents, last)]:
-        lines[key] = 0
-    lines[(*parents, last)] = 0

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from workers.nearest import meant
 from workers.settings import Settings
 from workers.strategies.cofitune.config import Module, ModuleSet
 
@@ -47,7 +48,10 @@ def check_coarse_search(config: "RunConfig") -> None:
         return
     trained = config.trained_domains
     if unknown := [name for name in settings.speciality if name not in trained]:
-        raise ValueError(f"coarse_search.speciality: {unknown} are not trained domains of this run; they are {trained}")
+        near = meant(unknown, trained)
+        raise ValueError(
+            f"coarse_search.speciality: {unknown} are not trained domains of this run{near}; they are {trained}"
+        )
     if settings.scores == "losses" and set(config.domains) == set(settings.speciality):
         raise ValueError(
             "coarse_search.speciality: no other domain is left to measure what is forgotten; add one, if only with "

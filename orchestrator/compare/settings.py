@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from workers.nearest import meant
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,4 +31,5 @@ def check_compare(config: "RunConfig") -> None:
     """
     target = config.compare.target
     if target is not None and target not in config.domains:
-        raise ValueError(f"compare.target: {target!r} is not a domain of this run; they are {list(config.domains)}")
+        near, known = meant([target], config.domains), list(config.domains)
+        raise ValueError(f"compare.target: {target!r} is not a domain of this run{near}; they are {known}")

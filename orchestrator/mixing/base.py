@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from pydantic import AfterValidator, Field
 
 from workers.contracts import DomainFeedback
+from workers.nearest import meant
 from workers.settings import Settings
 
 Shares = dict[str, float]
@@ -129,16 +130,18 @@ class ConstantMixing(MixingAlgorithm[Config]):
 
 def check_domains(what: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
     """Refuse values that are not given for exactly these domains."""
+    if unknown := [name for name in values if name not in names]:
+        near = meant(unknown, names)
+        raise ValueError(f"{what}: {unknown} are not domains of this run{near}; its domains are {list(names)}")
     if missing := [name for name in names if name not in values]:
         raise ValueError(f"{what}: no value for {missing}; give one for each of {list(names)}")
-    if unknown := [name for name in values if name not in names]:
-        raise ValueError(f"{what}: {unknown} are not domains of this run; its domains are {list(names)}")
 
 
 def check_target(target: str, names: Sequence[str]) -> None:
     """Refuse a target that is not one of these domains."""
     if target not in names:
-        raise ValueError(f"mixing.target: {target!r} is not a domain that is trained on; these are {list(names)}")
+        near = meant([target], names)
+        raise ValueError(f"mixing.target: {target!r} is not a domain that is trained on{near}; these are {list(names)}")
 
 
 def normalise(values: Mapping[str, float]) -> Shares:

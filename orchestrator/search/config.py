@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from workers.nearest import meant
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ def check_search(config: "RunConfig") -> None:
         raise ValueError("search: a plan of stages cannot be searched over; leave out `stages`")
     if isinstance(search.metric, dict):
         if unknown := [name for name in search.metric if name not in config.domains]:
-            raise ValueError(f"search.metric: {unknown} are not domains of this run; they are {list(config.domains)}")
+            near = meant(unknown, config.domains)
+            raise ValueError(
+                f"search.metric: {unknown} are not domains of this run{near}; they are {list(config.domains)}"
+            )
         if not any(search.metric.values()):
             raise ValueError("search.metric: all weights are 0; give at least one domain some")
     if search.metric == "target" and not (config.compare.target or getattr(config.mixing, "target", None)):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from orchestrator.mixing.base import MixingConfig, normalise
 from orchestrator.stages.config import StageConfig
 from workers.config import DomainConfig
+from workers.nearest import meant
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -29,7 +30,10 @@ def check_stages(config: "RunConfig", stages: Sequence[StageConfig]) -> None:
         if stage.start not in ("base", "previous", *earlier):
             raise ValueError(f"{key}.start: {stage.start!r} is neither base nor previous nor one of {earlier}")
         if unknown := [name for name in stage.domains or {} if name not in config.domains]:
-            raise ValueError(f"{key}.domains: {unknown} are not domains of this run; they are {list(config.domains)}")
+            near = meant(unknown, config.domains)
+            raise ValueError(
+                f"{key}.domains: {unknown} are not domains of this run{near}; they are {list(config.domains)}"
+            )
         measured = [
             name for name, amount in _amounts(config, stage).items() if amount and name in _only_measured(config)
         ]

