@@ -1,4 +1,4 @@
-"""Whose folder it is: one driver at a time, and one configuration for good."""
+"""Whose folder it is: one driver at a time, and one configuration for good, once something was trained with it."""
 
 import hashlib
 import json
@@ -9,7 +9,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.config import RunConfig
+from orchestrator.training.untrained import give_back, has_trained
 from workers.durable import write_durably
+from workers.events import note_event
 
 # What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
 _FREE_KEYS = {
@@ -43,7 +45,8 @@ def claim_folder(config: RunConfig) -> Iterator[str]:
 
     Raises:
         FolderInUseError: another driver holds it.
-        ClaimError: it was begun with another configuration.
+        ClaimError: something was trained there with another configuration. Where nothing was, as after a run that was
+            refused in its preparation, the folder is begun anew.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.folder / ".driver.lock")
@@ -67,12 +70,18 @@ def _compare_with_begun(config: RunConfig) -> None:
         begun = RunConfig.model_validate_json(path.read_bytes())
         before, now = dict(_flatten(bound_settings(begun))), dict(_flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        if changed:
-            lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        # The folder says where it is, whatever name it had when it was begun.
+        begun_here = begun.model_copy(update={"name": config.name, "output_dir": config.output_dir})
+        lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        if changed and has_trained(begun_here):
             raise ClaimError(
                 f"{config.folder} was begun with another configuration; use another name, "
-                "or put these keys back to go on:\n" + "\n".join(lines)
+                "or put these keys back to go on:\n" + "\n".join(f"  {line}" for line in lines)
             )
+        if changed:
+            give_back(config.folder)
+            what = "; ".join(lines)
+            note_event(config.folder, 0, "begun_anew", f"nothing was trained with the settings before: {what}")
     write_durably(path, config.model_dump_json(indent=1).encode())
 
 

@@ -101,7 +101,8 @@ def make_ready(
 
 def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> None:
     """Tell of unreadable rows once, when the run begins."""
-    if (config.folder / "events.jsonl").exists():
+    events = config.folder / "events.jsonl"
+    if events.exists() and '"bad_rows"' in events.read_text():
         return
     for name, domain in stores.items():
         if domain.report.num_bad_rows:

@@ -1,5 +1,6 @@
 """A run's folder: one driver at a time, one configuration for good."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,101 @@ def claim(settings: RunConfig) -> str:
         return run_id
 
 
+TRACES = [
+    "metrics.jsonl",
+    "feedback/00000000.json",
+    "weights/000001.json",
+    "checkpoints/step-00000003/state.json",
+    "checkpoints/.step-00000003-abc/state.json",
+    "samples.jsonl",
+    "model/config.json",
+    "best/config.json",
+    "summary.json",
+    "stages.json",
+    "study/results.csv",
+    "trial.json",
+    "requests/a.json",
+    "tensorboard/events/x",
+    "something-of-the-user.txt",
+]
+
+
+def train_something(folder: Path, trace: str = "metrics.jsonl") -> None:
+    path = folder / trace
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}\n")
+
+
+def prepare_only(folder: Path) -> None:
+    """What a run leaves that was refused before its first evaluation."""
+    for name in ("weights", "feedback", "checkpoints"):
+        (folder / name).mkdir()
+    (folder / "weights" / "000000.json").write_text("{}")
+    (folder / "attempt.json").write_text('{"attempt": 3}')
+    for name in (
+        "raymix.log",
+        "events.jsonl",
+        "mixing.jsonl",
+        "reference.json",
+        "failure.json",
+        "importance.safetensors",
+    ):
+        (folder / name).write_text("of the first try\n")
+    (folder / "metrics.jsonl").touch()
+
+
+def test_a_run_that_never_trained_may_be_mended(tmp_path: Path) -> None:
+    first = claim(config(tmp_path))
+    folder = tmp_path / "r"
+    prepare_only(folder)
+    mended = config(tmp_path, mixing__sigma=0.7)
+    assert claim(mended) not in (first, "")
+    assert RunConfig.model_validate_json((folder / "config.json").read_bytes()) == mended
+    # What was made for the first configuration is gone; the log and the fence against its workers stay.
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "attempt.json", "config.json", "events.jsonl", "raymix.log"
+    ]  # fmt: skip
+    assert json.loads((folder / "attempt.json").read_text())["attempt"] == 3
+    assert "mixing.sigma: was 0.5, is 0.7" in json.loads((folder / "events.jsonl").read_text())["message"]
+
+
+def test_the_same_configuration_keeps_what_was_prepared(tmp_path: Path) -> None:
+    claim(config(tmp_path))
+    prepare_only(tmp_path / "r")
+    claim(config(tmp_path))
+    assert (tmp_path / "r" / "reference.json").exists() and (tmp_path / "r" / "weights" / "000000.json").exists()
+
+
+@pytest.mark.parametrize("trace", TRACES)
+def test_whatever_was_trained_keeps_the_folder(tmp_path: Path, trace: str) -> None:
+    claim(config(tmp_path))
+    folder = tmp_path / "r"
+    train_something(folder, trace)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ClaimError, match="begun with another configuration"):
+        claim(config(tmp_path, seed=1))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+def test_a_plan_with_a_trained_stage_keeps_its_folder(tmp_path: Path) -> None:
+    stages = [{"name": "one", "domains": ["a"]}, {"name": "two", "domains": ["b"]}]
+    claim(config(tmp_path, stages=stages))
+    (tmp_path / "stages" / "two-0123").mkdir(parents=True)
+    (tmp_path / "stages" / "two-0123" / "config.json").write_text("{}")
+    claim(config(tmp_path, stages=stages, seed=1))
+    train_something(tmp_path / "stages" / "two-0123")
+    with pytest.raises(ClaimError, match="begun with another configuration"):
+        claim(config(tmp_path, stages=stages, seed=2))
+
+
+def test_a_driver_that_is_at_it_is_not_disturbed_by_a_mended_configuration(tmp_path: Path) -> None:
+    with claim_folder(config(tmp_path)):
+        prepare_only(tmp_path / "r")
+        with pytest.raises(ClaimError, match="another process is running this run"):
+            claim(config(tmp_path, seed=1))
+        assert (tmp_path / "r" / "reference.json").exists()
+
+
 def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with claim_folder(config(tmp_path)):
         code = (
@@ -68,6 +164,7 @@ def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None
 )
 def test_a_changed_key_is_named_with_both_values(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
     claim(config(tmp_path))
+    train_something(tmp_path / "r")
     begun = (tmp_path / "r" / "config.json").read_bytes()
     with pytest.raises(ClaimError, match="begun with another configuration") as error:
         claim(config(tmp_path, **changes))
