@@ -35,7 +35,7 @@ def submit(
         from orchestrator.jobs.client import submit as submit_job
 
         console = Console()
-        job = submit_job(settings, address, verb)
+        job = submit_job(settings, address, verb, console)
         console.print(f"submitted {job}", markup=False, highlight=False)
         if wait:
             _follow(job, address, console)

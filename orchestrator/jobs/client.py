@@ -35,15 +35,18 @@ class JobError(RuntimeError):
     """The cluster did not take a call, or a job did not end well."""
 
 
-def submit(config: RunConfig, address: str | None, verb: str = "run") -> str:
+def submit(config: RunConfig, address: str | None, verb: str, console: Console) -> str:
     """Hand a run, or what another verb makes of its configuration, over to a cluster; the job's id.
+
+    What of a folder does not travel is told on the console.
 
     Raises:
         ConfigError, ValueError: the run cannot travel; see `write_package`.
         JobError: the cluster cannot be reached, wants another token, or refuses the job.
     """
     with tempfile.TemporaryDirectory(prefix="raymix-job-") as folder, cluster_errors(address):
-        write_package(config, Path(folder))
+        for note in write_package(config, Path(folder)):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         runtime_env = dict(config.cluster.runtime_env)
         runtime_env["env_vars"] = {
             "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_SECONDS),

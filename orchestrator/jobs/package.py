@@ -1,7 +1,8 @@
 """The folder that travels with a job: the configuration, and the files that it names by relative paths."""
 
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError, format_path
+from orchestrator.jobs.folders import choose_data_files, choose_model_files, refuse_whole_place
 
 CONFIG_NAME = "config.yaml"
 MAX_BYTES = 400 * 2**20  # Ray takes packages of 500 MiB
@@ -19,8 +21,13 @@ KeyPath = tuple[str | int, ...]
 _ON_THE_CLUSTER: tuple[KeyPath, ...] = (("output_dir",), ("data", "cache_dir"), ("start", "run"))
 
 
-def write_package(config: RunConfig, folder: Path) -> None:
+def write_package(config: RunConfig, folder: Path) -> list[str]:
     """Fill an empty folder with what a job needs: `config.yaml` and every file that it names.
+
+    Of a folder that it names, the files that are for the job travel; see `folders.py`.
+
+    Returns:
+        A line for each folder of which files stay at home.
 
     Raises:
         ConfigError: a file is missing, or a path has to be absolute, since the cluster writes or looks there.
@@ -37,28 +44,64 @@ def write_package(config: RunConfig, folder: Path) -> None:
         f"{format_path(key)}: {path}: no such file (looked in {Path.cwd()}); mend the path, or give the absolute path "
         "that it has on the cluster"
         for key, path in travelling.items()
-        if not path.exists()
+        if not (path.exists() or _matches(path))
+    ]
+    faults += [
+        fault
+        for key, path in _paths(data)
+        if path.is_dir() and key not in _ON_THE_CLUSTER and (fault := refuse_whole_place(format_path(key), path))
     ]
     if faults:
         raise ConfigError(faults)
-    num_bytes = sum(file.stat().st_size for path in set(travelling.values()) for file in _files(path))
+    files, notes = _choose(travelling)
+    num_bytes = sum(file.stat().st_size for file in files.values())
     if num_bytes > MAX_BYTES:
         raise ValueError(
             f"{num_bytes / 2**20:,.0f} MiB of files would travel with the job, and {MAX_BYTES / 2**20:,.0f} are the "
             "limit; put them on storage that the cluster shares and name them by absolute paths"
         )
-    for path in set(travelling.values()):
-        target = folder / _inside(path)
+    for path, source in files.items():
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(path, target)
+        shutil.copyfile(source, target)
     inside = _replace(data, lambda key, path: _inside(path) if key in travelling else path)
     # The job's driver is in the cluster already, and the runtime environment is the job's.
     inside["cluster"] |= {"address": "auto", "runtime_env": {}}
     plain = RunConfig.model_validate(inside).model_dump(mode="json")
-    (folder / CONFIG_NAME).write_text(yaml.safe_dump(plain, sort_keys=False))
+    (folder / CONFIG_NAME).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return notes
+
+
+def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[str]]:
+    """Path inside the package -> the file that goes there; and a line for each folder of which files stay.
+
+    Raises:
+        ConfigError: a folder holds nothing that could be used.
+    """
+    files: dict[Path, Path] = {}
+    notes: list[str] = []
+    faults: list[str] = []
+    for key, path in travelling.items():
+        if not path.is_dir():
+            files |= {_inside(file): file for file in ([path] if path.exists() else _matches(path))}
+            continue
+        is_model = key[-2:] == ("model", "path")
+        choice = choose_model_files(path) if is_model else choose_data_files(path)
+        files |= {_inside(path) / inside: source for inside, source in choice.files.items()}
+        if (note := choice.describe_left(path)) and note not in notes:
+            notes.append(note)
+        if is_model and Path("config.json") not in choice.files:
+            faults.append(f"{format_path(key)}: {path} holds no config.json, so it is not a Hugging Face model folder")
+        elif not choice.files:
+            faults.append(f"{format_path(key)}: {path} holds no file of a data set; give a folder that does")
+    if faults:
+        raise ConfigError(faults)
+    return files, notes
+
+
+def _matches(path: Path) -> list[Path]:
+    """The files that a pattern like `data/*.jsonl` stands for."""
+    return sorted(file for file in Path().glob(str(path)) if file.is_file()) if re.search(r"[*?\[]", str(path)) else []
 
 
 def _paths(data: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Path]]:
@@ -87,7 +130,3 @@ def _replace(data: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath = 
 
 def _inside(path: Path) -> Path:
     return Path(*(_UP if part == ".." else part for part in path.parts))
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]

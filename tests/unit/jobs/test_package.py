@@ -95,3 +95,120 @@ def test_too_much_is_refused_before_anything_is_copied(
     with pytest.raises(ValueError, match="put them on storage that the cluster shares"):
         write_package(config(), target)
     assert not list(target.iterdir())
+
+
+SECRETS = [
+    ".git/config", ".git/objects/ab/cd", ".env", ".env.local", ".netrc", ".aws/credentials", ".ssh/id_rsa", "id_rsa",
+    ".kube/config", "server.pem", "kube.json", "service-account.json", "wandb/settings", ".venv/lib/x.py",
+    "__pycache__/x.pyc", "notes.txt", "README.md", "optimizer.pt", "training_args.bin", ".gitignore", "runs/a/config.json",
+]  # fmt: skip
+MODEL = [
+    "config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "additional_chat_templates/tools.jinja",
+]  # fmt: skip
+
+
+def fill(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"of {name}")
+
+
+def travel(tmp_path: Path, settings: RunConfig) -> tuple[dict[str, str], list[str]]:
+    """Path in the package -> content, and what was said."""
+    travels = tmp_path / "package"
+    travels.mkdir()
+    notes = write_package(settings, travels)
+    files = {str(path.relative_to(travels)): path.read_text() for path in travels.rglob("*") if path.is_file()}
+    assert not any(path.is_symlink() for path in travels.rglob("*"))
+    return files, notes
+
+
+def test_of_a_model_folder_its_own_files_travel_and_all_others_stay_and_are_told(here: Path, tmp_path: Path) -> None:
+    fill(here / "base", MODEL + SECRETS)
+    files, (note,) = travel(tmp_path, config())
+    assert sorted(name for name in files if name.startswith("base/")) == sorted(f"base/{name}" for name in MODEL)
+    assert note.startswith(f"base: {len(SECRETS)} files stay at home")
+    assert ".env" in note and ".git/ (2 files)" in note
+
+
+def test_a_link_in_a_model_folder_carries_nothing_else(here: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "config.json").write_text("hunter2")
+    (tmp_path / "store").mkdir()
+    for name in ("model.safetensors", "shard-7.safetensors"):
+        (tmp_path / "store" / name).write_text(f"of {name}")
+    base = here / "base"
+    fill(base, ["config.json"])
+    (base / ".env").write_text("hunter2")
+    (base / "vocab.txt").symlink_to(secret)
+    (base / "tokenizer.json").symlink_to(".env")
+    (base / "merges.txt").symlink_to("/nowhere")
+    (base / "additional_chat_templates").symlink_to(tmp_path / "keys")
+    (base / "more").symlink_to(tmp_path)
+    (base / "model.safetensors").symlink_to(tmp_path / "store" / "model.safetensors")
+    (base / "model-00001-of-00001.safetensors").symlink_to(tmp_path / "store" / "shard-7.safetensors")
+    files, (note,) = travel(tmp_path, config())
+    assert "hunter2" not in files.values()
+    assert files["base/model.safetensors"] == "of model.safetensors"  # the same file under another roof
+    assert files["base/model-00001-of-00001.safetensors"] == "of shard-7.safetensors"
+    assert note.startswith("base: 6 files stay at home")
+
+
+def test_a_snapshot_of_the_hub_s_cache_travels_whole(here: Path, tmp_path: Path) -> None:
+    snapshot = here / "hub" / "models--o--m" / "snapshots" / "abc"
+    blobs = snapshot.parents[1] / "blobs"
+    fill(blobs, [str(number) for number in range(len(MODEL))])
+    for number, name in enumerate(MODEL):
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blobs / str(number))
+    (here / "linked").symlink_to(snapshot)
+    for path in ("hub/models--o--m/snapshots/abc", "linked"):
+        for old in (tmp_path / "package").glob("*"):
+            old.rename(tmp_path / f"old-{old.name}")
+        (tmp_path / "package").exists() and (tmp_path / "package").rmdir()
+        files, notes = travel(tmp_path, config(model={"path": path}))
+        expected = {f"{path}/{name}": f"of {number}" for number, name in enumerate(MODEL)}
+        assert {name: text for name, text in files.items() if name.startswith(path)} == expected and notes == []
+
+
+def test_of_a_data_set_folder_secrets_and_hidden_files_stay(here: Path, tmp_path: Path) -> None:
+    rows = ["train.parquet", "sub/part.jsonl.gz", "README.md", "dataset_infos.json"]
+    stay = [".env", ".git/config", "credentials.json", "client_secret.json", "id_rsa", "x.pem", "load.py", "a.sqlite"]
+    fill(here / "set", rows + stay)
+    domains = {"a": {"hub": {"path": "set"}}, "b": {"train": "data/a.jsonl"}}
+    files, (note,) = travel(tmp_path, config(domains=domains, mixing={"type": "uniform"}))
+    assert sorted(name for name in files if name.startswith("set/")) == sorted(f"set/{name}" for name in rows)
+    assert note.startswith(f"set: {len(stay)} files stay at home")
+
+
+@pytest.mark.parametrize("path", [".", "./", "..", "../project", "base/..", "here", "/", "~", "../.."])
+def test_a_place_that_holds_more_than_a_model_is_refused(
+    here: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (here / "here").symlink_to(here)
+    for folder in (here, here.parent, tmp_path / "home"):
+        (folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        write_package(config(model={"path": str(Path(path).expanduser())}), tmp_path / "package")
+    (line,) = caught.value.lines
+    assert line.startswith("model.path: ") and "would travel with the job" in line
+
+
+def test_a_folder_that_is_no_model_is_refused(here: Path, tmp_path: Path) -> None:
+    fill(here / "other", ["notes.txt", ".env"])
+    with pytest.raises(ConfigError, match=r"model\.path: other holds no config\.json"):
+        write_package(config(model={"path": "other"}), tmp_path)
+
+
+def test_files_of_a_pattern_and_names_of_any_letters_travel(here: Path, tmp_path: Path) -> None:
+    fill(here / "my data", ["été 1.jsonl", "été 2.jsonl", "other.csv"])
+    domains = {"a": {"train": "my data/été *.jsonl"}, "b": {"train": "my data/été 1.jsonl"}}
+    files, _ = travel(tmp_path, config(domains=domains, mixing={"type": "uniform"}))
+    assert {name for name in files if name.startswith("my data")} == {"my data/été 1.jsonl", "my data/été 2.jsonl"}
+    assert "my data/été *.jsonl" in files["config.yaml"]

@@ -1,0 +1,143 @@
+"""Which files of a folder travel with a job: a model's own, or those of a data set. All others stay where they are.
+
+A folder that a configuration names is the user's: beside the model there may be a repository, keys, notes, an
+environment, and links that lead anywhere. So files are chosen by what they are for, never taken because they are there,
+and a link is followed only to the same file under another roof.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+# What transformers reads of a model folder: configuration, weights, tokenizer, chat template.
+_OF_A_MODEL = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "bpe.codes",
+    "encoder.json",
+    "emoji.json",
+    "tokenizer.model",
+    "tokenizer.model.v*",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "*.tiktoken",
+    "tiktoken.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+_OF_DATA = ("jsonl", "ndjson", "json", "parquet", "csv", "tsv", "arrow", "feather", "txt", "md", "zip")
+_PACKED = ("gz", "zst", "bz2", "xz")
+_SECRET = ("*credential*", "*secret*", "*password*", "*token*.txt", "id_rsa*", "id_ed25519*", "service[-_]account*")
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a folder travels."""
+
+    files: dict[Path, Path]
+    """Path inside the folder -> the file with its content."""
+    left: tuple[Path, ...]
+    """Paths inside the folder of what stays."""
+
+    def describe_left(self, folder: Path) -> str | None:
+        """A line about what stays; None where nothing does."""
+        if not self.left:
+            return None
+        groups = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in self.left)
+        # Hidden ones first: that they stay is what matters to whoever reads this.
+        names = sorted(groups, key=lambda name: (not name.startswith("."), name))
+        named = ", ".join(
+            f"{name} ({groups[name]:,} files)" if groups[name] > 1 else name for name in names[:_MAX_NAMED]
+        )
+        more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+        count = f"{len(self.left):,} {'file stays' if len(self.left) == 1 else 'files stay'}"
+        return f"{folder}: {count} at home, as the job has no use for them: {named}{more}"
+
+
+def choose_model_files(folder: Path) -> Choice:
+    """The files of a model, in the folder itself and among its chat templates."""
+    return _choose(folder, lambda path: any(fnmatch(str(path), pattern) for pattern in _OF_A_MODEL))
+
+
+def choose_data_files(folder: Path) -> Choice:
+    """The files of a data set: of known kinds, at any depth, none hidden and none named like a secret."""
+    return _choose(folder, _is_of_data)
+
+
+def refuse_whole_place(key: str, folder: Path) -> str | None:
+    """What is wrong with a folder that holds more than a model or data set can; None where nothing is."""
+    place, here = folder.resolve(), Path.cwd().resolve()
+    if place == here:
+        what = "the folder that you work in"
+    elif place == Path.home().resolve():
+        what = "your home folder"
+    elif place == Path(place.anchor):
+        what = "the root of the file system"
+    elif place in here.parents:
+        what = f"a folder around the one that you work in, {here}"
+    else:
+        return None
+    return f"{key}: {folder} is {what}, and would travel with the job; give the files a folder of their own"
+
+
+def _is_of_data(path: Path) -> bool:
+    if any(part.startswith((".", "__")) for part in path.parts) or _is_secret(path.name):
+        return False
+    *_, last = parts = path.name.lower().split(".")
+    return last in _OF_DATA or (last in _PACKED and len(parts) > 2 and parts[-2] in _OF_DATA)
+
+
+def _is_secret(name: str) -> bool:
+    return any(fnmatch(name.lower(), pattern) for pattern in _SECRET)
+
+
+def _choose(folder: Path, is_wanted: Callable[[Path], bool]) -> Choice:
+    files: dict[Path, Path] = {}
+    left: list[Path] = []
+    place = folder.resolve()
+    for path in _walk(place):
+        inside = path.relative_to(place)
+        if is_wanted(inside) and path.is_file() and _is_same_file(path):
+            files[inside] = path.resolve()
+        else:
+            left.append(inside)
+    return Choice(files, tuple(left))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file and every link below a folder; links to folders are not entered."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        folders[:] = sorted(set(folders) - set(links))
+        yield from (Path(root) / name for name in sorted([*names, *links]))
+
+
+def _is_same_file(path: Path) -> bool:
+    """Whether what a path leads to may stand for it: no link to something else under a harmless name."""
+    target = path.resolve()
+    is_named_alike = target.name == path.name or (target.suffix == path.suffix == ".safetensors")
+    return is_named_alike or _is_blob(path, target)
+
+
+def _is_blob(path: Path, target: Path) -> bool:
+    """The hub's cache: snapshots/<commit>/<file> is a link to blobs/<hash> beside `snapshots`."""
+    snapshots = next((parent for parent in path.parents if parent.name == "snapshots"), None)
+    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
