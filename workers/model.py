@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from workers.attention import resolve_attention
 from workers.base_folder import BaseModel, explain, model_class, read_base, read_model_type
 from workers.config import ModelConfig
+from workers.hub import reach_hub
 from workers.model_files import read_model_config
 
 
@@ -132,6 +133,14 @@ def load_hidden_size(config: ModelConfig) -> int:
     return hidden_size
 
 
+def reach_model(config: ModelConfig) -> str | None:
+    """See `reach_hub`, for a model that is no local folder."""
+    try:
+        return reach_hub("model", config.path, config.revision)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
+
+
 def _check_model_path(config: ModelConfig) -> str:
     folder = Path(config.path).expanduser()
     if folder.exists():
@@ -140,6 +149,7 @@ def _check_model_path(config: ModelConfig) -> str:
     is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is hardly a name on the hub
     if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1 or is_beside_others:
         raise ValueError(f"model.path: no such folder: {config.path}")
+    reach_model(config)
     return config.path
 
 

@@ -25,6 +25,14 @@ _OF_A_MODEL = (
     "vocab.json",
     "vocab.txt",
     "vocab.bpe",
+    "vocab-*.json",
+    "*_vocab.json",
+    "word_*.json",
+    "normalizer.json",
+    "byte_maps.json",
+    "dict.txt",
+    "prophetnet.tokenizer",
+    "spm_char.model",
     "merges.txt",
     "bpe.codes",
     "encoder.json",
@@ -64,9 +72,8 @@ class Choice:
         groups = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in self.left)
         # Hidden ones first: that they stay is what matters to whoever reads this.
         names = sorted(groups, key=lambda name: (not name.startswith("."), name))
-        named = ", ".join(
-            f"{name} ({groups[name]:,} files)" if groups[name] > 1 else name for name in names[:_MAX_NAMED]
-        )
+        counted = [f"{name} ({groups[name]:,} files)" if groups[name] > 1 else name for name in names]
+        named = ", ".join(counted[:_MAX_NAMED])
         more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
         count = f"{len(self.left):,} {'file stays' if len(self.left) == 1 else 'files stay'}"
         return f"{folder}: {count} at home, as the job has no use for them: {named}{more}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 from typing import Self
 
@@ -24,8 +25,10 @@ from orchestrator.training.planning import budget_warning, build_plan, domain_si
 from orchestrator.training.preparation import DomainStores, check_ids, prepare_stores
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
+from workers.base_name import is_hub_name
 from workers.events import note_event
-from workers.model import check_model
+from workers.hub import reach_hub
+from workers.model import check_model, reach_model
 from workers.plan import TrainingPlan
 
 
@@ -149,6 +152,8 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
     Raises:
         ValueError: the base model cannot be loaded, or a domain cannot be used with it.
     """
+    for note in _hub_notes(config):
+        console.print(note, style="yellow", markup=False, highlight=False)
     model = config.model.with_absolute_paths()
     on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
     base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
@@ -163,6 +168,20 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
     if base is not None:
         check_ids(stores, model, base.num_embeddings)
     return stores
+
+
+def _hub_notes(config: RunConfig) -> list[str]:
+    """What is to be told of names on the hub that only the local cache has now."""
+    notes: list[str | None] = []
+    if is_hub_name(config.model.path):
+        notes.append(reach_model(config.model))
+    for name, domain in config.domains.items():
+        if domain.hub is not None and not Path(domain.hub.path).exists():
+            try:
+                notes.append(reach_hub("dataset", domain.hub.path, domain.hub.revision))
+            except ValueError as error:
+                raise ValueError(f"domain {name!r}: {error}") from error
+    return [note for note in notes if note]
 
 
 def reference(config: RunConfig, console: Console) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from workers.config import DomainConfig, Exclusion, HubConfig
 from workers.data.files import ROWS_PER_BLOCK, BadRow, RowError, Shard, read_arrow, read_rows, split_suffix
 from workers.data.formats import Example, ExcludedRow, check_fields, detect_format, is_excluded, read_row
+from workers.hub import reach_hub
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
     # Imported where it is used: it takes a second, and most domains are files.
     import datasets
 
+    if not Path(hub.path).expanduser().exists():
+        reach_hub("dataset", hub.path, hub.revision)
     try:
         rows = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:

@@ -100,7 +100,7 @@ def test_too_much_is_refused_before_anything_is_copied(
 SECRETS = [
     ".git/config", ".git/objects/ab/cd", ".env", ".env.local", ".netrc", ".aws/credentials", ".ssh/id_rsa", "id_rsa",
     ".kube/config", "server.pem", "kube.json", "service-account.json", "wandb/settings", ".venv/lib/x.py",
-    "__pycache__/x.pyc", "notes.txt", "README.md", "optimizer.pt", "training_args.bin", ".gitignore", "runs/a/config.json",
+    "__pycache__/x.pyc", "notes.txt", "README.md", "opt.pt", "args.bin", ".gitignore", "runs/a/config.json",
 ]  # fmt: skip
 MODEL = [
     "config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",

@@ -1,0 +1,116 @@
+"""Whether the Hugging Face hub has what a configuration names, asked once and for seconds, before libraries ask.
+
+Those try again for half a minute and longer where nobody answers, once for every file, and end in a traceback. Where
+the hub does not answer but the local cache has the files, this process goes on with the cache alone, and says so.
+"""
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["model", "dataset"]
+
+_TIMEOUT_SECONDS = 5.0
+_ASKED_FOR: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
+_NAMES: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+_LOGIN = "log in (`hf auth login`, or a token in HF_TOKEN)"
+
+
+@lru_cache
+def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
+    """Make sure that a name on the hub can be read, from there or from the local cache.
+
+    Returns:
+        A line to show where the hub does not answer and the cache is used instead; None where it answers, or where
+        HF_HUB_OFFLINE asks for the cache.
+
+    Raises:
+        ValueError: the hub does not have it, does not give it, or cannot be asked and it is not in the cache.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+
+    what = f"the {_NAMES[kind]} {name!r}"
+    cached = _is_cached(kind, name, revision)
+    if constants.HF_HUB_OFFLINE:
+        if cached:
+            return None
+        raise ValueError(
+            f"{what} is not in the local cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to ask the hub; "
+            "unset HF_HUB_OFFLINE, fill the cache, or give a local folder"
+        )
+    try:
+        url = hf_hub_url(name, _ASKED_FOR[kind], repo_type=kind, revision=revision)
+        get_hf_file_metadata(url, timeout=_TIMEOUT_SECONDS)
+        return None
+    except errors.HFValidationError as error:
+        raise ValueError(
+            f"{what} is neither a folder of this machine nor a name on the hub, which is written owner/name"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{what} is gated: accept its terms at {_page(kind, name)}, and {_LOGIN} as who accepted them"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"the hub ({constants.ENDPOINT}) has no {_NAMES[kind]} {name!r} that you may see; mend the name, give a "
+            f"local folder that is there, or, if it is private, {_LOGIN}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"{what} has no revision {revision!r} on the hub; name a branch, tag or commit of it"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        if kind == "dataset":  # one without a README is a data set all the same
+            return None
+        raise ValueError(f"{what} has no {_ASKED_FOR[kind]} on the hub, so transformers cannot load it") from error
+    except Exception as error:  # what a network can do wrong has no common class
+        return _use_cache(what, cached, _reason(error))
+
+
+def _use_cache(what: str, cached: bool, reason: str) -> str:
+    """Go on with the local cache alone."""
+    from huggingface_hub import constants
+
+    place = f"the hub ({constants.ENDPOINT}) {reason}"
+    if not cached:
+        raise ValueError(
+            f"{what} cannot be read: {place}, and it is not in the local cache ({constants.HF_HUB_CACHE}); give a "
+            "local folder, mend the network (or HF_ENDPOINT), or fill the cache where there is one (`hf download`)"
+        )
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    modules: Any = sys.modules
+    constants.HF_HUB_OFFLINE = True
+    if "datasets" in modules:
+        modules["datasets"].config.HF_HUB_OFFLINE = modules["datasets"].config.HF_DATASETS_OFFLINE = True
+    return f"{place}; {what} and all others are taken from the local cache ({constants.HF_HUB_CACHE})"
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub gave no answer that could be used."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"answers with status {status}"
+    if "Timeout" in type(error).__name__ or "timed out" in str(error):
+        return f"does not answer within {_TIMEOUT_SECONDS:g} s"
+    return f"cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def _is_cached(kind: Kind, name: str, revision: str | None) -> bool:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if kind == "model":
+        try:
+            return isinstance(try_to_load_from_cache(name, _ASKED_FOR[kind], revision=revision), str)
+        except ValueError:  # no name at all
+            return False
+    prepared = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return downloaded.is_dir() or (Path(prepared) / name.replace("/", "___").lower()).is_dir()
+
+
+def _page(kind: Kind, name: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
