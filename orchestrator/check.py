@@ -10,6 +10,7 @@ from rich.text import Text
 
 from orchestrator.config import RunConfig
 from orchestrator.detection.driver import with_known_shares
+from orchestrator.machine import crowding
 from orchestrator.memory import GIB, estimate_for_shape, read_shape
 from orchestrator.stages.chain import plan_stages
 from orchestrator.terminal import NOTHING, format_share, printable
@@ -47,6 +48,8 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     )
     shares = initial_algorithm(known, stores).initial_weights() if known else {}
     note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
+    if warning := crowding(config.cluster):
+        note.append(Text(warning, style="yellow"))
     if warning := budget_warning(known or config, stores):
         note.append(Text(warning, style="yellow"))
     return Group(facts, _domain_table(config, stores, shares, rows), *note, *_model_lines(config, stores))

@@ -44,6 +44,13 @@ class ClusterConfig(Settings):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often the worker group may be lost and started again from the last checkpoint."""
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"is {value:g}; Ray gives out whole GPUs above one: use {int(value)} or {int(value) + 1}")
+        return value
+
 
 class ReferenceConfig(Settings):
     """How reference losses are computed: fine-tuning on each domain alone, keeping the best held-out loss."""

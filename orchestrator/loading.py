@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
 from orchestrator.config_files import missing_files
+from orchestrator.machine import missing_gpus
 from orchestrator.overrides import Origins, apply_overrides
 
 _MAX_BYTES = 2**18
@@ -54,7 +55,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
     Args:
         path: YAML file. Relative paths in it are relative to the current folder.
         overrides: `a.b=value` pairs, applied before checking; values are YAML.
-        check_files: also look whether the files it names are there.
+        check_files: also look whether the files it names are there, and the GPUs that a local run wants.
 
     Raises:
         ConfigError: with one line for each fault.
@@ -67,7 +68,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
         raise _config_error(path, origins, describe(error, data)) from None
     if faults := unknown_changes(config):
         raise _config_error(path, origins, faults)
-    if check_files and (faults := missing_files(config)):
+    if check_files and (faults := [*missing_files(config), *missing_gpus(config)]):
         raise _config_error(path, origins, faults)
     return config
 

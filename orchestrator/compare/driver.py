@@ -9,6 +9,8 @@ from orchestrator.compare.results import Comparison, collect
 from orchestrator.compare.table import comparison_view
 from orchestrator.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.config import RunConfig
+from orchestrator.config_errors import ConfigError, format_path
+from orchestrator.machine import missing_gpus
 from orchestrator.trials.chains import run_chains
 from orchestrator.trials.running import TrialsFailedError
 from workers.durable import write_durably
@@ -24,11 +26,13 @@ def compare(config: RunConfig, labels: Sequence[str], num_seeds: int, console: C
         console: prints the table.
 
     Raises:
-        ConfigError: a variant is not a valid configuration.
+        ConfigError: a variant is not a valid configuration, or wants more than this machine has.
         TrialsFailedError: after the table, where runs failed.
     """
     runs = expand_variants(config, labels or default_labels(config), num_seeds)
     everything = [run for variant in runs.values() for run in variant]
+    if faults := [f"{run.name}: {format_path(key)}: {what}" for run in everything for key, what in missing_gpus(run)]:
+        raise ConfigError(faults)
     failures = run_chains(everything, console)
     comparison = collect(config, runs, failures)
     folder = compare_folder(config)

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from orchestrator.config import RunConfig
+from orchestrator.machine import crowding
 from orchestrator.quiet import chatter_to
 from orchestrator.report import write_report
 from orchestrator.stages.chain import PlannedStage, plan_stages
@@ -36,6 +37,8 @@ def run_stages(config: RunConfig, console: Console) -> None:
         if not (config.folder / "summary.json").exists():
             with chatter_to(config.folder / "raymix.log") as quiet_console:
                 quiet_console.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False)
+                if warning := crowding(config.cluster):
+                    quiet_console.print(warning, style="yellow", markup=False, highlight=False)
                 with ray_session(config.cluster):
                     complete_chain(config, quiet_console, train_here)
         folders = [record.folder for record in read_records(config.folder)]

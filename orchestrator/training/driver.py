@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.controller.actor import DomainSize
 from orchestrator.detection.driver import with_detected_shares
+from orchestrator.machine import crowding
 from orchestrator.mixing import MixingConfig
 from orchestrator.quiet import chatter_to
 from orchestrator.report import write_report
@@ -43,6 +44,8 @@ def run(config: RunConfig, console: Console) -> None:
         if not (config.folder / "summary.json").exists():
             with chatter_to(config.folder / "raymix.log") as quiet_console:
                 quiet_console.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False)
+                if warning := crowding(config.cluster):
+                    quiet_console.print(warning, style="yellow", markup=False, highlight=False)
                 with ray_session(config.cluster):
                     train_here(config, run_id, quiet_console)
         write_report([config.folder], config.folder / "report.html")

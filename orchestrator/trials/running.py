@@ -24,6 +24,7 @@ from ray import tune
 from rich.console import Console
 
 from orchestrator.config import ClusterConfig, RunConfig
+from orchestrator.machine import crowding
 from orchestrator.quiet import chatter_to
 from orchestrator.tracking.watch import track
 from orchestrator.training.claim import claim_folder
@@ -131,6 +132,8 @@ def _run_waiting(waiting: Mapping[str, RunConfig], keep_models: bool, storage: P
     os.environ.update(TUNE_ENVIRONMENT)
     with chatter_to(configs[0].output_dir / "trials.log") as console:
         console.print(f"{len(configs)} runs: starting Ray ({most.address})", markup=False, highlight=False)
+        if warning := crowding(most):
+            console.print(warning, style="yellow", markup=False, highlight=False)
         with ray_session(most, include_dashboard=True):
             runs, failures = _make_all_ready(waiting, console)
             if runs:
