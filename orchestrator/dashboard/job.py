@@ -6,7 +6,6 @@ Its command line, what it says, and how a person gets there; remote.py hands it 
 """
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,13 +13,14 @@ from urllib.parse import urlsplit
 from orchestrator.command import plain_errors
 from orchestrator.dashboard.guard import digest_of, opening
 from orchestrator.dashboard.server import HOST, serve_with
+from orchestrator.jobs.entrypoint import python_command
 
 LISTENS = re.compile(rf"http://{re.escape(HOST)}:(\d+)/\s*")
 
 
 def entrypoint(runs_dir: Path, port: int, token: str) -> str:
     """The job's command line, which the cluster shows."""
-    return shlex.join(["python", "-m", "orchestrator.dashboard.job", str(runs_dir), str(port), digest_of(token)])
+    return python_command("orchestrator.dashboard.job", [str(runs_dir), str(port), digest_of(token)], {})
 
 
 def directions(port: int, address: str, token: str, is_own: bool) -> list[str]:

@@ -22,6 +22,7 @@ from rich.text import Text
 import orchestrator
 import workers
 from orchestrator.config import RunConfig
+from orchestrator.jobs.entrypoint import python_command
 from orchestrator.jobs.package import write_package
 from orchestrator.terminal import NOTHING, format_duration, printable
 
@@ -54,7 +55,7 @@ def submit(config: RunConfig, address: str | None, verb: str, console: Console) 
             **runtime_env.get("env_vars", {}),
         }
         return connect(address).submit_job(
-            entrypoint=f"python -m orchestrator.jobs.arrival {verb}",
+            entrypoint=python_command("orchestrator.jobs.arrival", [verb], runtime_env),
             submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
             runtime_env=runtime_env | {"working_dir": folder, "py_modules": own_packages()},
             metadata=metadata(config.name, config.folder),

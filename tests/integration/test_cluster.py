@@ -58,10 +58,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("r")
     port, dashboard_port = _free_port(), _free_port()
     binaries = Path(sys.executable).parent
+    decoys = folder / "decoys"  # the nodes' PATH has another Python, without Ray
+    decoys.mkdir()
+    for name in ("python", "python3"):
+        (decoys / name).write_text("#!/bin/sh\necho \"No module named 'pyarrow'\"; exit 1\n")
+        (decoys / name).chmod(0o755)
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{decoys}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "RAY_DISABLE_USAGE_STATS": "1",
     }

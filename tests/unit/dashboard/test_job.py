@@ -13,7 +13,7 @@ TOKEN = "a-token-that-stays-at-home"
 
 def test_only_a_digest_of_the_token_travels() -> None:
     command = shlex.split(entrypoint(Path("/data/my runs"), 8275, TOKEN))
-    assert command == ["python", "-m", "orchestrator.dashboard.job", "/data/my runs", "8275", digest_of(TOKEN)]
+    assert command[-5:] == ["-m", "orchestrator.dashboard.job", "/data/my runs", "8275", digest_of(TOKEN)]
     assert TOKEN not in " ".join(command)
 
 
