@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
@@ -17,21 +18,27 @@ from workers.base_folder import BaseModel, explain, model_class, read_base, read
 from workers.config import ModelConfig
 from workers.hub import reach_hub
 from workers.model_files import read_model_config
+from workers.tokenizer_files import explain_missing_package
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
     path = _check_model_path(config)
     read_model_type(config, path)  # whose faults would be told in the tokenizer's name
+    transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
+        if reason := explain_missing_package(_folder_of(config, path), error):
+            raise ValueError(f"model.path: {config.path}: {reason}") from error
         where = f"model.path: {config.path}"
         if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
             where += " holds no tokenizer.json (copy the model's own there)"
         raise ValueError(f"{where}: its tokenizer does not load: {explain(error)}") from error
     if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
-        raise ValueError(f"model.path: {config.path} holds no tokenizer (tokenizer.json); copy the model's own there")
+        reason = explain_missing_package(_folder_of(config, path), None)
+        reason = reason or "its tokenizer is empty; copy the tokenizer.json of the model there"
+        raise ValueError(f"model.path: {config.path}: {reason}")
     if config.chat_template is not None:
         if not config.chat_template.is_file():
             raise ValueError(f"model.chat_template: no such file: {config.chat_template}")
@@ -131,6 +138,14 @@ def load_hidden_size(config: ModelConfig) -> int:
     """Width of the model's residual stream, from its configuration file alone."""
     hidden_size: int = read_model_type(config, _check_model_path(config)).get_text_config().hidden_size
     return hidden_size
+
+
+def _folder_of(config: ModelConfig, path: str) -> Path | None:
+    """The model's folder, or that of the local cache which a hub model's files are in."""
+    if Path(path).is_dir():
+        return Path(path)
+    found = try_to_load_from_cache(path, "config.json", revision=config.revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def reach_model(config: ModelConfig) -> str | None:
