@@ -22,7 +22,7 @@ from orchestrator.study.config import StudyConfig, check_study
 from orchestrator.tracking.config import AnyTrackerConfig, check_tracking
 from workers.config import DataConfig, DomainConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from workers.nearest import meant
-from workers.settings import Seed, Settings
+from workers.settings import LocalPath, Seed, Settings
 from workers.strategies.cofitune import CoFiTuneConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -66,7 +66,7 @@ class RunConfig(Settings):
 
     name: Name
     """Name of the run, and of its folder in output_dir."""
-    output_dir: Path = Path("runs")
+    output_dir: LocalPath = Path("runs")
     """Folder of all runs; on several nodes it lies on a shared file system."""
     seed: Seed = 0
     """Seed of everything random."""

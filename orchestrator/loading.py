@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
 from orchestrator.config_files import missing_files
-from orchestrator.machine import missing_gpus
+from orchestrator.machine import missing_gpus, unwritable_output
 from orchestrator.overrides import Origins, apply_overrides
+from workers.nearest import find_nearest
 
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
@@ -68,7 +69,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
         raise _config_error(path, origins, describe(error, data)) from None
     if faults := unknown_changes(config):
         raise _config_error(path, origins, faults)
-    if check_files and (faults := [*missing_files(config), *missing_gpus(config)]):
+    if check_files and (faults := [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]):
         raise _config_error(path, origins, faults)
     return config
 
@@ -98,7 +99,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
         lines: Origins = {}
         data = _Builder(path, loader, lines).build(root, ()) if root is not None else None
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}; give the path of a YAML file"]) from None
+        raise ConfigError([_unreadable(path, error)]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
     except yaml.MarkedYAMLError as error:
@@ -111,6 +112,16 @@ def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: a configuration is a mapping of keys, e.g. `name: my-run`"])
     return data, lines
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """Why there is no configuration at a path, and which may be meant."""
+    if path.is_dir():
+        here = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        return f"{path}: is a folder; give the path of a YAML file{f', such as {here[0]}' if here else ''}"
+    beside = {str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)}
+    near = find_nearest(str(path), beside)
+    return f"{path}: {error.strerror}; {f'did you mean {near!r}?' if near else 'give the path of a YAML file'}"
 
 
 class _Builder:

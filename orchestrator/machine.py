@@ -1,4 +1,4 @@
-"""Whether this machine has what a local run wants of it: told before Ray starts, or waits for what never comes."""
+"""Whether this machine has what a run wants of it: told before Ray starts, or waits for what never comes."""
 
 import os
 
@@ -30,6 +30,20 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
             f"{there}{_why_none(there)}; {_what_fits(cluster, there)}, or name a cluster in cluster.address",
         )
     ]
+
+
+def unwritable_output(config: RunConfig) -> list[Fault]:
+    """One fault where `output_dir`, or the nearest folder above it that is there, takes no new files."""
+    place = config.output_dir.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        what = f"{place} is no folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        what = f"no permission in {place}"
+    else:
+        return []
+    return [(("output_dir",), f"{config.output_dir} cannot be written ({what}); choose another folder")]
 
 
 def crowding(cluster: ClusterConfig) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.settings import Seed, Settings
+from workers.settings import LocalPath, LocalPathOrName, Seed, Settings, expand_path
 from workers.strategies import StrategyConfig
 from workers.strategies.full import FullConfig
 
@@ -17,7 +17,7 @@ Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", 
 class HubConfig(Settings):
     """A data set of the Hugging Face hub, read through `datasets`."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: LocalPathOrName
     """Name on the hub (owner/name), or a local data set folder."""
     name: str | None = None
     """Configuration of the data set, where it has several."""
@@ -53,9 +53,9 @@ class DomainConfig(Settings):
     A domain with `eval` files alone, or with `fraction: 0`, is measured and not trained on.
     """
 
-    train: list[Path] = Field(default_factory=list)
+    train: list[LocalPath] = Field(default_factory=list)
     """Training files: .jsonl, .json or .parquet; .jsonl and .json also as .gz or .zst."""
-    eval: list[Path] = Field(default_factory=list)
+    eval: list[LocalPath] = Field(default_factory=list)
     """Evaluation files; without them `eval_fraction` of the training rows is set aside."""
     hub: HubConfig | None = None
     """A Hugging Face data set instead of files."""
@@ -118,7 +118,7 @@ class DataConfig(Settings):
     """`skip` counts unreadable rows and goes on; `fail` stops at the first."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     """With `skip`: the largest fraction of unreadable rows in a domain before the run refuses to start."""
-    cache_dir: Path | None = None
+    cache_dir: LocalPath | None = None
     """Folder of the token stores, shared by all runs; default: `token-stores` in output_dir."""
     sample_seed: Seed = 0
     """Seed of the order that `fraction` and `count` of a domain take the first of; runs of other seeds share stores."""
@@ -129,7 +129,7 @@ class DataConfig(Settings):
 class ModelConfig(Settings):
     """The base model."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: LocalPathOrName
     """Local folder or hub name of a causal language model with safetensors weights. Remote code is never run."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
@@ -138,7 +138,7 @@ class ModelConfig(Settings):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention implementation of transformers. `auto` takes sdpa where the model's family has it, else eager;
     `flash_attention_2` needs a GPU and a package, so it is never taken without being asked for."""
-    chat_template: Path | None = None
+    chat_template: LocalPath | None = None
     """Jinja file to use instead of the tokenizer's own chat template."""
 
     def with_absolute_paths(self) -> Self:
@@ -158,7 +158,7 @@ class DeepSpeedConfig(Settings):
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which gradients are summed over passes and ranks where model.dtype is bfloat16. In bfloat16 they
     take half the memory, and a sum loses what is below 1/256 of it."""
-    config: Path | None = None
+    config: LocalPath | None = None
     """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
 
     @model_validator(mode="before")
@@ -167,7 +167,9 @@ class DeepSpeedConfig(Settings):
         """Without a `zero_stage` beside it the file's own stage holds; a file that cannot be read is told of later."""
         if isinstance(data, dict) and data.get("config") and "zero_stage" not in data:
             try:
-                stage = json.loads(Path(data["config"]).read_text(encoding="utf-8"))["zero_optimization"]["stage"]
+                stage = json.loads(Path(expand_path(data["config"])).read_text(encoding="utf-8"))["zero_optimization"][
+                    "stage"
+                ]
             except (OSError, ValueError, KeyError, TypeError):
                 return data
             if stage in (0, 1, 2, 3):

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from workers.contracts import DomainFeedback
 from workers.nearest import meant
-from workers.settings import Settings
+from workers.settings import LocalPath, Settings
 
 Shares = dict[str, float]
 
@@ -32,7 +32,7 @@ def _json_file(path: Path) -> Path:
 
 
 GivenShares = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1), AfterValidator(_sum_to_one)]
-DistributionFile = Annotated[Path, AfterValidator(_json_file)]
+DistributionFile = Annotated[LocalPath, AfterValidator(_json_file)]
 """A JSON file {"shares": {domain: share}}, as the detection of a model's own distribution writes it."""
 Initial = Literal["uniform", "proportional", "detected"] | DistributionFile | GivenShares
 

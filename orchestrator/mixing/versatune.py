@@ -19,7 +19,6 @@ does: P_j * exp(l_j), without references.
 """
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -37,6 +36,7 @@ from orchestrator.mixing.base import (
 )
 from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
 from workers.contracts import DomainFeedback
+from workers.settings import LocalPath
 
 
 class VersaTuneConfig(MixingConfig):
@@ -47,7 +47,7 @@ class VersaTuneConfig(MixingConfig):
     initial: Initial = "proportional"
     """Shares before any feedback: `uniform`, `proportional`, `detected` (the base model's own distribution; the
     paper's), the .json file that a detection wrote, or a share for each domain."""
-    reference: Literal["computed"] | Path | dict[str, Annotated[float, Field(ge=0)]] = "computed"
+    reference: Literal["computed"] | LocalPath | dict[str, Annotated[float, Field(ge=0)]] = "computed"
     """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`:
     fine-tune on each domain alone before the run, once."""
     sigma: Annotated[float, Field(gt=0)] = 0.5

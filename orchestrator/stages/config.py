@@ -1,12 +1,11 @@
 """What a user says of a stage, and the ready-made plans that stand for a list of stages. No torch, no Ray."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.mixing import AnyMixingConfig
-from workers.settings import Seed, Settings
+from workers.settings import LocalPath, Seed, Settings
 from workers.strategies import StrategyConfig
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
@@ -19,7 +18,7 @@ _STARTS = ("base", "previous")
 class StartConfig(Settings):
     """Where a run's weights come from, when not from the base model."""
 
-    run: Path
+    run: LocalPath
     """Folder of a finished run with the same base model. Its float32 masters are taken from its last checkpoint where
     the strategy is the same, else its `model/`."""
     optimizer: Literal["fresh", "kept"] = "fresh"

@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read_as_a_configuration(tmp_path: Path) -> None:
     assert fault(tmp_path, "") == ["run.yaml: is empty; see `raymix schema` for what a configuration says"]
     assert "is a mapping of keys" in fault(tmp_path, "- a\n- b")[0]
     (tmp_path / "latin.yaml").write_bytes("name: ä".encode("latin-1"))
-    for path, what in (("latin.yaml", "not UTF-8 at byte 6"), ("none.yaml", "No such file"), (".", "Is a directory")):
+    for path, what in (("latin.yaml", "not UTF-8 at byte 6"), ("none.yaml", "No such file"), (".", "is a folder")):
         with pytest.raises(ConfigError, match=what):
             load_config(tmp_path / path)
 

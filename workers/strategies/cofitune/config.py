@@ -2,12 +2,11 @@
 
 from fractions import Fraction
 from math import ceil, floor
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from workers.settings import Settings
+from workers.settings import LocalPath, Settings
 
 Module = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ModuleSet = Literal["attention", "feed_forward"]
@@ -23,7 +22,7 @@ class ImportanceConfig(Settings):
     paper's signed scores alone, which scatter around 0. `rank` does not care how the scores are distributed.
     """
 
-    files: list[Path] = Field(default_factory=list)
+    files: list[LocalPath] = Field(default_factory=list)
     """importance.safetensors of other runs, used instead of measuring; of several the elementwise maximum counts."""
     domains: Annotated[list[str], Field(min_length=1)] | None = None
     """Trained domains whose training rows are measured; default: all of them."""
