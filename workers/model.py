@@ -156,6 +156,13 @@ def reach_model(config: ModelConfig) -> str | None:
         raise ValueError(f"model.path: {error}") from error
 
 
+def load_vocabulary_size(config: ModelConfig) -> int | None:
+    """Token ids that the model takes, as its configuration file alone says; None where it does not."""
+    described = read_model_type(config, _check_model_path(config)).get_text_config()
+    size: int | None = getattr(described, "vocab_size", None)
+    return size
+
+
 def _check_model_path(config: ModelConfig) -> str:
     folder = Path(config.path).expanduser()
     if folder.exists():

@@ -29,7 +29,7 @@ from orchestrator.training.trainer import train_on_cluster
 from workers.base_name import is_hub_name
 from workers.events import note_event
 from workers.hub import reach_hub
-from workers.model import check_model, reach_model
+from workers.model import check_model, load_vocabulary_size, reach_model
 from workers.plan import TrainingPlan
 
 
@@ -168,8 +168,9 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
             config.cache_dir,
             lambda done, total, domain: view.update(domain, int(done), int(total)),
         )
-    if base is not None:
-        check_ids(stores, model, base.num_embeddings)
+    num_embeddings = base.num_embeddings if base is not None else load_vocabulary_size(model)
+    if num_embeddings is not None:
+        check_ids(stores, model, num_embeddings)
     return stores
 
 

@@ -145,7 +145,7 @@ def test_without_an_answer_the_cache_is_used_and_that_is_told(tmp_path: Path) ->
     assert "cannot be read" in ask(tmp_path, CLOSED, "model", "o/m", "another-revision")[0]
 
 
-def write_snapshot(home: Path) -> Path:
+def write_snapshot(home: Path, vocab_size: int = 300) -> Path:
     """A model in the hub's cache, as a download leaves it."""
     place = home / "hub" / "models--o--m"
     snapshot = place / "snapshots" / ("0" * 40)
@@ -153,7 +153,7 @@ def write_snapshot(home: Path) -> Path:
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0" * 40)
     (snapshot / "config.json").write_text(
-        json.dumps({"model_type": "llama", "vocab_size": 300, "hidden_size": 8, "intermediate_size": 8,
+        json.dumps({"model_type": "llama", "vocab_size": vocab_size, "hidden_size": 8, "intermediate_size": 8,
                     "num_hidden_layers": 1, "num_attention_heads": 1})
     )  # fmt: skip
     write_byte_tokenizer(snapshot)
@@ -184,3 +184,12 @@ def test_a_run_on_the_cache_alone_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "are taken from the local cache" in done.stdout.replace("\n", " ") and "30 steps" in done.stdout
     assert seconds < 30
+
+
+def test_ids_beyond_what_the_configuration_of_a_hub_model_says_are_an_error_of_check(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "home", vocab_size=200)  # no weights in the cache, whose embedding would say it
+    done, _ = check(write_run(tmp_path, model={"path": "o/m", "dtype": "float32"}), tmp_path / "home", CLOSED)
+    assert done.returncode == 1, done.stdout
+    assert (
+        "model.path: the model has embeddings for the token ids 0 to 199, but domain 'add' has 201 (.)" in done.stderr
+    )
