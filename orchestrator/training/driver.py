@@ -156,7 +156,7 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
         ValueError: the base model cannot be loaded, or a domain cannot be used with it.
     """
     for note in _hub_notes(config):
-        console.print(note, style="yellow", markup=False, highlight=False)
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     model = config.model.with_absolute_paths()
     on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
     base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
