@@ -13,7 +13,10 @@ from orchestrator.config_errors import ConfigError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see `raymix schema`.")]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be given several times.")
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Override a key, e.g. stages[1].seed=3; may be given several times."
+    ),
 ]
 
 
