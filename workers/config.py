@@ -14,6 +14,9 @@ from workers.strategies.full import FullConfig
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 
 
+TrainOn = Literal["all", "last"]
+
+
 class HubConfig(Settings):
     """A data set of the Hugging Face hub, read through `datasets`."""
 
@@ -35,7 +38,10 @@ class Exclusion(Settings):
     pattern: Annotated[str, Field(min_length=1)]
     """Regular expression (Python's), searched for without regard to case."""
     field: str | None = None
-    """Field of the file to search, e.g. one of tags: text, or a list of texts; default: all texts of the example."""
+    """Field of the file to search, e.g. one of tags: text, a number, true or false, or a list of them; default: all
+    texts of the example, thoughts and tool calls included."""
+    eval: bool = False
+    """Leave such rows out of the evaluation files or split as well."""
 
     @field_validator("pattern")
     @classmethod
@@ -62,9 +68,14 @@ class DomainConfig(Settings):
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Fraction of the prompts set aside for evaluation where there is no evaluation file or split."""
     format: Format = "auto"
-    """Layout of a row; `auto` looks at the first rows."""
+    """Layout of a row; `auto` looks at the first rows, and refuses what must not be guessed, as preference data."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Field names of the format -> field names of the file, e.g. {prompt: question, completion: answer}."""
+    train_on: TrainOn | None = None
+    """Which answers of a conversation are learned, in place of data.train_on."""
+    text_has_template: bool = False
+    """For format text: the texts carry their chat template already, so their control tokens are read as such. Without
+    it a text with control tokens is refused."""
     fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Fraction of the training examples to use: the first of one order keyed by data.sample_seed and the domain's name,
     so that a smaller fraction is part of a larger one; at least one example, and none at 0."""
@@ -95,6 +106,14 @@ class DomainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _keys_of_their_format(self) -> Self:
+        if self.text_has_template and self.format not in ("auto", "text"):
+            raise ValueError(f"text_has_template is for rows of format text, not {self.format}; take it out")
+        if self.train_on is not None and self.format == "text":
+            raise ValueError("train_on is for conversations; a document (format text) is learned whole; take it out")
+        return self
+
+    @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.train and self.hub is not None:
             raise ValueError("give either `train` (files) or `hub` (a Hugging Face data set), not both")
@@ -114,6 +133,8 @@ class DataConfig(Settings):
     """Put several whole examples into one row; no example sees another, so no loss changes."""
     too_long: Literal["drop", "truncate", "split"] = "drop"
     """What happens to an example of more than max_length tokens; the cases are counted."""
+    train_on: TrainOn = "all"
+    """Which answers of a conversation are learned: all, or its last message by the assistant; never one of weight 0."""
     bad_rows: Literal["skip", "fail"] = "skip"
     """`skip` counts unreadable rows and goes on; `fail` stops at the first."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -10,21 +10,12 @@ from typing import Any
 import numpy as np
 
 from workers.data.files import BadRow, RowError, Shard, read_rows, split_suffix
-from workers.data.formats import detect_format, read_row
+from workers.data.formats import complete_fields, detect_format, find_refusal, read_row
 
 ROWS_LOOKED_AT = 500
 _CHARACTERS_PER_TOKEN = 4  # of English under the usual vocabularies; `raymix check` counts them
 _EVAL_WORDS = {"eval", "evaluation", "test", "valid", "validation", "val", "dev", "heldout"}
 _TRAIN_WORDS = {"train", "training"}
-# Question and answer by other names than a format's own.
-_PAIRS = (
-    ("question", "answer"),
-    ("query", "response"),
-    ("instruction", "response"),
-    ("problem", "solution"),
-    ("input", "output"),
-    ("question", "response"),
-)
 
 
 @dataclass
@@ -38,6 +29,8 @@ class FoundDomain:
     """Format of the rows; None where none fits."""
     fields: dict[str, str] = field(default_factory=dict)
     """The format's names of fields -> the file's, where they differ."""
+    refusal: str | None = None
+    """Why the format must not be guessed, and what to write."""
     keys: list[str] = field(default_factory=list)
     """Fields of the first row, for a person who has to name them."""
     num_rows_seen: int = 0
@@ -107,12 +100,9 @@ def _look(domain: FoundDomain) -> None:
     good: list[tuple[int, Any]] = [row for row in rows if not isinstance(row, BadRow)]
     objects = [row for _, row in good if isinstance(row, dict)]
     domain.keys = list(map(str, objects[0])) if objects else []
-    domain.format = detect_format([row for _, row in good], {})
-    if domain.format is None:
-        for prompt, completion in _PAIRS:
-            if prompt in domain.keys and completion in domain.keys:
-                domain.format, domain.fields = "prompt_completion", {"prompt": prompt, "completion": completion}
-                break
+    domain.refusal = find_refusal(objects, {})
+    if domain.refusal is None:
+        domain.format, domain.fields = detect_format(objects, {}), complete_fields(objects, {})
     lengths = []
     for line, row in good if domain.format else []:
         try:

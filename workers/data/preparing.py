@@ -83,7 +83,7 @@ class DomainPlan(Settings):
 
 def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_fingerprint: str) -> DomainPlan:
     """Look at the domain's sources and lay out the work."""
-    train, evaluation = plan_sources(domain, config, "train"), plan_sources(domain, config, "eval")
+    train, evaluation = (plan_sources(domain, config, split, data.train_on) for split in ("train", "eval"))
     eval_fraction = 0.0 if evaluation else config.eval_fraction
     sample = Sample(fraction=config.fraction, count=config.count, seed=data.sample_seed)
     if evaluation and not config.is_trained:
@@ -168,8 +168,10 @@ def _count_train_prompts_in_eval(shards: Sequence[TokenShard]) -> int:
 
 
 def _identity(source: Source) -> list[object]:
-    exclude = [exclusion.model_dump() for exclusion in source.exclude]
-    return [source.digest, source.split, source.format, source.fields, exclude]
+    exclude = [exclusion.model_dump(exclude={"eval"}) for exclusion in source.exclude]
+    targets = [source.train_on, source.text_has_template]
+    # Where the format was detected, rows may be refused that are read where it was named.
+    return [source.digest, source.split, source.format, source.fields, source.harmless is None, exclude, targets]
 
 
 def _tasks(domain: str, sources: list[Source], side: Side, eval_fraction: float) -> list[ShardTask]:

@@ -6,6 +6,7 @@ Rows are data and nothing else: none is taken for a path, an address or code.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from workers.config import DomainConfig, Exclusion, HubConfig
+from workers.config import DomainConfig, Exclusion, HubConfig, TrainOn
 from workers.data.files import ROWS_PER_BLOCK, BadRow, RowError, Shard, read_arrow, read_rows, split_suffix
-from workers.data.formats import Example, ExcludedRow, check_fields, detect_format, is_excluded, read_row
+from workers.data.formats import (
+    Example,
+    ExcludedRow,
+    check_fields,
+    complete_fields,
+    detect_format,
+    find_refusal,
+    harmless_names,
+    is_excluded,
+    read_row,
+)
 from workers.hub import reach_hub
 from workers.settings import Settings
 
@@ -43,6 +54,12 @@ class Source(Settings):
     """Layout of the rows; never `auto`."""
     fields: dict[str, str]
     """Field names of the format -> field names of the file."""
+    harmless: list[str] | None = None
+    """Where the format was detected: fields that a row may have without being looked at again. None: it was named."""
+    train_on: TrainOn = "all"
+    """Which answers of a conversation are learned."""
+    text_has_template: bool = False
+    """Whether documents carry their chat template already."""
     exclude: list[Exclusion] = Field(default_factory=list)
     """What to leave out."""
     digest: str
@@ -58,8 +75,12 @@ class Source(Settings):
         return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
 
 
-def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
-    """The sources of a domain's `train` or `eval` split; none where it has no eval files of its own."""
+def plan_sources(domain: str, config: DomainConfig, split: str, train_on: TrainOn = "all") -> list[Source]:
+    """The sources of a domain's `train` or `eval` split; none where it has no eval files of its own.
+
+    Args:
+        train_on: which answers are learned where the domain does not say.
+    """
     try:
         check_fields(config.format, config.fields)
         if config.hub is not None:
@@ -67,8 +88,10 @@ def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
             sources = [_plan_hub(config, config.hub, hub_split)] if hub_split else []
         else:
             sources = [_plan_file(config, path) for path in (config.train if split == "train" else config.eval)]
-        exclude = config.exclude if split == "train" else []
-        return [source.model_copy(update={"exclude": exclude}) for source in sources]
+        exclude = [exclusion for exclusion in config.exclude if split == "train" or exclusion.eval]
+        return [
+            source.model_copy(update={"exclude": exclude, **_targets(config, source, train_on)}) for source in sources
+        ]
     except (ValueError, OSError) as error:
         raise ValueError(f"domain {domain!r}: {error}") from error
 
@@ -76,16 +99,56 @@ def plan_sources(domain: str, config: DomainConfig, split: str) -> list[Source]:
 def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
     """The examples of a shard, and for each other row what became of it."""
     rows = _read_hub(source, shard) if source.path is None else read_rows(source.path, shard)
+    harmless = None if source.harmless is None else set(source.harmless)
+    by_field = [exclusion for exclusion in source.exclude if exclusion.field is not None]
+    by_text = [exclusion for exclusion in source.exclude if exclusion.field is None]
+    read = partial(
+        read_row,
+        format_name=source.format,
+        fields=source.fields,
+        train_on=source.train_on,
+        has_template=source.text_has_template,
+        is_columnar=_is_columnar(source),
+    )
     for row in rows:
         if isinstance(row, BadRow):
             yield row
             continue
         line, value = row
         try:
-            example = read_row(line, value, source.format, source.fields)
-            yield ExcludedRow() if is_excluded(value, example, source.exclude) else example
+            if by_field and isinstance(value, dict) and is_excluded(value, None, by_field):
+                yield ExcludedRow()
+                continue
+            if harmless is not None and isinstance(value, dict) and not value.keys() <= harmless:
+                _refuse_what_is_new(value, source.fields)
+            example = read(line, value)
+            yield ExcludedRow() if by_text and is_excluded(value, example, by_text) else example
         except RowError as error:
             yield BadRow(source.name, line, str(error))
+
+
+def _refuse_what_is_new(row: dict[str, Any], fields: dict[str, str]) -> None:
+    """The first rows decided the layout; what they did not have is looked at where it comes."""
+    if refusal := find_refusal([row], fields):
+        raise RowError(refusal)
+
+
+def _is_columnar(source: Source) -> bool:
+    return source.path is None or split_suffix(source.path)[0] == ".parquet"
+
+
+def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[str, Any]:
+    """What of the examples is learned: settings of the domain that fit the layout of its rows."""
+    if source.format == "text":
+        if config.train_on is not None:
+            raise ValueError(f"{source.name}: train_on is for conversations; its rows are documents; take it out")
+        return {"text_has_template": config.text_has_template}
+    if config.text_has_template:
+        raise ValueError(
+            f"{source.name}: text_has_template is for rows of format text, and these are of format {source.format}; "
+            "take it out"
+        )
+    return {"train_on": config.train_on or train_on}
 
 
 def _plan_file(config: DomainConfig, path: Path) -> Source:
@@ -97,8 +160,7 @@ def _plan_file(config: DomainConfig, path: Path) -> Source:
     text_bytes = size * _TEXT_BYTES_PER_PACKED_BYTE if is_packed else size
     return Source(
         path=path.resolve(),
-        format=_resolve_format(config, str(path), read_rows(path, Shard())),
-        fields=config.fields,
+        **_resolve_format(config, str(path), read_rows(path, Shard())),
         digest=hash_file(path),
         size=size,
         num_shards=_count_shards(text_bytes, _SHARD_BYTES),
@@ -111,23 +173,26 @@ def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
     return Source(
         hub=hub,
         split=split,
-        format=_resolve_format(config, f"{hub.path}[{split}]", head),
-        fields=config.fields,
+        **_resolve_format(config, f"{hub.path}[{split}]", head),
         digest=rows._fingerprint,
         size=len(rows),
         num_shards=_count_shards(len(rows), _SHARD_ROWS),
     )
 
 
-def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, Any] | BadRow]) -> str:
+def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, Any] | BadRow]) -> dict[str, Any]:
+    """`format`, `fields` and `harmless` of a Source: as they are named, or as the first rows have them."""
     if config.format != "auto":
-        return config.format
+        return {"format": config.format, "fields": config.fields}
     first_rows = islice((row[1] for row in rows if not isinstance(row, BadRow)), _ROWS_TO_DETECT)
     head = [row for row in first_rows if isinstance(row, dict)]
     if not head:
-        return "messages"  # whatever is there, it is bad rows
+        return {"format": "messages", "fields": config.fields}  # whatever is there, it is bad rows
+    if refusal := find_refusal(head, config.fields):
+        raise ValueError(f"{name}: {refusal}")
     if found := detect_format(head, config.fields):
-        return found
+        fields = complete_fields(head, config.fields)
+        return {"format": found, "fields": fields, "harmless": harmless_names(head)}
     keys = sorted({str(key)[:40] for row in head for key in row})[:20]
     raise ValueError(
         f"{name}: cannot tell the format; the first {len(head)} rows have the fields {', '.join(keys)}. Name it with "

@@ -1,0 +1,132 @@
+"""Which layout rows have, and by which names of fields."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from workers.data.formats.layouts import FORMATS, Format
+from workers.data.formats.values import holds_json_list, is_blank
+
+_CHATS = ("conversation", "dialogue", "dialog", "chat")
+_PAIRS = (
+    ("question", "answer"),
+    ("query", "response"),
+    ("problem", "solution"),
+    ("input", "output"),
+    ("question", "response"),
+    ("query", "answer"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("prompt", "output"),
+    ("user", "assistant"),
+)
+_ALIASES: dict[str, tuple[dict[str, str], ...]] = {
+    "messages": tuple({"messages": name} for name in _CHATS),
+    "alpaca": tuple(
+        {"output": output, **further}
+        for output in ("response", "completion", "answer")
+        for further in ({}, {"input": "context"})
+    ),
+    "prompt_completion": tuple({"prompt": prompt, "completion": completion} for prompt, completion in _PAIRS),
+}
+"""Layouts by other names: field names of the format -> those of the file."""
+
+
+class Layout(NamedTuple):
+    """A format, and the file's names of its fields where they differ."""
+
+    format: str
+    fields: dict[str, str]
+
+    def name(self, field: str) -> str:
+        """The file's name of a field of the format."""
+        return self.fields.get(field, field)
+
+    @property
+    def columns(self) -> list[str]:
+        """The file's names of the fields that mark the format."""
+        return [self.name(field) for field in FORMATS[self.format].required]
+
+    def settings(self) -> str:
+        """As it is written in a configuration."""
+        fields = ", ".join(f"{key}: {name}" for key, name in self.fields.items() if key != name)
+        return f"format: {self.format}" + (f", fields: {{{fields}}}" if fields else "")
+
+
+def check_fields(format_name: str, fields: Mapping[str, str]) -> None:
+    """Refuse field names that the format (any format, for `auto`) does not have."""
+    layouts = FORMATS if format_name == "auto" else {format_name: FORMATS[format_name]}
+    if not any(_knows(layout, fields) for layout in layouts.values()):
+        known = "; ".join(f"{name}: {', '.join(layout.required + layout.optional)}" for name, layout in layouts.items())
+        raise ValueError(f"`fields` has the names {sorted(fields)}, but the fields are {known}")
+
+
+def detect_format(rows: Sequence[Any], fields: Mapping[str, str]) -> str | None:
+    """The format that most of these rows have; None where not one row has the fields of any format."""
+    layouts = find_layouts(rows, fields)
+    return layouts[0].format if layouts else None
+
+
+def complete_fields(rows: Sequence[Any], fields: Mapping[str, str]) -> dict[str, str]:
+    """`fields`, and those that the detected format goes by in these rows."""
+    layouts = find_layouts(rows, fields)
+    return layouts[0].fields if layouts else dict(fields)
+
+
+def find_layouts(rows: Sequence[Any], fields: Mapping[str, str]) -> list[Layout]:
+    """The layout that most of these rows have, then all others that some of the same rows have as well.
+
+    A conversation goes before a document, the format's own names before others.
+    """
+    tiers = _tiers(fields)
+    fitting = [found for row in rows if isinstance(row, dict) and (found := _fitting(row, tiers))]
+    if not fitting:
+        return []
+    votes = Counter(found[0] for found in fitting)
+    best = max(votes, key=votes.__getitem__)
+    places = dict.fromkeys(chain([best], *(found for found in fitting if found[0] == best)))
+    every = list(chain(*tiers))
+    return [every[place] for place in places]
+
+
+def _fitting(row: dict[str, Any], tiers: list[list[Layout]]) -> list[int]:
+    """Places of the layouts of the first tier that has some; a document beside guessed names counts as well."""
+    first = 0
+    found: list[int] = []
+    for number, tier in enumerate(tiers):
+        if not found or (number == 2 and found[0] >= len(tiers[0])):
+            found += [first + place for place, layout in enumerate(tier) if _fits(row, layout)]
+        first += len(tier)
+    return found
+
+
+def _fits(row: dict[str, Any], layout: Layout) -> bool:
+    if layout.format == "alpaca" and "output" in layout.fields and "instruction" not in layout.fields:
+        # These guesses come in twos that differ by the context alone.
+        has_context = "context" in row and is_blank(row.get("input"))
+        if has_context is not (layout.fields.get("input") == "context"):
+            return False
+    if layout.fields.get("messages") in _CHATS and not _holds_turns(row.get(layout.name("messages"))):
+        return False
+    return all(row.get(column) is not None for column in layout.columns)
+
+
+def _holds_turns(value: Any) -> bool:
+    return holds_json_list(value) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _tiers(fields: Mapping[str, str]) -> list[list[Layout]]:
+    known = [name for name, layout in FORMATS.items() if _knows(layout, fields)]
+    own = [Layout(name, dict(fields)) for name in known if name != "text"]
+    guessed = [
+        Layout(name, {**alias, **fields})
+        for name in known
+        for alias in _ALIASES.get(name, ())
+        if not alias.keys() & fields.keys()
+    ]
+    return [own, guessed, [Layout(name, dict(fields)) for name in known if name == "text"]]
+
+
+def _knows(layout: Format, fields: Mapping[str, str]) -> bool:
+    return set(fields) <= {*layout.required, *layout.optional}

@@ -1,0 +1,89 @@
+"""What a good row becomes: an Example."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, Any]
+"""As a chat template takes it: `role` and `content` (text), and where the row has them `reasoning_content` (text),
+`tool_calls` ([{"id", "type": "function", "function": {"name", "arguments": an object}}]), `tool_call_id` and `name`."""
+
+Tool = dict[str, Any]
+"""JSON schema of a function that may be called: {"type": "function", "function": {"name", ...}}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One good row: `messages` of a conversation, or the `text` of a document (then `messages` is empty)."""
+
+    line: int
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    tools: tuple[Tool, ...] = ()
+    """JSON schemas of the tools that the conversation may call, as chat templates take them."""
+    learned: tuple[bool, ...] = ()
+    """Whether each message is one to learn; empty: every answer is."""
+    has_template: bool = False
+    """Whether the text carries its chat template already: its control tokens are meant as such."""
+
+    @property
+    def prompt(self) -> str:
+        """What is asked: all messages before the last answer, or the whole document; case and spacing folded away.
+
+        Calls, their results and the tools are part of it, thoughts are not. The order of the roles is part of it where
+        it is not the usual one (a system message or none, then user and assistant in turn).
+        """
+        if not self.messages:
+            return _folded(self.text)
+        roles = [message["role"] for message in self.messages]
+        asked = self.messages[: len(roles) - 1 - roles[::-1].index("assistant")]
+        parts = [_folded(text) for message in asked for text in (message["content"], *_call_texts(message))]
+        if self.tools or not _is_usual([message["role"] for message in asked]) or len(parts) > len(asked):
+            shape = [[message["role"], len(message.get("tool_calls", ()))] for message in asked]
+            parts.append(json.dumps([shape, self.tools], sort_keys=True))
+        return "\x1f".join(parts)
+
+    @property
+    def texts(self) -> list[str]:
+        """What was written, without the roles: contents, thoughts and calls."""
+        if not self.messages:
+            return [self.text]
+        return [text for message in self.messages for text in _texts_of(message)]
+
+    @property
+    def num_characters(self) -> int:
+        """Size of the text and the tools, to keep batches of examples small in memory."""
+        return sum(map(len, self.texts)) + (len(json.dumps(self.tools)) if self.tools else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedRow:
+    """A good row that the domain's `exclude` leaves out."""
+
+
+def says_something(message: Message) -> bool:
+    """Whether there is a word, a thought or a call in it."""
+    return bool(message["content"].strip() or "tool_calls" in message or "reasoning_content" in message)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _is_usual(roles: list[str]) -> bool:
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    return all(role == ("assistant" if index % 2 else "user") for index, role in enumerate(turns))
+
+
+def _texts_of(message: Message) -> list[str]:
+    if len(message) == 2:
+        return [message["content"]]
+    further = [*([message["reasoning_content"]] if "reasoning_content" in message else []), *_call_texts(message)]
+    return [message["content"], *further] if message["content"] or not further else further
+
+
+def _call_texts(message: Message) -> Iterator[str]:
+    for call in message.get("tool_calls", ()):
+        function = call["function"]
+        yield f"{function['name']} {json.dumps(function['arguments'], ensure_ascii=False, sort_keys=True)}"

@@ -1,0 +1,198 @@
+"""Lists of messages, in whatever words they are written -> a Talk, with roles and keys as chat templates take them."""
+
+from typing import Any
+
+from workers.data.files import RowError
+from workers.data.formats.calls import read_calls, read_tools
+from workers.data.formats.example import Message, Tool
+from workers.data.formats.marks import MARKS, read_mark
+from workers.data.formats.values import (
+    Row,
+    check_text,
+    field_of,
+    holds_json_list,
+    is_blank,
+    is_clean,
+    kind_of,
+    parse_json,
+    text_of,
+)
+
+ROLES = {
+    **{role: role for role in ("system", "developer")},
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "tool_response", "tool_result", "function_response", "ipython"), "tool"
+    ),
+}
+"""Who speaks, by the words of the files, without regard to case."""
+_CALL_ROLES = ("function_call", "tool_call")
+_ROLE_NAMES, _TEXT_NAMES = ("role", "from"), ("content", "value", "text")
+REASONING = ("reasoning_content", "thinking", "reasoning", "reasoning_text", "thought", "thoughts")
+"""Names of fields for what the assistant thought before it answered."""
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Names of fields for what is not text."""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning")
+_PART_KINDS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), "an image"),
+    **dict.fromkeys(("video", "video_url", "input_video"), "a video"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "a sound"),
+    **dict.fromkeys(("file", "input_file", "document"), "a file"),
+}
+
+
+class Talk:
+    """A conversation while it is read.
+
+    Attributes:
+        messages: so far.
+        marks: of the messages that say so, whether they are to be learned.
+        tools: that it may call.
+        has_further: whether the row may have more than the fields that mark its format; most have not.
+        is_columnar: whether nulls in calls and tools are the filling of a column store.
+    """
+
+    __slots__ = ("has_further", "is_columnar", "marks", "messages", "tools")
+
+    def __init__(self, has_further: bool, is_columnar: bool) -> None:
+        self.messages: list[Message] = []
+        self.marks: dict[int, bool] = {}
+        self.tools: list[Tool] = []
+        self.has_further = has_further
+        self.is_columnar = is_columnar
+
+    def say(self, role: str, content: str) -> None:
+        """One more plain message."""
+        self.messages.append({"role": role, "content": content})
+
+    def lead(self, system: str) -> None:
+        """Put a system message in front; one that stands there already must say the same."""
+        if not system.strip():
+            return
+        first = self.messages[0] if self.messages else None
+        if first is None or first["role"] not in ("system", "developer"):
+            self.messages.insert(0, {"role": "system", "content": system})
+            self.marks = {index + 1: mark for index, mark in self.marks.items()}
+        elif first["content"].strip() != system.strip():
+            raise RowError("two system messages: that of the row and that of its messages differ")
+
+    def offer(self, value: Any, place: str) -> None:
+        """The tools of the conversation; given twice they must be the same."""
+        tools = read_tools(value, place, self.is_columnar)
+        if self.tools and tools != self.tools:
+            raise RowError(f"two lists of tools: {place} and another one differ")
+        self.tools = tools
+
+
+def add_turns(talk: Talk, turns: Any, list_name: str, role_name: str, text_name: str, of: str = "") -> None:
+    """Read a list of messages, or one as JSON, onto the end of a conversation.
+
+    Args:
+        of: what to add to "message 3" in messages where the row has several lists.
+    """
+    if holds_json_list(turns):
+        turns = parse_json(turns, f"`{list_name}`")
+    if not isinstance(turns, list):
+        raise RowError(f"wrong type: `{list_name}` is {kind_of(turns)}, not a list")
+    messages = talk.messages
+    for number, turn in enumerate(turns, start=1):
+        if type(turn) is dict and len(turn) == 2:  # most are as plain as that, and there are millions of them
+            role, text = turn.get(role_name), turn.get(text_name)
+            if type(text) is str and type(role) is str and role in ROLES:
+                if not is_clean(text):
+                    check_text(text, f"message {number}{of}: `{text_name}`")
+                messages.append({"role": ROLES[role], "content": text})
+                continue
+        _add_turn(talk, turn, role_name, text_name, f"message {number}{of}")
+
+
+def _add_turn(talk: Talk, turn: Any, role_name: str, text_name: str, where: str) -> None:
+    if not isinstance(turn, dict):
+        raise RowError(f"wrong type: {where} is {kind_of(turn)}, not an object")
+    said = text_of(turn, _name_in(turn, role_name, _ROLE_NAMES), f"{where}: ")
+    word = said.strip().lower()
+    if word not in ROLES and word not in _CALL_ROLES:
+        known = ", ".join((*ROLES, *_CALL_ROLES))
+        raise RowError(f"unknown role: {where} is by {said[:40]!r}; known are {known}")
+    role = ROLES.get(word, "assistant")
+    message: Message = {"role": role, "content": ""}
+    text_key = _name_in(turn, text_name, _TEXT_NAMES)
+    if word in _CALL_ROLES:
+        message["tool_calls"] = read_calls(field_of(turn, text_key, f"{where}: "), where, talk.is_columnar)
+    else:
+        _add_further(talk, message, turn, where)
+        _add_content(message, turn, text_key, where)
+    if MARKS & turn.keys() and (mark := read_mark(turn, role, where)) is not None:
+        talk.marks[len(talk.messages)] = mark
+    talk.messages.append(message)
+
+
+def _name_in(turn: Row, name: str, others: tuple[str, ...]) -> str:
+    """The one of these keys that the message has: the given name first, and one with a value before one without."""
+    names = (name, *others)
+    return next((key for key in names if turn.get(key) is not None), next((key for key in names if key in turn), name))
+
+
+def _add_content(message: Message, turn: Row, name: str, where: str) -> None:
+    content = turn.get(name)
+    if isinstance(content, list):
+        _add_parts(message, content, where)
+    elif content is not None or not ("tool_calls" in message or "reasoning_content" in message):
+        message["content"] = text_of(turn, name, f"{where}: ")
+
+
+def _add_parts(message: Message, parts: list[Any], where: str) -> None:
+    texts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
+    for number, part in enumerate(parts, start=1):
+        place = f"part {number} of {where}"
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        if not isinstance(part, dict):
+            raise RowError(f"wrong type: {place} is {kind_of(part)}, not an object")
+        kind = part.get("type") or ("text" if "text" in part else None)
+        if kind in _TEXT_PARTS:
+            texts["content"].append(text_of(part, "text", f"{place}: "))
+        elif kind in _THOUGHT_PARTS and message["role"] == "assistant":
+            texts["reasoning_content"].append(text_of(part, _name_in(part, str(kind), ("text",)), f"{place}: "))
+        else:
+            what = _PART_KINDS.get(kind) if isinstance(kind, str) else None
+            raise RowError(f"not text: {place} is {what or f'of type {str(kind)[:40]!r}'}; raymix trains on text")
+    message["content"] = "".join(texts["content"])
+    if (thoughts := "".join(texts["reasoning_content"])).strip():
+        _set_thoughts(message, thoughts, where)
+
+
+def _add_further(talk: Talk, message: Message, turn: Row, where: str) -> None:
+    """What a message may have beside its text."""
+    for name in REASONING:
+        if not is_blank(turn.get(name)):
+            _refuse_unless_answer(message, name, where)
+            _set_thoughts(message, text_of(turn, name, f"{where}: "), where)
+    for name in ("tool_calls", "function_call"):
+        if not is_blank(turn.get(name)):
+            _refuse_unless_answer(message, name, where)
+            if "tool_calls" in message:
+                raise RowError(f"two lists of calls: {where} has `tool_calls` and `function_call`")
+            message["tool_calls"] = read_calls(turn[name], where, talk.is_columnar)
+    for name in ("tools", "functions"):
+        if not is_blank(turn.get(name)):
+            if message["role"] not in ("system", "developer"):
+                raise RowError(f"tools out of place: {where} is by the {message['role']} and has `{name}`")
+            talk.offer(turn[name], f"`{name}` of {where}")
+    for name in ("tool_call_id", "name"):
+        if not is_blank(turn.get(name)):
+            message[name] = text_of(turn, name, f"{where}: ")
+    if found := [name for name in MEDIA if not is_blank(turn.get(name))]:
+        raise RowError(f"not text: {where} has `{found[0]}`; raymix trains on text")
+
+
+def _refuse_unless_answer(message: Message, name: str, where: str) -> None:
+    if message["role"] != "assistant":
+        raise RowError(f"`{name}` out of place: {where} is by the {message['role']}; only the assistant can have it")
+
+
+def _set_thoughts(message: Message, thoughts: str, where: str) -> None:
+    if message.setdefault("reasoning_content", thoughts) != thoughts:
+        raise RowError(f"two different thoughts: {where} has several of {', '.join(REASONING)}")
