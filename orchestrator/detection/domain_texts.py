@@ -71,8 +71,10 @@ def find_domain_texts(domain: str, config: DomainConfig) -> DomainTexts:
 
 
 def plain_text(example: Example) -> str:
-    """A document, or what is said in a conversation line by line: no roles, which a base model has never seen."""
-    return example.text or "\n".join(message["content"] for message in example.messages)
+    """A document, or what is said, thought and called in a conversation line by line: no roles, which a base model has
+    never seen.
+    """
+    return "\n".join(example.texts)
 
 
 def cut_openings(tokenizer: "PreTrainedTokenizerBase", texts: list[str], num_tokens: int) -> list[Ids]:

@@ -89,7 +89,8 @@ def _told(domain: FoundDomain) -> str:
     """What was seen, in a line."""
     files = f"{len(domain.train)} file{'s' if len(domain.train) > 1 else ''}"
     if domain.refusal:
-        return f"{files}; {domain.refusal}"
+        # Names of columns stand in it, and it becomes a comment: one line, whatever they are.
+        return f"{files}; {''.join(letter if letter.isprintable() else ' ' for letter in domain.refusal)}"
     if domain.format is None:
         keys = json.dumps(domain.keys[:8])
         return f"{files}; no known format, a row has {keys}: set `format`, and `fields` for other names"

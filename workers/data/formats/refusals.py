@@ -19,7 +19,7 @@ _GOOD = "chosen|preferred|winner|winning|better"
 _BAD = "rejected|(?:non|not|dis|un)_?preferred|loser|losing|worse"
 _PAIRED = re.compile(rf"(?:{_ANSWER}_)?(?:{_GOOD}|{_BAD})(?:_{_ANSWER})?(?:_id)?")
 _GOOD_ONE = re.compile(rf"(?:{_ANSWER}_)?(?:{_GOOD})(?:_{_ANSWER})?")
-_NUMBERED = re.compile(rf"(.*{_ANSWER})_?([ab]|[jk]|\d)")
+_NUMBERED = re.compile(rf"(.{{0,40}}{_ANSWER})_?([ab]|[jk]|\d)")
 _MARK = re.compile(
     "(?:is_)?(?:labels?|kto_tag|(?:un)?desirable|chosen|preferred|accepted|rejected|(?:in)?correct|good|bad|thumbs_(?:up|down)"
     "|upvoted|liked|winner|train|trainable)(?:_answer|_response)?"

@@ -14,11 +14,13 @@ _MAX_DEPTH = 32  # of calls and schemas; a chat template walks them by recursion
 
 def text_of(row: Row, name: str, where: str = "") -> str:
     """The text in a field; RowError where there is none, or none that can be encoded."""
+    text = row.get(name)
+    if type(text) is str and is_clean(text):
+        return text
     text = field_of(row, name, where)
     if not isinstance(text, str):
         raise RowError(f"wrong type: {where}`{name}` is {kind_of(text)}, not text")
-    if not is_clean(text):
-        check_text(text, f"{where}`{name}`")
+    check_text(text, f"{where}`{name}`")
     return text
 
 
