@@ -12,7 +12,9 @@ _LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable
 _LEAVE = ("masked", "mask")
 # Stretches of an answer by their characters.
 _PARTS = ("train_detail", "training_detail")
-MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS))
+# Whether somebody liked the answer: not the same as whether to learn it.
+_OPINIONS = ("label", "kto_tag", "desirable", "chosen", "rejected")
+MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS, *_OPINIONS))
 """Keys of a message that say whether it is one to learn."""
 
 _WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -24,6 +26,10 @@ def read_mark(turn: Row, role: str, where: str) -> bool | None:
     said |= {name: not read_switch(turn[name], f"{where}: `{name}`") for name in _LEAVE if not is_blank(turn.get(name))}
     if parts := [name for name in _PARTS if not is_blank(turn.get(name))]:
         raise RowError(f"parts of an answer are marked: {where} has `{parts[0]}`; raymix learns an answer whole or not")
+    if opinions := [name for name in _OPINIONS if isinstance(turn.get(name), bool)]:
+        raise RowError(
+            f"preference data: {where} has `{opinions[0]}`; say with `weight` 0 or 1 whether to learn the answer"
+        )
     if len(set(said.values())) > 1:
         raise RowError(f"contradiction: {where} is to be learned and not, by {', '.join(f'`{name}`' for name in said)}")
     if not said:
@@ -59,6 +65,7 @@ def find_learned(messages: Sequence[Message], marks: Mapping[int, bool], train_o
     if not any(is_learned and says_something(message) for is_learned, message in zip(learned, messages, strict=True)):
         why = "all have weight 0"
         if train_on == "last":
-            why = f"train_on: last, and the last {'has weight 0' if not marks.get(answers[-1], True) else 'is blank'}"
+            is_blank_one = marks.get(answers[-1], True)
+            why = f"train_on is last, and the last one {'is blank' if is_blank_one else 'has weight 0'}"
         raise RowError(f"no answer to learn from ({why})")
     return () if all(learned[index] for index in answers) else learned

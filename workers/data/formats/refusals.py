@@ -91,7 +91,7 @@ def _paired(rows: Sequence[Row], layouts: list[Layout]) -> str | None:
             "NAME}"
         )
     else:
-        remedy = f"To learn the good ones alone, name the format: {advice}"
+        remedy = f"To learn the good ones alone, write {advice}"
     told = " and ".join(f"`{name}`" for name in names)
     return f"preference data: {told} hold good answers and bad ones, and raymix must not guess which to learn. {remedy}"
 
@@ -135,7 +135,7 @@ def _marked(rows: Sequence[Row], layouts: list[Layout]) -> str | None:
         pattern = f"^({pattern})$" if len(bad) > 1 else f"^{pattern}$"
         return (
             f"preference data: `{name}` marks rows as good or bad, and raymix would learn them all. To learn the "
-            f"good ones alone, name the format and leave the others out: {layouts[0].settings()}, "
+            f"good ones alone, write {layouts[0].settings()}, "
             f"exclude: [{{field: {name}, pattern: '{pattern}', eval: true}}]"
         )
     return None
@@ -158,7 +158,7 @@ def _fits_two(layouts: list[Layout]) -> str | None:
     if len(layouts) < 2:
         return None
     ways = " or ".join(f"{layout.format} (by {', '.join(layout.columns)})" for layout in layouts)
-    return f"two layouts: the rows fit {ways}. Name the one to read, e.g. {layouts[0].settings()}"
+    return f"two layouts: the rows fit {ways}. To read the first of them, write {layouts[0].settings()}"
 
 
 def _passed_over(rows: Sequence[Row], layout: Layout) -> str | None:
@@ -172,7 +172,7 @@ def _passed_over(rows: Sequence[Row], layout: Layout) -> str | None:
     name = next((name for name in lost if name in columns and name not in read), None)
     if name is None:
         return None
-    advice = f"To read them without it, name the format: {layout.settings()}"
+    advice = f"To read them without it, write {layout.settings()}"
     if layout.format == "prompt_completion" and name in ("context", "input") and isinstance(columns[name][0], str):
         prompt, completion = layout.columns
         whole = Layout("alpaca", {"instruction": prompt, "input": name, "output": completion})
