@@ -24,6 +24,9 @@ def test_a_conversation_becomes_lines_without_roles() -> None:
     messages = ({"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"})
     assert plain_text(Example(1, messages=messages)) == "2+2?\n4"
     assert plain_text(Example(1, text="a document")) == "a document"
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"town": "Oslo"}}}
+    asks = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert plain_text(Example(1, (messages[0], asks, messages[1]))) == '2+2?\nweather {"town": "Oslo"}\n4'
 
 
 def test_each_side_has_its_own_file(tmp_path: Path) -> None:

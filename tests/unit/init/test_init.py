@@ -47,6 +47,29 @@ def test_fields_of_other_names_are_found_or_told(tmp_path: Path) -> None:
     assert odd.format is None and odd.keys == ["left", "right"]
 
 
+def test_preference_data_is_not_named_as_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A format in the file would switch the refusal off."""
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "q", "completion": "a"}
+    write(tmp_path / "liked.jsonl", row | {"label": True}, row | {"label": False})
+    write(tmp_path / "law.jsonl", {"question": "q", "answer": "a", "question\nfoo: bar": "x"})
+    (liked,) = find_domains([tmp_path / "liked.jsonl"])
+    assert liked.format is None and "`label` marks rows as good or bad" in str(liked.refusal)
+    init([tmp_path], "some/model", Path("my.yaml"), 0, Console(file=io.StringIO()))
+    config = load_config(Path("my.yaml"))
+    assert (config.domains["liked"].format, config.domains["law"].format) == ("auto", "prompt_completion")
+    assert "# 1 file; preference data: `label` marks" in Path("my.yaml").read_text()
+
+
+def test_names_of_columns_never_leave_their_comment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["a\nresponse_a", "a\nresponse_b", "a\u2028\x85\x07"]
+    write(tmp_path / "odd.jsonl", {"prompt": "q", **dict.fromkeys(names, "x")})
+    init([tmp_path], "some/model", Path("my.yaml"), 0, Console(file=io.StringIO()))
+    assert "preference data: `a response_a` and `a response_b`" in Path("my.yaml").read_text()
+    assert load_config(Path("my.yaml")).domains["odd"].format == "auto"
+
+
 @pytest.mark.parametrize("num_gpus", [0, 4])
 def test_what_is_written_loads_and_says_what_was_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_gpus: int
