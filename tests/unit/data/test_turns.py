@@ -1,6 +1,7 @@
 """Messages in the words of many files: roles, parts, thoughts, calls, tools, and which answers are learned."""
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -162,6 +163,17 @@ def test_a_call_that_is_a_turn(role: str) -> None:
         message = read_row(1, {"conversations": turns}, "sharegpt", {}).messages[1]
         num_calls = 2 if isinstance(value, str) and value[0] == "[" else 1
         assert message == {"role": "assistant", "content": "", "tool_calls": [CALL] * num_calls}
+    thinks = [turns[0], {"from": role, "value": CALL, "thinking": "North.", "name": "planner"}]
+    assert read_row(1, {"conversations": thinks}, "sharegpt", {}).messages[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [CALL],
+        "reasoning_content": "North.",
+        "name": "planner",
+    }
+    with pytest.raises(RowError, match=r"^two lists of calls: message 2"):
+        twice = [turns[0], {"from": role, "value": CALL, "tool_calls": [CALL]}]
+        read_row(1, {"conversations": twice}, "sharegpt", {})
     with pytest.raises(RowError, match=r"^not JSON: message 2: the call is 'trains\(north\)'"):
         turns[1]["value"] = "trains(north)"
         read_row(1, {"conversations": turns}, "sharegpt", {})
@@ -197,6 +209,7 @@ def test_what_belongs_to_calls_is_kept() -> None:
         ({"name": "trains", "arguments": {"to": "\0"}}, "NUL character: message 2, call 1"),
         ({"name": "trains", "arguments": {"\ud800": 1}}, "half a surrogate pair: message 2, call 1"),
         ({"name": "trains", "arguments": '{"to": "\\u0000"}'}, "NUL character: message 2, call 1"),
+        ({"name": "trains", "arguments": {"on": [date(2026, 1, 1)]}}, "wrong type: message 2, call 1: the arguments"),
         ({"name": "trains", "id": ["x"]}, "wrong type: message 2, call 1: `id` is a list"),
         ({"name": "t", "arguments": '{"a":' * 99_999 + "1" + "}" * 99_999}, "nested too deep: message 2, call 1"),
     ],
@@ -275,6 +288,9 @@ def test_nulls_are_filling_in_a_column_store_alone() -> None:
         to = example.tools[0]["function"]["parameters"]["properties"]["to"]
         assert ("day" in arguments, "default" in to) == (not is_columnar, not is_columnar)
     # What was written as JSON has no filling.
+    written = read(ASK, ANSWER, tools=[json.dumps(tool)], is_columnar=True).tools
+    assert written == read(ASK, ANSWER, tools=json.dumps([tool]), is_columnar=True).tools
+    assert written == read(ASK, ANSWER, tools=[tool]).tools
     asks = {"role": "assistant", "tool_calls": [{"name": "trains", "arguments": '{"day": null}'}]}
     assert read(ASK, asks, is_columnar=True).messages[1]["tool_calls"][0]["function"]["arguments"] == {"day": None}
 

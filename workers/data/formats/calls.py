@@ -18,10 +18,11 @@ def read_tools(value: Any, place: str, is_columnar: bool) -> list[Tool]:
         place: what the value is called in messages.
         is_columnar: whether nulls are the filling of a column store, where every object has the keys of all.
     """
-    given = parse_json(value, place) if isinstance(value, str) else value
-    if not isinstance(given, list):
-        raise RowError(f"wrong type: {place} is {kind_of(given)}, not a list")
-    return [_read_tool(tool, f"tool {number} of {place}", is_columnar) for number, tool in enumerate(given, start=1)]
+    if isinstance(value, str):
+        return read_tools(parse_json(value, place), place, is_columnar=False)  # what was written has no filling
+    if not isinstance(value, list):
+        raise RowError(f"wrong type: {place} is {kind_of(value)}, not a list")
+    return [_read_tool(tool, f"tool {number} of {place}", is_columnar) for number, tool in enumerate(value, start=1)]
 
 
 def read_calls(value: Any, where: str, is_columnar: bool) -> list[Call]:
@@ -38,7 +39,7 @@ def _read_tool(given: Any, place: str, is_columnar: bool) -> Tool:
     if not isinstance(tool, dict):
         raise RowError(f"not a tool: {place} is {kind_of(tool)}")
     check_nested(tool, place)
-    tool = without_nulls(tool) if is_columnar else tool
+    tool = without_nulls(tool) if is_columnar and not isinstance(given, str) else tool
     if tool.get("type", "function") not in ("function", None):
         raise RowError(f"not a tool: {place} is a {str(tool['type'])[:40]}; raymix knows functions alone")
     if not isinstance(tool.get("function"), dict):
@@ -80,5 +81,4 @@ def _read_arguments(function: Row, name: str, where: str, is_columnar: bool) -> 
     if not isinstance(arguments, dict):
         raise RowError(f"not a tool call: {place} are {kind_of(arguments)}, not an object")
     check_nested(arguments, place)
-    # What comes out of a text has no filling: its nulls were written.
     return without_nulls(arguments) if is_columnar and not isinstance(given, str) else arguments

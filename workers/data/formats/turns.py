@@ -119,11 +119,13 @@ def _add_turn(talk: Talk, turn: Any, role_name: str, text_name: str, where: str)
     role = ROLES.get(word, "assistant")
     message: Message = {"role": role, "content": ""}
     text_key = _name_in(turn, text_name, _TEXT_NAMES)
-    if word in _CALL_ROLES:
-        message["tool_calls"] = read_calls(field_of(turn, text_key, f"{where}: "), where, talk.is_columnar)
-    else:
-        _add_further(talk, message, turn, where)
+    _add_further(talk, message, turn, where)
+    if word not in _CALL_ROLES:
         _add_content(message, turn, text_key, where)
+    elif "tool_calls" in message:
+        raise RowError(f"two lists of calls: {where} is a call and has another one")
+    else:
+        message["tool_calls"] = read_calls(field_of(turn, text_key, f"{where}: "), where, talk.is_columnar)
     if MARKS & turn.keys() and (mark := read_mark(turn, role, where)) is not None:
         talk.marks[len(talk.messages)] = mark
     talk.messages.append(message)

@@ -59,11 +59,16 @@ def check_text(text: str, place: str) -> None:
 
 
 def check_nested(value: Any, place: str) -> None:
-    """Refuse a nested value with a text that no tokenizer could take, or nested deeper than a template can walk."""
+    """Refuse a nested value with a text that no tokenizer could take, with what is not JSON (a date of a Parquet file,
+    say), or nested deeper than a template can walk.
+    """
     level = [value]
     for _ in range(_MAX_DEPTH):
-        for text in (item for item in level if isinstance(item, str)):
-            check_text(text, place)
+        for item in level:
+            if isinstance(item, str):
+                check_text(item, place)
+            elif item is not None and not isinstance(item, int | float | list | dict):
+                raise RowError(f"wrong type: {place} has a {type(item).__name__}; JSON has none")
         level = [part for item in level for part in _parts(item)]
         if not level:
             return
