@@ -161,6 +161,14 @@ def test_preference_rows_further_down_are_refused_one_by_one(tmp_path: Path, num
     assert all(isinstance(row, Example) for row in read(path, format="prompt_completion"))
 
 
+def test_names_that_travel_with_the_tasks_are_bounded(tmp_path: Path) -> None:
+    rows = [{"text": "x", "y" * 200: 1, **{f"name {row} {n}": 1 for n in range(50)}} for row in range(100)]
+    config = DomainConfig(train=[write(tmp_path / "rows.jsonl", rows)])
+    (source,) = plan_sources("d", config, "train")
+    assert source.harmless is not None and len(source.harmless) == 1000
+    assert [type(row) for row in read_examples(source, Shard())] == [Example] * 100
+
+
 @pytest.mark.parametrize(
     "further",
     [

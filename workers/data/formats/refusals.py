@@ -29,6 +29,7 @@ _GOOD_WORDS = {"true", "1", "yes", "good", "chosen", "preferred", "accepted", "d
 _BAD_WORDS = {"false", "0", "-1", "no", "bad", "rejected", "undesirable"}
 _LOST = (*MEDIA, "documents", "chat_template_kwargs")
 _LOST_FROM_A_PAIR = ("context", "input", "instruction")
+_MAX_NAMES, _MAX_NAME = 1000, 100
 _PROMPTS = ("prompt", "question", "instruction", "query", "input", "conversations", "conversation", "messages")
 
 
@@ -50,7 +51,8 @@ def harmless_names(rows: Sequence[Any]) -> list[str]:
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
             names[name] = names.get(name, False) or not _is_suspect(name) or not is_blank(value)
-    return sorted(name for name, is_harmless in names.items() if is_harmless)
+    found = sorted(name for name, is_harmless in names.items() if is_harmless and len(name) <= _MAX_NAME)
+    return found[:_MAX_NAMES]  # they travel with every task; rows with others are looked at, which is only slower
 
 
 def _is_suspect(name: str) -> bool:
