@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import RunConfig
+from orchestrator.config_files import left_aside
 from orchestrator.detection.driver import with_known_shares
 from orchestrator.machine import crowding
 from orchestrator.memory import GIB, estimate_for_shape, read_shape
@@ -50,6 +51,7 @@ def plan_view(config: RunConfig, stores: Mapping[str, DomainStores]) -> Renderab
     note = [] if known else [Text("shares: to be detected when the run starts, or before by `raymix detect`")]
     if warning := crowding(config.cluster):
         note.append(Text(warning, style="yellow"))
+    note += [Text(printable(line), style="yellow") for line in left_aside(config)]
     if warning := budget_warning(known or config, stores):
         note.append(Text(warning, style="yellow"))
     return Group(facts, _domain_table(config, stores, shares, rows), *note, *_model_lines(config, stores))

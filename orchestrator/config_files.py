@@ -11,7 +11,9 @@ from orchestrator.config import RunConfig
 from orchestrator.config_errors import Fault, KeyPath
 from orchestrator.mixing.base import GivenShares, check_domains
 from orchestrator.tracking.config import missing_package
-from workers.data.files import BadRow, Shard, read_rows
+from workers.data.files import BadRow, Shard
+from workers.data.locations import find_files
+from workers.data.reading import read_rows
 from workers.model_files import refuse_adapter
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
@@ -35,18 +37,36 @@ def _domain_files(config: RunConfig) -> Iterator[Fault]:
         for part, paths in (("train", domain.train), ("eval", domain.eval)):
             for i, path in enumerate(paths):
                 key: KeyPath = ("domains", name, part, i)
-                faults = list(_plain_file(key, path))
-                yield from faults or _file_of_rows(key, path)
+                try:
+                    files = find_files(path).files
+                except (ValueError, OSError) as error:
+                    yield key, str(error)
+                    continue
+                for file in files:
+                    yield from _file_of_rows(key, file, config.data.zstd_window_mib)
 
 
-def _file_of_rows(key: KeyPath, path: Path) -> Iterator[Fault]:
-    """Of a kind that can be read, and with more in it than one bad row, which may stand for the whole file."""
-    try:
-        match list(islice(read_rows(path, Shard(index=0, count=1)), 2)):
-            case [BadRow(reason=reason)]:
-                yield key, f"{path}: holds no row: {reason}; give a file with rows or leave it out"
-    except ValueError as error:
-        yield key, str(error)
+def _file_of_rows(key: KeyPath, path: Path, zstd_window_mib: int) -> Iterator[Fault]:
+    """With more in it than one bad row, which may stand for the whole file."""
+    if path.stat().st_size == 0:
+        yield key, f"{path}: is empty; give a file with rows or leave it out"
+        return
+    match list(islice(read_rows(path, Shard(), zstd_window_mib), 2)):
+        case [BadRow(reason="the file is empty" as reason)]:
+            yield key, f"{path}: holds no row: {reason}; give a file with rows or leave it out"
+        case [BadRow(reason=reason)]:
+            yield key, f"{path}: {reason}"
+
+
+def left_aside(config: RunConfig) -> list[str]:
+    """A sentence for every folder and pattern with files of other kinds, which are not read."""
+    return [
+        f"domain {name!r}, {part}: {path}: {told}"
+        for name, domain in config.domains.items()
+        for part, paths in (("train", domain.train), ("eval", domain.eval))
+        for path in paths
+        if (told := find_files(path).told_ignored)
+    ]
 
 
 def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:

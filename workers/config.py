@@ -60,9 +60,10 @@ class DomainConfig(Settings):
     """
 
     train: list[LocalPath] = Field(default_factory=list)
-    """Training files: .jsonl, .json or .parquet; .jsonl and .json also as .gz or .zst."""
+    """Training files: .jsonl, .ndjson, .json, .csv or .tsv (all also .gz or .zst), .parquet, .arrow or .feather;
+    folders of such files, or that `save_to_disk` wrote; patterns with `*`, `?`, `[ab]` and `**`."""
     eval: list[LocalPath] = Field(default_factory=list)
-    """Evaluation files; without them `eval_fraction` of the training rows is set aside."""
+    """Evaluation files, named in the same ways; without them `eval_fraction` of the training rows is set aside."""
     hub: HubConfig | None = None
     """A Hugging Face data set instead of files."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -91,8 +92,9 @@ class DomainConfig(Settings):
 
     def with_absolute_paths(self) -> Self:
         """The same domain, named so that a process in another folder finds its files."""
-        resolved = {part: [path.expanduser().resolve() for path in getattr(self, part)] for part in ("train", "eval")}
-        return self.model_copy(update=resolved)
+        # Links are left as they are: what a link points to may have a name that does not tell its kind.
+        absolute = {part: [path.expanduser().absolute() for path in getattr(self, part)] for part in ("train", "eval")}
+        return self.model_copy(update=absolute)
 
     @property
     def is_trained(self) -> bool:
@@ -139,6 +141,9 @@ class DataConfig(Settings):
     """`skip` counts unreadable rows and goes on; `fail` stops at the first."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     """With `skip`: the largest fraction of unreadable rows in a domain before the run refuses to start."""
+    zstd_window_mib: Annotated[int, Field(ge=1, le=2048)] = 128
+    """Longest window that a .zst file may need, in MiB: `zstd --long=31` makes 2048. A task that reads such a file
+    takes that much memory."""
     cache_dir: LocalPath | None = None
     """Folder of the token stores, shared by all runs; default: `token-stores` in output_dir."""
     sample_seed: Seed = 0

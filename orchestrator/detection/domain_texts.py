@@ -11,6 +11,7 @@ from workers.config import DomainConfig
 from workers.data.files import Shard
 from workers.data.formats import Example
 from workers.data.sources import Source, plan_sources, read_examples
+from workers.data.streams import ZSTD_WINDOW_MIB
 from workers.data.tokenization import hash_prompt
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class DomainTexts:
     @property
     def identity(self) -> list[Any]:
         """What the texts depend on, in plain JSON types."""
-        sides = [[json.loads(source.model_dump_json(exclude={"path"})) for source in side] for side in self._sides]
+        # The digest tells contents apart that were read with different windows.
+        left_out = {"path", "zstd_window_mib"}
+        sides = [[json.loads(source.model_dump_json(exclude=left_out)) for source in side] for side in self._sides]
         return [self.domain, *sides, self.held_out_fraction]
 
     @property
@@ -62,9 +65,10 @@ class DomainTexts:
                     yield plain_text(example)
 
 
-def find_domain_texts(domain: str, config: DomainConfig) -> DomainTexts:
+def find_domain_texts(domain: str, config: DomainConfig, zstd_window_mib: int = ZSTD_WINDOW_MIB) -> DomainTexts:
     """Training rows and evaluation rows of the domain; where it has only one of them, that is cut in two by prompt."""
-    train, held_out = plan_sources(domain, config, "train"), plan_sources(domain, config, "eval")
+    train = plan_sources(domain, config, "train", zstd_window_mib=zstd_window_mib)
+    held_out = plan_sources(domain, config, "eval", zstd_window_mib=zstd_window_mib)
     # Evaluation rows alone serve both sides; of training rows the data plane sets the same prompts aside.
     fraction = config.eval_fraction if train else 0.5
     return DomainTexts(domain, train or held_out, held_out or train, fraction)

@@ -64,7 +64,10 @@ def find_distribution(config: RunConfig, console: Console) -> Distribution:
 
 
 def _domain_texts(config: RunConfig) -> dict[str, DomainTexts]:
-    return {name: find_domain_texts(name, domain.with_absolute_paths()) for name, domain in config.domains.items()}
+    window = config.data.zstd_window_mib
+    return {
+        name: find_domain_texts(name, domain.with_absolute_paths(), window) for name, domain in config.domains.items()
+    }
 
 
 class _Detection:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.files import BadRow, RowError, Shard, read_rows, split_suffix
+from workers.data.files import KINDS, BadRow, RowError, Shard, split_suffix
 from workers.data.formats import complete_fields, detect_format, find_refusal, read_row
+from workers.data.locations import EVAL_WORDS, TRAIN_WORDS, find_files, is_rows, is_saved
+from workers.data.reading import read_rows
 
 ROWS_LOOKED_AT = 500
 _CHARACTERS_PER_TOKEN = 4  # of English under the usual vocabularies; `raymix check` counts them
-_EVAL_WORDS = {"eval", "evaluation", "test", "valid", "validation", "val", "dev", "heldout"}
-_TRAIN_WORDS = {"train", "training"}
 
 
 @dataclass
@@ -61,42 +61,44 @@ def find_domains(paths: Sequence[Path]) -> list[FoundDomain]:
 
 
 def _data_files(paths: Sequence[Path]) -> list[Path]:
+    """The files with rows, and the folders of saved data sets, which are named as a whole."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder; mend the path")
-        found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        files += [file for file in found if not path.is_dir() or _is_data(file)]
+        files += _below(path) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{', '.join(map(str, paths))}: no .jsonl, .json or .parquet file there")
+        raise ValueError(f"{', '.join(map(str, paths))}: no {KINDS} file there")
     return files
 
 
-def _is_data(path: Path) -> bool:
-    try:
-        split_suffix(path)
-    except ValueError:
-        return False
-    return not path.name.startswith(".")
+def _below(folder: Path) -> list[Path]:
+    if is_saved(folder):
+        return [folder]
+    found: list[Path] = []
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if path.is_dir():
+            found += _below(path)
+        elif is_rows(path):
+            found.append(path)
+    return found
 
 
 def _read_name(path: Path) -> tuple[str, bool]:
-    """Name of the domain, and whether the file is for evaluation."""
-    layout, compression = split_suffix(path)
-    stem = path.name[: -len(layout + compression)]
-    words = [word for word in re.split(r"[-_. ]+", stem) if word]
-    is_eval = bool(words) and words[-1].lower() in _EVAL_WORDS
-    while words and (words[-1].lower() in _EVAL_WORDS | _TRAIN_WORDS or (words[-1].isdigit() and len(words) > 1)):
-        is_eval = is_eval or words[-1].lower() in _EVAL_WORDS
+    """Name of the domain, and whether the file or saved data set is for evaluation."""
+    stem = path.name if path.is_dir() else path.name[: -len("".join(split_suffix(path)))]
+    words = [word for word in re.split(r"[-_. ]+", re.sub(r"[-_]\d+[-_]of[-_]\d+$", "", stem)) if word]
+    is_eval = bool(words) and words[-1].lower() in EVAL_WORDS
+    while words and (words[-1].lower() in EVAL_WORDS | TRAIN_WORDS or (words[-1].isdigit() and len(words) > 1)):
+        is_eval = is_eval or words[-1].lower() in EVAL_WORDS
         words.pop()
     name = "-".join(words) or path.resolve().parent.name
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._") or "domain", is_eval
 
 
 def _look(domain: FoundDomain) -> None:
-    rows = [
-        row for path in domain.train for row in islice(read_rows(path, Shard()), ROWS_LOOKED_AT // len(domain.train))
-    ]
+    files = [file for path in domain.train for file in find_files(path).files]
+    rows = [row for file in files for row in islice(read_rows(file, Shard()), max(1, ROWS_LOOKED_AT // len(files)))]
     good: list[tuple[int, Any]] = [row for row in rows if not isinstance(row, BadRow)]
     objects = [row for _, row in good if isinstance(row, dict)]
     domain.keys = list(map(str, objects[0])) if objects else []

@@ -1,6 +1,5 @@
 """The folder that travels with a job: the configuration, and the files that it names by relative paths."""
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError, format_path
 from orchestrator.jobs.folders import choose_data_files, choose_model_files, refuse_whole_place
+from workers.data.locations import files_to_carry
 
 CONFIG_NAME = "config.yaml"
 MAX_BYTES = 400 * 2**20  # Ray takes packages of 500 MiB
@@ -40,12 +40,6 @@ def write_package(config: RunConfig, folder: Path) -> list[str]:
         if key in _ON_THE_CLUSTER and not path.is_absolute()
     ]
     travelling = {key: path for key, path in _paths(data) if key not in _ON_THE_CLUSTER and not path.is_absolute()}
-    faults += [
-        f"{format_path(key)}: {path}: no such file (looked in {Path.cwd()}); mend the path, or give the absolute path "
-        "that it has on the cluster"
-        for key, path in travelling.items()
-        if not (path.exists() or _matches(path))
-    ]
     faults += [
         fault
         for key, path in _paths(data)
@@ -82,26 +76,44 @@ def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[
     notes: list[str] = []
     faults: list[str] = []
     for key, path in travelling.items():
-        if not path.is_dir():
-            files |= {_inside(file): file for file in ([path] if path.exists() else _matches(path))}
+        try:
+            chosen, note = _choose_one(key, path)
+        except ValueError as error:
+            faults.append(f"{format_path(key)}: {error}")
             continue
-        is_model = key[-2:] == ("model", "path")
-        choice = choose_model_files(path) if is_model else choose_data_files(path)
-        files |= {_inside(path) / inside: source for inside, source in choice.files.items()}
-        if (note := choice.describe_left(path)) and note not in notes:
+        files |= {_inside(file): source for file, source in chosen.items()}
+        if note and note not in notes:
             notes.append(note)
-        if is_model and Path("config.json") not in choice.files:
-            faults.append(f"{format_path(key)}: {path} holds no config.json, so it is not a Hugging Face model folder")
-        elif not choice.files:
-            faults.append(f"{format_path(key)}: {path} holds no file of a data set; give a folder that does")
     if faults:
         raise ConfigError(faults)
     return files, notes
 
 
-def _matches(path: Path) -> list[Path]:
-    """The files that a pattern like `data/*.jsonl` stands for."""
-    return sorted(file for file in Path().glob(str(path)) if file.is_file()) if re.search(r"[*?\[]", str(path)) else []
+def _choose_one(key: KeyPath, path: Path) -> tuple[dict[Path, Path], str | None]:
+    """The same for one path.
+
+    Raises:
+        ValueError: it is not there, or holds nothing that could be used.
+    """
+    if "domains" in key and key[-2] in ("train", "eval"):
+        try:
+            return {file: file for file in files_to_carry(path)}, None
+        except ValueError as error:
+            raise ValueError(f"{error}; where it is on the cluster, give its absolute path there") from None
+    if not path.exists():
+        raise ValueError(
+            f"{path}: no such file (looked in {Path.cwd()}); mend the path, or give the absolute path that it has on "
+            "the cluster"
+        )
+    if not path.is_dir():
+        return {path: path}, None
+    is_model = key[-2:] == ("model", "path")
+    choice = choose_model_files(path) if is_model else choose_data_files(path)
+    if is_model and Path("config.json") not in choice.files:
+        raise ValueError(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+    if not choice.files:
+        raise ValueError(f"{path} holds no file of a data set; give a folder that does")
+    return {path / inside: source for inside, source in choice.files.items()}, choice.describe_left(path)
 
 
 def _paths(data: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Path]]:

@@ -62,7 +62,8 @@ def probe(
     texts: list[str] = []
     labels: list[int] = []
     for number, (name, domain) in enumerate(config.domains.items()):
-        found = find_domain_texts(name, domain.with_absolute_paths()).read(True, num_examples, config.seed)
+        sides = find_domain_texts(name, domain.with_absolute_paths(), config.data.zstd_window_mib)
+        found = sides.read(True, num_examples, config.seed)
         texts += found
         labels += [number] * len(found)
     labels_N = np.array(labels)

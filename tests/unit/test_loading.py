@@ -136,7 +136,7 @@ def test_missing_and_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [line.split(": ")[1] for line in lines] == [
         "domains.math.train[0]", "domains.code.train[0]", "domains.code.train[1]", "model.path"
     ]  # fmt: skip
-    assert "m.jsonl: is empty" in lines[0] and "c.jsonl: no such file" in lines[1] and "not a file" in lines[2]
+    assert "m.jsonl: is empty" in lines[0] and "c.jsonl: no such file" in lines[1] and "file in this folder" in lines[2]
 
 
 def test_a_file_that_cannot_be_read_as_a_configuration(tmp_path: Path) -> None:

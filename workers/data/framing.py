@@ -26,19 +26,22 @@ class DamagedFile(Exception):
         self.line = line
 
 
-def split_lines(chunks: Iterator[bytes], line: int = 1) -> Iterator[Frame]:
-    """Lines that end with \\n, \\r\\n or \\r, mixed as they may be; the first has the number `line`."""
+def split_lines(chunks: Iterator[bytes], line: int = 1, keeps_all: bool = False) -> Iterator[Frame]:
+    """Lines that end with \\n, \\r\\n or \\r, mixed as they may be; the first has the number `line`.
+
+    `keeps_all` hands out blank lines too, and every line with its end and the spaces around it.
+    """
     rest, is_too_long = b"", False
     try:
         for chunk in chunks:
             rest += chunk
             pieces = rest.splitlines(keepends=True)
             # A \r at the end may be half of a \r\n.
-            rest = b"" if pieces[-1].endswith(b"\n") else pieces.pop()
+            rest = b"" if not pieces or pieces[-1].endswith(b"\n") else pieces.pop()
             for piece in pieces:
                 if is_too_long or len(piece) > MAX_ROW_BYTES:
                     yield line, None
-                elif text := piece.strip(_SPACE):
+                elif text := piece if keeps_all else piece.strip(_SPACE):
                     yield line, text
                 is_too_long = False
                 line += 1
@@ -48,7 +51,7 @@ def split_lines(chunks: Iterator[bytes], line: int = 1) -> Iterator[Frame]:
         raise DamagedFile(error.reason, line) from None
     if is_too_long:
         yield line, None
-    elif text := rest.strip(_SPACE):
+    elif text := rest if keeps_all else rest.strip(_SPACE):
         yield line, text
 
 

@@ -83,7 +83,9 @@ class DomainPlan(Settings):
 
 def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_fingerprint: str) -> DomainPlan:
     """Look at the domain's sources and lay out the work."""
-    train, evaluation = (plan_sources(domain, config, split, data.train_on) for split in ("train", "eval"))
+    train, evaluation = (
+        plan_sources(domain, config, split, data.train_on, data.zstd_window_mib) for split in ("train", "eval")
+    )
     eval_fraction = 0.0 if evaluation else config.eval_fraction
     sample = Sample(fraction=config.fraction, count=config.count, seed=data.sample_seed)
     if evaluation and not config.is_trained:

@@ -5,7 +5,8 @@ Rows are data and nothing else: none is taken for a path, an address or code.
 """
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from workers.config import DomainConfig, Exclusion, HubConfig, TrainOn
-from workers.data.files import ROWS_PER_BLOCK, BadRow, RowError, Shard, read_arrow, read_rows, split_suffix
+from workers.data.arrow_rows import read_arrow
+from workers.data.csv_rows import LIST_COLUMNS
+from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, RowError, Shard, split_suffix
 from workers.data.formats import (
     Example,
     ExcludedRow,
@@ -27,6 +30,9 @@ from workers.data.formats import (
     is_excluded,
     read_row,
 )
+from workers.data.locations import find_files
+from workers.data.reading import read_rows
+from workers.data.streams import ZSTD_WINDOW_MIB
 from workers.hub import reach_hub
 from workers.settings import Settings
 
@@ -68,6 +74,8 @@ class Source(Settings):
     """Bytes of the file, or rows of the hub set."""
     num_shards: int
     """Parts that it is read in: a function of the size alone."""
+    zstd_window_mib: int = ZSTD_WINDOW_MIB
+    """Longest Zstandard window that the file may need."""
 
     @property
     def name(self) -> str:
@@ -75,11 +83,21 @@ class Source(Settings):
         return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
 
 
-def plan_sources(domain: str, config: DomainConfig, split: str, train_on: TrainOn = "all") -> list[Source]:
+def plan_sources(
+    domain: str,
+    config: DomainConfig,
+    split: str,
+    train_on: TrainOn = "all",
+    zstd_window_mib: int = ZSTD_WINDOW_MIB,
+) -> list[Source]:
     """The sources of a domain's `train` or `eval` split; none where it has no eval files of its own.
 
     Args:
         train_on: which answers are learned where the domain does not say.
+        zstd_window_mib: longest window that a .zst file may need.
+
+    Raises:
+        ValueError: a path names no file that can be read, or the format of one cannot be told.
     """
     try:
         check_fields(config.format, config.fields)
@@ -87,7 +105,9 @@ def plan_sources(domain: str, config: DomainConfig, split: str, train_on: TrainO
             hub_split = config.hub.split if split == "train" else config.hub.eval_split
             sources = [_plan_hub(config, config.hub, hub_split)] if hub_split else []
         else:
-            sources = [_plan_file(config, path) for path in (config.train if split == "train" else config.eval)]
+            paths = config.train if split == "train" else config.eval
+            files = [file for path in paths for file in find_files(path).files]
+            sources = [_plan_file(config, file, zstd_window_mib) for file in files]
         exclude = [exclusion for exclusion in config.exclude if split == "train" or exclusion.eval]
         return [
             source.model_copy(update={"exclude": exclude, **_targets(config, source, train_on)}) for source in sources
@@ -98,7 +118,7 @@ def plan_sources(domain: str, config: DomainConfig, split: str, train_on: TrainO
 
 def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
     """The examples of a shard, and for each other row what became of it."""
-    rows = _read_hub(source, shard) if source.path is None else read_rows(source.path, shard)
+    rows = _read_hub(source, shard) if source.path is None else _read_file(source, source.path, shard)
     harmless = None if source.harmless is None else set(source.harmless)
     by_field = [exclusion for exclusion in source.exclude if exclusion.field is not None]
     by_text = [exclusion for exclusion in source.exclude if exclusion.field is None]
@@ -134,7 +154,7 @@ def _refuse_what_is_new(row: dict[str, Any], fields: dict[str, str]) -> None:
 
 
 def _is_columnar(source: Source) -> bool:
-    return source.path is None or split_suffix(source.path)[0] == ".parquet"
+    return source.path is None or split_suffix(source.path)[0] in TABLE_LAYOUTS
 
 
 def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[str, Any]:
@@ -151,25 +171,35 @@ def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[st
     return {"train_on": config.train_on or train_on}
 
 
-def _plan_file(config: DomainConfig, path: Path) -> Source:
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; the paths of `train` and `eval` are relative to the working folder")
+def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int) -> Source:
     layout, compression = split_suffix(path)
     size = path.stat().st_size
-    is_packed = bool(compression) or layout == ".parquet"
+    is_packed = bool(compression) or layout in TABLE_LAYOUTS
     text_bytes = size * _TEXT_BYTES_PER_PACKED_BYTE if is_packed else size
+    # What a longer window lets through is another content.
+    window = f"-{zstd_window_mib}" if compression == ".zst" and zstd_window_mib != ZSTD_WINDOW_MIB else ""
+    rows = read_rows(path, Shard(), zstd_window_mib, _list_columns(config.fields))
     return Source(
-        path=path.resolve(),
-        **_resolve_format(config, str(path), read_rows(path, Shard())),
-        digest=hash_file(path),
+        path=path.absolute(),  # a link stays one: the name of what it points to may not tell its kind
+        **_resolve_format(config, str(path), rows),
+        digest=hash_file(path) + window,
         size=size,
         num_shards=_count_shards(text_bytes, _SHARD_BYTES),
+        zstd_window_mib=zstd_window_mib,
     )
+
+
+def _read_file(source: Source, path: Path, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]:
+    return read_rows(path, shard, source.zstd_window_mib, _list_columns(source.fields))
+
+
+def _list_columns(fields: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(fields.get(name, name) for name in LIST_COLUMNS)
 
 
 def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
     rows = _load_hub(hub, split)
-    head = _arrow_rows(rows, hub.path, range(min(_ROWS_TO_DETECT, len(rows))))
+    head = _arrow_rows(rows, range(min(_ROWS_TO_DETECT, len(rows))))
     return Source(
         hub=hub,
         split=split,
@@ -199,6 +229,14 @@ def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, A
         "`format` (messages, sharegpt, alpaca, prompt_completion, text) and map its fields with `fields`, "
         "e.g. fields: {prompt: question, completion: answer}"
     )
+
+
+def repeated_sources(sources: Sequence[Source]) -> list[list[str]]:
+    """Groups of sources with the same content, by the names that they were given; most sources are in none."""
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for source in sources:
+        names[source.digest, source.split].append(source.name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 def _count_shards(amount: int, per_shard: int) -> int:
@@ -232,11 +270,11 @@ def _read_hub(source: Source, shard: Shard) -> Iterator[tuple[int, Any] | BadRow
     rows = _load_hub(source.hub, source.split)
     if len(rows) == 0 and shard.index == 0:
         yield BadRow(source.name, 1, "the split is empty")
-    yield from _arrow_rows(rows, source.name, shard.span(len(rows)))
+    yield from _arrow_rows(rows, shard.span(len(rows)))
 
 
-def _arrow_rows(rows: "datasets.Dataset", name: str, span: range) -> Iterator[tuple[int, Any] | BadRow]:
+def _arrow_rows(rows: "datasets.Dataset", span: range) -> Iterator[tuple[int, Any] | BadRow]:
     # Plain Arrow: the library's own row access would open the files that image and audio columns name.
     table = rows.with_format("arrow")
     for start in range(span.start, span.stop, ROWS_PER_BLOCK):
-        yield from read_arrow(name, table[start : min(start + ROWS_PER_BLOCK, span.stop)], start)
+        yield from read_arrow(table[start : min(start + ROWS_PER_BLOCK, span.stop)], start)

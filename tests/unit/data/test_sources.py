@@ -253,9 +253,13 @@ def test_a_hub_set_is_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_user_is_told_about_files_that_cannot_be_a_source(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b")
+    (tmp_path / "a.txt").write_text("a,b")
     (tmp_path / "odd.jsonl").write_text('{"frage": "q", "antwort": "a"}\n')
-    for name, message in (("none.jsonl", "is not a file"), ("a.csv", "not a .jsonl"), ("odd.jsonl", "antwort, frage")):
+    for name, message in (
+        ("none.jsonl", "no such file"),
+        ("a.txt", "not a .jsonl"),
+        ("odd.jsonl", "antwort, frage"),
+    ):
         with pytest.raises(ValueError, match=message) as error:
             plan_sources("law", DomainConfig(train=[tmp_path / name]), "train")
         assert "law" in str(error.value) and name in str(error.value)

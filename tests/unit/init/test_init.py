@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 from rich.console import Console
 
@@ -102,8 +106,32 @@ def test_no_more_tokens_than_the_model_was_made_for(tmp_path: Path, monkeypatch:
 def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         find_domains([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match=r"no \.jsonl, \.json or \.parquet file there"):
+    with pytest.raises(ValueError, match=r"no .jsonl, .*feather file there"):
         find_domains([tmp_path])
     write(tmp_path / "law-test.jsonl")
     with pytest.raises(ValueError, match="domain 'law' has evaluation files alone"):
         find_domains([tmp_path])
+
+
+def test_every_kind_is_found_and_a_saved_data_set_is_named_as_a_folder(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([TURNS] * 3)
+    (tmp_path / "data" / "chat").mkdir(parents=True)
+    write(tmp_path / "data" / "chat" / "train.ndjson")
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "code-00000-of-00002.parquet")
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "code-00001-of-00002.parquet")
+    pyarrow.feather.write_feather(table, tmp_path / "data" / "law-train.feather")
+    (tmp_path / "data" / "maths.csv").write_text("question,answer\n1+1?,2\n")
+    (tmp_path / "data" / "talk.tsv").write_text("messages\n" + json.dumps(TURNS["messages"]) + "\n")
+    (tmp_path / "data" / ".cache").mkdir()
+    write(tmp_path / "data" / ".cache" / "x.jsonl")
+    made = datasets.Dataset.from_list([TURNS] * 3)
+    datasets.DatasetDict({"train": made, "test": made}).save_to_disk(tmp_path / "data" / "saved")
+    found = {domain.name: domain for domain in find_domains([tmp_path / "data"])}
+    assert {name: domain.format for name, domain in found.items()} == {
+        "chat": "messages", "code": "messages", "law": "messages", "maths": "prompt_completion", "saved": "messages",
+        "talk": "messages",
+    }  # fmt: skip
+    assert found["maths"].fields == {"prompt": "question", "completion": "answer"}
+    assert len(found["code"].train) == 2 and found["talk"].num_bad_rows == 0
+    assert found["saved"].train == [tmp_path / "data" / "saved" / "train"]
+    assert found["saved"].eval == [tmp_path / "data" / "saved" / "test"]

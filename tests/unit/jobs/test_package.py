@@ -12,6 +12,7 @@ from orchestrator.config_errors import ConfigError
 from orchestrator.jobs import package
 from orchestrator.jobs.package import write_package
 from orchestrator.loading import load_config
+from workers.data.locations import find_files
 
 
 @pytest.fixture
@@ -212,3 +213,41 @@ def test_files_of_a_pattern_and_names_of_any_letters_travel(here: Path, tmp_path
     files, _ = travel(tmp_path, config(domains=domains, mixing={"type": "uniform"}))
     assert {name for name in files if name.startswith("my data")} == {"my data/été 1.jsonl", "my data/été 2.jsonl"}
     assert "my data/été *.jsonl" in files["config.yaml"]
+
+
+def test_folders_and_patterns_travel_with_the_files_that_they_name(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("many/1.jsonl", "many/deep/2.csv", "many/.env", "many/README.md", "../beside/c.jsonl", "odd[1].jsonl"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text("{}")
+    for name in ("state.json", "dataset_info.json", "data.arrow", "cache-1.arrow"):
+        (here / "saved").mkdir(exist_ok=True)
+        (here / "saved" / name).write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    travels = tmp_path / "package"
+    travels.mkdir()
+    domains = {
+        "a": {"train": ["many", "odd[1].jsonl"], "eval": "data/a-*.jsonl"},
+        "b": {"train": ["../beside/*", "saved", "/shared/*.jsonl"]},
+    }
+    named = config(domains=domains, model={"path": "base"})
+    before = {path: find_files(path).files for path in named.domains["a"].train + named.domains["b"].train[:2]}
+    write_package(named, travels)
+    names = {str(path.relative_to(travels)) for path in travels.rglob("*") if path.is_file()}
+    assert names - {"base/config.json", "config.yaml", "ref.json"} == {
+        "many/1.jsonl", "many/deep/2.csv", "odd[1].jsonl", "data/a-eval.jsonl", "up/beside/b.jsonl",
+        "up/beside/c.jsonl", "saved/state.json", "saved/dataset_info.json", "saved/data.arrow",
+    }  # fmt: skip
+    monkeypatch.chdir(travels)
+    there = load_config(travels / "config.yaml", check_files=False).domains
+    assert there["b"].train[2] == Path("/shared/*.jsonl")
+    after = [find_files(path).files for path in there["a"].train + there["b"].train[:2]]
+    assert [[file.name for file in files] for files in after] == [[f.name for f in files] for files in before.values()]
+
+
+def test_a_pattern_without_a_match_is_told_by_key(here: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        write_package(config(domains={"a": {"train": "none/*.jsonl"}, "b": {"train": "data/a.jsonl"}}), tmp_path)
+    (line,) = caught.value.lines
+    assert line.startswith(f"domains.a.train[0]: none/*.jsonl: nothing matches this pattern (looked in {here})")
+    assert line.endswith("; mend it; where it is on the cluster, give its absolute path there")

@@ -1,0 +1,226 @@
+"""Rows of Arrow data: IPC files (.arrow, Feather), streams as `save_to_disk` writes them, and batches from elsewhere.
+
+Only what a row of text can be made of is decoded: text, numbers, true and false, and lists and objects of them.
+Anything else (times, decimals, bytes, ...) is there as a marker whose class has the name of its type, so that a column
+that nobody uses stops nothing, whatever is in it.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.types as kinds
+
+from workers.data.files import ROWS_PER_BLOCK, BadRow, Shard, one_line
+
+Rows = Iterator[tuple[int, Any] | BadRow]
+_NOT_UTF8 = "bytes that are not UTF-8"
+_DAMAGED = "damaged"
+# A value that has another type than its column, or that runs into a limit of Python.
+_DECODING_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
+
+
+def read_ipc(path: Path, shard: Shard) -> Rows:
+    """The shard's rows of an IPC file or stream."""
+    next_row = 0
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            for batch in _batches(file):
+                if next_row == 0 and (reason := refuse_columns(batch.schema)):
+                    if shard.index == 0:
+                        yield BadRow(str(path), 1, reason)
+                    return
+                batch.validate()  # else a batch may claim to hold any number of rows
+                yield from _blocks(batch, next_row, shard)
+                next_row += batch.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if shard.owns(next_row + 1):
+            what = "unreadable from here on" if next_row else "not an Arrow file"
+            yield BadRow(str(path), next_row + 1, f"{what}: {one_line(error)}")
+        return
+    if next_row == 0 and shard.index == 0:
+        yield BadRow(str(path), 1, "the file is empty")
+
+
+def _batches(file: pyarrow.MemoryMappedFile) -> Iterator[pyarrow.RecordBatch]:
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    if is_file:
+        reader = pyarrow.ipc.open_file(file)
+        yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
+    else:
+        yield from pyarrow.ipc.open_stream(file)
+
+
+def _blocks(batch: pyarrow.RecordBatch, first: int, shard: Shard) -> Rows:
+    row = first
+    suspects: frozenset[str] | None = None
+    while row < first + batch.num_rows:
+        end = min((row // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK, first + batch.num_rows)
+        if shard.owns(row + 1):
+            if suspects is None:  # once for the whole batch: a slice of lists would have all their values checked
+                columns = zip(batch.schema.names, batch.columns, strict=True)
+                suspects = frozenset(name for name, column in columns if not _is_sound(column))
+            yield from read_arrow(batch.slice(row - first, end - row), row, suspects)
+        row = end
+
+
+def refuse_columns(schema: pyarrow.Schema) -> str | None:
+    """Why rows of these columns would lose something; None where they do not."""
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            return f"column twice: the column `{name[:40]}` is there twice"
+    return None
+
+
+def read_arrow(
+    batch: pyarrow.RecordBatch | pyarrow.Table, first: int, suspects: frozenset[str] = frozenset()
+) -> Iterator[tuple[int, Any]]:
+    """The rows of an Arrow batch whose first is row `first` (from 0) of its file; nothing is opened.
+
+    `suspects` are columns that Arrow did not lay out itself and whose offsets or texts are not what they should be.
+    """
+    if not suspects and all(is_decoded(kind) for kind in batch.schema.types):
+        try:
+            rows = batch.to_pylist()
+        except _DECODING_ERRORS:
+            pass  # find the values that lie
+        else:
+            yield from enumerate(rows, start=first + 1)
+            return
+    names = batch.schema.names
+    columns = [_decode(column, name in suspects) for name, column in zip(names, batch.columns, strict=True)]
+    for index in range(batch.num_rows):
+        yield first + index + 1, {name: column[index] for name, column in zip(names, columns, strict=True)}
+
+
+def _is_sound(column: pyarrow.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except _DECODING_ERRORS:
+        return False
+    return True
+
+
+def marker(name: str) -> object:
+    """Stands for a value that is not decoded; messages name its class."""
+    return _marker_class(name)()
+
+
+@cache
+def _marker_class(name: str) -> type:
+    return type(name, (), {})
+
+
+def is_decoded(kind: pyarrow.DataType) -> bool:
+    """Whether values of this type are handed out as such, all the way down."""
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return False  # by its storage
+    if kinds.is_struct(kind):
+        names = [kind.field(index).name for index in range(kind.num_fields)]
+        return len(set(names)) == len(names) and all(is_decoded(kind.field(i).type) for i in range(kind.num_fields))
+    if kinds.is_map(kind):
+        return is_decoded(kind.key_type) and is_decoded(kind.item_type)
+    if kinds.is_dictionary(kind) or _has_lists(kind):
+        return is_decoded(kind.value_type)
+    return _is_text(kind) or any(
+        check(kind) for check in (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
+    )
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return any(check(kind) for check in (kinds.is_string, kinds.is_large_string, kinds.is_string_view))
+
+
+def _has_lists(kind: pyarrow.DataType) -> bool:
+    return any(check(kind) for check in (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list))
+
+
+def _decode(column: pyarrow.Array | pyarrow.ChunkedArray, is_suspect: bool) -> list[Any]:
+    if isinstance(column, pyarrow.ChunkedArray):
+        return [value for chunk in column.chunks for value in _decode(chunk, is_suspect)]
+    if is_decoded(column.type) and not is_suspect:
+        try:
+            return column.to_pylist()
+        except _DECODING_ERRORS:
+            pass  # find the values that lie
+    try:
+        return _decode_parts(column)
+    except _DECODING_ERRORS:
+        return [marker(_DAMAGED)] * len(column)
+
+
+def _decode_parts(array: pyarrow.Array) -> list[Any]:
+    """The values of an array, part by part, each checked before it is touched."""
+    kind = array.type
+    if isinstance(array, pyarrow.ExtensionArray):
+        return _decode_parts(array.storage)
+    if kinds.is_dictionary(kind):
+        array.indices.validate(full=True)
+        words, indices = _decode_parts(array.dictionary), array.indices.to_pylist()
+        return [
+            None if index is None else words[index] if 0 <= index < len(words) else marker(_DAMAGED)
+            for index in indices
+        ]
+    if kinds.is_struct(kind):
+        return _decode_objects(array)
+    if _has_lists(kind):
+        return _decode_lists(array)
+    if _is_text(kind):
+        return _decode_texts(array)
+    if is_decoded(kind):
+        array.validate(full=True)
+        return array.to_pylist()
+    unread = marker(str(kind)[:60])
+    return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
+
+
+def _decode_objects(array: pyarrow.StructArray) -> list[Any]:
+    array.validate()
+    names = [array.type.field(index).name for index in range(array.type.num_fields)]
+    if len(set(names)) < len(names):
+        unread = marker("an object with a key twice")
+        return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
+    parts = [_decode_parts(array.field(index)) for index in range(len(names))]
+    return [
+        {name: part[index] for name, part in zip(names, parts, strict=True)} if is_valid else None
+        for index, is_valid in enumerate(array.is_valid().to_pylist())
+    ]
+
+
+def _decode_lists(array: Any) -> list[Any]:
+    array.validate()
+    if kinds.is_fixed_size_list(array.type):
+        size = array.type.list_size
+        starts = np.arange(array.offset, array.offset + len(array) + 1, dtype=np.int64) * size
+    else:
+        starts = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    if (np.diff(starts) < 0).any() or not 0 <= starts[0] <= starts[-1] <= len(array.values):
+        return [marker(_DAMAGED)] * len(array)
+    values = _decode_parts(array.values.slice(starts[0], starts[-1] - starts[0]))
+    starts = (starts - starts[0]).tolist()
+    return [
+        values[starts[index] : starts[index + 1]] if is_valid else None
+        for index, is_valid in enumerate(array.is_valid().to_pylist())
+    ]
+
+
+def _decode_texts(array: pyarrow.Array) -> list[Any]:
+    try:
+        array.validate(full=True)
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    except pyarrow.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            return [marker(_DAMAGED)] * len(array)
+    values: list[Any] = []
+    for scalar in array:
+        try:
+            values.append(scalar.as_py())
+        except UnicodeDecodeError:
+            values.append(marker(_NOT_UTF8))
+    return values

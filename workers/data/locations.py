@@ -1,0 +1,216 @@
+"""What `train` and `eval` name, as files: they name files, folders of files or of `save_to_disk`, and patterns.
+
+In a folder, at any depth, and under a pattern only files of a kind that is read are taken, in the order of their paths.
+What is hidden (its name begins with a dot) is not looked at; other files are left aside and told.
+"""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.data.contents import identify, read_head
+from workers.data.files import COMPRESSIONS, KINDS, split_suffix
+
+EVAL_WORDS = frozenset({"eval", "evaluation", "test", "valid", "validation", "val", "dev", "heldout"})
+TRAIN_WORDS = frozenset({"train", "training"})
+
+_PATTERN = re.compile(r"[*?\[]")
+# Written beside the rows by the `datasets` library.
+_SAVED_MARKS = ("state.json", "dataset_info.json")
+_SPLITS_FILE = "dataset_dict.json"
+_NOT_ROWS = {*_SAVED_MARKS, _SPLITS_FILE, "dataset_infos.json"}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files that one path of a configuration names."""
+
+    files: list[Path]
+    """Those with rows, in order."""
+    ignored: list[Path]
+    """Those left aside: of another kind."""
+
+    @property
+    def told_ignored(self) -> str:
+        """What was left aside, in words; "" where nothing was."""
+        return f"{len(self.ignored):,} left aside as of another kind: {_names(self.ignored)}" if self.ignored else ""
+
+
+def find_files(path: Path) -> FoundFiles:
+    """The files of one path of `train` or `eval`.
+
+    Raises:
+        ValueError: there is none, or what is there cannot be one side of a domain; without a line break.
+    """
+    path = path.expanduser()
+    if path.is_file():
+        _check_kind(path)
+        return FoundFiles([path], [])
+    if path.is_dir():
+        return _of_folder(path)
+    where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
+    if not is_pattern(path):
+        raise ValueError(f"{path}: no such file{where}; mend the path")
+    return _of_pattern(path, where)
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all that match it; a file that has the very name goes first."""
+    return bool(_PATTERN.search(str(path))) and not path.expanduser().exists()
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of the `datasets` library wrote this folder."""
+    return all((folder / name).is_file() for name in _SAVED_MARKS)
+
+
+def files_to_carry(path: Path) -> list[Path]:
+    """What has to be copied so that the path names the same files elsewhere.
+
+    Raises:
+        ValueError: as in `find_files`.
+    """
+    files = find_files(path).files
+    folders = dict.fromkeys(file.parent for file in files)
+    return files + [folder / name for folder in folders if is_saved(folder) for name in _SAVED_MARKS]
+
+
+def split_of(file: Path) -> str | None:
+    """ "train" or "eval" where the last word of the file's name, or of its folder's, says so; numbers are no words."""
+    name = file.name
+    for suffix in [suffix for suffix in file.suffixes[-2:] if suffix.lower() in COMPRESSIONS][-1:]:
+        name = name.removesuffix(suffix)
+    for part in (Path(name).stem, file.parent.name):
+        words = [word.lower() for word in re.split(r"[-_. ]+", part) if word]
+        while words and (words[-1].isdigit() or words[-1] == "of"):
+            words.pop()
+        if words and words[-1] in EVAL_WORDS | TRAIN_WORDS:
+            return "eval" if words[-1] in EVAL_WORDS else "train"
+    return None
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        split_suffix(path)
+    except ValueError as error:
+        found = identify(read_head(path))
+        what = f"; this is {found[0]}" if found else ""
+        advice = f": {found[1]}" if found and not found[1].startswith(".") else ""
+        raise ValueError(f"{error}{what}{advice}") from None
+
+
+def _of_folder(folder: Path) -> FoundFiles:
+    if is_saved(folder):
+        return FoundFiles(_saved_files(folder), [])
+    _refuse_splits(folder)
+    found: list[Path] = []
+    ignored: list[Path] = []
+    for file in _walk(folder):
+        (found if is_rows(file) else ignored).append(file)
+    if not found:
+        seen = f"; there is {_names(ignored)}" if ignored else ""
+        raise ValueError(f"{folder}: no {KINDS} file in this folder{seen}")
+    name = folder.absolute().name
+    held_out = [file for file in found if split_of(name / file.relative_to(folder)) == "eval"]
+    if held_out and len(held_out) < len(found):
+        others = [file for file in found if file not in held_out]
+        raise ValueError(
+            f"{folder}: holds evaluation files ({_names(held_out)}) beside others ({_names(others)}); name the files "
+            "of each side, or a pattern for them"
+        )
+    return FoundFiles(found, ignored)
+
+
+def _of_pattern(pattern: Path, where: str) -> FoundFiles:
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute pattern
+    files: dict[Path, None] = {}
+    ignored, folders = [], []
+    for match in matches:
+        if match.is_dir():
+            if is_saved(match):
+                files.update(dict.fromkeys(_saved_files(match)))
+            else:
+                folders.append(match)
+        elif match.is_file() and is_rows(match):
+            files[match] = None
+        else:
+            ignored.append(match)
+    if files:
+        return FoundFiles(list(files), ignored)
+    if not matches:
+        raise ValueError(f"{pattern}: nothing matches this pattern{where}; mend it")
+    if folders:
+        raise ValueError(f"{pattern}: matches folders alone ({_names(folders)}); add /** for the files in them")
+    raise ValueError(f"{pattern}: matches no {KINDS} file, only {_names(ignored)}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below, in the order of their paths; each folder once, however links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    files: list[Path] = []
+    for name, folders, names in os.walk(folder, onerror=_refuse_closed, followlinks=True):
+        here = Path(name)
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        if is_saved(here):
+            folders.clear()
+            files += _saved_files(here)
+            continue
+        _refuse_splits(here)
+        folders[:] = sorted(part for part in folders if not part.startswith("."))
+        files += [here / part for part in names if not part.startswith(".") and (here / part).is_file()]
+    yield from sorted(files)
+
+
+def _refuse_closed(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: this folder cannot be looked into: {error.strerror}")
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a saved data set, in its own order."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder}: its state.json is not one that save_to_disk wrote; save the data set anew"
+        ) from None
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ValueError(f"{folder}: its state.json names {name[:80]!r}, which is not a file in it; save it anew")
+    if not names:
+        raise ValueError(f"{folder}: a saved data set without rows; leave it out")
+    return [folder / name for name in names]
+
+
+def _refuse_splits(folder: Path) -> None:
+    if not (folder / _SPLITS_FILE).is_file():
+        return
+    try:
+        splits = json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]
+        paths = ", ".join(str(folder / str(split)) for split in splits)
+    except (OSError, ValueError, KeyError, TypeError):
+        paths = "its folders"
+    raise ValueError(f"{folder}: a saved data set of several splits; name one of them: {paths}")
+
+
+def is_rows(file: Path) -> bool:
+    """Whether a file of a folder is taken: of a kind that is read, and not one that describes the others."""
+    try:
+        split_suffix(file)
+    except ValueError:
+        return False
+    return file.name not in _NOT_ROWS
+
+
+def _names(paths: list[Path]) -> str:
+    more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
+    return ", ".join(path.name for path in paths[:_SHOWN]) + more

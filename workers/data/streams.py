@@ -1,0 +1,174 @@
+"""The text of a file as UTF-8 in pieces of bounded size, whatever it is compressed with or encoded in."""
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import zstandard
+
+from workers.config import DataConfig
+from workers.data.framing import MAX_ROW_BYTES, DamagedFile
+
+ZSTD_WINDOW_MIB: int = DataConfig.model_fields["zstd_window_mib"].default
+
+_CHUNK_BYTES = 2**18
+# A Zstandard block of 4 bytes can stand for 128 KiB, so this much input makes at most 2 MiB of output.
+_ZSTD_INPUT_BYTES = 64
+_ZSTD_HEADER_BYTES = 18
+_MAX_ZSTD_WINDOW_MIB = 2048
+# Text shrinks to a tenth, seldom to a hundredth; a file that grows more than this is a bomb.
+_MAX_EXPANSION = 200
+_ALWAYS_ALLOWED_BYTES = 64 * 2**20
+_HEAD_BYTES = 4096
+# Those of UTF-32 go first: the mark of UTF-16 is the beginning of one of them.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:
+    """The text of a file as UTF-8 without a byte order mark; UTF-16 and UTF-32 are told by theirs.
+
+    Raises:
+        DamagedFile: it cannot be read on.
+    """
+    chunks = _decompressed(path, compression, zstd_window_mib)
+    parts = [_first_piece(chunks)]  # popped when it is handed on: it may be long, and this frame stays
+    encoding = next((encoding for mark, encoding in _MARKS if parts[0].startswith(mark)), None)
+    if encoding:
+        yield from _transcoded(parts.pop(), chunks, encoding)
+    else:
+        yield parts.pop().removeprefix(codecs.BOM_UTF8)
+        yield from chunks
+
+
+def _first_piece(chunks: Iterator[bytes]) -> bytes:
+    """As many chunks as it takes to hold any byte order mark."""
+    piece = b""
+    for chunk in chunks:
+        piece += chunk
+        if len(piece) >= len(codecs.BOM_UTF32_LE):
+            break
+    return piece
+
+
+def peek(chunks: Iterator[bytes]) -> tuple[bytes, bool, Iterator[bytes]]:
+    """(the first lines, whether that is all there is, the same chunks again).
+
+    What is looked at holds two lines that are not blank where the file has them within MAX_ROW_BYTES.
+    """
+    taken: list[bytes] = []
+    head = bytearray()
+    error: DamagedFile | None = None
+    is_whole = True
+    first = end = -1  # where the first line that is not blank starts and ends
+    try:
+        for chunk in chunks:
+            taken.append(chunk)
+            before = len(head)
+            head += chunk
+            if first < 0 and (text := chunk.lstrip()):
+                first = len(head) - len(text)
+            if first >= 0 and end < 0:
+                end = head.find(b"\n", max(first, before))
+            has_two_lines = end >= 0 and bool(head[end : end + _HEAD_BYTES].strip())
+            if len(head) > MAX_ROW_BYTES or (len(head) >= _HEAD_BYTES and has_two_lines):
+                is_whole = False
+                break
+    except DamagedFile as damage:
+        error, is_whole = damage, False
+
+    def again() -> Iterator[bytes]:
+        while taken:
+            yield taken.pop(0)
+        if error:
+            raise error
+        yield from chunks
+
+    return bytes(head), is_whole, again()
+
+
+def _transcoded(head: bytes, chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    # A lone surrogate passes on as bytes that are not UTF-8, so that it costs its row and not the file.
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    try:
+        for chunk in chain([head], chunks):
+            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"its byte order mark says {encoding.upper()}, and it is not: {error.reason}") from None
+
+
+def _decompressed(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:
+    limit = max(_ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION * path.stat().st_size)
+    num_bytes = 0
+    try:
+        for chunk in _open(path, compression, zstd_window_mib):
+            yield chunk
+            num_bytes += len(chunk)
+            if num_bytes > limit:
+                raise DamagedFile(f"it grows to more than {_MAX_EXPANSION} times its size when decompressed")
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise DamagedFile(str(error)) from None
+
+
+def _open(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:
+    if compression == ".zst":
+        return _zstd_chunks(path, zstd_window_mib)
+    return _gzip_chunks(path) if compression == ".gz" else _plain_chunks(path)
+
+
+def _plain_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _gzip_chunks(path: Path) -> Iterator[bytes]:
+    with gzip.open(path, "rb") as file:
+        while chunk := file.read1(_CHUNK_BYTES):  # read() would lose what it holds when the file ends early
+            yield chunk
+
+
+def _zstd_chunks(path: Path, window_mib: int) -> Iterator[bytes]:
+    frame = None
+    header = b""
+    for chunk in _plain_chunks(path):
+        for start in range(0, len(chunk), _ZSTD_INPUT_BYTES):
+            piece = chunk[start : start + _ZSTD_INPUT_BYTES]
+            while piece:
+                if frame is None:
+                    frame = zstandard.ZstdDecompressor(max_window_size=window_mib * 2**20).decompressobj()
+                    header = b""
+                if len(header) < _ZSTD_HEADER_BYTES:
+                    header += piece[:_ZSTD_HEADER_BYTES]
+                try:
+                    output = frame.decompress(piece)
+                except zstandard.ZstdError as error:
+                    raise DamagedFile(_window_reason(header, window_mib) or str(error)) from None
+                if output:
+                    yield output
+                piece = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last Zstandard frame is cut off")
+
+
+def _window_reason(header: bytes, window_mib: int) -> str | None:
+    """What to set, where a frame asks for a longer window than it may have."""
+    try:
+        needed_mib = -(-zstandard.get_frame_parameters(header).window_size // 2**20)
+    except zstandard.ZstdError:
+        return None
+    if not window_mib < needed_mib <= _MAX_ZSTD_WINDOW_MIB:
+        return None
+    return (
+        f"it was compressed with a Zstandard window of {needed_mib:,} MiB and data.zstd_window_mib allows "
+        f"{window_mib:,}; set data.zstd_window_mib: {needed_mib} (each task that reads it takes that much memory)"
+    )
