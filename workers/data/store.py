@@ -20,7 +20,7 @@ from workers.data.packing import Packing, pack_examples
 from workers.data.tokenization import Side, TokenShard
 from workers.durable import fsync
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raised whenever the same input would give another store."""
 
 _ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_tokens", "row_examples")
