@@ -75,10 +75,14 @@ def _domain_table(
             f"{report.num_bad_rows:,}",
             f"{report.num_excluded:,}",
             f"{report.num_too_long:,}",
-            f"{min(domain.eval.num_rows, config.evaluation.max_rows):,}/{domain.eval.num_rows:,}",
+            f"{_num_measured(domain.eval.num_rows, config):,}/{domain.eval.num_rows:,}",
             f"{num_rows * shares_of_rows[name] / train.num_rows:.2f}" if train and shares else NOTHING,
         )
     return table
+
+
+def _num_measured(num_rows: int, config: RunConfig) -> int:
+    return num_rows if config.evaluation.max_rows == "all" else min(num_rows, config.evaluation.max_rows)
 
 
 def _model_lines(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Text]:

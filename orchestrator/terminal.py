@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from orchestrator.loss_errors import ERROR_NOTE, change_text, error_text, run_errors
 from orchestrator.palette import color_by_name
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import Event
@@ -57,15 +58,6 @@ def format_loss(loss_nats: float | None) -> str:
 
 def format_share(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.1%}"
-
-
-def change_text(loss_nats: float | None, base_nats: float | None) -> Text:
-    """Loss minus base loss with its sign: green where it fell, red where the model forgot."""
-    if loss_nats is None or base_nats is None or not math.isfinite(loss_nats - base_nats):
-        return Text(NOTHING, style="dim")
-    change = loss_nats - base_nats
-    style = "dim" if abs(change) < 0.0005 else "green" if change < 0 else "red"
-    return Text(f"{change:+.3f}", style=style)
 
 
 class RunView:
@@ -177,13 +169,14 @@ class RunView:
             share = weights.shares.get(domain) if weights else None  # a domain that is only measured has none
             epochs = run.metrics.last(f"epochs/{domain}")
             loss = latest.loss_nats(domain) if latest else math.nan
+            change = latest.change_from_first.get(domain) if latest else None
             table.add_row(
                 Text(printable(domain)),
                 ProgressBar(total=1.0, completed=share or 0.0, width=10, complete_style=color, finished_style=color),
                 format_share(share),
                 f"{epochs:.2f}" if math.isfinite(epochs) else NOTHING,
-                format_loss(loss),
-                change_text(loss, base.loss_nats(domain) if base else None),
+                format_loss(loss) + error_text(latest.standard_error_nats.get(domain) if latest else None),
+                change_text(loss, base.loss_nats(domain) if base else None, change.standard_error if change else None),
             )
         return table
 
@@ -280,21 +273,24 @@ def summary_view(run_folder: Path) -> RenderableType:
     run.refresh()
     if run.summary is None:
         return Text(f"{run.path}: not finished, no summary.json")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("domain", overflow="fold")
-    headings = ("share", "epochs", "loss base", "best", "end", "change")
+    headings = ("share", "epochs", "base", "best", "end", "change")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    of_run = run_errors(run)
     for domain, result in run.summary.domains.items():
+        errors = of_run.of(domain)
         table.add_row(
             Text(printable(domain)),
             f"{format_share(result.share_initial)} -> {format_share(result.share_final)}",
             NOTHING if result.epochs is None else f"{result.epochs:.2f}",
             format_loss(result.loss_nats_start),
             format_loss(result.loss_nats_best),
-            format_loss(result.loss_nats_end),
-            change_text(result.loss_nats_end, result.loss_nats_start),
+            format_loss(result.loss_nats_end) + error_text(errors.end),
+            change_text(result.loss_nats_end, result.loss_nats_start, errors.change_error),
         )
     places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]
     lines = [Text(f"{label:<8}{printable(path)}", overflow="fold") for label, path in places if path.exists()]
-    return Group(table, *lines)
+    note = Text(f"losses in nats per token; {ERROR_NOTE}", style="dim")
+    return Group(table, note, *lines)

@@ -277,8 +277,9 @@ class EvaluationConfig(Settings):
 
     every: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between two evaluations; the base model is measured at step 0."""
-    max_rows: Annotated[int, Field(ge=1)] = 64
-    """Rows of each domain's evaluation store that are measured, always the same ones."""
+    max_rows: Annotated[int, Field(ge=1)] | Literal["all"] = 64
+    """Rows of each domain that are measured: as many held-out examples as fit into them, a random sample of the whole
+    held-out set that is the same at every evaluation and in every run on the same data; `all` measures every one."""
     signal_examples: Annotated[int, Field(ge=1)] = 64
     """Training examples of each domain that a signal is measured on, for algorithms that need signals: other ones at
     each evaluation, in whole rows, so that it may be a few more."""

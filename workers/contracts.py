@@ -37,10 +37,20 @@ class DomainWeights(BaseModel):
         return self
 
 
+class Change(BaseModel):
+    """How a domain's loss differs between two evaluations of the same examples, in nats per loss token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nats: float = Field(allow_inf_nan=False, description="The later loss minus the earlier one.")
+    standard_error: float = Field(ge=0, allow_inf_nan=False, description="Of the paired difference.")
+
+
 class DomainFeedback(BaseModel):
     """What one evaluation measured: per domain the sum of the loss in nats and the number of loss tokens.
 
-    Sums and counts, never means: whoever needs a mean divides last (`loss_nats`).
+    Sums and counts, never means: whoever needs a mean divides last (`loss_nats`). The errors are for whoever wants to
+    know what is noise (`workers.loss_statistics`); feedback of older runs has none.
     """
 
     # A loss may be NaN or infinite; plain JSON has no word for either, so they are written as strings.
@@ -52,6 +62,20 @@ class DomainFeedback(BaseModel):
     weights_version: int = Field(ge=0, description="The version that the last step before it was trained with.")
     loss_sum_nats: dict[str, float] = Field(description="Sum of the loss over the loss tokens, in nats.")
     num_tokens: dict[str, int] = Field(description="Number of loss tokens.")
+    num_examples: dict[str, int] = Field(default_factory=dict, description="Held-out examples that were measured.")
+    num_held_out: dict[str, int] = Field(default_factory=dict, description="Held-out examples there are.")
+    standard_error_nats: dict[str, float] = Field(
+        default_factory=dict, description="Standard error of the loss as that of the domain; left out where unknown."
+    )
+    sampling_error_nats: dict[str, float] = Field(
+        default_factory=dict, description="The same as the loss of the whole held-out set; 0 where all was measured."
+    )
+    change_from_first: dict[str, Change] = Field(
+        default_factory=dict, description="Loss minus that of step 0, paired over the examples; empty at step 0."
+    )
+    change_from_previous: dict[str, Change] = Field(
+        default_factory=dict, description="Loss minus that of the evaluation before, paired over the examples."
+    )
     signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Name, domain, value.")
     evaluation_seconds: float = Field(default=0.0, ge=0, description="What measuring the losses took.")
     signal_seconds: float = Field(default=0.0, ge=0, description="What measuring the signals took.")
@@ -60,6 +84,17 @@ class DomainFeedback(BaseModel):
         """Mean loss of a domain in nats per loss token; NaN where nothing was measured."""
         num_tokens = self.num_tokens.get(domain, 0)
         return self.loss_sum_nats.get(domain, math.nan) / num_tokens if num_tokens > 0 else math.nan
+
+
+ERROR_FIELDS = (
+    "num_examples",
+    "num_held_out",
+    "standard_error_nats",
+    "sampling_error_nats",
+    "change_from_first",
+    "change_from_previous",
+)
+"""Fields of a feedback that belong to its very losses; each may lack domains, or all of them."""
 
 
 class WeightsSource(Protocol):

@@ -122,6 +122,19 @@ class Engine:
         return self._sum_by_domain(batch, num_domains, self.packed.nats)
 
     @torch.no_grad()
+    def forward_examples(self, batch: "Batch", example_BL: np.ndarray, num_examples: int) -> torch.Tensor:
+        """Loss sums (nats) by example, (num_examples,), of this rank's rows, without gradients or dropout.
+
+        `example_BL` says which example a token belongs to; every target has one.
+        """
+        self.module.eval()
+        loss_sum_E = torch.zeros(num_examples, dtype=torch.float64, device=self.device)
+        for one_pass in self._passes(batch, self.training.micro_batch_size):
+            example_N = example_BL.ravel()[one_pass.target_origin_N]
+            loss_sum_E.index_add_(0, self.packed.to_device(example_N), self.packed.nats(one_pass).double())
+        return loss_sum_E
+
+    @torch.no_grad()
     def forward_tokens(self, batch: "Batch") -> tuple[torch.Tensor, torch.Tensor]:
         """Nats of each loss token, (N,) in float32, row by row, and the last hidden states, (B, L, hidden size).
 

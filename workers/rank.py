@@ -21,14 +21,13 @@ from workers.data.end_of_turn import taught_end
 from workers.data.store import TokenStore
 from workers.durable import write_durably
 from workers.engine import Engine
-from workers.evaluation import build_evaluation_batches, evaluate
 from workers.events import note_event
 from workers.export import export_model, held_out_examples
 from workers.isolation import find_proof_row
 from workers.learning_rate import learning_rate
+from workers.loss_meter import LossMeter
 from workers.model import load_tokenizer
 from workers.plan import TrainingPlan
-from workers.row_losses import write_row_losses
 from workers.shared_source import SharedSource
 from workers.signals.meter import SignalMeter
 from workers.signals.pool import SignalPool
@@ -56,7 +55,7 @@ class Rank:
         self.num_steps_done, self.best = self._restore()
         self._prove_isolation(train_stores, eval_stores)
         micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
-        self.eval_batches = build_evaluation_batches(eval_stores, max_rows, micro_batch_size, rank, world_size)
+        self.loss_meter = LossMeter(self.engine, eval_stores, max_rows, plan.folder, self.num_steps_done)
         self.signal_meter: SignalMeter | None = None
         if plan.signals:
             pool = SignalPool(train_stores, plan.seed, plan.evaluation.signal_examples, micro_batch_size)
@@ -120,9 +119,9 @@ class Rank:
             NonFiniteLossError: at step 0, a loss of the model to start from is not finite.
         """
         began = time.perf_counter()
-        loss_sum_nats, num_tokens = evaluate(self.engine, self.eval_batches, self.names)
+        losses = self.loss_meter.measure()
         if step == 0:
-            _refuse_start(loss_sum_nats, num_tokens)
+            _refuse_start({name: part.loss_sum_nats for name, part in losses.items()})
         evaluated = time.perf_counter()
         signals = self.signal_meter.measure(step) if self.signal_meter else {}
         feedback = DomainFeedback(
@@ -130,13 +129,13 @@ class Rank:
             attempt=self.attempt,
             step=step,
             weights_version=self.weights_version,
-            loss_sum_nats=loss_sum_nats,
-            num_tokens=num_tokens,
+            **self.loss_meter.describe(losses),
             signals=signals,
             evaluation_seconds=evaluated - began,
             signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
         )
         self.loader.announce(self.source.push(feedback))
+        self.loss_meter.record(step, losses)  # only now: an attempt that was fenced out must not get here
         criterion = self.plan.evaluation.best
         if criterion is None or step == 0:
             return
@@ -156,9 +155,9 @@ class Rank:
         checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
 
     def export(self) -> None:
-        """Write the trained model and what it loses on each row, if they are wanted."""
+        """Write the trained model and what it loses on each held-out example, if they are wanted."""
         if self.plan.export:
-            write_row_losses(self.engine, self.eval_batches, self.names, self.plan.folder / "evaluation.json")
+            self.loss_meter.write_last(self.plan.num_steps)
             self._write_model(self.plan.folder / "model")
 
     def close(self) -> None:
@@ -170,7 +169,7 @@ class Rank:
     def _write_model(self, folder: Path) -> None:
         tokenizer = load_tokenizer(self.plan.model)
         end_id = taught_end(tokenizer, self._train_stores)
-        export_model(self.engine, tokenizer, folder, held_out_examples(self.eval_batches), end_id)
+        export_model(self.engine, tokenizer, folder, held_out_examples(self.loss_meter.batches), end_id)
 
     def _watch(self, step: int) -> Attachment | None:
         """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""
@@ -239,9 +238,9 @@ def selection_loss(criterion: str, losses: dict[str, float]) -> float:
             return losses[domain]
 
 
-def _refuse_start(loss_sum_nats: dict[str, float], num_tokens: dict[str, int]) -> None:
+def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
     """Stop before the first step, on every rank alike: nothing can come of a model that is NaN to begin with."""
-    bad = {name: loss for name, loss in loss_sum_nats.items() if num_tokens[name] and not math.isfinite(loss)}
+    bad = {name: loss for name, loss in loss_sum_nats.items() if not math.isfinite(loss)}
     if bad:
         told = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
         raise NonFiniteLossError(

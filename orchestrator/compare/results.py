@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from orchestrator.compare.held_out import errors_of_differences, errors_of_losses, read_mean_losses
 from orchestrator.compare.statistics import Estimate, estimate, paired_difference
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
@@ -68,25 +69,37 @@ def collect(config: RunConfig, runs: Mapping[str, Sequence[RunConfig]], failed: 
     target = target_of(config)
     results: dict[str, VariantResult] = {}
     first: VariantResult | None = None
+    domains = list(config.domains)
     for label, variant in runs.items():
         done = [result for run in variant if (result := _read(run, target)) is not None]
         by_measure = _by_measure(done)
         means = {name: mean for name, values in by_measure.items() if (mean := estimate(list(values.values())))}
-        differences = {}
-        if first is not None:
-            theirs = _by_measure(first.runs)
-            pairs = {name: paired_difference(values, theirs.get(name, {})) for name, values in by_measure.items()}
-            differences = {name: pair for name, pair in pairs.items() if pair is not None}
+        means = _with_errors(means, errors_of_losses(read_mean_losses(run.folder for run in done), domains, MEAN))
+        differences = {} if first is None else _differences(done, first.runs, domains)
         results[label] = VariantResult(runs=done, means=means, differences=differences)
         first = first or results[label]
     return Comparison(
         name=config.name,
         target=target,
         baseline=next(iter(runs)),
-        domains=list(config.domains),
+        domains=domains,
         variants=results,
         failed=dict(failed),
     )
+
+
+def _differences(ours: Sequence[RunResult], theirs: Sequence[RunResult], domains: list[str]) -> dict[str, Estimate]:
+    """Of every measure, paired by seed, and over the held-out examples of the seeds that both have."""
+    values, others = _by_measure(ours), _by_measure(theirs)
+    pairs = {name: paired_difference(of_seed, others.get(name, {})) for name, of_seed in values.items()}
+    shared = {run.seed for run in ours} & {run.seed for run in theirs}
+    losses = [read_mean_losses(run.folder for run in runs if run.seed in shared) for runs in (ours, theirs)]
+    known = {name: pair for name, pair in pairs.items() if pair is not None}
+    return _with_errors(known, errors_of_differences(losses[0], losses[1], domains, MEAN))
+
+
+def _with_errors(estimates: Mapping[str, Estimate], errors: Mapping[str, float]) -> dict[str, Estimate]:
+    return {name: value.model_copy(update={"held_out_error": errors.get(name)}) for name, value in estimates.items()}
 
 
 def _by_measure(runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:

@@ -16,6 +16,8 @@ class Estimate(BaseModel):
     mean: float
     half_width: float | None
     num_seeds: int
+    held_out_error: float | None = None
+    """Standard error over the held-out examples, which all seeds share: the interval does not know of it."""
 
     @property
     def is_clear(self) -> bool:

@@ -21,17 +21,17 @@ from orchestrator.compare.results import (
     VariantResult,
 )
 from orchestrator.compare.statistics import CONFIDENCE, Estimate
+from orchestrator.loss_errors import PLUS_MINUS
 from orchestrator.terminal import NOTHING, format_duration, printable
-
-PLUS_MINUS = "\u00b1"
 
 
 def format_estimate(estimate: Estimate | None, sign: str = "") -> str:
-    """Mean and half width of the interval, in nats; `sign` is "+" for differences."""
+    """Mean, half width of the interval and error over the held-out examples, in nats; `sign` is "+" for differences."""
     if estimate is None:
         return NOTHING
     spread = "" if estimate.half_width is None else f" {PLUS_MINUS}{estimate.half_width:.3f}"
-    return f"{estimate.mean:{sign}.3f}{spread}"
+    held_out = "" if estimate.held_out_error is None else f" [{estimate.held_out_error:.3f}]"
+    return f"{estimate.mean:{sign}.3f}{spread}{held_out}"
 
 
 def loss_columns(comparison: Comparison) -> dict[str, list[str]]:
@@ -83,6 +83,11 @@ def notes(comparison: Comparison) -> list[str]:
         f"Losses in nats per token on held-out rows at the end of training; {PLUS_MINUS} is half a {CONFIDENCE:.0%} t "
         f"interval over seeds, and differences against {comparison.baseline} are paired by seed."
     ]
+    if any(estimate.held_out_error is not None for r in comparison.variants.values() for estimate in r.means.values()):
+        lines.append(
+            "In square brackets: one standard error over the held-out examples, paired for differences. All seeds "
+            "share the examples, so the intervals do not know of it."
+        )
     if comparison.target is not None:
         lines.append(
             f"Target gain: by how much the loss of {comparison.target} fell against the base model; others' change: "

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from orchestrator.controller.operator import ControlRequest, apply_request, hold_pinned
 from orchestrator.mixing import MixingAlgorithm
 from orchestrator.mixing.base import Shares
-from workers.contracts import DomainFeedback, DomainWeights
+from workers.contracts import ERROR_FIELDS, DomainFeedback, DomainWeights
 
 
 class FencedOutError(RuntimeError):
@@ -161,8 +161,10 @@ class ControllerCore:
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
         """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
         signals, events = self._complete_signals(feedback)
+        measured = []
         for name in self.algorithm.names:
             if math.isfinite(loss := feedback.loss_nats(name)):
+                measured.append(name)
                 self._last[name] = (feedback.loss_sum_nats[name], feedback.num_tokens[name])
                 continue
             what = "missing" if math.isnan(loss) and name not in feedback.loss_sum_nats else f"{loss}"
@@ -173,7 +175,11 @@ class ControllerCore:
             return None, events
         sums = {name: self._last[name][0] for name in self.algorithm.names}
         tokens = {name: self._last[name][1] for name in self.algorithm.names}
-        return feedback.model_copy(update={"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals}), events
+        # Of a domain that keeps its last value the errors of this evaluation say nothing.
+        known = {field: getattr(feedback, field) for field in ERROR_FIELDS}
+        errors = {field: {n: values[n] for n in measured if n in values} for field, values in known.items()}
+        update = {"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals, **errors}
+        return feedback.model_copy(update=update), events
 
     def _complete_signals(self, feedback: DomainFeedback) -> tuple[dict[str, dict[str, float]] | None, list[Event]]:
         """The required signals, likewise."""

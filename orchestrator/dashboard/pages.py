@@ -15,11 +15,13 @@ from orchestrator.dashboard.catalog import Catalog, Glance, last_written
 from orchestrator.dashboard.health import health_facts
 from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
 from orchestrator.dashboard.states import ENDED, State, driver_process, lock_holders, run_state
+from orchestrator.loss_errors import RunErrors, run_errors
 from orchestrator.palette import color_by_name
 from orchestrator.report.benchmarks import benchmark_sections
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
-from orchestrator.report.figures import Section, run_sections
-from orchestrator.report.html import MAX_EVENTS_SHOWN, environment
+from orchestrator.report.figures import Section
+from orchestrator.report.html import MAX_EVENTS_SHOWN, environment, mean_loss_text
+from orchestrator.report.run_figures import run_sections
 from orchestrator.report.series import Thinning, figure_json
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import RunSummary
@@ -113,15 +115,16 @@ class RunPage:
 
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
     sections = [*benchmark_sections([run]), *run_sections(run, LIVE)]
-    result = summarise(run)
+    result, errors = summarise(run), run_errors(run)
     health = health_facts(run, state, process)
     common: dict[str, Any] = {
         "run": run,
         "state": state,
         "result": result,
         "model": run.setting("model", "path") or "-",
+        "loss_errors": errors,
         "domain_colors": color_by_name(run.domains),
-        "facts": _facts(run, state, result),
+        "facts": _facts(run, state, result, errors),
         "health": health,
         "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
         "num_events": len(run.events),
@@ -171,12 +174,12 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _facts(run: RunFolder, state: State, result: RunSummary) -> dict[str, str]:
+def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) -> dict[str, str]:
     is_going = state in ("running", "waiting")
     speed = run.recent_tokens_per_second() if is_going else result.tokens_per_second
-    mean, worst = result.mean_loss_nats, result.worst_loss_nats
+    worst = result.worst_loss_nats
     facts = {
-        "Mean loss": f"{format_loss(mean.start)} \u2192 {format_loss(mean.end)}",
+        "Mean loss": mean_loss_text(result, errors),
         "Worst loss": f"{format_loss(worst.start)} \u2192 {format_loss(worst.end)}",
         "Tokens per second": f"{speed:,.0f}" if math.isfinite(speed) else "-",
         "Tokens": f"{result.num_tokens:,}",

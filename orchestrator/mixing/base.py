@@ -71,7 +71,11 @@ Config = TypeVar("Config", bound=MixingConfig)
 
 
 class MixingAlgorithm(ABC, Generic[Config]):
-    """Answers feedback with shares. The controller hands in only complete, finite losses and required signals."""
+    """Answers feedback with shares. The controller hands in only complete, finite losses and required signals.
+
+    Beside the losses a feedback says how far to trust them (`standard_error_nats`, `change_from_first`,
+    `change_from_previous`), where that is known: a domain may be missing there, and no published method looks at them.
+    """
 
     state_fields: ClassVar[tuple[str, ...]] = ()
     """Attributes that make up its state, each of plain JSON types."""

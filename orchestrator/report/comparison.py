@@ -12,7 +12,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.loss_errors import (
+    ERROR_NOTE,
+    change_nats_text,
+    error_text,
+    run_errors,
+)
 from orchestrator.palette import color_by_name
+from orchestrator.report.differences import difference_sections, mean_pairs, pair_with_first
 from orchestrator.report.figures import (
     ALL_POINTS,
     LOSS_NOTE,
@@ -29,6 +36,7 @@ from orchestrator.summary import evaluation_losses, summarise
 from orchestrator.tasks.records import MetricScores, asked_for
 from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_duration, format_loss, printable
+from workers.contracts import Change
 
 RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -49,6 +57,8 @@ class Comparison:
     run_labels: list[str]
     columns: dict[str, list[Cell]]
     has_benchmarks: bool = False
+    paired_with: str = ""
+    """The run that differences are from; empty where there are none."""
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
@@ -73,27 +83,31 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def compare(runs: Sequence[RunFolder]) -> Comparison:
-    """The columns of the table, best losses marked."""
-    results = [summarise(run) for run in runs]
+    """The columns of the table, best losses marked; losses at the end with their errors and their differences from the
+    first run, paired over the examples that both measured."""
+    results, errors, labels = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_labels(runs)
+    pairs = pair_with_first(runs)
     columns = {
         "algorithm": [Cell(result.mixing_type) for result in results],
         "steps": [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)],
     }
-    for name, courses in (
-        ("mean", [result.mean_loss_nats for result in results]),
-        ("worst", [result.worst_loss_nats for result in results]),
+    means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
+    for name, courses, known in (
+        ("mean", [result.mean_loss_nats for result in results], means),
+        ("worst", [result.worst_loss_nats for result in results], [(None, None)] * len(runs)),
     ):
         columns[f"{name} base"] = [Cell(format_loss(course.start)) for course in courses]
         columns[f"{name} best"] = _losses([course.best for course in courses])
-        columns[f"{name} end"] = _losses([course.end for course in courses])
+        columns[f"{name} end"] = _losses([course.end for course in courses], known)
     for domain in all_domains(runs):
         ends = [result.domains[domain].loss_nats_end if domain in result.domains else None for result in results]
-        columns[f"{domain} end"] = _losses(ends)
+        known = [(of_run.of(domain).end, pair.get(domain)) for of_run, pair in zip(errors, pairs, strict=True)]
+        columns[f"{domain} end"] = _losses(ends, known)
     benchmarks = _benchmarks(runs)
     columns |= benchmarks
     columns["tokens"] = [Cell(f"{result.num_tokens:,}") for result in results]
     columns["time"] = [Cell(format_duration(result.seconds)) for result in results]
-    return Comparison(run_labels(runs), columns, has_benchmarks=bool(benchmarks))
+    return Comparison(labels, columns, bool(benchmarks), labels[0] if any(pairs) else "")
 
 
 def _steps(run: RunFolder, done: int) -> str:
@@ -102,10 +116,19 @@ def _steps(run: RunFolder, done: int) -> str:
     return f"{done:,} of {run.total_steps:,}"
 
 
-def _losses(losses: Sequence[float | None]) -> list[Cell]:
+def _losses(
+    losses: Sequence[float | None], known: Sequence[tuple[float | None, Change | None]] | None = None
+) -> list[Cell]:
+    """Losses, `known` with their errors and their differences from the first run."""
     finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     best = min(finite) if len(finite) > 1 else None
-    return [Cell(format_loss(loss), is_best=best is not None and loss == best) for loss in losses]
+    return [
+        Cell(
+            format_loss(loss) + error_text(error) + (f" ({change_nats_text(change)})" if change else ""),
+            is_best=best is not None and loss == best,
+        )
+        for loss, (error, change) in zip(losses, known or [(None, None)] * len(losses), strict=True)
+    ]
 
 
 def _benchmarks(runs: Sequence[RunFolder]) -> dict[str, list[Cell]]:
@@ -138,10 +161,19 @@ def _best(metrics: Sequence[MetricScores]) -> float | None:
     return max(values) if metrics[0].is_higher_better else min(values)
 
 
+def error_note(comparison: Comparison) -> str:
+    """What a reader must know of the errors and differences in the table."""
+    note = f"{ERROR_NOTE}."
+    if not comparison.paired_with:
+        return note
+    return f"{note} In brackets: minus {comparison.paired_with}, paired over the examples that both measured."
+
+
 def comparison_table(run_folders: Sequence[Path]) -> Table:
     """The comparison for a terminal: a column for each run, so that many domains fit into 80 characters."""
     comparison = compare(load_runs(run_folders))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.caption, table.caption_justify = Text(printable(error_note(comparison)), style="dim"), "left"
     table.add_column("loss in nats per token", overflow="fold")
     for name in comparison.run_labels:
         table.add_column(Text(printable(name)), justify="right", overflow="fold")
@@ -166,7 +198,7 @@ def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POIN
         Section("Loss per domain", loss_note, losses),
         Section("Shares over time", "Share of each domain in the mixture, run by run.", shares),
     ]
-    return with_whole_steps(sections, last_step)
+    return [*difference_sections(runs, run_colors(runs), list(domain_colors)), *with_whole_steps(sections, last_step)]
 
 
 def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:

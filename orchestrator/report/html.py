@@ -13,10 +13,19 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from orchestrator.loss_errors import RunErrors, change_nats_text, error_text, run_errors, verdict
 from orchestrator.palette import color_by_name
 from orchestrator.report.benchmarks import benchmark_sections
-from orchestrator.report.comparison import all_domains, compare, comparison_sections, load_runs, run_colors
-from orchestrator.report.figures import Section, run_sections
+from orchestrator.report.comparison import (
+    all_domains,
+    compare,
+    comparison_sections,
+    error_note,
+    load_runs,
+    run_colors,
+)
+from orchestrator.report.figures import Section
+from orchestrator.report.run_figures import run_sections
 from orchestrator.report.series import figure_json
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import RunSummary
@@ -42,7 +51,7 @@ def write_page(output: Path, page: str) -> None:
 
 
 def _run_page(run: RunFolder) -> str:
-    result = summarise(run)
+    result, errors = summarise(run), run_errors(run)
     return render_page(
         "run.html",
         [*benchmark_sections([run]), *run_sections(run)],
@@ -50,7 +59,8 @@ def _run_page(run: RunFolder) -> str:
         run=run,
         model=run.setting("model", "path") or "-",
         result=result,
-        facts=_facts(result),
+        facts=_facts(result, errors),
+        loss_errors=errors,
         domain_colors=color_by_name(run.domains),
         events=run.events[-MAX_EVENTS_SHOWN:],
         num_events=len(run.events),
@@ -69,14 +79,14 @@ def _comparison_page(runs: Sequence[RunFolder]) -> str:
     )
 
 
-def _facts(result: RunSummary) -> dict[str, str]:
+def _facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
     facts = {
         "Steps": f"{result.steps:,}",
         "Tokens": f"{result.num_tokens:,}",
         "Tokens per second": f"{result.tokens_per_second:,.0f}" if math.isfinite(result.tokens_per_second) else "-",
         "Time": format_duration(result.seconds),
         "Weights versions": f"{result.weights_versions:,}",
-        "Mean loss": f"{format_loss(result.mean_loss_nats.start)} \u2192 {format_loss(result.mean_loss_nats.end)}",
+        "Mean loss": mean_loss_text(result, errors),
         "Worst loss": f"{format_loss(result.worst_loss_nats.start)} \u2192 {format_loss(result.worst_loss_nats.end)}",
     }
     return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
@@ -113,7 +123,8 @@ def environment(*packages: str) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    made.filters |= {"loss": format_loss, "share": format_share, "change": _change}
+    made.filters |= {"loss": format_loss, "share": format_share, "change": _change, "error": error_text}
+    made.filters["error_note"] = error_note
     return made
 
 
@@ -122,11 +133,17 @@ def asset(name: str) -> str:
     return resources.files("orchestrator.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _change(end: float | None, start: float | None) -> dict[str, str]:
+def mean_loss_text(result: RunSummary, errors: RunErrors) -> str:
+    """Mean loss of the domains at the start and at the end, and the error of what lies between."""
+    mean = result.mean_loss_nats
+    text = f"{format_loss(mean.start)} \u2192 {format_loss(mean.end)}"
+    return text if errors.mean.change is None else f"{text} ({change_nats_text(errors.mean.change)})"
+
+
+def _change(end: float | None, start: float | None, error: float | None = None) -> dict[str, str]:
     if end is None or start is None or not math.isfinite(end - start):
         return {"text": "-", "kind": "same"}
-    change = end - start
-    return {"text": f"{change:+.3f}", "kind": "same" if abs(change) < 0.0005 else "better" if change < 0 else "worse"}
+    return {"text": f"{end - start:+.3f}", "kind": verdict(end - start, error)}
 
 
 def _figures_json(sections: Sequence[Section]) -> str:

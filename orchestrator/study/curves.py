@@ -1,11 +1,11 @@
 """Numbers behind a study's plots: bootstrap intervals, where two curves cross, which points nothing dominates. Pure.
 
-P points (runs at one k of one curve), S seeds, R evaluation rows, N resamples.
+P points (runs at one k of one curve), S seeds, R held-out examples, N resamples.
 
-A resample draws seeds and evaluation rows with replacement, both at once and the same for all points (Owen 2007, "The
+A resample draws seeds and held-out examples with replacement, both at once and the same for all points (Owen 2007, "The
 pigeonhole bootstrap", arXiv 0712.1111: two crossed factors, a little wider than it need be), so that differences of
 points are paired. A loss is a ratio of sums over what was drawn: nats over tokens. With one seed the interval knows of
-evaluation rows only, not of training noise; with few seeds it is too narrow.
+held-out examples only, not of training noise; with few seeds it is too narrow.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 
 def mean_losses(loss_sum_PSR: Array, num_tokens_R: Array) -> Array:
-    """Loss of each point in nats per token, over all seeds and rows; shape (P,)."""
+    """Loss of each point in nats per token, over all seeds and examples; shape (P,)."""
     return loss_sum_PSR.sum(axis=(1, 2)) / (loss_sum_PSR.shape[1] * num_tokens_R.sum())
 
 
@@ -31,13 +31,13 @@ def draw_seeds(num_seeds: int, num_resamples: int, rng: np.random.Generator) -> 
 
 
 def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, rng: np.random.Generator) -> Array:
-    """Losses of the points in each resample of seeds and rows; shape (N, P).
+    """Losses of the points in each resample of seeds and examples; shape (N, P).
 
     Args:
-        loss_sum_PSR: sum of the loss of each row, in nats, of each seed's run at each point.
-        num_tokens_R: loss tokens of each row, the same in all runs.
+        loss_sum_PSR: sum of the loss of each example, in nats, of each seed's run at each point.
+        num_tokens_R: loss tokens of each example, the same in all runs.
         seeds_NS: of `draw_seeds`; the same for all domains of a study.
-        rng: where the draws of rows come from.
+        rng: where the draws of examples come from.
     """
     num_rows = len(num_tokens_R)
     rows_NR = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=len(seeds_NS)).astype(np.float64)

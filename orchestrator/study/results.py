@@ -42,10 +42,12 @@ class ResultRow(BaseModel):
 
 
 @dataclass(frozen=True)
-class RowLosses:
-    """What each evaluation row of a domain loses; R rows."""
+class MeasuredLosses:
+    """What each held-out example of a domain loses; R examples. (Runs of older versions have packed rows instead.)"""
 
     row_R: NDArray[np.int64]
+    example_R: NDArray[np.int64]
+    """Which example of its row it is."""
     loss_sum_nats_R: NDArray[np.float64]
     num_tokens_R: NDArray[np.int64]
 
@@ -96,12 +98,13 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     write_durably(folder / "results.csv", text.getvalue().encode())
 
 
-def read_row_losses(run_folder: Path) -> dict[str, RowLosses]:
-    """What each evaluation row loses, by domain, from a run's evaluation.json."""
+def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
+    """What each held-out example loses, by domain, from a run's evaluation.json."""
     domains = json.loads((run_folder / "evaluation.json").read_text())["domains"]
     return {
-        name: RowLosses(
+        name: MeasuredLosses(
             np.array(columns["row"], dtype=np.int64),
+            np.array(columns.get("example", [0] * len(columns["row"])), dtype=np.int64),
             np.array(columns["loss_sum_nats"], dtype=np.float64),
             np.array(columns["num_tokens"], dtype=np.int64),
         )

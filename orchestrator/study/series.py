@@ -1,4 +1,4 @@
-"""Results as points to be plotted: the runs of a study that stand on one curve, with what each row loses."""
+"""Results as points to be plotted: the runs of a study on one curve, with what each held-out example loses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.study.curves import Array, mean_losses, resample_losses
-from orchestrator.study.results import ResultRow, read_row_losses
+from orchestrator.study.results import ResultRow, read_measured_losses
 
 Key = tuple[str, float]
 """Group and k of a cell: one point, measured with every seed."""
@@ -15,7 +15,7 @@ Key = tuple[str, float]
 
 @dataclass(frozen=True)
 class Points:
-    """Losses of one domain at P points, from S seeds and R evaluation rows, and N resamples of them."""
+    """Losses of one domain at P points, from S seeds and R held-out examples, and N resamples of them."""
 
     keys: list[Key]
     loss_P: Array
@@ -33,7 +33,7 @@ def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np
     A `single` cell counts for its own domain alone.
 
     Raises:
-        ValueError: two runs were not measured on the same rows, so that they cannot be compared.
+        ValueError: two runs were not measured on the same examples, so that they cannot be compared.
     """
     by_key: dict[Key, dict[int, ResultRow]] = {}
     for row in rows:
@@ -46,7 +46,7 @@ def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np
     num_tokens_R = sums[0][0][1]
     for key, of_point in zip(complete, sums, strict=True):
         if any(not np.array_equal(tokens, num_tokens_R) for _, tokens in of_point):
-            raise ValueError(f"{key[0]} at k={key[1]:g}: domain {domain!r} was measured on other rows than elsewhere")
+            raise ValueError(f"{key[0]} at k={key[1]:g}: domain {domain!r} was measured on other examples")
     loss_sum_PSR = np.array([[loss_sum for loss_sum, _ in of_point] for of_point in sums])
     resampled_NP = resample_losses(loss_sum_PSR, num_tokens_R, seeds_NS, rng)
     return Points(list(complete), mean_losses(loss_sum_PSR, num_tokens_R), resampled_NP)
@@ -65,7 +65,7 @@ def mean_points(points: Mapping[str, Points], domains: Sequence[str]) -> Points:
 
 
 def _sums(row: ResultRow, domain: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of a cell's last stage, in order of the rows."""
-    losses = read_row_losses(row.folders[-1])[domain]
-    order = np.argsort(losses.row_R)
+    """Of a cell's last stage, in order of the store."""
+    losses = read_measured_losses(row.folders[-1])[domain]
+    order = np.lexsort((losses.example_R, losses.row_R))
     return losses.loss_sum_nats_R[order], losses.num_tokens_R[order].astype(np.float64)

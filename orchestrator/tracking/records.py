@@ -1,8 +1,9 @@
 """A run's numbers as trackers take them: one record a step, in order, each step once, and only when it is whole.
 
     every step             train_loss_nats, tokens_per_second, tokens_total, learning_rate, grad_norm, weights_version
-    with an evaluation     loss_nats/DOMAIN (held-out), mean_loss_nats, worst_loss_nats, evaluation_seconds,
-                           signal_seconds, algorithm/KEY (what the algorithm believed)
+    with an evaluation     loss_nats/DOMAIN (held-out), standard_error_nats/DOMAIN (of that loss), mean_loss_nats,
+                           worst_loss_nats, evaluation_seconds, signal_seconds, algorithm/KEY (what the algorithm
+                           believed)
     then, and when a new   share/DOMAIN, epochs/DOMAIN
     version begins
     with an event          events/KIND (how many so far)
@@ -124,6 +125,7 @@ def _evaluation(feedback: DomainFeedback) -> dict[str, float]:
     losses = {domain: feedback.loss_nats(domain) for domain in feedback.loss_sum_nats}
     return {
         **{f"loss_nats/{domain}": loss for domain, loss in losses.items()},
+        **{f"standard_error_nats/{domain}": error for domain, error in feedback.standard_error_nats.items()},
         "mean_loss_nats": sum(losses.values()) / len(losses) if losses else math.nan,
         "worst_loss_nats": max(losses.values(), default=math.nan),
         "evaluation_seconds": feedback.evaluation_seconds,

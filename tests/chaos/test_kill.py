@@ -75,5 +75,8 @@ def assert_equal_runs(run: Path, undisturbed: Path) -> None:
                 ours.pop(varying, None)
                 theirs.pop(varying, None)
             assert ours == theirs
+    for path in (undisturbed / "evaluations").iterdir():
+        assert (run / "evaluations" / path.name).read_bytes() == path.read_bytes()
+    assert (run / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
     weights = [folder / "model" / "model.safetensors" for folder in (run, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

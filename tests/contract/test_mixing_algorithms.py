@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.controller.core import ControllerCore
 from orchestrator.mixing import MIXING_ALGORITHMS, MixingAlgorithm, build_mixing_algorithm
-from workers.contracts import DomainFeedback
+from workers.contracts import Change, DomainFeedback
 from workers.signals import build_signal
 
 NUM_STREAMS = 1000
@@ -202,6 +202,28 @@ def test_missing_and_non_finite_losses_never_reach_it(kind: str) -> None:
                 assert {name: (seen[-1].loss_sum_nats[name], seen[-1].num_tokens[name]) for name in names} == last
             if decision.version is not None:
                 check_shares(decision.version.shares, algorithm)
+
+
+@pytest.mark.parametrize("kind", MIXING_ALGORITHMS)
+def test_errors_of_losses_change_no_answer(kind: str) -> None:
+    """They are there for methods to come; the published ones answer to the losses alone."""
+    for stream in range(10):
+        choice = random.Random(stream)
+        domains = random_domains(choice)
+        names = [domain.name for domain in domains]
+        config = random_config(kind, names, choice)
+        plain, told = (build_mixing_algorithm(config, domains) for _ in range(2))
+        for step in range(6):
+            feedback = random_feedback(step, plain, choice)
+            changes = {name: Change(nats=choice.gauss(0, 1), standard_error=choice.random()) for name in names}
+            errors = {
+                "standard_error_nats": {name: choice.random() for name in names},
+                "sampling_error_nats": {name: choice.random() for name in names},
+                "change_from_first": changes,
+                "change_from_previous": changes,
+            }
+            assert plain.observe(feedback) == told.observe(feedback.model_copy(update=errors))
+            assert plain.state_dict() == told.state_dict() and plain.metrics() == told.metrics()
 
 
 SIGNAL_ALGORITHMS = [{"type": "mixture_of_skills", "reward": reward} for reward in ("similarity", "perplexity")]

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from workers.loss_statistics import ExampleLosses
+
 
 def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     """Train to the end, with these losses at these evaluations in place of what was measured; the error, if any.
 
     Args:
         config_path: the run's file.
-        planted: number of the evaluation, from 0 on -> domain -> sum of its loss in nats.
+        planted: number of the evaluation, from 0 on -> domain -> loss of its first example in nats.
     """
     from orchestrator.loading import load_config
     from orchestrator.summary import write_summary
@@ -28,13 +30,15 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     plan.folder.mkdir(parents=True)
     number = -1
 
-    def evaluate(*arguments: Any) -> tuple[dict[str, float], dict[str, int]]:
+    def evaluate(*arguments: Any) -> dict[str, ExampleLosses]:
         nonlocal number
         number += 1
-        loss_sum_nats, num_tokens = evaluation.evaluate(*arguments)
-        return loss_sum_nats | planted.get(number, {}), num_tokens
+        losses = evaluation.evaluate(*arguments)
+        for name, value in planted.get(number, {}).items():
+            losses[name].loss_sum_nats_E[0] = value
+        return losses
 
-    with patch("workers.rank.evaluate", evaluate):
+    with patch("workers.loss_meter.evaluate", evaluate):
         try:
             train_alone(plan, config.mixing, domain_sizes(stores))
         except NonFiniteLossError as error:

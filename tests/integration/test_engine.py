@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration import row_loss_cases, zero_cases
+from tests.integration import zero_cases
 from tests.integration.plain_training import example_nats, train_in_plain_torch
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
@@ -135,46 +135,42 @@ def test_users_deepspeed_file_is_honoured(tmp_path: Path) -> None:
     np.testing.assert_allclose(result["losses"], reference()["losses"][:6], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("max_rows", [64, 3])
-def test_evaluation_does_not_depend_on_the_world_size(max_rows: int) -> None:
+@functools.cache
+def losses_by_place(name: str, step: int) -> dict[tuple[int, int], tuple[float, int]]:
+    """Row and place of each example of an evaluation store that has a target -> its nats in plain transformers, and
+    its loss tokens."""
     from transformers import AutoModelForCausalLM
 
-    one = processes(1).run(zero_cases.measure, Case(tiny_model(), training_of(2)), max_rows)
-    two = processes(2).run(zero_cases.measure, Case(tiny_model(), training_of(3)), max_rows)
-    assert two[0][:2] == two[1][:2]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    batch, found = zero_cases.global_batch(step), {}
+    for row in range(zero_cases.evaluation_stores()[name].num_rows):
+        starts = np.flatnonzero((batch.position_ids_BL[row] == 0) & (batch.input_ids_BL[row] > 0))
+        nats = [float(n.detach()) for n in example_nats(model, batch, row)]
+        tokens = np.add.reduceat(batch.loss_mask_BL[row], starts, dtype=np.int64)
+        found |= {(row, place): (nats[place], int(tokens[place])) for place in range(len(starts)) if tokens[place]}
+    return found
+
+
+@pytest.mark.parametrize("max_rows", ["all", 3])
+@pytest.mark.parametrize("way", [None, "lengths", "separate"])
+def test_an_evaluation_does_not_depend_on_the_world_size(max_rows: Any, way: str | None) -> None:
+    """Every example has the loss that plain transformers gives it alone, whichever rank, row and pass measured it."""
+    one, *_ = processes(1).run(zero_cases.measure, Case(tiny_model(), training_of(2), way=way), max_rows)
+    two = processes(2).run(zero_cases.measure, Case(tiny_model(), training_of(3), way=way), max_rows)
     assert two[0][2] == two[1][2]
-    assert one[0][1] == two[0][1]
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
-    for (name, store), step in zip(zero_cases.evaluation_stores().items(), (11, 12, 13), strict=True):
-        batch = zero_cases.global_batch(step)
-        rows = range(min(max_rows, store.num_rows))
-        expected = sum(float(n.detach()) for row in rows for n in example_nats(model, batch, row))
-        assert one[0][0][name] == pytest.approx(expected, rel=1e-5)
-        assert two[0][0][name] == pytest.approx(expected, rel=1e-5)
-        assert one[0][1][name] == int(batch.loss_mask_BL[: len(rows)].sum())
-
-
-@pytest.mark.parametrize(("zero_stage", "world_size"), [(2, 1), (3, 2)])
-def test_the_row_losses_are_those_of_plain_transformers(zero_stage: int, world_size: int, tmp_path: Path) -> None:
-    """An entry for each row with a loss token, in the order of the store, whichever rank and pass measured it."""
-    from transformers import AutoModelForCausalLM
-
-    path, case = tmp_path / "evaluation.json", Case(tiny_model(), training_of(zero_stage))
-    loss_sums, num_tokens = processes(world_size).run(row_loss_cases.write_losses, case, path)[0]
-    domains = json.loads(path.read_text())["domains"]
-    stores = row_loss_cases.stores_with_a_row_of_one_loss_token()
-    assert list(domains) == list(stores)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
-    for (name, store), step in zip(stores.items(), (11, 12, 13), strict=True):
-        tokens = store.loss_mask.sum(axis=1)
-        rows = np.flatnonzero(tokens).tolist()
-        batch = zero_cases.global_batch(step)
-        width = batch.loss_mask_BL.shape[1]
-        batch.loss_mask_BL[: store.num_rows] = store.loss_mask[:, :width]
-        expected = [sum(float(nats.detach()) for nats in example_nats(model, batch, row)) for row in rows]
-        assert list(domains[name]) == ["row", "loss_sum_nats", "num_tokens"]
-        assert domains[name]["row"] == rows
-        assert domains[name]["num_tokens"] == tokens[rows].tolist()
-        assert domains[name]["loss_sum_nats"] == pytest.approx(expected, rel=1e-5)
-        assert sum(domains[name]["loss_sum_nats"]) == pytest.approx(loss_sums[name], rel=1e-9)
-        assert sum(domains[name]["num_tokens"]) == num_tokens[name]
+    for name, step in (("long", 11), ("short", 12), ("single", 13)):
+        expected = losses_by_place(name, step)
+        for losses, samples, _ in (one, *two):
+            found, sample = losses[name], samples[name]
+            places = list(zip(sample.row_E.tolist(), sample.place_E.tolist(), strict=True))
+            assert np.array_equal(found.example_E, one[0][name].example_E)
+            assert found.num_held_out == len(expected)
+            if max_rows == "all":
+                assert sorted(places) == sorted(expected)
+            else:
+                assert set(places) <= set(expected) and sample.packing.num_rows <= max_rows
+                assert len(places) == len(expected) or sample.packing.num_rows == max_rows
+            assert found.loss_sum_nats_E == pytest.approx([expected[place][0] for place in places], rel=1e-5)
+            assert found.num_tokens_E.tolist() == [expected[place][1] for place in places]
+        # All ranks hold the same sums, to the bit.
+        assert np.array_equal(two[0][0][name].loss_sum_nats_E, two[1][0][name].loss_sum_nats_E)

@@ -1,10 +1,12 @@
 """The main job as a user runs it, and its public files checked against each other."""
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.tasks.records import TaskFile
@@ -71,6 +73,46 @@ def test_losses_fall_and_the_summary_says_so(finished: Path) -> None:
         assert summary["domains"][name]["loss_nats_start"] == pytest.approx(feedback[0].loss_nats(name))
     assert summary["steps"] == 30 and summary["weights_versions"] == 10
     assert (finished / "report.html").stat().st_size > 100_000
+
+
+def test_every_loss_has_its_error_and_every_change_is_paired(finished: Path) -> None:
+    """Worked out by leaving out one example after the other, from what is on disk for each of them."""
+    _, feedback = load_journal(finished)
+    nats: dict[int, dict[str, np.ndarray]] = {}
+    for item in feedback:
+        with np.load(finished / "evaluations" / f"{item.step:08d}.npz", allow_pickle=False) as file:
+            names, domain_E, tokens_E = file["domains"].tolist(), file["domain"], file["num_tokens"].astype(np.int64)
+            assert names == list(DOMAINS)
+            nats[item.step] = {name: file["loss_sum_nats"][domain_E == d] for d, name in enumerate(names)}
+            tokens = {name: tokens_E[domain_E == d] for d, name in enumerate(names)}
+    manifests = [json.loads(path.read_text()) for path in finished.parent.glob("token-stores/*/eval/manifest.json")]
+    num_held_out = {manifest["domain"]: manifest["num_examples"] for manifest in manifests}
+    for item in feedback:
+        for name in DOMAINS:
+            ours, sizes = nats[item.step][name], tokens[name]
+            assert item.num_examples[name] == len(ours) > 1 and item.num_held_out[name] == num_held_out[name]
+            assert item.loss_sum_nats[name] == pytest.approx(ours.sum(), rel=1e-12)
+            assert item.num_tokens[name] == sizes.sum()
+            assert item.standard_error_nats[name] == pytest.approx(jackknife(ours, sizes), rel=1e-9)
+            left_out = math.sqrt(1 - len(ours) / num_held_out[name])
+            assert item.sampling_error_nats[name] == pytest.approx(left_out * jackknife(ours, sizes), rel=1e-9)
+    for before, item in itertools.pairwise(feedback):
+        for name in DOMAINS:
+            for change, earlier in ((item.change_from_first, 0), (item.change_from_previous, before.step)):
+                difference = nats[item.step][name] - nats[earlier][name]
+                assert change[name].nats == pytest.approx(difference.sum() / tokens[name].sum(), abs=1e-12)
+                assert change[name].standard_error == pytest.approx(jackknife(difference, tokens[name]), rel=1e-9)
+    assert not feedback[0].change_from_first and not feedback[0].change_from_previous
+    last = json.loads((finished / "evaluation.json").read_text())["domains"]
+    for name in DOMAINS:
+        assert sorted(last[name]["loss_sum_nats"]) == sorted(nats[30][name].tolist())
+
+
+def jackknife(total: np.ndarray, size: np.ndarray) -> float:
+    """Standard error of sum(total) / sum(size)."""
+    count, whole = len(total), total.sum() / size.sum()
+    without = np.array([np.delete(total, i).sum() / np.delete(size, i).sum() for i in range(count)])
+    return math.sqrt((count - 1) / count * ((without - whole) ** 2).sum())
 
 
 @pytest.mark.parametrize("part", ["model", "best"])

@@ -12,6 +12,8 @@ import torch
 
 from workers.config import ModelConfig, TrainingConfig
 from workers.data.batches import Batch
+from workers.held_out import HeldOutSample, draw_sample
+from workers.loss_statistics import ExampleLosses
 
 NUM_DOMAINS = 3
 VOCABULARY = 97
@@ -242,6 +244,15 @@ class ArrayStore:
     def num_rows(self) -> int:
         return len(self.row_lengths)
 
+    @property
+    def max_length(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def num_examples(self) -> int:
+        is_used_RL = np.arange(self.max_length) < self.row_lengths[:, None]
+        return int(((self.position_ids == 0) & is_used_RL).sum())
+
 
 def evaluation_stores() -> dict[str, ArrayStore]:
     """Three domains of 8, 5 and 1 rows, of different widths."""
@@ -254,16 +265,19 @@ def evaluation_stores() -> dict[str, ArrayStore]:
     return stores
 
 
-def measure(case: Case, max_rows: int) -> tuple[dict[str, float], dict[str, int], int]:
-    """One evaluation, and the number of forward passes of this rank."""
+def measure(
+    case: Case, max_rows: int | Literal["all"]
+) -> tuple[dict[str, ExampleLosses], dict[str, HeldOutSample], int]:
+    """One evaluation of a sample of the evaluation stores, and the number of forward passes of this rank."""
     from workers.evaluation import build_evaluation_batches, evaluate
 
     engine = build_engine(case)
     stores: Any = evaluation_stores()
-    batches = build_evaluation_batches(stores, max_rows, 2, engine.rank, engine.world_size)
-    loss_sum_nats, num_tokens = evaluate(engine, batches, list(stores))
+    samples = {name: draw_sample(store, max_rows) for name, store in stores.items()}
+    batches = build_evaluation_batches(stores, samples, 2, engine.rank, engine.world_size)
+    losses = evaluate(engine, batches, samples)
     engine.destroy()
-    return loss_sum_nats, num_tokens, len(batches)
+    return losses, samples, len(batches)
 
 
 def reduced_loss(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> list[float]:

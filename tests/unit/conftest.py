@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from workers.contracts import DomainFeedback, DomainWeights
+from workers.example_losses import EvaluationHistory
+from workers.loss_statistics import ExampleLosses
 
 EVALUATION_TOKENS = 4000
 STEP_TOKENS = 8192
@@ -29,6 +31,7 @@ class FakeRun:
         self.losses: dict[int, dict[str, float]] = {}
         self.epochs = dict.fromkeys(self.domains, 0.0)
         self.version = -1
+        self.has_errors = True  # runs of older versions have none
         for folder in ("weights", "feedback"):
             (path / folder).mkdir(parents=True)
         config = {
@@ -66,12 +69,39 @@ class FakeRun:
             weights_version=max(self.version, 0),
             loss_sum_nats={domain: loss * EVALUATION_TOKENS for domain, loss in self.losses[step].items()},
             num_tokens={domain: EVALUATION_TOKENS for domain in self.losses[step]},
+            **(self.errors(step) if self.has_errors else {}),
         )
         (self.path / "feedback" / f"{step:08d}.json").write_text(feedback.model_dump_json())
         values = {f"gamma/{domain}": 0.1 + 0.2 * self.base[domain] for domain in self.domains}
         values |= {f"phi/{domain}": self.losses[step].get(domain, 0.0) / 3.0 for domain in self.domains}
         values["temperature"] = 1.0 / (1.0 + step)
         self.append("mixing.jsonl", {"step": step, "weights_version": self.version, "values": values})
+
+    def errors(self, step: int) -> dict[str, dict[str, Any]]:
+        """Of the evaluation after a step, each domain's another: 0.011, 0.012, ... and a tenth of it for a change."""
+        finite = [domain for domain, loss in self.losses[step].items() if math.isfinite(loss)]
+        error = {domain: 0.011 + 0.001 * self.domains.index(domain) for domain in finite}
+        changes = {
+            domain: {
+                "nats": self.losses[step][domain] - self.losses[0][domain],
+                "standard_error": error[domain] / 10,
+            }
+            for domain in finite
+            if step > 0 and math.isfinite(self.losses[0].get(domain, math.nan))
+        }
+        return {
+            "num_examples": dict.fromkeys(self.losses[step], 150),
+            "num_held_out": dict.fromkeys(self.losses[step], 300),
+            "standard_error_nats": error,
+            "sampling_error_nats": {domain: value * math.sqrt(0.5) for domain, value in error.items()},
+            "change_from_first": changes,
+        }
+
+    def write_example_losses(self, step: int, losses: dict[str, ExampleLosses]) -> None:
+        """What each held-out example lost at an evaluation that was written before; its feedback gets the same sums."""
+        (self.path / "evaluations").mkdir(exist_ok=True)
+        EvaluationHistory(self.path, step).write(step, losses)
+        self.write_evaluation(step, {domain: part.loss_nats for domain, part in losses.items()})
 
     def change_shares(self, effective_step: int) -> None:
         raw = {domain: share * math.exp(float(self.random.normal(0.0, 0.25))) for domain, share in self.shares.items()}

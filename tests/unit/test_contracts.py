@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from workers.contracts import DomainFeedback, DomainWeights
+from workers.contracts import ERROR_FIELDS, DomainFeedback, DomainWeights
 
 
 def weights(**changes: object) -> DomainWeights:
@@ -61,6 +61,17 @@ def test_a_mean_is_divided_last_and_is_nan_where_nothing_was_measured(
 ) -> None:
     record = DomainFeedback(run_id="r", attempt=1, step=0, weights_version=0, loss_sum_nats=sums, num_tokens=tokens)
     assert record.loss_nats("a") == mean if mean is not None else math.isnan(record.loss_nats("a"))
+
+
+def test_feedback_of_an_older_version_is_read() -> None:
+    """As it was written before losses had errors."""
+    text = (
+        '{"run_id": "r", "attempt": 1, "step": 3, "weights_version": 0, "loss_sum_nats": {"a": 6.0}, "num_tokens": '
+        '{"a": 4}, "signals": {}, "evaluation_seconds": 1.5, "signal_seconds": 0.0}'
+    )
+    record = DomainFeedback.model_validate_json(text)
+    assert record.loss_nats("a") == 1.5
+    assert not any(getattr(record, field) for field in ERROR_FIELDS)
 
 
 def test_what_crosses_processes_cannot_be_changed() -> None:

@@ -1,10 +1,13 @@
-"""Which rows an evaluation measures, in which passes, and that a batch to be measured holds them."""
+"""In which passes an evaluation measures its sample, and that a batch to be measured holds its rows."""
 
+import numpy as np
 import pytest
 
 from tests.unit.data.stores import ROWS_APART, make_store
+from tests.unit.test_held_out import MAX_LENGTH, make_examples, store_of
 from workers.data.batches import Batch
 from workers.evaluation import build_batch, build_evaluation_batches
+from workers.held_out import draw_sample
 
 STORES = {"a": make_store(0, 9), "b": make_store(1, 4), "c": make_store(2, 1)}
 IN_ORDER = list(STORES.values())
@@ -21,24 +24,44 @@ def length_of(row: tuple[int, int]) -> int:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize(("max_rows", "num_rows"), [(1, 3), (4, 9), (8, 13), (9, 14), (100, 14)])
+@pytest.mark.parametrize("max_rows", [1, 4, 100, "all"])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 14])
-def test_the_first_rows_of_each_domain_are_measured_once_longest_first(
-    world_size: int, max_rows: int, num_rows: int, micro_batch_size: int
+def test_every_example_of_the_samples_is_measured_once_longest_rows_first(
+    world_size: int, max_rows: int, micro_batch_size: int
 ) -> None:
+    stores = {"a": store_of(make_examples(0, 40)), "b": store_of(make_examples(1, 9, longest=9)), "c": make_store(2, 1)}
+    samples = {name: draw_sample(store, max_rows) for name, store in stores.items()}
     by_rank = [
-        build_evaluation_batches(STORES, max_rows, micro_batch_size, rank, world_size) for rank in range(world_size)
+        build_evaluation_batches(stores, samples, micro_batch_size, rank, world_size) for rank in range(world_size)
     ]
     passes = list(zip(*by_rank, strict=True))  # all ranks make the same number: each is a collective
+    num_rows = sum(sample.packing.num_rows for sample in samples.values())
     assert len(passes) == -(-num_rows // (micro_batch_size * world_size))
-    measured = [row for batches in passes for batch in batches for row in rows_of(batch)]
+    batches = [batch for batches in passes for batch in batches]
+    measured = [row for batch in batches for row in rows_of(batch.batch)]
     real = measured[:num_rows]
-    assert None not in real and set(measured[num_rows:]) <= {None}
-    first = [(d, row) for d, store in enumerate(IN_ORDER) for row in range(min(max_rows, store.num_rows))]
-    for batch in (batch for batches in passes for batch in batches):
-        lengths = [length_of(row) for row in rows_of(batch) if row is not None]
-        assert batch.input_ids_BL.shape == (micro_batch_size, max(lengths, default=1))
-    assert real == sorted(first, key=lambda row: -length_of(row))  # of like length: in the order of the stores
+    assert None not in real and len(set(real)) == num_rows and set(measured[num_rows:]) <= {None}
+    lengths = [int((example_L >= 0).sum()) for batch in batches for example_L in batch.example_BL]
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] <= MAX_LENGTH
+    number = 0
+    for store, sample in zip(stores.values(), samples.values(), strict=True):
+        for e in range(len(sample.example_E)):
+            ((batch, b),) = (
+                (batch, b)
+                for batch in batches
+                for b in range(len(batch.example_BL))
+                if (batch.example_BL[b] == number).any()
+            )
+            (columns,) = np.nonzero(batch.example_BL[b] == number)
+            place = (sample.row_E[e], slice(sample.start_E[e], sample.start_E[e] + sample.length_E[e]))
+            assert columns.tolist() == list(range(columns[0], columns[0] + sample.length_E[e]))
+            assert batch.batch.position_ids_BL[b, columns].tolist() == list(range(len(columns)))
+            assert np.array_equal(batch.batch.input_ids_BL[b, columns], store.input_ids[place])
+            assert np.array_equal(batch.batch.loss_mask_BL[b, columns], store.loss_mask[place])
+            number += 1
+    assert max(batch.example_BL.max() for batch in batches) == number - 1
+    for batch in batches:
+        assert not batch.batch.loss_mask_BL[batch.example_BL < 0].any()
 
 
 def test_a_batch_holds_its_rows_and_no_padding_counts() -> None:

@@ -22,6 +22,7 @@ from orchestrator.report.series import MAX_POINTS, thin
 from orchestrator.run_folder import RunFolder
 from orchestrator.summary import base_losses
 from tests.unit.conftest import FakeRun, MakeFakeRun
+from workers.loss_statistics import ExampleLosses
 
 Page = tuple[str, dict[str, dict[str, Any]]]
 
@@ -70,7 +71,7 @@ def test_losses_are_those_of_feedback_and_metrics(fake_run: MakeFakeRun) -> None
     _, plots = report_of(run)
     for domain in run.domains:
         plot = plots[f"Loss per domain {domain}"]
-        training, held_out = plot["data"]
+        training, held_out, low, high = plot["data"]
         assert training["x"] == list(range(1, 61))
         assert training["y"] == [line["domain_loss_nats"][domain] for line in metric_lines(run)]
         assert None in training["y"] and not training["connectgaps"]
@@ -78,6 +79,50 @@ def test_losses_are_those_of_feedback_and_metrics(fake_run: MakeFakeRun) -> None
         assert held_out["y"] == pytest.approx([run.losses[step][domain] for step in (0, 20, 40, 60)])
         (base,) = plot["layout"]["shapes"]
         assert base["y0"] == base["y1"] == pytest.approx(run.losses[0][domain])
+        error = 0.011 + 0.001 * run.domains.index(domain)
+        for edge, sign in ((low, -1), (high, 1)):
+            assert edge["x"] == held_out["x"]
+            assert edge["y"] == pytest.approx([loss + sign * 2 * error for loss in held_out["y"]])
+        assert "fill" not in low and high["fill"] == "tonexty"
+
+
+def test_a_run_of_an_older_version_is_shown_without_errors(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=60, every=20, num_steps=0)
+    run.has_errors = False
+    run.write_start()
+    run.write_steps(1, 60)
+    run.write_summary()
+    page, plots = report_of(run)
+    assert "\u00b1" not in page and "No standard errors were recorded" in page
+    assert len(plots["Loss per domain law"]["data"]) == 2
+    (heatmap,) = plots["Gained and forgotten"]["data"]
+    assert not any("(" in text or "\u00b1" in text for row in heatmap["text"] for text in row)
+    # As before, any change that can be seen is coloured.
+    assert page.count('<td class="better">') == 4 and page.count('<td class="worse">') == 1
+
+
+def test_a_change_that_may_be_noise_is_not_coloured_and_stands_in_brackets(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=60, every=20)
+    base = run.losses[0]
+    changes = {"math": 0.0021, "code": -0.0021, "law": 0.0027, "medicine": -0.0029, "general": 0.0004}
+    # Errors of a change are 0.0011, 0.0012, 0.0013, 0.0014 and 0.0015.
+    run.write_evaluation(60, {domain: base[domain] + change for domain, change in changes.items()})
+    run.write_summary()
+    page, plots = report_of(run)
+    kinds = re.findall(r'<td class="(\w+)">([-+.0-9]+)<small> \u00b1([0-9.]+)</small></td>', page)
+    assert kinds == [
+        ("same", "+0.002", "0.001"),
+        ("same", "-0.002", "0.001"),
+        ("worse", "+0.003", "0.001"),
+        ("better", "-0.003", "0.001"),
+        ("same", "+0.000", "0.002"),
+    ]
+    (heatmap,) = plots["Gained and forgotten"]["data"]
+    assert [row[-1] for row in heatmap["text"]] == ["(+0.00)", "(-0.00)", "+0.00", "-0.00", "(+0.00)"]
+    assert heatmap["customdata"][2][-1] == ["law", "+0.003 \u00b10.001"]
+    change = sum(changes.values()) / 5
+    error = math.sqrt(sum((0.0011 + 0.0001 * d) ** 2 for d in range(5))) / 5
+    assert f"({change:+.3f} \u00b1{error:.3f})" in page
 
 
 @pytest.mark.parametrize("forgotten_nats", [0.0, 3.0])
@@ -149,8 +194,11 @@ def test_the_table_tells_start_best_end_and_change(fake_run: MakeFakeRun) -> Non
         row = next(r for r in re.findall(r"<tr>.*?</tr>", page, re.DOTALL) if f"</i>{domain}</th>" in r)
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
         start, best, end = (result[f"loss_nats_{key}"] for key in ("start", "best", "end"))
-        losses = [f"{loss:.3f}" for loss in (start, best, end)]
-        assert cells[-5:] == [f"{result['epochs']:.2f}", *losses, f"{end - start:+.3f}"]
+        error = 0.011 + 0.001 * run.domains.index(domain)
+        told = f"<small> \u00b1{error:.3f}</small>"
+        losses = [f"{start:.3f}{told}", f"{best:.3f}", f"{end:.3f}{told}"]
+        change = f"{end - start:+.3f}<small> \u00b1{error / 10:.3f}</small>"
+        assert cells[-5:] == [f"{result['epochs']:.2f}", *losses, change]
         assert ('class="worse"' in row) == (end > start)
     for fact in ("327,680", "5,120", "1 min 04 s", "versatune on Qwen/Qwen2.5-0.5B"):
         assert fact in page
@@ -278,7 +326,7 @@ def test_comparison_marks_the_best_of_each_column(fake_run: MakeFakeRun) -> None
     for domain in half.domains:
         best = min(ends, key=lambda name: ends[name][domain])
         for name, losses in ends.items():
-            text = f"{losses[domain]:.3f}"
+            text = f"{losses[domain]:.3f} \u00b1{0.011 + 0.001 * half.domains.index(domain):.3f}"
             assert table[name][f"{domain} end"] == (f"<strong>{text}</strong>" if name == best else text)
     assert f"{np.mean(list(half.losses[20].values())):.3f}" in table["half"]["mean end"]
     assert f"{max(half.losses[20].values()):.3f}" in table["half"]["worst end"]
@@ -309,8 +357,64 @@ def test_comparison_for_the_terminal(fake_run: MakeFakeRun) -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     row = next(line for line in text.splitlines() if "law end" in line)
-    assert row.split()[2:] == [f"{run.losses[40]['law']:.3f}" for run in runs]
+    assert row.split()[2::2] == [f"{run.losses[40]['law']:.3f}" for run in runs]
+    assert row.split()[3::2] == ["\u00b10.013"] * 2
     assert max(map(len, text.splitlines())) <= 80
+    assert "In brackets" not in text  # what single examples lost is not known
+
+
+def losses_of(rng: np.random.Generator, tokens: Any, first: int = 0) -> ExampleLosses:
+    """Of made-up examples, numbered from `first` on."""
+    numbers = np.arange(first, first + len(tokens)).astype(np.uint64)
+    return ExampleLosses(numbers, tokens * rng.gamma(4.0, 0.4, len(tokens)), np.asarray(tokens), num_held_out=500)
+
+
+def test_runs_are_compared_over_the_examples_that_both_measured(fake_run: MakeFakeRun) -> None:
+    """In the table, for a terminal and on the page, and in the plot."""
+    runs = [fake_run(name, domains=("math", "law"), total_steps=40, every=20) for name in ("a", "b", "older")]
+    rng, written = np.random.default_rng(0), []
+    tokens = {"math": rng.integers(1, 90, 60), "law": rng.integers(1, 200, 70)}
+    for number, run in enumerate(runs[:2]):
+        written.append({name: losses_of(rng, counts, first=10 * number) for name, counts in tokens.items()})
+        run.write_example_losses(40, written[-1])
+        (run.path / "summary.json").unlink()
+    page, plots = report_of(*runs)
+    expected = {}
+    for name in tokens:
+        ours, theirs = written[1][name], written[0][name]  # examples 10 to the last of the first run's
+        numerator = ours.loss_sum_nats_E[:-10] - theirs.loss_sum_nats_E[10:]
+        shared = ours.num_tokens_E[:-10]
+        nats, count = numerator.sum() / shared.sum(), len(shared)
+        moved = (numerator - nats * shared) / (shared.sum() - shared)
+        expected[name] = (nats, math.sqrt((count - 1) / count * (moved**2).sum()))
+    expected["mean"] = tuple(
+        combine([expected[name][i] for name in tokens]) / 2 for i, combine in ((0, sum), (1, lambda e: math.hypot(*e)))
+    )
+    table = comparison_cells(page)
+    for name, (nats, error) in expected.items():
+        assert f"({nats:+.3f} \u00b1{error:.3f})" in table["b"][f"{name} end"]
+        assert "(" not in table["a"][f"{name} end"] and "(" not in table["older"][f"{name} end"]
+    assert "In brackets: minus a, paired" in page
+    (points, _) = plots["Differences from a"]["data"]
+    assert points["name"] == "b"
+    assert points["x"] == pytest.approx([expected[name][0] for name in ("mean", "math", "law")])
+    assert points["error_x"]["array"] == pytest.approx([2 * expected[name][1] for name in ("mean", "math", "law")])
+    console = Console(file=io.StringIO(), width=160)
+    console.print(comparison_table([run.path for run in runs]))
+    assert isinstance(console.file, io.StringIO)
+    nats, error = expected["law"]
+    assert f"({nats:+.3f} \u00b1{error:.3f})" in console.file.getvalue()
+
+
+def test_a_damaged_file_of_losses_costs_the_comparison_and_nothing_else(fake_run: MakeFakeRun) -> None:
+    runs = [fake_run(name, domains=("math", "law"), total_steps=40, every=20) for name in ("a", "b")]
+    for run in runs:
+        run.write_example_losses(
+            40, {name: losses_of(np.random.default_rng(1), np.full(20, 9)) for name in run.domains}
+        )
+    (runs[1].path / "evaluations" / "00000040.npz").write_bytes(b"half of it")
+    page, plots = report_of(*runs)
+    assert "In brackets" not in page and not any(title.startswith("Differences") for title in plots)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:

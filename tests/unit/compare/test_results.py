@@ -16,6 +16,7 @@ from orchestrator.compare.table import comparison_view, notes
 from orchestrator.compare.variants import expand_variants
 from orchestrator.config import RunConfig
 from tests.unit.conftest import make_fake_run_in
+from workers.loss_statistics import ExampleLosses
 
 DOMAINS = ("math", "code", "law")
 
@@ -70,6 +71,56 @@ def test_the_paired_difference_cancels_what_the_seed_does() -> None:
     assert result is not None and result.num_seeds == 3
     assert result.mean == pytest.approx(-0.1) and result.half_width == pytest.approx(0.0, abs=1e-9)
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_errors_over_the_held_out_examples_are_of_the_seeds_means_and_paired(config: RunConfig) -> None:
+    """Worked out from the examples by leaving one out after the other; shown in square brackets."""
+    make = make_fake_run_in(config.output_dir / "study-compare")
+    rng = np.random.default_rng(0)
+    tokens = {name: rng.integers(1, 80, 25 + 5 * number) for number, name in enumerate(DOMAINS)}
+    hard = {name: rng.gamma(3.0, 0.5, len(counts)) for name, counts in tokens.items()}
+    nats: dict[str, list[dict[str, np.ndarray]]] = {}
+    for label, num_seeds in (("a", 3), ("b", 2)):
+        for seed in range(num_seeds):
+            run = make(f"{label}-seed{seed}", DOMAINS, total_steps=40, every=20, seed=seed)
+            lost = {name: tokens[name] * (hard[name] + 0.1 * rng.normal(size=len(hard[name]))) for name in DOMAINS}
+            nats.setdefault(label, []).append(lost)
+            numbers = {name: np.arange(len(counts)).astype(np.uint64) for name, counts in tokens.items()}
+            losses = {name: ExampleLosses(numbers[name], lost[name], tokens[name], 200) for name in DOMAINS}
+            run.write_example_losses(40, losses)
+            run.write_summary()
+    found = collect(config, expand_variants(config, ["a", "b", "c"], 3), {})
+
+    def jackknife(total: np.ndarray, size: np.ndarray) -> float:
+        without = [np.delete(total, i).sum() / np.delete(size, i).sum() for i in range(len(total))]
+        squares = [(loss - total.sum() / size.sum()) ** 2 for loss in without]
+        return math.sqrt((len(total) - 1) / len(total) * sum(squares))
+
+    mean = {name: np.mean([lost[name] for lost in nats["a"]], axis=0) for name in DOMAINS}
+    pairs = list(zip(*nats.values(), strict=False))  # seeds that both have
+    changed = {name: np.mean([b[name] - a[name] for a, b in pairs], axis=0) for name in DOMAINS}
+    for name in DOMAINS:
+        expected = jackknife(mean[name], tokens[name]), jackknife(changed[name], tokens[name])
+        assert found.variants["a"].means[f"loss_nats/{name}"].held_out_error == pytest.approx(expected[0])
+        assert found.variants["b"].differences[f"loss_nats/{name}"].held_out_error == pytest.approx(expected[1])
+    errors = [jackknife(changed[name], tokens[name]) for name in DOMAINS]
+    error = math.sqrt(sum(e * e for e in errors)) / 3
+    difference = found.variants["b"].differences[MEAN]
+    assert difference.held_out_error == pytest.approx(error)
+    assert found.variants["b"].differences[WORST].held_out_error is None
+    assert f"{difference.mean:+.3f} \u00b1{difference.half_width:.3f} [{error:.3f}]" in shown(found)
+    assert "In square brackets: one standard error over the held-out examples" in " ".join(notes(found))
+
+
+def shown(comparison: Comparison) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(comparison_view(comparison))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_without_losses_by_example_nothing_is_said_of_them(comparison: Comparison) -> None:
+    assert "[" not in shown(comparison) and "square brackets" not in " ".join(notes(comparison))
 
 
 def test_measures_come_from_the_summaries(config: RunConfig, comparison: Comparison) -> None:

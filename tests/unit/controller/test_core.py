@@ -9,7 +9,7 @@ import pytest
 from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.core import ControllerCore, FencedOutError
 from orchestrator.mixing import build_mixing_algorithm
-from workers.contracts import DomainFeedback
+from workers.contracts import ERROR_FIELDS, DomainFeedback
 
 
 def make_core(**settings: Any) -> ControllerCore:
@@ -38,6 +38,33 @@ def test_a_new_version_holds_from_the_next_step() -> None:
     assert decision.version is not None and decision.version.effective_step == 11
     assert core.version_of(10).version == 1 and core.version_of(11).version == 2
     assert core.version_of(0) == core.version_of(1)
+
+
+def test_an_algorithm_is_told_the_errors_of_what_was_measured_and_of_nothing_else() -> None:
+    """A domain that keeps its last value has none of this evaluation's, nor has one that is not trained on."""
+    core, seen = make_core(), []
+    observe = core.algorithm.observe
+    core.algorithm.observe = lambda told: (seen.append(told), observe(told))[1]  # type: ignore[method-assign]
+    names = ("a", "b", "measured only")
+    change = {"nats": -0.2, "standard_error": 0.01}
+    errors = {
+        "num_examples": dict.fromkeys(names, 30),
+        "num_held_out": dict.fromkeys(names, 90),
+        "standard_error_nats": dict.fromkeys(names, 0.1),
+        "sampling_error_nats": dict.fromkeys(names, 0.08),
+        "change_from_first": {"a": change, "measured only": change},
+        "change_from_previous": dict.fromkeys(names, change),
+    }
+    assert set(errors) == set(ERROR_FIELDS)
+    losses = {"a": 1.0, "b": 2.0, "measured only": 3.0}
+    for step, told in ((0, losses), (5, losses | {"b": math.nan})):
+        core.observe(DomainFeedback.model_validate(feedback(step, **told).model_dump() | errors))
+    for field, values in errors.items():
+        complete = DomainFeedback.model_validate(feedback(0, **losses).model_dump() | errors)
+        expected = getattr(complete, field)
+        assert getattr(seen[0], field) == {name: expected[name] for name in ("a", "b") if name in values}
+        assert getattr(seen[1], field) == {"a": expected["a"]}
+    assert seen[1].loss_nats("b") == 2.0
 
 
 def test_a_version_that_was_pulled_is_never_replaced_for_that_step() -> None:

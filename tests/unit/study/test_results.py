@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.study.page import write_study_page
-from orchestrator.study.results import collect_results, read_row_losses, write_results
+from orchestrator.study.results import collect_results, read_measured_losses, write_results
 from tests.unit.conftest import FakeRun
 from tests.unit.stages.staged import SIZES, config, fake_stores
 
@@ -22,7 +22,7 @@ STUDY = {
     "strategies": ["multi_task", "dmt"],
     "num_resamples": 100,
 }
-ROWS = {"row": [2, 0, 1], "num_tokens": [30, 10, 20]}
+ROWS = {"row": [2, 0, 2], "example": [1, 0, 0], "num_tokens": [30, 10, 20]}
 
 
 def finish(folder: Path, seed: int) -> None:
@@ -114,14 +114,14 @@ def test_a_page_without_results_is_still_a_page(tmp_path: Path) -> None:
     assert "not finished: 0 of 10 cells" in (tmp_path / "study.html").read_text()
 
 
-def test_runs_measured_on_other_rows_are_not_compared(trainings: Trainings, tmp_path: Path) -> None:
+def test_runs_measured_on_other_examples_are_not_compared(trainings: Trainings, tmp_path: Path) -> None:
     finish_all(trainings)
     rows = collect_results(trainings)
     content = json.loads((rows[-1].folders[-1] / "evaluation.json").read_text())
     content["domains"]["math"]["num_tokens"] = [30, 10, 21]
     (rows[-1].folders[-1] / "evaluation.json").write_text(json.dumps(content))
-    assert read_row_losses(rows[-1].folders[-1])["math"].num_tokens_R.tolist() == [30, 10, 21]
+    assert read_measured_losses(rows[-1].folders[-1])["math"].num_tokens_R.tolist() == [30, 10, 21]
     study = config(study=STUDY).study
     assert study is not None
-    with pytest.raises(ValueError, match="measured on other rows"):
+    with pytest.raises(ValueError, match="measured on other examples"):
         write_study_page(tmp_path / "study.html", "composition", study, rows, 10)

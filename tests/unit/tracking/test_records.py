@@ -41,6 +41,8 @@ def test_a_step_is_told_once_and_with_all_that_belongs_to_it(fake_run: MakeFakeR
     assert evaluated == [0, 10, 20, 30, 40]
     for step in evaluated:
         assert {d: told[step].values[f"loss_nats/{d}"] for d in run.domains} == pytest.approx(run.losses[step])
+        errors = {d: told[step].values[f"standard_error_nats/{d}"] for d in run.domains}
+        assert errors == run.errors(step)["standard_error_nats"]
     assert [record.step for record in told if "share/math" in record.values] == [0, 1, 10, 11, 20, 21, 30, 31, 40][1:]
 
 
