@@ -2,6 +2,7 @@
 
     config.json, summary.json         once each, as soon as they are there
     tasks.json                        whenever it is another: it comes when the run has ended, and grows
+    reference-progress.json           whenever it is another: it goes when the reference losses are there
     weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
     *.jsonl                           only what was appended since the last look; a last line without its newline waits
 
@@ -9,6 +10,7 @@
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +18,15 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.run_records import Event, RunSummary
+from orchestrator.run_records import Event, ReferenceProgress, RunSummary
 from orchestrator.step_table import StepTable
 from orchestrator.tasks.records import FILE_NAME as TASK_FILE
 from orchestrator.tasks.records import TaskFile, TaskScores
+from workers.clock import format_time
 from workers.contracts import DomainFeedback, DomainWeights
 
 BLOCK_BYTES = 1 << 24
+REFERENCE_PROGRESS_FILE = "reference-progress.json"
 
 
 class _LineTail:
@@ -124,6 +128,14 @@ def _load(path: Path, model: type[Model]) -> Model | None:
         return None
 
 
+def read_summary(folder: Path) -> RunSummary | None:
+    """A run's summary.json, and nothing else of it; None where there is none that can be read."""
+    try:
+        return _load(folder / "summary.json", RunSummary)
+    except OSError:
+        return None
+
+
 class RunFolder:
     """One run as its files tell it. Nothing but `refresh` touches the disk."""
 
@@ -135,7 +147,8 @@ class RunFolder:
         self.mixing = StepTable()
         self.events: list[Event] = []
         self.tasks: list[TaskScores] = []
-        self._tasks_mark: tuple[int, int] | None = None
+        self.reference: ReferenceProgress | None = None
+        self._marks: dict[str, tuple[int, int] | None] = {}
         self._weights = _ModelFolder(path / "weights", DomainWeights)
         self._feedback = _ModelFolder(path / "feedback", DomainFeedback)
         self._metrics_tail = _LineTail(path / "metrics.jsonl")
@@ -146,7 +159,7 @@ class RunFolder:
         """Take in what was written since the last call; True where anything was."""
         changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
-        changed.append(self._refresh_tasks())
+        changed += [self._refresh_tasks(), self._refresh_reference()]
         num_before = len(self.events)
         for record in self._events_tail.new_records():
             try:
@@ -197,6 +210,17 @@ class RunFolder:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
+    @property
+    def times(self) -> tuple[str | None, str | None]:
+        """When the first and the last thing was written down, in UTC; None where the files do not say."""
+        noted = [event.time for event in self.events] + [feedback.time for feedback in self.feedback]
+        known = [time for time in noted if time] + [format_time(at) for at in self._step_times() if math.isfinite(at)]
+        return (min(known), max(known)) if known else (None, None)
+
+    def _step_times(self) -> list[float]:
+        times = self.metrics.column("time")
+        return [float(times[0]), float(times[-1])] if len(times) else []
+
     def weights_at(self, step: int) -> DomainWeights | None:
         """The version that holds for `step`."""
         holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
@@ -226,18 +250,27 @@ class RunFolder:
         return False
 
     def _refresh_tasks(self) -> bool:
-        path = self.path / TASK_FILE
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
+        if self._is_same(TASK_FILE):
             return False
-        mark = (stat.st_mtime_ns, stat.st_size)
-        if mark == self._tasks_mark:
-            return False
-        self._tasks_mark = mark
-        found = _load(path, TaskFile)
+        found = _load(self.path / TASK_FILE, TaskFile)
         self.tasks = found.tasks if found else []
         return True
+
+    def _refresh_reference(self) -> bool:
+        if self._is_same(REFERENCE_PROGRESS_FILE):
+            return False
+        self.reference = _load(self.path / REFERENCE_PROGRESS_FILE, ReferenceProgress)
+        return True
+
+    def _is_same(self, name: str) -> bool:
+        """Whether a file is what it was at the last look: also where it was not there, and is not."""
+        try:
+            stat = (self.path / name).stat()
+            mark = (stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            mark = None
+        before, self._marks[name] = self._marks.get(name), mark
+        return mark == before
 
     @staticmethod
     def _extend(tail: _LineTail, table: StepTable) -> bool:

@@ -1,4 +1,4 @@
-"""The numbers of a .jsonl file with a "step", column by column.
+"""The numbers of a .jsonl file with a "step", column by column; a "time" becomes seconds since the epoch.
 
 Lines are taken in one by one as they come, or a whole block at once: a run of 100,000 steps is read in a second.
 """
@@ -15,9 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import json as arrow_json
 
+from workers.clock import parse_time
+
 MIN_BLOCK_BYTES = 1 << 16  # below it, line by line is quick enough
 MAX_LINE_BYTES = 1 << 20  # of a block
 NUM_RECENT_STEPS = 50  # what the speed "now" is averaged over
+_TIME = pa.field("time", pa.timestamp("us", "UTC"))
 
 
 class StepTable:
@@ -126,6 +129,8 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
     for key, value in record.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{prefix}{key}/")
+        elif key == "time" and not prefix:
+            yield key, math.nan if value is None else parse_time(value)
         elif prefix or key != "step":
             yield prefix + key, math.nan if value is None else float(value)  # float() also reads "NaN", "Infinity"
 
@@ -135,7 +140,8 @@ def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
     try:
         first = json.loads(block[: block.index(b"\n")])
         read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # with a thread for each part of that size
-        parse = arrow_json.ParseOptions(explicit_schema=pa.schema(list(_struct(first))))
+        schema = pa.schema([_TIME if field.name == _TIME.name else field for field in _struct(first)])
+        parse = arrow_json.ParseOptions(explicit_schema=schema)
         table = arrow_json.read_json(pa.BufferReader(block), read, parse).combine_chunks()
         columns = dict(_columns(zip(table.column_names, table.itercolumns(), strict=True)))
     except (ValueError, AttributeError):  # pyarrow's own errors are ValueErrors; what is no record has no items
@@ -162,6 +168,8 @@ def _columns(named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tup
             yield prefix + name, np.full(len(values), math.nan)
         elif pa.types.is_float64(values.type):
             yield prefix + name, _floats(values)
+        elif values.type == _TIME.type:
+            yield prefix + name, _floats(values.cast(pa.int64()).cast(pa.float64())) / 1e6
         elif pa.types.is_integer(values.type):
             yield prefix + name, values.to_numpy(zero_copy_only=False).astype(np.float64)
         else:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
+from orchestrator.verdict.deciding import DomainCourse, decide, domain_course
+from orchestrator.verdict.divergence import find_divergence, has_broken_off
 from workers.durable import write_durably
 
 
@@ -57,10 +59,19 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     worst_E = matrix_DE.max(axis=0) if losses else unknown_E
     criterion = str(run.setting("evaluation", "best") or "mean")
     judged_E = {"mean": mean_E, "worst": worst_E, **losses}.get(criterion, mean_E)
-    judged_E = np.where(steps > 0, judged_E, np.nan)  # the base model is no result
-    best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None
+    best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None  # of equal ones the first
+    courses = {domain: domain_course(domain, run.feedback, run.path) for domain in losses}
+    divergence = find_divergence(run.metrics)
+    not_finite = [domain for domain, values in losses.items() if len(steps) > 1 and not np.isfinite(values[-1])]
+    verdict = decide(
+        run.feedback,
+        judged_E,
+        courses,
+        has_diverged=divergence is not None or bool(not_finite),
+        has_broken_off=has_broken_off(run.events),
+    )
     weights = run.weights
-    courses = {domain: _course(steps, values, best) for domain, values in losses.items()}
+    started_at, ended_at = run.times
     return RunSummary(
         name=run.name,
         steps=run.metrics.last_step,
@@ -69,30 +80,54 @@ def _compute_summary(run: RunFolder) -> RunSummary:
         tokens_per_second=tokens / seconds if seconds > 0 else math.nan,
         weights_versions=len(weights),
         mixing_type=str(run.setting("mixing", "type") or (weights[0].by if weights else "-")),
+        verdict=verdict,
+        started_from=run.setting("start", "run"),
+        divergence=divergence,
+        not_finite=not_finite,
+        started_at=started_at,
+        ended_at=ended_at,
         best=None
         if best is None
         else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
         isolation=_read_isolation(run),
         mean_loss_nats=_course(steps, mean_E, best),
         worst_loss_nats=_course(steps, worst_E, best),
-        domains={domain: _summarise_domain(run, domain, course) for domain, course in courses.items()},
+        domains={
+            domain: _summarise_domain(run, domain, _course(steps, losses[domain], best), courses[domain])
+            for domain in losses
+        },
     )
 
 
-def _summarise_domain(run: RunFolder, domain: str, course: LossCourse) -> DomainSummary:
+def _summarise_domain(run: RunFolder, domain: str, losses: LossCourse, course: DomainCourse) -> DomainSummary:
     share_V = np.array([version.shares.get(domain, math.nan) for version in run.weights])
     version_S = run.metrics.column("weights_version")
     version_S = version_S[version_S < len(share_V)].astype(np.int64)
+    trained_S = share_V[version_S] if len(version_S) else share_V[:1]  # before the first step, what that will take
     return DomainSummary(
-        loss_nats_start=course.start,
-        loss_nats_best=course.best,
-        loss_nats_end=course.end,
+        loss_nats_start=losses.start,
+        loss_nats_best=losses.best,
+        loss_nats_end=losses.end,
+        loss_nats_lowest=course.loss_nats_lowest,
+        lowest_step=course.lowest_step,
+        lowest_epochs=_epochs_at(run, domain, course.lowest_step),
+        is_worse_than_base=course.is_worse_than_base,
+        is_past_lowest=course.is_past_lowest,
         share_initial=_finite(share_V[0]) if len(share_V) else None,
-        share_final=_finite(share_V[-1]) if len(share_V) else None,
-        share_mean=_finite(share_V[version_S].mean()) if len(version_S) else None,
+        share_final=_finite(trained_S[-1]) if len(trained_S) else None,
+        share_mean=_finite(trained_S.mean()) if len(version_S) else None,
         rows_seen=int(np.nansum(run.metrics.column(f"rows/{domain}"))),
         epochs=_finite(run.metrics.last(f"epochs/{domain}")),
     )
+
+
+def _epochs_at(run: RunFolder, domain: str, step: int | None) -> float | None:
+    """Passes over the domain after so many steps; None for a domain that is only measured."""
+    key = f"epochs/{domain}"
+    if step is None or key not in run.metrics.keys:
+        return None
+    epochs = run.metrics.column(key)[run.metrics.steps <= step]
+    return _finite(epochs[-1]) if len(epochs) else 0.0
 
 
 def _read_isolation(run: RunFolder) -> IsolationRecord | None:

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from orchestrator.loss_errors import ERROR_NOTE, change_text, error_text, run_errors
+from orchestrator.loss_errors import change_text, error_text
 from orchestrator.palette import color_by_name
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import Event
@@ -156,7 +156,7 @@ class RunView:
     def _domain_table(self) -> Table:
         run = self.run
         step = run.metrics.last_step
-        weights = run.weights_at(step + 1)
+        weights = run.weights_at(self._next_step(step))
         feedback = run.feedback
         latest = feedback[-1] if feedback else None
         base = feedback[0] if feedback and feedback[0].step == 0 else None
@@ -192,7 +192,7 @@ class RunView:
         return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
     def _evaluation_line(self, feedback: DomainFeedback) -> str:
-        weights = self.run.weights_at(feedback.step + 1)
+        weights = self.run.weights_at(self._next_step(feedback.step))
         parts = [
             f"step {feedback.step:,}/{self.total_steps:,}",
             _format_speed(self.run.recent_tokens_per_second(feedback.step)),
@@ -202,6 +202,10 @@ class RunView:
             share = weights.shares.get(domain) if weights else None
             parts.append(f"{printable(domain)} {format_loss(feedback.loss_nats(domain))} ({format_share(share)})")
         return "  ".join(parts)
+
+    def _next_step(self, step: int) -> int:
+        """The step that is trained after `step`: none after the last, whatever version its evaluation made."""
+        return min(step + 1, self.total_steps)
 
     def _follow_pace(self) -> None:
         step = self.run.metrics.last_step
@@ -265,32 +269,3 @@ class PreparationView:
         elif done >= total and domain not in self._finished:
             self._finished.add(domain)
             self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)
-
-
-def summary_view(run_folder: Path) -> RenderableType:
-    """The end of a run: a row for each domain, and where the model and the report lie."""
-    run = RunFolder(run_folder)
-    run.refresh()
-    if run.summary is None:
-        return Text(f"{run.path}: not finished, no summary.json")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("domain", overflow="fold")
-    headings = ("share", "epochs", "base", "best", "end", "change")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    of_run = run_errors(run)
-    for domain, result in run.summary.domains.items():
-        errors = of_run.of(domain)
-        table.add_row(
-            Text(printable(domain)),
-            f"{format_share(result.share_initial)} -> {format_share(result.share_final)}",
-            NOTHING if result.epochs is None else f"{result.epochs:.2f}",
-            format_loss(result.loss_nats_start),
-            format_loss(result.loss_nats_best),
-            format_loss(result.loss_nats_end) + error_text(errors.end),
-            change_text(result.loss_nats_end, result.loss_nats_start, errors.change_error),
-        )
-    places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]
-    lines = [Text(f"{label:<8}{printable(path)}", overflow="fold") for label, path in places if path.exists()]
-    note = Text(f"losses in nats per token; {ERROR_NOTE}", style="dim")
-    return Group(table, note, *lines)

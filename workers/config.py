@@ -284,4 +284,6 @@ class EvaluationConfig(Settings):
     """Training examples of each domain that a signal is measured on, for algorithms that need signals: other ones at
     each evaluation, in whole rows, so that it may be a few more."""
     best: str | None = "mean"
-    """What `best/` minimises: `mean` or `worst` domain loss, or that of the domain named here; null keeps no best."""
+    """What `best/` minimises: `mean` or `worst` domain loss, or that of the domain named here; null keeps no best. The
+    model that training starts from counts as well: where no evaluation beats it there is no `best/`. A run's verdict
+    goes by the same loss."""

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from workers.clock import TIME_PATTERN
+
 SHARE_SUM_TOLERANCE = 1e-9
 
 Share = Annotated[float, Field(ge=0.0, le=1.0 + SHARE_SUM_TOLERANCE, allow_inf_nan=False)]
@@ -79,6 +81,7 @@ class DomainFeedback(BaseModel):
     signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Name, domain, value.")
     evaluation_seconds: float = Field(default=0.0, ge=0, description="What measuring the losses took.")
     signal_seconds: float = Field(default=0.0, ge=0, description="What measuring the signals took.")
+    time: str | None = Field(default=None, pattern=TIME_PATTERN, description="When it was measured, in UTC.")
 
     def loss_nats(self, domain: str) -> float:
         """Mean loss of a domain in nats per loss token; NaN where nothing was measured."""

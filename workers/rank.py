@@ -5,6 +5,7 @@ All ranks call the same methods in the same order; each of them is a collective.
 
 import json
 import math
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from workers import checkpoint
+from workers.best import Best, better, with_start
+from workers.clock import utc_now
 from workers.collectives import on_rank_zero, sum_over_ranks
 from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
@@ -101,9 +104,10 @@ class Rank:
         watched = self._watch(step)
         grad_norm = self.engine.step(rate)
         if not math.isfinite(grad_norm):
-            raise NonFiniteLossError(
+            raise self._diverged(
+                step,
                 f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was "
-                "not made; lower training.learning_rate, or look at the rows of this step"
+                "not made; lower training.learning_rate, or look at the rows of this step",
             )
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
@@ -133,15 +137,16 @@ class Rank:
             signals=signals,
             evaluation_seconds=evaluated - began,
             signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
+            time=utc_now(),
         )
         self.loader.announce(self.source.push(feedback))
         self.loss_meter.record(step, losses)  # only now: an attempt that was fenced out must not get here
-        criterion = self.plan.evaluation.best
-        if criterion is None or step == 0:
+        if (criterion := self.plan.evaluation.best) is None:
             return
-        loss = selection_loss(criterion, {name: feedback.loss_nats(name) for name in self.names})
-        if math.isfinite(loss) and not (self.best and self.best["loss_nats"] <= loss):  # nothing is <= NaN
-            self.best = {"step": step, "criterion": criterion, "loss_nats": loss}
+        before, self.best = self.best, better(self.best, feedback, criterion, self.names)
+        if step == 0:
+            self._drop_best(step)
+        elif self.best is not before:
             self._write_model(self.plan.folder / "best")
 
     def save_checkpoint(self, step: int) -> None:
@@ -206,7 +211,23 @@ class Rank:
                 note_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
             begins = f"goes on after step {state['step']}" if newest else f"starts from {origin}"
             note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
-        return state["step"], state["best"]
+        return state["step"], self._best_of(state) if newest else None
+
+    def _best_of(self, state: dict[str, Any]) -> Best | None:
+        """The best so far, by a checkpoint's state."""
+        criterion, folder = self.plan.evaluation.best, self.plan.folder
+        best: Best | None = on_rank_zero(lambda: with_start(state["best"], folder, criterion, self.names))
+        if best and best["step"] == 0:
+            self._drop_best(state["step"])
+        return best
+
+    def _drop_best(self, step: int) -> None:
+        """Remove a `best/` of steps that are trained again, or of a version that did not count step 0."""
+        folder = self.plan.folder
+        if dist.get_rank() == 0 and (folder / "best").exists():
+            shutil.rmtree(folder / "best")
+            why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts anew"
+            note_event(folder, step, "best", f"best/ is removed: {why}")
 
     def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
         faults: list[str] = []
@@ -218,24 +239,17 @@ class Rank:
         if bad:
             mine = [d for d in bad if not math.isfinite(local_sum_D[d])]
             rows = {self.trained[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
-            raise NonFiniteLossError(
+            raise self._diverged(
+                batch.step,
                 f"step {batch.step}: the training loss of {[self.trained[d] for d in bad]} is not finite, the update "
-                f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate"
+                f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate",
             )
 
-
-def selection_loss(criterion: str, losses: dict[str, float]) -> float:
-    """The number that the best model minimises: the `mean` or `worst` domain loss, or one domain's, in nats a token.
-
-    Not finite where one of the losses that it is made of is not.
-    """
-    match criterion:
-        case "mean":
-            return sum(losses.values()) / len(losses)
-        case "worst":
-            return max(losses.values(), key=lambda loss: math.inf if math.isnan(loss) else loss)
-        case domain:
-            return losses[domain]
+    def _diverged(self, step: int, message: str) -> NonFiniteLossError:
+        """What ends the run, noted in its events too: it leaves no summary."""
+        if dist.get_rank() == 0:
+            note_event(self.plan.folder, step, "diverged", message)
+        return NonFiniteLossError(message)
 
 
 def _refuse_start(loss_sum_nats: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl and samples.jsonl: one line a step, written by rank 0 as the step ends.
+"""metrics.jsonl and samples.jsonl: one line a step, written by rank 0 as the step ends; in metrics.jsonl with the time.
 
 A resumed run cuts both files back to its checkpoint, so that they read as if it had never been stopped.
 """
@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch.distributed as dist
 
+from workers.clock import utc_now
 from workers.data.batches import Batch
 
 
@@ -40,6 +41,7 @@ class StepLog:
         names = list(self._row_counts)
         line = {
             "step": batch.step,
+            "time": utc_now(),
             "loss_nats": sum(loss_sum_D) / sum(num_tokens_D),
             "domain_loss_nats": {
                 name: total / count if count else None

@@ -18,7 +18,8 @@ from orchestrator.report.figures import LOSS_NOTE, Plot, Section, layout, line
 from orchestrator.report.html import render_page, write_page
 from orchestrator.report.series import gaps, label
 from orchestrator.run_folder import RunFolder
-from orchestrator.summary import evaluation_losses
+from orchestrator.summary import evaluation_losses, summarise
+from orchestrator.verdict.telling import HARMFUL, verdict_lines
 
 _PLOTTED = {
     MEAN: "Mean of the domains",
@@ -47,11 +48,24 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
         [*CAVEATS, *(f"Failed: {name}: {why}" for name, why in comparison.failed.items())],
         note=" ".join(notes(comparison)),
         title=f"{comparison.name}: {len(comparison.variants)} variants compared",
-        comparison=Columns(list(comparison.variants), columns),
+        comparison=Columns(list(comparison.variants), columns, verdicts=_verdicts(comparison)),
         run_colors=colors,
         domain_colors=domains,
     )
     write_page(output, page)
+
+
+def _verdicts(comparison: Comparison) -> dict[str, list[str]]:
+    """Run of a variant that ended with harm, or with some domains worse than they began -> what came of it."""
+    told = {}
+    for name, result in comparison.variants.items():
+        for each in result.runs:
+            if each.verdict not in HARMFUL and each.verdict != "mixed":
+                continue
+            run = RunFolder(each.folder)
+            run.refresh()
+            told[f"{name}, seed {each.seed}"] = verdict_lines(run, summarise(run))
+    return told
 
 
 def variant_colors(comparison: Comparison) -> dict[str, str]:

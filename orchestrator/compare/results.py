@@ -10,7 +10,7 @@ from orchestrator.compare.held_out import errors_of_differences, errors_of_losse
 from orchestrator.compare.statistics import Estimate, estimate, paired_difference
 from orchestrator.config import RunConfig
 from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import RunSummary
+from orchestrator.run_records import RunSummary, Verdict
 
 MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
 TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"
@@ -25,6 +25,8 @@ class RunResult(BaseModel):
     seed: int
     folder: Path
     values: dict[str, float]
+    verdict: Verdict | None = None
+    """What came of it; see orchestrator/run_records.py. None in the files of older versions."""
 
 
 class VariantResult(BaseModel):
@@ -120,7 +122,7 @@ def _read(config: RunConfig, target: str | None) -> RunResult | None:
     if run.feedback:  # a plan of stages has its feedback in the folders of its stages
         values[EVALUATION_SECONDS] = math.fsum(feedback.evaluation_seconds for feedback in run.feedback)
         values[SIGNAL_SECONDS] = math.fsum(feedback.signal_seconds for feedback in run.feedback)
-    return RunResult(seed=config.seed, folder=config.folder, values=values)
+    return RunResult(seed=config.seed, folder=config.folder, values=values, verdict=run.summary.verdict)
 
 
 def measures(summary: RunSummary, target: str | None) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The comparison for a terminal: a row for each variant, in tables that a terminal is wide enough for."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from rich import box
@@ -23,6 +24,7 @@ from orchestrator.compare.results import (
 from orchestrator.compare.statistics import CONFIDENCE, Estimate
 from orchestrator.loss_errors import PLUS_MINUS
 from orchestrator.terminal import NOTHING, format_duration, printable
+from orchestrator.verdict.telling import HARMFUL, in_a_word
 
 
 def format_estimate(estimate: Estimate | None, sign: str = "") -> str:
@@ -101,13 +103,25 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
+def harm_notes(comparison: Comparison) -> list[str]:
+    """A line for each variant of which runs ended with harm, or with some domains worse than they began."""
+    lines = []
+    for label, result in comparison.variants.items():
+        counts = Counter(run.verdict for run in result.runs if run.verdict in HARMFUL or run.verdict == "mixed")
+        told = ", ".join(f"{count} of {len(result.runs)} {in_a_word(verdict)}" for verdict, count in counts.items())
+        if told:
+            lines.append(f"{label}: {told}; the page and the summary.json of each run say what and why.")
+    return lines
+
+
 def comparison_view(comparison: Comparison) -> RenderableType:
     """Tables that fit into 80 characters where few domains are compared, those without intervals, and the notes."""
     domains = {name: [cell.split()[0] for cell in cells] for name, cells in domain_columns(comparison).items()}
     groups = (loss_columns(comparison), target_columns(comparison), amount_columns(comparison), domains)
     tables = [_table(comparison, columns) for columns in groups if columns]
     failed = [Text(f"failed: {printable(name)}: {printable(why)}") for name, why in comparison.failed.items()]
-    return Group(*tables, *_plain(notes(comparison)), *failed)
+    harm = [Text(printable(line), style="yellow") for line in harm_notes(comparison)]
+    return Group(*tables, *harm, *_plain(notes(comparison)), *failed)
 
 
 def _table(comparison: Comparison, columns: dict[str, list[str]]) -> Table:

@@ -138,6 +138,8 @@ class ControllerCore:
         self.last_pulled = max(self.last_pulled, feedback.step)  # it was measured after this step
         self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
+        if complete is not None and feedback.step == 0:
+            events += [Event(0, "mixing", text) for text in self.algorithm.concerns(complete)]
         shares = self._held(self.algorithm.observe(complete) if complete else None)
         if shares is None:
             return Decision(None, events)

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
-from orchestrator.run_records import RunSummary
+from orchestrator.run_folder import REFERENCE_PROGRESS_FILE, read_summary
 from orchestrator.search.values import format_value, short
 from orchestrator.step_table import StepTable
+from orchestrator.verdict.telling import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
 
 ROOT = "."  # the name of the catalog's own folder, where that is a run
@@ -50,6 +51,8 @@ class Glance:
     written_at: float
     tries: str
     """What a search tries with it."""
+    verdict: str
+    """What came of it, in a word, where that is harm; else empty."""
 
     @property
     def group(self) -> str:
@@ -158,7 +161,7 @@ class Catalog:
 def last_written(folder: Path) -> float:
     """When one of the files that a running run writes was written last, in seconds since the epoch."""
     times = [(folder / "config.json").stat().st_mtime]
-    for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json"):
+    for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json", REFERENCE_PROGRESS_FILE):
         try:
             times.append((folder / part).stat().st_mtime)
         except FileNotFoundError:
@@ -172,7 +175,7 @@ def _look(name: str, folder: Path, written_at: float) -> Glance:
     steps = _tail(folder / "metrics.jsonl")
     base, latest = _mean_loss(folder, domains, is_last=False), _mean_loss(folder, domains, is_last=True)
     training, mixing = config.get("training"), config["mixing"]
-    summary = _summary(folder)
+    summary = read_summary(folder)
     total = training.get("max_steps") if isinstance(training, dict) else None
     return Glance(
         name=name,
@@ -188,6 +191,7 @@ def _look(name: str, folder: Path, written_at: float) -> Glance:
         begun_at=(folder / "config.json").stat().st_mtime,
         written_at=written_at,
         tries=_tries(folder),
+        verdict=in_a_word(summary.verdict) if summary and summary.verdict in HARMFUL else "",
     )
 
 
@@ -227,10 +231,3 @@ def _mean_loss(folder: Path, domains: list[str], is_last: bool) -> float:
         return math.nan
     losses = [feedback.loss_nats(domain) for domain in domains]
     return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.nan
-
-
-def _summary(folder: Path) -> RunSummary | None:
-    try:
-        return RunSummary.model_validate_json((folder / "summary.json").read_bytes())
-    except (OSError, ValidationError):
-        return None

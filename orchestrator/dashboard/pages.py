@@ -20,13 +20,21 @@ from orchestrator.palette import color_by_name
 from orchestrator.report.benchmarks import benchmark_sections
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
 from orchestrator.report.figures import Section
-from orchestrator.report.html import MAX_EVENTS_SHOWN, environment, mean_loss_text
+from orchestrator.report.html import (
+    MAX_EVENTS_SHOWN,
+    best_fact,
+    environment,
+    mean_loss_text,
+    run_times,
+    shown_verdict,
+)
 from orchestrator.report.run_figures import run_sections
 from orchestrator.report.series import Thinning, figure_json
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import RunSummary
 from orchestrator.summary import summarise
 from orchestrator.terminal import format_duration, format_loss
+from workers.contracts import DomainWeights
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
@@ -121,6 +129,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "run": run,
         "state": state,
         "result": result,
+        "verdict": shown_verdict(run, result),
         "model": run.setting("model", "path") or "-",
         "loss_errors": errors,
         "domain_colors": color_by_name(run.domains),
@@ -130,13 +139,14 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "num_events": len(run.events),
         "num_unreadable_lines": run.num_unreadable_lines,
         "progress": _progress(run),
-        "weights": run.weights[-1] if run.weights else None,
+        "weights": _holding(run),
         "waiting": [_waiting(run, request) for request in waiting],
         "sections": sections,
     }
     names = {
         "head": "run_head.html",
         "numbers": "run_numbers.html",
+        "verdict": "verdict.html",
         "table": "domain_table.html",
         "health": "run_health.html",
         "holding": "run_holding.html",
@@ -147,10 +157,14 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
     }
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
-    if run.weights:
-        newest = run.weights[-1]
-        values |= {"shares": newest.shares, "pinned": newest.pinned}
+    if (holding := _holding(run)) is not None:
+        values |= {"shares": holding.shares, "pinned": holding.pinned}
     return Snapshot(parts, _figures(sections), values)
+
+
+def _holding(run: RunFolder) -> DomainWeights | None:
+    """The version that holds for the next step; of a finished run the one that its last step was trained with."""
+    return run.weights_at(run.metrics.last_step + (run.summary is None))
 
 
 def _waiting(run: RunFolder, request_id: str) -> str:
@@ -186,7 +200,7 @@ def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) 
         "Training time": format_duration(result.seconds),
         "Weights versions": f"{result.weights_versions:,}",
     }
-    return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
+    return facts | run_times(result) | best_fact(result)
 
 
 class ComparePage:

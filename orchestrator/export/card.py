@@ -10,6 +10,7 @@ from orchestrator.summary import summarise
 from orchestrator.tasks.records import asked_for
 from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_loss, format_share, printable
+from orchestrator.verdict.telling import HARMFUL, verdict_lines
 from workers.base_name import base_name, is_hub_name
 from workers.contracts import DomainWeights
 
@@ -64,12 +65,20 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
         unit=run.setting("mixing", "unit"),
         rows=_domain_rows(run, is_best),
         best=result.best.step if is_best and result.best else None,
+        harm=_harm(run, is_best),
         benchmarks=_benchmark_rows(run, "best" if is_best else "model"),
         converted=kind == "bf16",
         changes=[_change(version) for version in run.weights if version.reason == "operator"],
         settings=[(".".join(key), _plain(run.setting(*key))) for key in _SETTINGS],
         loading=_LOADING[library].format(name=_plain(run.name)),
     )
+
+
+def _harm(run: RunFolder, is_best: bool) -> str:
+    """What came of the run where that is harm to the model of its last step; else empty."""
+    result = summarise(run)
+    lines = verdict_lines(run, result) if result.verdict in HARMFUL and not is_best else []
+    return _plain(lines[0]) if lines else ""
 
 
 def _domain_rows(run: RunFolder, is_best: bool) -> list[list[str]]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator.export.card import Kind, model_card
 from orchestrator.quiet import chatter_to
 from orchestrator.run_folder import RunFolder
+from orchestrator.verdict.telling import no_best_reason
 from workers.durable import commit_folder, temporary_folder
 
 
@@ -58,7 +59,11 @@ def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
         raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
     source = run_folder / ("best" if is_best else "model")
     if not source.is_dir():
-        raise ValueError(f"{source}: there is no such model; was the run made to keep one (evaluation.best)?")
+        if is_best:
+            last = run_folder / "model"
+            instead = f"; the model of the last step is {last}" if last.is_dir() else ""
+            raise ValueError(f"{run_folder}: there is no best/: {no_best_reason(run, run.summary)}{instead}")
+        raise ValueError(f"{source}: there is no such model; the run was made to leave none, as trials are")
     return run, source
 
 

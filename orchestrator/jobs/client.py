@@ -24,7 +24,9 @@ import workers
 from orchestrator.config import RunConfig
 from orchestrator.jobs.entrypoint import python_command
 from orchestrator.jobs.package import write_package
+from orchestrator.run_folder import read_summary
 from orchestrator.terminal import NOTHING, format_duration, printable
+from orchestrator.verdict.telling import HARMFUL, in_a_word
 
 _STOP_WAIT_SECONDS = 900  # for the running step and a checkpoint; Ray kills what takes longer
 _LOOK_EVERY_SECONDS = 1.0
@@ -109,9 +111,18 @@ def jobs_view(address: str | None, job: str | None = None) -> Table:
         table.add_column(heading, overflow="fold")
     for details in found:
         style = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "cyan"}.get(details.status.value, "")
-        state = Text(details.status.value.lower(), style=style)
-        table.add_row(details.submission_id, state, _time(details), printable((details.metadata or {}).get("folder")))
+        folder = (details.metadata or {}).get("folder")
+        state = Text.assemble((details.status.value.lower(), style), (_harm(folder), "bold red"))
+        table.add_row(details.submission_id, state, _time(details), printable(folder))
     return table
+
+
+def _harm(folder: str | None) -> str:
+    """What came of a finished run in a word, where that is harm and the run's folder is to be seen from here."""
+    if folder is None:
+        return ""
+    summary = read_summary(Path(folder))
+    return f", {in_a_word(summary.verdict)}" if summary and summary.verdict in HARMFUL else ""
 
 
 def connect(address: str | None) -> JobSubmissionClient:

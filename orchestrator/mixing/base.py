@@ -103,6 +103,11 @@ class MixingAlgorithm(ABC, Generic[Config]):
     def adopt(self, shares: Shares) -> None:
         """Go on from shares that somebody else decided; nothing to do where the next answer does not depend on them."""
 
+    def concerns(self, feedback: DomainFeedback) -> list[str]:
+        """What a person should know of the evaluation before any training, in sentences: where the algorithm cannot do
+        what it is there for."""
+        return []
+
     def metrics(self) -> dict[str, float]:
         """What it believed at the last feedback, by `quantity/domain`."""
         return {}

@@ -132,6 +132,25 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         largest = max(value for name, value in values.items() if self.shares[name] > 0)
         return {name: math.exp(min(value - largest, 0.0)) for name, value in values.items()}
 
+    def concerns(self, feedback: DomainFeedback) -> list[str]:
+        """Domains whose reference is no better than the model at the start: their gamma is 0."""
+        losses = {name: feedback.loss_nats(name) for name in self.reference}
+        off = [name for name, loss in losses.items() if loss <= self.reference[name]]
+        if not off:
+            return []
+        told = ", ".join(f"{name} {self.reference[name]:.3f} (at the start it is {losses[name]:.3f})" for name in off)
+        what = "the shares of such domains change only as those of others do, unless a loss rises above its reference"
+        if len(off) == len(losses):
+            what = "the shares stay as they are, as in a fixed mixture, until a loss rises above its reference"
+        elif self.config.target in off:
+            what += f", and the target {self.config.target} is not raised"
+        return [
+            f"mixing.reference is not below the loss of the model that training starts from: {told}. The learnable "
+            f"potential gamma is 0 there and versatune ({self.config.update}) has nothing to go by: {what}. Training "
+            "on such a domain alone did not help: lower training.learning_rate, raise reference.max_steps, or give "
+            "other losses as mixing.reference"
+        ]
+
     def metrics(self) -> dict[str, float]:
         """gamma and reference loss of each domain; with a target also phi, and 1 where its share was raised."""
         if self.config.update == "loss":

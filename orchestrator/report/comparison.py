@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,10 +33,12 @@ from orchestrator.report.figures import (
 )
 from orchestrator.report.series import Thinning
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_records import RunSummary
 from orchestrator.summary import evaluation_losses, summarise
 from orchestrator.tasks.records import MetricScores, asked_for
 from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_duration, format_loss, printable
+from orchestrator.verdict.telling import HARMFUL, in_a_word, verdict_lines
 from workers.contracts import Change
 
 RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
@@ -59,6 +62,8 @@ class Comparison:
     has_benchmarks: bool = False
     paired_with: str = ""
     """The run that differences are from; empty where there are none."""
+    verdicts: dict[str, list[str]] = field(default_factory=dict)
+    """Label of each run that ended with harm, or with domains worse than they began -> what came of it."""
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
@@ -90,6 +95,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     columns = {
         "algorithm": [Cell(result.mixing_type) for result in results],
         "steps": [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)],
+        "verdict": [Cell(in_a_word(result.verdict)) for result in results],
     }
     means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
     for name, courses, known in (
@@ -107,7 +113,14 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     columns |= benchmarks
     columns["tokens"] = [Cell(f"{result.num_tokens:,}") for result in results]
     columns["time"] = [Cell(format_duration(result.seconds)) for result in results]
-    return Comparison(labels, columns, bool(benchmarks), labels[0] if any(pairs) else "")
+    paired_with = labels[0] if any(pairs) else ""
+    told = zip(labels, runs, results, strict=True)
+    verdicts = {label: verdict_lines(run, result) for label, run, result in told if _is_told(result)}
+    return Comparison(labels, columns, bool(benchmarks), paired_with, verdicts)
+
+
+def _is_told(result: RunSummary) -> bool:
+    return result.verdict in HARMFUL or result.verdict == "mixed"
 
 
 def _steps(run: RunFolder, done: int) -> str:
@@ -169,8 +182,9 @@ def error_note(comparison: Comparison) -> str:
     return f"{note} In brackets: minus {comparison.paired_with}, paired over the examples that both measured."
 
 
-def comparison_table(run_folders: Sequence[Path]) -> Table:
-    """The comparison for a terminal: a column for each run, so that many domains fit into 80 characters."""
+def comparison_table(run_folders: Sequence[Path]) -> RenderableType:
+    """The comparison for a terminal: a column for each run, so that many domains fit into 80 characters; below it what
+    came of those that ended with harm."""
     comparison = compare(load_runs(run_folders))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
     table.caption, table.caption_justify = Text(printable(error_note(comparison)), style="dim"), "left"
@@ -180,7 +194,8 @@ def comparison_table(run_folders: Sequence[Path]) -> Table:
     for heading, cells in comparison.columns.items():
         texts = [Text(printable(cell.text), style="bold green" if cell.is_best else "") for cell in cells]
         table.add_row(Text(printable(heading)), *texts)
-    return table
+    told = [Text(printable(f"{label}: {' '.join(lines)}")) for label, lines in comparison.verdicts.items() if lines]
+    return Group(table, *told)
 
 
 def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POINTS) -> list[Section]:

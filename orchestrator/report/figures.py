@@ -90,6 +90,8 @@ def shares_figure(
 ) -> go.Figure:
     """A stacked area of steps; x counts the steps done when a version came into force."""
     weights = run.weights
+    if run.summary is not None:  # what the last evaluation made was never trained with
+        weights = [version for version in weights if version.effective_step <= max(run.metrics.last_step, 1)]
     kept = {0, len(weights) - 1, *thinning.starts(len(weights)).tolist()}
     weights = [version for index, version in enumerate(weights) if index in kept or version.reason == "operator"]
     x = [version.effective_step - 1 for version in weights]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import RunSummary
 from orchestrator.summary import summarise
 from orchestrator.terminal import format_duration, format_loss, format_share
+from orchestrator.verdict.telling import HARMFUL, verdict_lines
+from workers.clock import parse_time
 
 MAX_EVENTS_SHOWN = 100
 
@@ -59,6 +62,7 @@ def _run_page(run: RunFolder) -> str:
         run=run,
         model=run.setting("model", "path") or "-",
         result=result,
+        verdict=shown_verdict(run, result),
         facts=_facts(result, errors),
         loss_errors=errors,
         domain_colors=color_by_name(run.domains),
@@ -84,12 +88,34 @@ def _facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
         "Steps": f"{result.steps:,}",
         "Tokens": f"{result.num_tokens:,}",
         "Tokens per second": f"{result.tokens_per_second:,.0f}" if math.isfinite(result.tokens_per_second) else "-",
-        "Time": format_duration(result.seconds),
+        "Training time": format_duration(result.seconds),
         "Weights versions": f"{result.weights_versions:,}",
         "Mean loss": mean_loss_text(result, errors),
         "Worst loss": f"{format_loss(result.worst_loss_nats.start)} \u2192 {format_loss(result.worst_loss_nats.end)}",
     }
-    return facts | ({} if result.best is None else {"Best at step": f"{result.best.step:,}"})
+    return facts | run_times(result) | best_fact(result)
+
+
+def run_times(result: RunSummary) -> dict[str, str]:
+    """When the run began, and how long it took, all that came between its steps included; nothing in older files."""
+    if result.started_at is None or result.ended_at is None:
+        return {}
+    began, ended = parse_time(result.started_at), parse_time(result.ended_at)
+    shown = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"Began": shown, "Wall time": format_duration(ended - began)}
+
+
+def best_fact(result: RunSummary) -> dict[str, str]:
+    """The step of the best evaluation, where there is one."""
+    if result.best is None:
+        return {}
+    return {"Best at step": f"{result.best.step:,}" + (" (base)" if result.best.step == 0 else "")}
+
+
+def shown_verdict(run: RunFolder, result: RunSummary) -> dict[str, Any]:
+    """What verdict.html shows: sentences, the verdict first, and how grave they are."""
+    kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
+    return {"kind": kind, "lines": verdict_lines(run, result)}
 
 
 def render_page(template: str, sections: Sequence[Section], caveats: Sequence[str] = (), **values: Any) -> str:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from pydantic import BaseModel
 
 from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import DomainSummary, LossCourse, RunSummary
+from orchestrator.run_records import DomainSummary, LossCourse, RunSummary, Verdict
 from orchestrator.stages.chain import PlannedStage
 from orchestrator.summary import summarise
+from orchestrator.verdict.deciding import decide, domain_course
+from workers.contracts import DomainFeedback
 
 
 class DomainAmount(BaseModel):
@@ -83,25 +86,45 @@ def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:
         num_tokens=num_tokens,
         tokens_per_second=num_tokens / seconds if seconds else 0.0,
         weights_versions=sum(result.weights_versions for result in results),
+        verdict=_verdict(runs, results),
+        started_from=first.started_from,
+        not_finite=last.not_finite,
+        started_at=first.started_at,
+        ended_at=last.ended_at,
         mixing_type=", ".join(dict.fromkeys(result.mixing_type for result in results)),
         best=None,  # a plan's result is its end
         mean_loss_nats=_course(first.mean_loss_nats, last.mean_loss_nats),
         worst_loss_nats=_course(first.worst_loss_nats, last.worst_loss_nats),
-        domains={domain: _summarise_domain(domain, results) for domain in last.domains},
+        domains={domain: _summarise_domain(domain, results, _ends(runs)) for domain in last.domains},
     )
+
+
+def _ends(runs: Sequence[RunFolder]) -> list[DomainFeedback]:
+    """What the plan began with and what it ended with: its result is its end, whatever was better on the way."""
+    return [*runs[0].feedback[:1], *runs[-1].feedback[-1:]]
+
+
+def _verdict(runs: Sequence[RunFolder], results: Sequence[RunSummary]) -> Verdict:
+    ends = _ends(runs)
+    domains = list(results[-1].domains)
+    judged_E = np.array([np.mean([feedback.loss_nats(name) for name in domains]) for feedback in ends])
+    courses = {name: domain_course(name, ends) for name in domains}
+    has_diverged = results[-1].divergence is not None or bool(results[-1].not_finite)
+    return decide(ends, judged_E, courses, has_diverged=has_diverged, has_broken_off=False)
 
 
 def _course(first: LossCourse, last: LossCourse) -> LossCourse:
     return LossCourse(start=first.start, best=last.best, end=last.end)
 
 
-def _summarise_domain(domain: str, results: Sequence[RunSummary]) -> DomainSummary:
-    """Shares and epochs are of single stages and their stores: a chain has none."""
+def _summarise_domain(domain: str, results: Sequence[RunSummary], ends: Sequence[DomainFeedback]) -> DomainSummary:
+    """Shares, epochs and what was lowest are of single stages and their stores: a chain has none."""
     courses = [result.domains[domain] for result in results]
     return DomainSummary(
         loss_nats_start=courses[0].loss_nats_start,
         loss_nats_best=courses[-1].loss_nats_best,
         loss_nats_end=courses[-1].loss_nats_end,
+        is_worse_than_base=domain_course(domain, ends).is_worse_than_base,
         rows_seen=sum(course.rows_seen or 0 for course in courses),
         num_bad_rows=courses[-1].num_bad_rows,
     )

@@ -21,7 +21,7 @@ from orchestrator.report import write_report
 from orchestrator.stages.chain import PlannedStage, plan_stages
 from orchestrator.stages.page import write_plan_page
 from orchestrator.stages.records import StageRecord, summarise_chain
-from orchestrator.terminal import summary_view
+from orchestrator.summary_view import summary_view
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.driver import prepare, train_here

@@ -1,8 +1,10 @@
 """What a tracker is, and what it knows of the run that it writes down."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,11 @@ class RunIdentity:
     name: str
     config: dict[str, Any]
     """The resolved configuration."""
+
+
+def wall_time(record: StepRecord) -> float:
+    """The time of day that a tracker is to show of a step, in seconds since the epoch: now, where it is not known."""
+    return record.time if isfinite(record.time) else time.time()
 
 
 class Tracker(Protocol):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class RunFollower:
         self._try(self._pass_on)
 
     def end(self) -> None:
-        """Pass on the last of it and close the tracker."""
-        self._try(self._pass_on)
+        """Pass on the last of it, for nobody writes any more, and close the tracker."""
+        self._try(partial(self._pass_on, is_over=True))
         if self._tracker is not None:
             self._try(self._close)
 
@@ -58,9 +59,9 @@ class RunFollower:
         with suppress(OSError):
             note_event(run.path, run.metrics.last_step, "tracking", message)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, is_over: bool = False) -> None:
         with suppress(OSError):  # a file system that stalls: the next look tells
-            self._records.refresh()
+            self._records.refresh(is_over)
         run = self._records.run
         if self._tracker is None and self._records.has_begun:
             self._tracker = self._open(RunIdentity(run.path, self._run_id, run.name, run.config))

@@ -5,7 +5,6 @@ tracking client is needed (mlflow-skinny), with SQLAlchemy and Alembic for a sto
 """
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.base import RunIdentity
+from orchestrator.tracking.base import RunIdentity, wall_time
 from orchestrator.tracking.config import MLflowConfig
 from orchestrator.tracking.records import StepRecord
 
@@ -45,9 +44,10 @@ class MLflowTracker:
 
     def log(self, records: Sequence[StepRecord]) -> None:
         """See `Tracker`."""
-        now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(key, value, now_ms, record.step) for record in records for key, value in record.values.items()
+            Metric(key, value, int(wall_time(record) * 1000), record.step)
+            for record in records
+            for key, value in record.values.items()
         ]
         for start in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + _MAX_METRICS])

@@ -8,13 +8,14 @@
     version begins
     with an event          events/KIND (how many so far)
 
-Step 0 is the base model. Values that are not finite are left out: the event that comes with them is counted.
+Step 0 is the base model. Values that are not finite are left out: the event that comes with them is counted. A record
+has the time at which its step was written down, where the files say it.
 """
 
 import bisect
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.run_folder import RunFolder
+from workers.clock import parse_time
 from workers.contracts import DomainFeedback, DomainWeights
 
 _STEP_COLUMNS = {
@@ -40,6 +42,8 @@ class StepRecord:
 
     step: int
     values: dict[str, float]
+    time: float
+    """When it was written down, in seconds since the epoch; NaN in the files of older versions."""
 
 
 class RunRecords:
@@ -48,14 +52,28 @@ class RunRecords:
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder(folder)
         self._whole_up_to = -1
+        self._is_over = False
         self._num_events = 0
 
-    def refresh(self) -> None:
+    def refresh(self, is_over: bool = False) -> None:
         """Take in what was written. A step is whole once the next one's line was seen before this look: whatever
-        belongs to it was written before that line."""
+        belongs to it was written before that line.
+
+        Args:
+            is_over: nobody writes any more, with a result or without: every step is whole, but the last where its
+                evaluation is missing. That one was interrupted, and whoever goes on with the run trains it again.
+        """
         before = self.run.metrics.last_step - 1
         self.run.refresh()
-        self._whole_up_to = before if self.run.summary is None else self.run.metrics.last_step
+        self._is_over = is_over or self.run.summary is not None
+        self._whole_up_to = self._last_whole() if self._is_over else before
+
+    def _last_whole(self) -> int:
+        run, last = self.run, self.run.metrics.last_step
+        every = run.setting("evaluation", "every")
+        is_evaluated = last in (0, run.total_steps) or (isinstance(every, int) and last % every == 0)
+        is_torn = run.summary is None and is_evaluated and all(feedback.step != last for feedback in run.feedback)
+        return last - is_torn
 
     @property
     def has_begun(self) -> bool:
@@ -70,22 +88,26 @@ class RunRecords:
         steps = table.steps
         moments = _Moments(self.run)
         if step < 0 and moments.is_evaluated(0):
-            yield self._record(0, moments.values(0, row=None))
+            yield self._record(0, moments.values(0, row=None), moments.time(0))
+        times = table.column("time")
         columns = {key: table.column(name) for key, name in _STEP_COLUMNS.items()}
         columns["tokens_total"] = np.cumsum(table.column("num_tokens"))
         first, last = np.searchsorted(steps, [step, self._whole_up_to], side="right")
         for row in range(first, last):
             values = {key: float(column[row]) for key, column in columns.items()}
-            yield self._record(int(steps[row]), values | moments.values(int(steps[row]), row))
+            yield self._record(int(steps[row]), values | moments.values(int(steps[row]), row), float(times[row]))
 
-    def _record(self, step: int, values: Mapping[str, float]) -> StepRecord:
-        # In the order they were written: an event of a later step waits, and with it those behind it.
+    def _record(self, step: int, values: Mapping[str, float], time: float) -> StepRecord:
+        # In the order they were written: an event of a later step waits, and with it those behind it. Where no later
+        # step comes, as of a run that diverged, they belong to the last.
+        last_step = math.inf if self._is_over and step == self._whole_up_to else step
         waiting = self.run.events[self._num_events :]
-        fresh = [event.kind for event in takewhile(lambda event: event.step is None or event.step <= step, waiting)]
+        fresh = [event.kind for event in takewhile(lambda event: (event.step or 0) <= last_step, waiting)]
         self._num_events += len(fresh)
         counts = Counter(event.kind for event in self.run.events[: self._num_events])
         counted = {f"events/{kind}": float(counts[kind]) for kind in fresh}
-        return StepRecord(step, {k: value for k, value in {**values, **counted}.items() if math.isfinite(value)})
+        finite = {key: value for key, value in {**values, **counted}.items() if math.isfinite(value)}
+        return StepRecord(step, finite, time)
 
 
 class _Moments:
@@ -106,6 +128,11 @@ class _Moments:
     def is_evaluated(self, step: int) -> bool:
         return step in self._feedback
 
+    def time(self, step: int) -> float:
+        """When an evaluation was made; NaN where that is not known."""
+        time = self._feedback[step].time
+        return parse_time(time) if time else math.nan
+
     def values(self, step: int, row: int | None) -> dict[str, float]:
         """`row`: of the step in metrics.jsonl, which has none for step 0."""
         values: dict[str, float] = {}
@@ -121,13 +148,20 @@ class _Moments:
         return values
 
 
+def worst_loss(losses: Iterable[float]) -> float:
+    """The highest of them, NaN where one of them is NaN or there is none. Python's own `max` gives NaN only where it
+    stands first: any comparison with it is False."""
+    values = list(losses)
+    return float(np.max(values)) if values else math.nan
+
+
 def _evaluation(feedback: DomainFeedback) -> dict[str, float]:
     losses = {domain: feedback.loss_nats(domain) for domain in feedback.loss_sum_nats}
     return {
         **{f"loss_nats/{domain}": loss for domain, loss in losses.items()},
         **{f"standard_error_nats/{domain}": error for domain, error in feedback.standard_error_nats.items()},
         "mean_loss_nats": sum(losses.values()) / len(losses) if losses else math.nan,
-        "worst_loss_nats": max(losses.values(), default=math.nan),
+        "worst_loss_nats": worst_loss(losses.values()),
         "evaluation_seconds": feedback.evaluation_seconds,
         "signal_seconds": feedback.signal_seconds,
     }

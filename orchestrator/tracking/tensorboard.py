@@ -13,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from orchestrator.tracking.base import LastStep, RunIdentity
+from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
 from orchestrator.tracking.config import TensorBoardConfig
 from orchestrator.tracking.records import StepRecord
 
@@ -37,7 +37,9 @@ class TensorBoardTracker:
         """See `Tracker`."""
         for record in records:
             values = [Summary.Value(tag=key, simple_value=value) for key, value in record.values.items()]
-            self._writer.write_event(Event(wall_time=time.time(), step=record.step, summary=Summary(value=values)))
+            self._writer.write_event(
+                Event(wall_time=wall_time(record), step=record.step, summary=Summary(value=values))
+            )
         self._writer.flush()
         self.last_step = records[-1].step
         self._progress.write(self.last_step)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import wandb
 
-from orchestrator.tracking.base import LastStep, RunIdentity
+from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
 from orchestrator.tracking.config import WandbConfig
 from orchestrator.tracking.records import StepRecord
 
@@ -38,7 +38,7 @@ class WandbTracker:
     def log(self, records: Sequence[StepRecord]) -> None:
         """See `Tracker`."""
         for record in records:
-            self._run.log(record.values, step=record.step)
+            self._run.log({**record.values, "_timestamp": wall_time(record)}, step=record.step)
         self.last_step = records[-1].step
         self._progress.write(self.last_step)
 

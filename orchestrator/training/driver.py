@@ -16,7 +16,8 @@ from orchestrator.mixing import MixingConfig
 from orchestrator.quiet import chatter_to
 from orchestrator.report import write_report
 from orchestrator.summary import write_summary
-from orchestrator.terminal import PreparationView, RunView, summary_view
+from orchestrator.summary_view import summary_view
+from orchestrator.terminal import PreparationView, RunView
 from orchestrator.tracking.watch import TrackedRun, track
 from orchestrator.training.alone import train_alone
 from orchestrator.training.claim import claim_folder

@@ -20,11 +20,14 @@ from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import MixingConfig
 from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.run_folder import RunFolder
+from orchestrator.terminal import printable
 from orchestrator.training.alone import train_alone
 from orchestrator.training.planning import build_plan, count_steps, domain_sizes
 from orchestrator.training.preparation import DomainStores
+from orchestrator.training.reference_view import ReferenceView
 from orchestrator.training.trainer import as_they_end, check_resources, train_on_cluster
 from workers.durable import write_durably
+from workers.events import note_event
 from workers.plan import TrainingPlan
 
 _NUM_EVALUATIONS = 10  # on the way; the best of them counts
@@ -45,7 +48,7 @@ def with_reference_losses(config: RunConfig, stores: Mapping[str, DomainStores],
     elif isinstance(given, Path):
         losses = json.loads(given.read_text())["loss_nats"]
     else:
-        losses = given if isinstance(given, dict) else compute_references(config, stores, console)
+        losses = given if isinstance(given, dict) else compute_references(config, stores, console, config.folder)
     write_references(kept, losses)
     return mixing.model_copy(update={"reference": {name: losses[name] for name in config.trained_domains}})
 
@@ -60,18 +63,31 @@ def write_references(path: Path, losses: Mapping[str, float]) -> None:
     write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())
 
 
-def compute_references(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> dict[str, float]:
-    """Best held-out loss of each domain, in nats per token; computed inside a Ray session where it is not known yet."""
+def compute_references(
+    config: RunConfig, stores: Mapping[str, DomainStores], console: Console, run_folder: Path | None = None
+) -> dict[str, float]:
+    """Best held-out loss of each domain, in nats per token; computed inside a Ray session where it is not known yet.
+
+    Args:
+        config: the run.
+        stores: its data.
+        console: where progress is told.
+        run_folder: of the run that waits for them, where progress and results are told as well.
+    """
     plans = {name: _plan_alone(config, name, stores) for name in config.trained_domains}
     waiting = {}
     for name, plan in plans.items():
         if not (plan.folder / "reference.json").exists():
             waiting[_submit(config, plan, domain_sizes({name: stores[name]}))] = name
     if waiting:
-        console.print(f"reference losses: fine-tuning on each of {len(waiting)} domains alone")
-    for name in as_they_end(waiting, "reference of domain"):
-        loss = _keep_best(plans[name])
-        console.print(f"  {name}: {loss:.4f} nats per token", markup=False, highlight=False)
+        what = f"fine-tuning on each of {len(waiting)} domains alone" if len(waiting) > 1 else "fine-tuning on 1 domain"
+        console.print(f"reference losses: {what}", highlight=False)
+        with ReferenceView({name: plans[name] for name in waiting.values()}, console, run_folder):
+            for name in as_they_end(waiting, "reference of domain"):
+                told = _keep_best(plans[name])
+                console.print(f"  {told}", markup=False, highlight=False, soft_wrap=True)
+                if run_folder is not None:
+                    note_event(run_folder, 0, "reference", told)
     return {
         name: json.loads((plan.folder / "reference.json").read_text())["loss_nats"][name]
         for name, plan in plans.items()
@@ -119,11 +135,16 @@ def _submit(config: RunConfig, plan: TrainingPlan, sizes: list[DomainSize]) -> r
     return ray.remote(num_cpus=0)(train_on_cluster).remote(plan, UniformConfig(), sizes, cluster)
 
 
-def _keep_best(plan: TrainingPlan) -> float:
+def _keep_best(plan: TrainingPlan) -> str:
+    """Write down the reference of a domain; what came of its training, in a line."""
     (name,) = plan.domains
     run = RunFolder(plan.folder)
     run.refresh()
-    loss = min(filter(math.isfinite, (feedback.loss_nats(name) for feedback in run.feedback)))  # the base's is
-    write_references(plan.folder / "reference.json", {name: loss})
+    measured = {feedback.step: feedback.loss_nats(name) for feedback in run.feedback}
+    step = min((step for step, loss in measured.items() if math.isfinite(loss)), key=lambda step: measured[step])
+    write_references(plan.folder / "reference.json", {name: measured[step]})
     shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
-    return loss
+    told = f"{printable(name)}: reference loss {measured[step]:.4f} nats per token"
+    if step == 0:  # of equal losses it is the first
+        return f"{told}, the base model's own: in {plan.num_steps:,} steps fine-tuning on it alone did not beat that"
+    return f"{told}, at step {step:,} of {plan.num_steps:,}; the base model's is {measured[0]:.4f}"

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestrator.run_folder import RunFolder
 from orchestrator.terminal import format_duration, format_loss, printable
+from orchestrator.verdict.telling import HARMFUL, in_a_word
 
 POLL_SECONDS = 0.5
 
@@ -94,7 +95,8 @@ class TrialsView:
         """How the run ended; None while it has not."""
         if run.summary is not None:
             end, seconds = run.summary.mean_loss_nats.end, format_duration(run.summary.seconds)
-            return f"mean loss {format_loss(end)}, {seconds} of training"
+            harm = f", {in_a_word(run.summary.verdict)}" if run.summary.verdict in HARMFUL else ""
+            return f"mean loss {format_loss(end)}{harm}, {seconds} of training"
         if (stopped := run.path / "stopped.json").exists():
             return f"ended early, after step {json.loads(stopped.read_text())['step']}"
         failure = run.path / "failure.json"

@@ -71,7 +71,7 @@ def assert_equal_runs(run: Path, undisturbed: Path) -> None:
     for part in ("weights", "feedback"):
         for path in (undisturbed / part).iterdir():
             ours, theirs = json.loads((run / part / path.name).read_text()), json.loads(path.read_text())
-            for varying in ("run_id", "attempt", "evaluation_seconds"):
+            for varying in ("run_id", "attempt", "evaluation_seconds", "time"):
                 ours.pop(varying, None)
                 theirs.pop(varying, None)
             assert ours == theirs

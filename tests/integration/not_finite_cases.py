@@ -27,7 +27,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     config = load_config(config_path)
     stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir, lambda *progress: None)
     plan = build_plan(config, "planted", stores)
-    plan.folder.mkdir(parents=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     number = -1
 
     def evaluate(*arguments: Any) -> dict[str, ExampleLosses]:

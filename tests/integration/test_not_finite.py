@@ -53,8 +53,9 @@ def test_an_evaluation_that_is_nan_is_not_the_best(best: str, domain: str, tmp_p
     assert (folder / "best" / "config.json").exists()
 
 
-def test_where_every_evaluation_is_nan_there_is_no_best(tmp_path: Path) -> None:
+def test_where_every_evaluation_is_nan_the_base_model_is_the_best(tmp_path: Path) -> None:
     assert train(tmp_path, {number: {"add": math.nan} for number in (1, 2, 3)}) == ""
     folder = tmp_path / "runs" / "small"
-    assert json.loads((folder / "summary.json").read_text())["best"] is None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["best"]["step"], summary["verdict"], summary["not_finite"]) == (0, "worse_than_base", ["add"])
     assert not (folder / "best").exists() and (folder / "model").exists()

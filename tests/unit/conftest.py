@@ -9,12 +9,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pytest
 
+from workers.clock import format_time
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.example_losses import EvaluationHistory
 from workers.loss_statistics import ExampleLosses
 
 EVALUATION_TOKENS = 4000
 STEP_TOKENS = 8192
+BEGUN_AT = 1_800_000_000.0
 
 
 class FakeRun:
@@ -40,6 +42,7 @@ class FakeRun:
             "model": {"path": "Qwen/Qwen2.5-0.5B"},
             "mixing": {"type": "versatune", "sigma": 0.5},
             "training": {"max_steps": total_steps, "deepspeed": {"zero_stage": 2}},
+            "evaluation": {"every": every, "best": "mean"},
             "cluster": {"num_workers": 2},
         }
         (path / "config.json").write_text(json.dumps(config))
@@ -70,6 +73,7 @@ class FakeRun:
             loss_sum_nats={domain: loss * EVALUATION_TOKENS for domain, loss in self.losses[step].items()},
             num_tokens={domain: EVALUATION_TOKENS for domain in self.losses[step]},
             **(self.errors(step) if self.has_errors else {}),
+            time=format_time(BEGUN_AT + 1.6 * step + 0.5),
         )
         (self.path / "feedback" / f"{step:08d}.json").write_text(feedback.model_dump_json())
         values = {f"gamma/{domain}": 0.1 + 0.2 * self.base[domain] for domain in self.domains}
@@ -116,6 +120,7 @@ class FakeRun:
         noisy = {d: round(self.loss(d, step) + float(self.random.normal(0, 0.12)), 4) for d in self.domains}
         return {
             "step": step,
+            "time": format_time(BEGUN_AT + 1.6 * step),
             "loss_nats": sum(rows[d] * noisy[d] for d in self.domains) / 8,
             "domain_loss_nats": {d: noisy[d] if rows[d] else None for d in self.domains},
             "num_tokens": STEP_TOKENS,

@@ -1,6 +1,7 @@
 """The step logs: sums over counts, and after a resume the same lines as if the run had never been stopped."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from workers.clock import TIME_PATTERN, utc_now
 from workers.data.batches import Batch
 from workers.step_log import StepLog
 
@@ -48,8 +50,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_line_says_what_the_step_did(tmp_path: Path) -> None:
+    before = utc_now()
     write(tmp_path, 1, 2, 0)
-    assert lines(tmp_path / "metrics.jsonl")[1] == {
+    line = lines(tmp_path / "metrics.jsonl")[1]
+    assert before <= line["time"] <= utc_now() and re.match(TIME_PATTERN, line["time"])
+    assert {key: value for key, value in line.items() if key != "time"} == {
         "step": 2,
         "loss_nats": 8 / 12,
         "domain_loss_nats": {"a": 8 / 12, "b": None},
@@ -72,7 +77,10 @@ def test_a_line_says_what_the_step_did(tmp_path: Path) -> None:
     [b"", b'{"step": 1}', b'{"step": 8, "lo', b'{"step": 8}', b"\0\0\0\n", b"[]\n", b'{"step": null}\n{"step":9}\n'],
 )
 @pytest.mark.parametrize("done", [0, 1, 5, 7])
-def test_a_resumed_log_reads_as_if_never_stopped(tmp_path: Path, done: int, torn: bytes) -> None:
+def test_a_resumed_log_reads_as_if_never_stopped(
+    tmp_path: Path, done: int, torn: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.step_log.utc_now", lambda: "2027-01-15T08:00:00.000000Z")
     for folder in ("whole", "stopped"):
         (tmp_path / folder).mkdir()
     write(tmp_path / "whole", 1, 9, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import step_table
 from orchestrator.step_table import StepTable
+from workers.clock import format_time
 
 Record = dict[str, Any]
 
@@ -45,6 +46,8 @@ def some_records(num_steps: int = 60) -> list[Record]:
         record: Record = {"step": step, "loss_nats": rng.random(), "domain_loss_nats": losses, "rows": {"math": step}}
         if step > 20:
             record["grad_norm"] = rng.random()
+        if step % 7:
+            record["time"] = format_time(1.8e9 + 1.5 * step)
         if step == 30:
             record |= {"rows": {"math": None}, "loss_nats": 2, "mask": {}}
         if step == 31:
@@ -59,6 +62,19 @@ def test_a_block_is_its_lines() -> None:
     assert table.extend(block_of(records[:33])) and table.extend(block_of(records[33:]))
     assert len(table) == 60
     assert_same(table, by_lines(records))
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_time_becomes_seconds_since_the_epoch(first: int) -> None:
+    """Also where the lines of an older version, which have none, come first."""
+    records: list[Record] = [{"step": 1, "loss_nats": 1.0}, {"step": 2, "loss_nats": 1.0, "time": None}]
+    records += [{"step": step, "time": f"2027-01-15T08:00:0{step}.250000Z", "loss_nats": 1.0} for step in range(3, 6)]
+    block = StepTable()
+    if not block.extend(block_of(records[first:])):
+        block = by_lines(records[first:])
+    assert_same(block, by_lines(records[first:]))
+    assert block.column("time").tolist()[-3:] == [1_800_000_003.25, 1_800_000_004.25, 1_800_000_005.25]
+    assert math.isnan(by_lines(records).column("time")[0])
 
 
 def test_blocks_and_lines_follow_each_other() -> None:

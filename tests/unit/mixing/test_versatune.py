@@ -129,3 +129,35 @@ def test_references_must_fit(settings: dict[str, Any], message: str) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         versatune(**settings)
+
+
+def test_a_reference_that_is_not_below_the_first_loss_is_told_with_both_numbers() -> None:
+    algorithm = versatune()  # references 0.8, 0.6, 1.0
+    (told,) = algorithm.concerns(feedback(a=1.0, b=0.5, c=1.0))
+    assert "b 0.600 (at the start it is 0.500), c 1.000 (at the start it is 1.000)" in told and "a 0.8" not in told
+    assert "gamma is 0" in told and "versatune (ratio)" in told and "only as those of others do" in told
+    losses = feedback(a=1.0, b=0.5, c=1.0)
+    algorithm.observe(losses)
+    assert {name for name, gamma in algorithm.gamma.items() if gamma == 0} == {"b", "c"}  # what it says is so
+
+
+def test_where_no_reference_is_below_the_mixture_is_fixed() -> None:
+    algorithm = versatune(update="exponential")
+    losses = feedback(a=0.8, b=0.5, c=0.9)
+    (told,) = algorithm.concerns(losses)
+    assert "the shares stay as they are" in told and "versatune (exponential)" in told
+    assert algorithm.observe(losses) == pytest.approx(P)
+
+
+def test_a_target_without_anything_to_learn_is_told_not_to_be_raised() -> None:
+    algorithm = versatune(target="b")
+    losses = feedback(a=1.0, b=0.5, c=2.0)
+    (told,) = algorithm.concerns(losses)
+    assert "the target b is not raised" in told
+    algorithm.observe(losses)
+    assert not algorithm.is_raised
+
+
+def test_nothing_is_told_where_there_is_something_to_learn_or_no_reference() -> None:
+    assert versatune().concerns(feedback(a=1.0, b=1.0, c=1.1)) == []
+    assert versatune(update="loss").concerns(feedback(a=0.1, b=0.1, c=0.1)) == []

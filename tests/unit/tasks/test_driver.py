@@ -30,7 +30,7 @@ def test_what_cannot_be_evaluated_is_told(fake_run: MakeFakeRun, monkeypatch: py
     with pytest.raises(ValueError, match="model: there is no such model"):
         evaluate(run, ["gsm8k"], QUIET)
     (run / "model").mkdir()
-    with pytest.raises(ValueError, match="best: there is no such model"):
+    with pytest.raises(ValueError, match="there is no best/: it was removed"):
         evaluate(run, ["gsm8k"], QUIET, is_best=True)
     with pytest.raises(ValueError, match="--tasks names no task"):
         evaluate(run, [], QUIET)

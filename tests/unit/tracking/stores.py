@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, TrackerConfig
+
 Series = dict[str, list[tuple[int, float]]]
 """Key -> (step, value), in the order of writing."""
 
@@ -45,6 +47,31 @@ def read_wandb(folder: Path) -> tuple[list[Any], Series]:
                     if not key.startswith("_"):
                         series[key].append((record.history.step.num, float(item.value_json)))
     return runs, dict(series)
+
+
+def read_times(run_folder: Path, settings: TrackerConfig, run_id: str) -> dict[int, float]:
+    """Step -> time of day of its training loss, in seconds since the epoch."""
+    key = "train_loss_nats"
+    match settings:
+        case TensorBoardConfig():
+            from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+            events = EventAccumulator(str(run_folder / "tensorboard")).Reload()
+            return {event.step: event.wall_time for event in events.Scalars(key)}
+        case MLflowConfig():
+            from mlflow import MlflowClient
+
+            uri = f"sqlite:///{run_folder.parent / 'mlflow.db'}"
+            run, _ = read_mlflow(uri, run_id)
+            history = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, key)
+            return {metric.step: metric.timestamp / 1000 for metric in history}
+    times = {}
+    for path in (run_folder / "wandb").glob("offline-run-*/run-*.wandb"):
+        for record in _whole_wandb_file(path):
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            if key in items:
+                times[record.history.step.num] = float(items["_timestamp"])
+    return times
 
 
 def _whole_wandb_file(path: Path, timeout_s: float = 30) -> list[Any]:

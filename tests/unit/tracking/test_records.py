@@ -1,12 +1,15 @@
 """Records of a run that is being written, killed and gone on with: each step once, and whole."""
 
+import itertools
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.records import RunRecords, StepRecord
-from tests.unit.conftest import FakeRun, MakeFakeRun
+from orchestrator.tracking.records import RunRecords, StepRecord, worst_loss
+from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
 from workers.events import note_event
 
@@ -68,6 +71,84 @@ def test_steps_that_are_trained_again_are_told_once(fake_run: MakeFakeRun) -> No
     run.write_summary()
     told += take(records, told[-1].step)
     assert [record.step for record in told] == list(range(41))
+
+
+@pytest.mark.parametrize("num_looks", [0, 1, 2])
+@pytest.mark.parametrize("last", [0, 1, 10, 19, 23])
+def test_of_a_run_that_has_ended_without_a_result_the_last_step_is_told_too(
+    fake_run: MakeFakeRun, last: int, num_looks: int
+) -> None:
+    """As after SIGTERM: at any step, however often it was looked at before."""
+    run = fake_run(total_steps=40, num_steps=last, every=10)
+    records = RunRecords(run.path)
+    told: list[StepRecord] = []
+    for _ in range(num_looks):
+        told += take(records, told[-1].step if told else -1)
+    records.refresh(is_over=True)
+    assert records.has_begun
+    told += records.after(told[-1].step if told else -1)
+    assert [record.step for record in told] == list(range(last + 1))
+    assert [record.step for record in told if "mean_loss_nats" in record.values] == list(range(0, last + 1, 10))
+
+
+@pytest.mark.parametrize(("last", "every"), [(20, 10), (40, 15)])
+def test_a_step_whose_evaluation_was_interrupted_waits_for_who_goes_on(
+    fake_run: MakeFakeRun, last: int, every: int
+) -> None:
+    run = fake_run(total_steps=40, num_steps=last - 1, every=every)
+    run.append("metrics.jsonl", run.metric_line(last))
+    records = RunRecords(run.path)
+    records.refresh(is_over=True)
+    assert [record.step for record in records.after(-1)] == list(range(last))
+    run.write_evaluation(last)
+    records.refresh(is_over=True)
+    (told,) = records.after(last - 1)
+    assert told.values["loss_nats/law"] == pytest.approx(run.losses[last]["law"])
+
+
+def test_a_run_that_ended_before_its_first_evaluation_has_nothing_to_tell(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=40, num_steps=0)
+    (run.path / "feedback" / "00000000.json").unlink()
+    records = RunRecords(run.path)
+    records.refresh(is_over=True)
+    assert not records.has_begun and list(records.after(-1)) == []
+
+
+def test_what_ended_a_run_is_counted_with_its_last_step(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=40, num_steps=13, every=10)
+    note_event(run.path, 14, "diverged", "the loss of law is nan")  # at a step that was never done
+    records = RunRecords(run.path)
+    records.refresh(is_over=True)
+    *others, last = records.after(-1)
+    assert last.step == 13 and last.values["events/diverged"] == 1.0
+    assert not any("events/diverged" in record.values for record in others)
+
+
+def test_a_record_has_the_time_of_its_step(fake_run: MakeFakeRun) -> None:
+    run = fake_run(total_steps=20, every=10)
+    told = take(RunRecords(run.path), -1)
+    assert told[0].time == BEGUN_AT + 0.5  # of its evaluation: there is no line
+    assert [record.time for record in told[1:]] == pytest.approx([BEGUN_AT + 1.6 * step for step in range(1, 21)])
+
+
+def test_without_times_records_are_the_same(fake_run: MakeFakeRun) -> None:
+    """As an older version wrote them."""
+    run = fake_run(total_steps=20, every=10)
+    expected = take(RunRecords(run.path), -1)
+    for path in (run.path / "metrics.jsonl", *(run.path / "feedback").glob("*.json")):
+        path.write_text(re.sub(r',? ?"time": ?"[^"]*"', "", path.read_text()))
+        assert "time" not in path.read_text()
+    told = take(RunRecords(run.path), -1)
+    assert [(record.step, record.values) for record in told] == [(each.step, each.values) for each in expected]
+    assert all(math.isnan(record.time) for record in told)
+
+
+# Wherever the NaN stands: every comparison with it is False.
+@pytest.mark.parametrize("losses", list(itertools.permutations([1.0, 2.0, math.nan])))
+def test_the_worst_of_losses_is_nan_where_one_is(losses: tuple[float, ...]) -> None:
+    assert math.isnan(worst_loss(losses))
+    assert worst_loss([1.0, 3.0, 2.0]) == 3.0 and worst_loss([1.0, math.inf]) == math.inf
+    assert math.isnan(worst_loss([]))
 
 
 def test_values_are_those_of_the_step(fake_run: MakeFakeRun) -> None:

@@ -10,8 +10,8 @@ from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, Tracke
 from orchestrator.tracking.following import RunFollower
 from orchestrator.tracking.records import RunRecords
 from orchestrator.tracking.watch import open_tracker
-from tests.unit.conftest import FakeRun, MakeFakeRun
-from tests.unit.tracking.stores import Series, read_mlflow, read_tensorboard, read_wandb
+from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
+from tests.unit.tracking.stores import Series, read_mlflow, read_tensorboard, read_times, read_wandb
 from tests.unit.tracking.test_records import cut_back
 
 RUN_ID = "five-domains-0123456789ab"
@@ -59,6 +59,24 @@ def assert_same(series: Series, expected: Series) -> None:
     assert series.keys() == expected.keys()
     for key, points in expected.items():
         assert series[key] == [(step, pytest.approx(value, rel=1e-5)) for step, value in points], key
+
+
+@pytest.mark.parametrize("settings", [TensorBoardConfig(), MLflowConfig(), WandbConfig()], ids=lambda each: each.type)
+def test_steps_have_their_own_time_of_day_and_the_last_is_there(
+    run: FakeRun, settings: TrackerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that was stopped, and that was looked at once only."""
+    for name, value in (
+        ("WANDB_MODE", "offline"),
+        ("WANDB_ERROR_REPORTING", "false"),
+        ("MLFLOW_DISABLE_TELEMETRY", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    watcher = follower(run, settings)
+    watcher.look()
+    watcher.end()
+    times = read_times(run.path, settings, RUN_ID)
+    assert times == pytest.approx({step: BEGUN_AT + 1.6 * step for step in range(1, 28)}, abs=0.002)
 
 
 @pytest.fixture

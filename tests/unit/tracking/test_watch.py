@@ -84,7 +84,7 @@ def test_the_outcome_is_whether_there_is_a_result(fake_run: MakeFakeRun, is_fini
     follower.look()
     follower.end()
     assert tracker.outcome is is_finished
-    assert tracker.last_step == (20 if is_finished else 14)
+    assert tracker.last_step == (20 if is_finished else 15)
 
 
 def test_a_tracker_that_hangs_does_not_hold_up_the_end(fake_run: MakeFakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
