@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator.command import ConfigFile, Overrides, plain_errors
 from orchestrator.config import RunConfig
 from orchestrator.controller.cli import weights_app
+from orchestrator.inspect.cli import looking_app
 from orchestrator.jobs.cli import jobs_app
 from orchestrator.loading import load_config
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(looking_app)
 app.add_typer(jobs_app)
 app.add_typer(weights_app, name="weights")
 
@@ -48,16 +50,6 @@ def run(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
         from orchestrator.training.driver import run as run_training
 
         run_training(settings, Console())
-
-
-@app.command()
-def check(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
-    """Print the plan of a run without training: rows, tokens, bad rows, epochs, steps, memory."""
-    with plain_errors():
-        settings = load_config(config, overrides)
-        from orchestrator.check import check as print_plan
-
-        print_plan(settings, Console())
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """A run's public files, read while they are being written.
 
-    config.json, summary.json         once each, as soon as they are there
+    config.json, data.json, summary.json   once each, as soon as they are there
     tasks.json                        whenever it is another: it comes when the run has ended, and grows
     reference-progress.json           whenever it is another: it goes when the reference losses are there
     weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
@@ -18,6 +18,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.counts.records import FILE_NAME as DATA_FILE
+from orchestrator.counts.records import DataRecord
 from orchestrator.run_records import Event, ReferenceProgress, RunSummary
 from orchestrator.step_table import StepTable
 from orchestrator.tasks.records import FILE_NAME as TASK_FILE
@@ -143,6 +145,7 @@ class RunFolder:
         self.path = path
         self.config: dict[str, Any] = {}
         self.summary: RunSummary | None = None
+        self.data: DataRecord | None = None
         self.metrics = StepTable()
         self.mixing = StepTable()
         self.events: list[Event] = []
@@ -159,7 +162,7 @@ class RunFolder:
         """Take in what was written since the last call; True where anything was."""
         changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
-        changed += [self._refresh_tasks(), self._refresh_reference()]
+        changed += [self._refresh_tasks(), self._refresh_reference(), self._refresh_data()]
         num_before = len(self.events)
         for record in self._events_tail.new_records():
             try:
@@ -247,6 +250,12 @@ class RunFolder:
         if self.summary is None:
             self.summary = _load(self.path / "summary.json", RunSummary)
             return self.summary is not None
+        return False
+
+    def _refresh_data(self) -> bool:
+        if self.data is None:
+            self.data = _load(self.path / DATA_FILE, DataRecord)
+            return self.data is not None
         return False
 
     def _refresh_tasks(self) -> bool:

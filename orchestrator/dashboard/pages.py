@@ -19,6 +19,7 @@ from orchestrator.loss_errors import RunErrors, run_errors
 from orchestrator.palette import color_by_name
 from orchestrator.report.benchmarks import benchmark_sections
 from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
+from orchestrator.report.data import data_sections
 from orchestrator.report.figures import Section
 from orchestrator.report.html import (
     MAX_EVENTS_SHOWN,
@@ -122,7 +123,7 @@ class RunPage:
 
 
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
-    sections = [*benchmark_sections([run]), *run_sections(run, LIVE)]
+    sections = [*benchmark_sections([run]), *run_sections(run, LIVE), *data_sections(run)]
     result, errors = summarise(run), run_errors(run)
     health = health_facts(run, state, process)
     common: dict[str, Any] = {

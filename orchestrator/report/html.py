@@ -25,6 +25,7 @@ from orchestrator.report.comparison import (
     load_runs,
     run_colors,
 )
+from orchestrator.report.data import data_sections
 from orchestrator.report.figures import Section
 from orchestrator.report.run_figures import run_sections
 from orchestrator.report.series import figure_json
@@ -57,7 +58,7 @@ def _run_page(run: RunFolder) -> str:
     result, errors = summarise(run), run_errors(run)
     return render_page(
         "run.html",
-        [*benchmark_sections([run]), *run_sections(run)],
+        [*benchmark_sections([run]), *run_sections(run), *data_sections(run)],
         title=run.name,
         run=run,
         model=run.setting("model", "path") or "-",

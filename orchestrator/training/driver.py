@@ -10,6 +10,9 @@ from rich.console import Console
 
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.controller.actor import DomainSize
+from orchestrator.counts.findings import look_at_data
+from orchestrator.counts.records import FILE_NAME
+from orchestrator.counts.view import print_findings
 from orchestrator.detection.driver import with_detected_shares
 from orchestrator.machine import crowding
 from orchestrator.mixing import MixingConfig
@@ -28,6 +31,7 @@ from orchestrator.training.preparation import DomainStores, check_ids, prepare_s
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
 from workers.base_name import is_hub_name
+from workers.durable import write_durably
 from workers.events import note_event
 from workers.hub import reach_hub
 from workers.model import check_model, load_vocabulary_size, reach_model
@@ -91,8 +95,9 @@ def make_ready(
     """
     if config.stage_list:
         raise ValueError(f"{config.name}: a plan of stages is run by `raymix run` alone; leave out stages here")
+    is_first_told = stores is None
     stores = stores or prepare(config, console)
-    _note_bad_rows(config, stores)
+    _note_findings(config, stores, console if is_first_told else None)
     config = with_detected_shares(config, console)
     _note_budget(config, stores, console)
     config = with_importance(config, stores, console)
@@ -106,15 +111,16 @@ def make_ready(
     )
 
 
-def _note_bad_rows(config: RunConfig, stores: Mapping[str, DomainStores]) -> None:
-    """Tell of unreadable rows once, when the run begins."""
-    events = config.folder / "events.jsonl"
-    if events.exists() and '"bad_rows"' in events.read_text():
+def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:
+    """Tell once, when the run begins, what became of the rows of its data, and keep the counts in data.json."""
+    if (config.folder / FILE_NAME).exists():
         return
-    for name, domain in stores.items():
-        if domain.report.num_bad_rows:
-            bad, all_rows = domain.report.num_bad_rows, domain.report.num_rows
-            note_event(config.folder, 0, "bad_rows", f"domain {name!r}: {bad:,} of {all_rows:,} rows cannot be used")
+    record = look_at_data(config.data, stores)
+    write_durably(config.folder / FILE_NAME, record.model_dump_json(indent=1).encode())
+    for finding in record.findings:
+        note_event(config.folder, 0, finding.kind, finding.line)
+    if console is not None:
+        print_findings(console, record.findings)
 
 
 def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:

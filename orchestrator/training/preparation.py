@@ -31,12 +31,30 @@ OnProgress = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True)
+class UsedSource:
+    """A file, or a split of a hub set, that a domain's stores are made of."""
+
+    name: str
+    side: Side
+    """Whether it is given as training or as evaluation data."""
+    digest: str
+    """Hash of its content."""
+
+
+@dataclass(frozen=True)
 class DomainStores:
     """The stores of a domain."""
 
     train: TokenStore | None
     """None for a domain that is only measured."""
     eval: TokenStore
+    sources: tuple[UsedSource, ...] = ()
+    """What they are made of, training data first."""
+
+    @property
+    def has_eval_files(self) -> bool:
+        """Whether the evaluation rows are its own, not set aside from the training rows."""
+        return any(source.side == "eval" for source in self.sources)
 
     @property
     def report(self) -> Report:
@@ -62,7 +80,7 @@ def prepare_stores(
     """
     cache_dir = cache_dir.resolve()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    fingerprint = fingerprint_tokenizer(_tokenizer(model))
+    fingerprint = fingerprint_tokenizer(cached_tokenizer(model))
     plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
     _build_missing([plan for plan in plans if not (cache_dir / plan.key).exists()], data, model, cache_dir, on_progress)
     stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
@@ -74,13 +92,15 @@ def prepare_stores(
 def check_ids(stores: Mapping[str, DomainStores], model: ModelConfig, num_embeddings: int) -> None:
     """ValueError where a store holds a token id that a model of so many embeddings does not take."""
     of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
-    check_token_ids(of_domains, _tokenizer(model), num_embeddings)
+    check_token_ids(of_domains, cached_tokenizer(model), num_embeddings)
 
 
 def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
     folder = cache_dir / plan.key
     train = TokenStore.open(folder / "train") if plan.is_trained else None
-    return DomainStores(train, TokenStore.open(folder / "eval"))
+    tasks = [task for task in plan.tasks if task.shard.index == 0]
+    sources = tuple(UsedSource(task.source.name, task.side, task.source.digest) for task in tasks)
+    return DomainStores(train, TokenStore.open(folder / "eval"), sources)
 
 
 def _build_missing(
@@ -132,19 +152,20 @@ def _size(task: ShardTask) -> float:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+def cached_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer; loading it takes longer than looking through a warm cache of stores."""
     return load_tokenizer(model)
 
 
 def _tokenize(task: ShardTask, data: DataConfig, model: ModelConfig, building: Path) -> TokenShard:
-    return tokenize_shard(task, data, _tokenizer(model), building)
+    return tokenize_shard(task, data, cached_tokenizer(model), building)
 
 
 def _pack(
     plan: DomainPlan, side: Side, shards: list[TokenShard], data: DataConfig, model: ModelConfig, building: Path
 ) -> None:
     building.mkdir(exist_ok=True)
-    pad_id = _tokenizer(model).pad_token_id
+    pad_id = cached_tokenizer(model).pad_token_id
     pack_side(plan, side, shards, data, pad_id, building)
 
 

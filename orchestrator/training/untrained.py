@@ -13,20 +13,23 @@ from orchestrator.config import RunConfig
 # Made for the configuration that began the folder: another one must not find them.
 _OF_THE_CONFIGURATION = {
     "config.json",
+    "data.json",
     "distribution.html",
     "distribution.json",
     "events.jsonl",
     "failure.json",
     "importance.json",
     "importance.safetensors",
+    "isolation.json",
     "metrics.jsonl",
     "mixing.jsonl",
+    "reference-progress.json",
     "reference.json",
     "report.html",
 }
 # The lock that the driver holds, the log, and the number of the last attempt: workers of an earlier one stay refused.
 _STAYING = {".driver.lock", "attempt.json", "raymix.log"}
-_FOLDERS = {"weights", "feedback", "requests", "checkpoints"}
+_FOLDERS = {"weights", "feedback", "evaluations", "requests", "checkpoints"}
 _FIRST_VERSION = Path("weights") / "000000.json"
 _OF_RAY = (".ray-train-", ".ray-tune-")
 

@@ -24,6 +24,8 @@ from ray import tune
 from rich.console import Console
 
 from orchestrator.config import ClusterConfig, RunConfig
+from orchestrator.counts.findings import look_at_data
+from orchestrator.counts.view import print_findings
 from orchestrator.machine import crowding
 from orchestrator.quiet import chatter_to
 from orchestrator.tracking.watch import track
@@ -156,6 +158,7 @@ def _make_all_ready(waiting: Mapping[str, RunConfig], console: Console) -> tuple
             data = config.model_dump_json(include={"domains", "data", "model"}) + str(config.cache_dir)
             if data not in known:
                 known[data] = prepare(config, console)
+                print_findings(console, look_at_data(config.data, known[data]).findings)
             runs.append(make_ready(config, run_id, console, known[data]))
         except (ValueError, RuntimeError, OSError) as error:
             failures[config.folder.resolve()] = str(error)

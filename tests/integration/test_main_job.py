@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.counts.records import DataRecord
 from orchestrator.tasks.records import TaskFile
 from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import DOMAINS, num_lines, raymix, read_lines, write_run
@@ -62,6 +63,19 @@ def test_samples_follow_the_version_of_their_step(finished: Path) -> None:
         assert line["weights_version"] == in_force
         assert {name: drawn[line["step"], name] for name in DOMAINS} == line["rows"]
         assert sum(line["rows"].values()) == 8
+
+
+def test_what_became_of_the_data_is_told_once_kept_and_shown(finished: Path) -> None:
+    record = DataRecord.model_validate_json((finished / "data.json").read_bytes())
+    told = [finding.line for finding in record.findings]
+    assert any("held-out prompts are in the training data" in line for line in told)  # law has a hundred questions
+    assert any("rows repeat another" in line for line in told)
+    events = [(event["kind"], event["message"]) for event in read_lines(finished / "events.jsonl")]
+    assert events[: len(told)] == [(finding.kind, finding.line) for finding in record.findings]
+    stdout = (finished.parents[1] / "stdout.txt").read_text().splitlines()
+    assert [stdout.count(line) for line in told] == [1] * len(told)
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Data</h2>" in page and "Of these in training data" in page
 
 
 def test_losses_fall_and_the_summary_says_so(finished: Path) -> None:

@@ -13,7 +13,7 @@ from workers.data.files import BadRow, Shard
 from workers.data.formats import Example
 from workers.data.preparing import plan_domain
 from workers.data.sources import plan_sources, read_examples
-from workers.data.store import TokenStore
+from workers.data.store import STORE_VERSION, TokenStore
 from workers.data.tokenization import tokenize_shard
 from workers.model import load_tokenizer
 
@@ -74,7 +74,7 @@ def test_a_store_never_unpickles(tmp_path: Path) -> None:
     (tmp_path / "ran").unlink(missing_ok=True)
     sizes = {name: (tmp_path / f"{name}.npy").stat().st_size for name in names}
     counts = dict.fromkeys(("num_rows", "num_examples", "num_tokens", "num_loss_tokens", "max_length"), 1)
-    manifest = {"store_version": 1, "fingerprint": "f", "array_bytes": sizes, **counts}
+    manifest = {"store_version": STORE_VERSION, "fingerprint": "f", "array_bytes": sizes, **counts}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is damaged"):
         TokenStore.open(tmp_path)

@@ -149,24 +149,24 @@ def pack_side(
     plan: DomainPlan, side: Side, shards: Sequence[TokenShard], data: DataConfig, pad_id: int, building: Path
 ) -> None:
     """Build the store of one side in the folder `building`."""
-    sources = [shard.report for task, shard in zip(plan.tasks, shards, strict=True) if task.side == side]
+    # Rows set aside from the training files are counted with these; all with the evaluation where that is all there is.
+    sources = [
+        shard.report for task, shard in zip(plan.tasks, shards, strict=True) if task.side == side or not plan.is_trained
+    ]
+    report = Report.merged(sources)
+    chosen = None
+    if side == "train":
+        num_examples = sum(shard.num_examples[side] for shard in shards)
+        chosen = plan.sample.choose(plan.domain, num_examples)
+        num_not_chosen = 0 if chosen is None else num_examples - len(chosen)
+        report = report.model_copy(update={"num_not_chosen": num_not_chosen})
     about: dict[str, object] = {
         "fingerprint": f"{plan.key}-{side}",
         "domain": plan.domain,
         "side": side,
-        # Rows set aside from the training files are counted with these.
-        "report": Report.merged(sources).model_dump(),
+        "report": report.model_dump(),
     }
-    chosen = None
-    if side == "train":
-        about["num_train_prompts_in_eval"] = _count_train_prompts_in_eval(shards)
-        chosen = plan.sample.choose(plan.domain, sum(shard.num_examples[side] for shard in shards))
     build_store(building / side, side, shards, data, pad_id, about, chosen)
-
-
-def _count_train_prompts_in_eval(shards: Sequence[TokenShard]) -> int:
-    prompts_in_eval = np.unique(np.concatenate([shard.array("eval", "prompts") for shard in shards]))
-    return sum(int(np.isin(shard.array("train", "prompts"), prompts_in_eval).sum()) for shard in shards)
 
 
 def _identity(source: Source) -> list[object]:

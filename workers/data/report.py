@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Self
 
+from pydantic import Field
+
 from workers.config import DataConfig
 from workers.data.files import BadRow
 from workers.settings import Settings
@@ -42,8 +44,18 @@ class Report(Settings):
     """Examples of more than max_length tokens, whatever became of them."""
     num_too_long_lost: int = 0
     """Those of them of which nothing is left."""
+    num_without_target: int = 0
+    """Those of which nothing is left because no piece of them held a target."""
+    num_tokens_cut: int = 0
+    """Tokens of the examples that were too long, less those that are left of them."""
+    num_targets_cut: int = 0
+    """Targets among them, those at the head of a piece included: nothing stands before them."""
     num_excluded: int = 0
     """Good rows that `exclude` left out."""
+    num_not_chosen: int = 0
+    """Training examples that `fraction` or `count` left out."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Rows of which the chat template drops something, by what it drops."""
 
     @classmethod
     def merged(cls, reports: list[Self]) -> Self:
@@ -54,18 +66,18 @@ class Report(Settings):
                 counts[count.file, count.kind] = counts.get((count.file, count.kind), 0) + count.num_rows
         files = {case.file: None for report in reports for case in report.bad_row_cases}
         order = {file: index for index, file in enumerate(files)}
+        dropped: Counter[str] = Counter()
+        for report in reports:
+            dropped.update(report.dropped)
         cases = sorted(
             (case for report in reports for case in report.bad_row_cases),
             key=lambda case: (order[case.file], case.line),
         )
         return cls(
-            num_rows=sum(report.num_rows for report in reports),
-            num_bad_rows=sum(report.num_bad_rows for report in reports),
             bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
             bad_row_cases=tuple(cases[:MAX_BAD_ROW_CASES]),
-            num_too_long=sum(report.num_too_long for report in reports),
-            num_too_long_lost=sum(report.num_too_long_lost for report in reports),
-            num_excluded=sum(report.num_excluded for report in reports),
+            dropped=dict(dropped),
+            **{name: sum(getattr(report, name) for report in reports) for name in _SUMS},
         )
 
     @classmethod
@@ -79,6 +91,9 @@ class Report(Settings):
             bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
             bad_row_cases=tuple(BadRowCase(file=bad.file, line=bad.line, reason=bad.reason) for bad in cases),
         )
+
+
+_SUMS = [name for name in Report.model_fields if name.startswith("num_")]
 
 
 def check_bad_rows(domain: str, data: DataConfig, report: Report) -> None:

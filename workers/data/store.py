@@ -24,6 +24,7 @@ STORE_VERSION = 2
 """Raised whenever the same input would give another store."""
 
 _ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_tokens", "row_examples")
+_HASHES = ("prompts", "examples")
 _MANIFEST = "manifest.json"
 _BLOCK_TOKENS = 2**20
 
@@ -61,7 +62,7 @@ class TokenStore:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if manifest["store_version"] != STORE_VERSION:
                 raise ValueError(f"it is of version {manifest['store_version']}, not {STORE_VERSION}")
-            for name in _ARRAYS:
+            for name in dict.fromkeys((*_ARRAYS, *manifest["array_bytes"])):
                 size, expected = (folder / f"{name}.npy").stat().st_size, manifest["array_bytes"][name]
                 if size != expected:
                     raise ValueError(f"{name}.npy has {size} bytes instead of {expected}")
@@ -79,6 +80,20 @@ class TokenStore:
             raise ValueError(
                 f"token store {folder} is damaged: {error}. Delete {folder.parent}; it is made anew"
             ) from error
+
+    @property
+    def prompts(self) -> NDArray[np.uint64]:
+        """Hashes of the prompts, each once, rising; memory-mapped."""
+        return self._hashes("prompts")
+
+    @property
+    def distinct_examples(self) -> NDArray[np.uint64]:
+        """Hashes of the examples (ids and targets), each once, rising; memory-mapped."""
+        return self._hashes("examples")
+
+    def _hashes(self, name: str) -> NDArray[np.uint64]:
+        hashes: NDArray[np.uint64] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return hashes
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What travels between processes is the folder, not its content.
@@ -102,6 +117,7 @@ def build_store(
     packing = pack_examples(examples.lengths, data.max_length, data.packing)
     folder.mkdir()
     num_loss_tokens = _write_rows(folder, examples, packing, data.max_length, pad_id)
+    num_distinct = {name: _write_hashes(folder / f"{name}.npy", examples.hashes(name)) for name in _HASHES}
     manifest = {
         "store_version": STORE_VERSION,
         **about,
@@ -110,9 +126,11 @@ def build_store(
         "num_examples": len(examples.lengths),
         "num_tokens": int(examples.lengths.sum(dtype=np.int64)),
         "num_loss_tokens": num_loss_tokens,
-        "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS},
+        "num_prompts": num_distinct["prompts"],
+        "num_distinct_examples": num_distinct["examples"],
+        "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS + _HASHES},
     }
-    for name in _ARRAYS:
+    for name in _ARRAYS + _HASHES:
         fsync(folder / f"{name}.npy")
     # Under another name until it is whole, like the arrays before it: a manifest means a complete store.
     unfinished = folder / f".{_MANIFEST}"
@@ -143,13 +161,25 @@ class _Examples:
         self.lengths = np.concatenate(lengths)[taken]
         self._shard_of = np.repeat(np.arange(len(shards)), [len(part) for part in lengths])[taken]
         self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])[taken]
+        self._side, self._shards, self._taken = side, shards, taken
         self._input_ids = [shard.array(side, "input_ids") for shard in shards]
         self._loss_masks = [shard.array(side, "loss_mask") for shard in shards]
+
+    def hashes(self, name: str) -> NDArray[np.uint64]:
+        """Hashes of the examples' `prompts`, or of the `examples` themselves."""
+        return np.concatenate([np.asarray(shard.array(self._side, name)) for shard in self._shards])[self._taken]
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         shard, start = self._shard_of[index], self._starts[index]
         end = start + self.lengths[index]
         return self._input_ids[shard][start:end], self._loss_masks[shard][start:end]
+
+
+def _write_hashes(path: Path, hashes: NDArray[np.uint64]) -> int:
+    """Write the distinct ones, rising, so that another store's can be looked up in them; their number."""
+    distinct = np.unique(hashes)
+    np.save(path, distinct)
+    return len(distinct)
 
 
 def _write_rows(folder: Path, examples: _Examples, packing: Packing, max_length: int, pad_id: int) -> int:

@@ -1,12 +1,14 @@
 """One shard of a source -> flat token files, one set for each side (train, eval), and a report of what was left out.
 
-Files of a side: `input_ids`, `loss_mask`, `lengths` and `prompts` (64-bit hashes), plain arrays without a header,
-written as the rows are read, so memory stays flat.
+Files of a side: `input_ids`, `loss_mask`, `lengths`, `prompts` and `examples` (64-bit hashes), plain arrays without a
+header, written as the rows are read, so memory stays flat.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -29,7 +31,13 @@ Row = Example | ExcludedRow | BadRow
 Side = Literal["train", "eval"]
 SIDES: tuple[Side, Side] = ("train", "eval")
 
-_DTYPES: dict[str, Any] = {"input_ids": np.int32, "loss_mask": np.bool_, "lengths": np.int32, "prompts": np.uint64}
+_DTYPES: dict[str, Any] = {
+    "input_ids": np.int32,
+    "loss_mask": np.bool_,
+    "lengths": np.int32,
+    "prompts": np.uint64,
+    "examples": np.uint64,
+}
 _BATCH_EXAMPLES = 512
 _BATCH_CHARACTERS = 4 * 2**20
 
@@ -71,9 +79,28 @@ class TokenShard(Settings):
         return np.memmap(path, dtype=_DTYPES[name], mode="r")
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is kept of an example: the piece `number` (from 1) of the `count` that it falls into."""
+
+    number: int
+    count: int
+    tokens: Tokens
+
+
 def hash_prompt(example: Example) -> int:
-    """64 bits that tell prompts apart."""
-    return int.from_bytes(blake2b(example.prompt.encode(), digest_size=8).digest(), "little")
+    """64 bits that tell prompts apart; where nothing is asked, the answer stands for the prompt."""
+    prompt = example.prompt
+    if not prompt.strip("\x1f"):
+        prompt = " ".join("\x1f".join(example.texts).casefold().split())
+    return int.from_bytes(blake2b(prompt.encode(), digest_size=8).digest(), "little")
+
+
+def hash_example(tokens: Tokens) -> int:
+    """64 bits that tell apart what is trained: the ids, and which of them are targets."""
+    digest = blake2b(np.ascontiguousarray(tokens.input_ids).data, digest_size=8)
+    digest.update(np.ascontiguousarray(tokens.loss_mask).data)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", parent: Path) -> TokenShard:
@@ -89,35 +116,54 @@ def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedToke
             report = Report.merged([report, _report_batch(task, data, rows, examples, results)])
             if data.bad_rows == "fail":
                 check_bad_rows(task.domain, data, report)
+            kept: dict[Side, list[tuple[int, Tokens]]] = {side: [] for side in SIDES}
             for example, tokens in zip(examples, results, strict=True):
                 if isinstance(tokens, str):
                     continue
                 prompt_hash = hash_prompt(example)
-                side = task.side_of(prompt_hash)
-                for piece in fit_example(tokens, data):
-                    num_examples[side] += 1
-                    piece.input_ids.tofile(files[side, "input_ids"])
-                    piece.loss_mask.tofile(files[side, "loss_mask"])
-                    np.asarray(len(piece.input_ids), np.int32).tofile(files[side, "lengths"])
-                    np.asarray(prompt_hash, np.uint64).tofile(files[side, "prompts"])
+                kept[task.side_of(prompt_hash)] += [(prompt_hash, piece) for piece in fit_example(tokens, data)]
+            for side, pieces in kept.items():
+                num_examples[side] += len(pieces)
+                _write_pieces(side, pieces, files)
     return TokenShard(folder=folder, num_examples=num_examples, report=report)
 
 
 def fit_example(tokens: Tokens, data: DataConfig) -> list[Tokens]:
     """What is left of an example in pieces of at most max_length tokens; a piece without a target is not kept."""
+    return [tokens] if len(tokens.input_ids) <= data.max_length else [p.tokens for p in cut_example(tokens, data)]
+
+
+def cut_example(tokens: Tokens, data: DataConfig) -> list[Piece]:
+    """The same pieces, each with its place among those that the example falls into."""
     length = len(tokens.input_ids)
     if length <= data.max_length:
-        return [tokens]
+        return [Piece(1, 1, tokens)]
     if data.too_long == "drop":
         return []
-    starts = range(0, length if data.too_long == "split" else 1, data.max_length)
+    starts = range(0, length, data.max_length)
     pieces = []
-    for start in starts:
+    for number, start in enumerate(starts if data.too_long == "split" else starts[:1], start=1):
         loss_mask = tokens.loss_mask[start : start + data.max_length].copy()
         loss_mask[0] = False
         if loss_mask.any():
-            pieces.append(Tokens(tokens.input_ids[start : start + data.max_length], loss_mask))
+            ids = tokens.input_ids[start : start + data.max_length]
+            pieces.append(Piece(number, len(starts), Tokens(ids, loss_mask, tokens.dropped)))
     return pieces
+
+
+def _write_pieces(side: Side, pieces: Sequence[tuple[int, Tokens]], files: dict[tuple[Side, str], BinaryIO]) -> None:
+    """Append examples, each with the hash of its prompt, to the flat files of a side."""
+    if not pieces:
+        return
+    arrays = {
+        "input_ids": np.concatenate([tokens.input_ids for _, tokens in pieces]),
+        "loss_mask": np.concatenate([tokens.loss_mask for _, tokens in pieces]),
+        "lengths": np.array([len(tokens.input_ids) for _, tokens in pieces]),
+        "prompts": np.array([prompt_hash for prompt_hash, _ in pieces], dtype=np.uint64),
+        "examples": np.array([hash_example(tokens) for _, tokens in pieces], dtype=np.uint64),
+    }
+    for name, dtype in _DTYPES.items():
+        arrays[name].astype(dtype, copy=False).tofile(files[side, name])
 
 
 def _open_flat_files(folder: Path, stack: ExitStack) -> dict[tuple[Side, str], BinaryIO]:
@@ -154,7 +200,29 @@ def _report_batch(
         elif len(result.input_ids) > data.max_length:
             too_long.append(result)
     report = Report.of_rows(len(rows) - len(bad_rows), sorted(bad_rows, key=lambda bad: bad.line))
-    num_lost = sum(1 for tokens in too_long if not fit_example(tokens, data))
+    dropped = Counter(word for tokens in results if isinstance(tokens, Tokens) for word in set(tokens.dropped))
     num_excluded = sum(1 for row in rows if isinstance(row, ExcludedRow))
-    counts = {"num_too_long": len(too_long), "num_too_long_lost": num_lost, "num_excluded": num_excluded}
+    counts = {"num_excluded": num_excluded, "dropped": dict(dropped), **_count_cuts(too_long, data)}
     return report.model_copy(update=counts)
+
+
+def _count_cuts(too_long: Sequence[Tokens], data: DataConfig) -> dict[str, int]:
+    """What became of examples that are too long, as a report counts it."""
+    left = [fit_example(tokens, data) for tokens in too_long]
+    kept = [piece for pieces in left for piece in pieces]
+    num_lost = sum(1 for pieces in left if not pieces)
+    return {
+        "num_too_long": len(too_long),
+        "num_too_long_lost": num_lost,
+        "num_without_target": 0 if data.too_long == "drop" else num_lost,
+        "num_tokens_cut": _num_tokens(too_long) - _num_tokens(kept),
+        "num_targets_cut": _num_targets(too_long) - _num_targets(kept),
+    }
+
+
+def _num_tokens(examples: Sequence[Tokens]) -> int:
+    return sum(len(tokens.input_ids) for tokens in examples)
+
+
+def _num_targets(examples: Sequence[Tokens]) -> int:
+    return sum(int(np.count_nonzero(tokens.loss_mask)) for tokens in examples)

@@ -18,7 +18,7 @@ from tests.unit.data.stores import MAX_LENGTH, ROWS_APART, make_schedule, make_s
 from workers.contracts import DomainWeights
 from workers.data import batches
 from workers.data.batches import Batch, BatchLoader
-from workers.data.store import TokenStore
+from workers.data.store import STORE_VERSION, TokenStore
 
 SIZES = {"a": 30, "b": 17, "c": 5}
 STORES = [make_store(index, size) for index, size in enumerate(SIZES.values())]
@@ -189,7 +189,7 @@ def test_a_store_on_disk_gives_the_same_batches(tmp_path: Path) -> None:
             np.save(folder / f"{name}.npy", getattr(store, name))
         counts = ("fingerprint", "num_rows", "num_examples", "num_tokens", "num_loss_tokens", "max_length")
         sizes = {name: (folder / f"{name}.npy").stat().st_size for name in names}
-        manifest = {"store_version": 1, "array_bytes": sizes} | {key: getattr(store, key) for key in counts}
+        manifest = {"store_version": STORE_VERSION, "array_bytes": sizes} | {key: getattr(store, key) for key in counts}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         mapped.append(TokenStore.open(folder))
     with loader(stores=mapped) as made:

@@ -16,7 +16,7 @@ from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenize
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
 from workers.data.templates import Tokens
-from workers.data.tokenization import SIDES, ShardTask, TokenShard, fit_example, tokenize_shard
+from workers.data.tokenization import SIDES, ShardTask, TokenShard, fit_example, hash_example, tokenize_shard
 
 DATA = DataConfig(max_length=64)
 
@@ -106,7 +106,7 @@ def test_the_split_parts_no_prompt_and_is_stable(tokenizer: Any, tmp_path: Path)
     prompts = {side: set(shards[0].array(side, "prompts").tolist()) for side in SIDES}
     assert not prompts["train"] & prompts["eval"]
     assert len(prompts["train"]) + len(prompts["eval"]) == 200 and 30 < len(prompts["eval"]) < 70
-    assert stores["train"].manifest["num_train_prompts_in_eval"] == 0
+    assert not set(stores["train"].prompts.tolist()) & set(stores["eval"].prompts.tolist())
     task = ShardTask(
         domain="d",
         source=plan_domain("d", config, DATA, "t").tasks[0].source,
@@ -117,12 +117,29 @@ def test_the_split_parts_no_prompt_and_is_stable(tokenizer: Any, tmp_path: Path)
     assert task.side_of(2**62 - 1) == "eval" and task.side_of(2**62) == "train"
 
 
-def test_training_prompts_in_an_eval_file_are_counted(tokenizer: Any, tmp_path: Path) -> None:
-    train = write_rows(tmp_path / "a.jsonl", [("q1", "a"), ("Q1 ", "b"), ("q2", "c"), ("q3", "d")])
-    evaluation = write_rows(tmp_path / "b.jsonl", [("q1", "z"), ("q9", "z")])
+def test_a_store_keeps_the_hashes_of_its_prompts_and_examples_each_once_and_rising(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    train = write_rows(tmp_path / "a.jsonl", [("q1", "a"), ("Q1 ", "b"), ("q2", "c"), ("q2", "c"), ("q2", "c")])
+    evaluation = write_rows(tmp_path / "b.jsonl", [("q1", "z"), ("q1", "z"), ("q9", "z")])
     _, _, stores = build(tokenizer, DomainConfig(train=[train], eval=[evaluation]), DATA, tmp_path / "cache")
-    assert stores["train"].manifest["num_train_prompts_in_eval"] == 2
-    assert (stores["train"].num_examples, stores["eval"].num_examples) == (4, 2)
+    for side, num_examples, num_distinct, num_prompts in (("train", 5, 3, 2), ("eval", 3, 2, 2)):
+        store = stores[side]
+        assert store.num_examples == num_examples
+        assert len(store.distinct_examples) == store.manifest["num_distinct_examples"] == num_distinct
+        assert len(store.prompts) == store.manifest["num_prompts"] == num_prompts
+        for hashes in (store.prompts, store.distinct_examples):
+            assert hashes.dtype == np.uint64 and (np.diff(hashes.astype(object)) > 0).all()
+    common = set(stores["train"].prompts.tolist()) & set(stores["eval"].prompts.tolist())
+    assert len(common) == 1  # q1, whatever its case and spacing
+
+
+def test_examples_are_the_same_where_ids_and_targets_are() -> None:
+    ids, targets = np.arange(9, dtype=np.int32), np.arange(9) > 4
+    others = [Tokens(ids, np.arange(9) > 5), Tokens(ids + 1, targets), Tokens(ids[:8], targets[:8])]
+    assert hash_example(Tokens(ids.copy(), targets.copy(), ("reasoning",))) == hash_example(Tokens(ids, targets))
+    assert hash_example(Tokens(np.arange(18, dtype=np.int32)[::2] // 2, targets)) == hash_example(Tokens(ids, targets))
+    assert len({hash_example(tokens) for tokens in [Tokens(ids, targets), *others]}) == 4
 
 
 def test_long_examples_are_dropped_cut_or_split_and_counted(tokenizer: Any, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,8 @@ def test_what_is_written_loads_and_says_what_was_seen(
     assert config.domains["it-s-1"].train == [Path("data/it's: #1.jsonl")]
     assert config.domains["law"].eval == [Path("data/law/dev.jsonl")] and not config.domains["yes"].eval
     assert config.data.max_length == 256 and config.cluster.num_workers == (num_gpus or 2)
-    assert "95 % within 145 tokens" in Path("my.yaml").read_text()
+    assert "95 % within 145 tokens (estimated)" in Path("my.yaml").read_text()
+    assert "estimated at 4 bytes a token" in Path("my.yaml").read_text()
     with pytest.raises(ValueError, match=r"my\.yaml is there already; name another file with --output"):
         init([Path("data")], "some/model", Path("my.yaml"), num_gpus, console)
 
@@ -135,3 +138,93 @@ def test_every_kind_is_found_and_a_saved_data_set_is_named_as_a_folder(tmp_path:
     assert len(found["code"].train) == 2 and found["talk"].num_bad_rows == 0
     assert found["saved"].train == [tmp_path / "data" / "saved" / "train"]
     assert found["saved"].eval == [tmp_path / "data" / "saved" / "test"]
+
+
+def lengths_under(tokenizer_folder: Path, path: Path) -> list[int]:
+    """Tokens of every row, by the definition of the built-in template and a tokenizer of bytes."""
+    lengths = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        text = f"### User:\n{row['prompt']}\n\n### Assistant:\n{row['completion']}"
+        lengths.append(2 + len(text.encode()))  # and BOS and EOS
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("sizes", "context", "expected"),
+    [
+        (range(1, 401), None, 512),  # 95 % are within 380 and the template
+        ([20] * 94 + [6000] * 6, None, 6144),
+        ([20] * 96 + [6000] * 4, None, 256),
+        ([20] * 50 + [900] * 50, 512, 512),
+        ([*range(600, 1000), *[30] * 9600], None, 256),  # sorted: the first rows alone would mislead
+    ],
+    ids=["usual", "beyond the list", "a few", "context", "sorted"],
+)
+def test_the_length_that_is_written_fits_what_its_comment_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer_folder: Path,
+    sizes: list[int],
+    context: int | None,
+    expected: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"question {n}", "completion": "\u00e4" * (size // 2)} for n, size in enumerate(sizes)]
+    path = write(Path("law.jsonl"), *rows)
+    base = Path(shutil.copytree(tokenizer_folder, "base"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context or 100_000}))
+    init([path], "base", Path("made.yaml"), 0, Console(file=io.StringIO()))
+    made, text = load_config(Path("made.yaml")), Path("made.yaml").read_text()
+    assert made.data.max_length == expected
+    lengths = lengths_under(base, path)[:10_000]
+    said = float(re.findall(r"([\d.]+) % of the examples seen fit", text)[0])
+    fitting = sum(length <= expected for length in lengths) / len(lengths)
+    if len(lengths) <= 1000:
+        assert 0 <= 100 * fitting - said < 0.11  # rounded down
+    else:
+        assert abs(100 * fitting - said) < 1.5  # of many, a thousand are counted
+    assert fitting >= 0.95 or "all that the model was made for" in text
+    assert "counted by the model's tokenizer" in text
+
+
+@pytest.mark.parametrize("num_rows", [999, 1000, 1001, 2718, 9277, 12_000])
+def test_what_is_counted_lies_evenly_over_the_rows_seen(tmp_path: Path, num_rows: int) -> None:
+    path = write(tmp_path / "law.jsonl", *[{"prompt": "p", "completion": "x" * (n + 1)} for n in range(num_rows)])
+    (law,) = find_domains([path])
+    seen = min(num_rows, 10_000)
+    assert law.num_rows_seen == seen and law.is_whole == (num_rows <= 10_000)
+    assert len(law.lengths) == min(seen, 1000) and law.lengths[0] == 0
+    assert law.lengths == sorted(law.lengths) and law.lengths[-1] * 4 > seen - 15
+    assert abs(law.fraction_within(seen // 8) - 0.5) < 0.01  # 4 bytes a token
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 5, 12, 40, 90])
+@pytest.mark.parametrize("word", ["question", "Frage", "\u95ee"])
+def test_a_small_domain_is_written_with_a_fraction_that_sets_rows_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_folder: Path, num_rows: int, word: str
+) -> None:
+    from orchestrator.training.preparation import prepare_stores
+
+    monkeypatch.chdir(tmp_path)
+    (base := tmp_path / "base").mkdir()
+    shutil.copytree(tokenizer_folder, base, dirs_exist_ok=True)
+    # The last prompt is longer than a row, so nothing is left of it to set aside.
+    rows = [
+        {"prompt": f"{word} {n}" + "x" * (90_000 if n == 0 and num_rows > 2 else 0), "completion": "a"}
+        for n in range(num_rows)
+    ]
+    path = write(Path("tiny.jsonl"), *rows)
+    init([path], "base", Path("made.yaml"), 0, Console(file=io.StringIO()))
+    config = load_config(Path("made.yaml"))
+    stores = prepare_stores(config.domains, config.data, config.model, tmp_path / "cache")["tiny"]
+    assert stores.train is not None and stores.train.num_examples >= stores.eval.num_examples >= 1
+    assert stores.eval.num_examples >= min(16, num_rows // 6)
+
+
+def test_one_prompt_alone_cannot_be_parted_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("law.jsonl"))  # three times the same
+    init([Path("law.jsonl")], "some/model", Path("made.yaml"), 0, Console(file=io.StringIO()))
+    assert "one prompt cannot be parted; give `eval` files" in Path("made.yaml").read_text()

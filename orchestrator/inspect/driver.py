@@ -1,0 +1,89 @@
+"""`raymix inspect`: the first rows of each domain, shown one by one."""
+
+import difflib
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import ConfigError
+from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
+from orchestrator.inspect.showing import print_legend, print_seen, to_json
+from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
+from workers.data.tokenization import Side
+from workers.model import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, as_json: bool, console: Console) -> None:
+    """Show what the model will see, example by example, in the order of the files.
+
+    Args:
+        config: the run.
+        domain: the only one to show; None for all.
+        split: `train`, or `eval` for what is held out.
+        num_rows: of each domain; refused rows count, and so do the pieces of one that is split.
+        as_json: one JSON object a line on stdout in place of text.
+        console: where text goes.
+
+    Raises:
+        ConfigError: there is no such domain.
+        ValueError: the tokenizer does not load, or after all others a domain whose files cannot be read.
+    """
+    names = [domain] if domain is not None else list(config.domains)
+    if domain is not None and domain not in config.domains:
+        near = difflib.get_close_matches(domain, config.domains, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.domains)}"
+        raise ConfigError([f"--domain {domain}: no such domain; {hint}"])
+    tokenizer = load_tokenizer(config.model.with_absolute_paths())
+    fingerprint = fingerprint_tokenizer(tokenizer)
+    notes = Console(stderr=True, soft_wrap=True, highlight=False) if as_json else console
+    if not as_json:
+        print_legend(console)
+    faults = []
+    for name in names:
+        try:
+            plan = plan_domain(name, config.domains[name].with_absolute_paths(), config.data, fingerprint)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        for note in _show(plan, config, split, num_rows, tokenizer, None if as_json else console):
+            notes.print(f"{name}: {note}", markup=False, highlight=False, soft_wrap=True)
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _show(
+    plan: DomainPlan,
+    config: RunConfig,
+    split: Side,
+    num_rows: int,
+    tokenizer: "PreTrainedTokenizerBase",
+    console: Console | None,
+) -> list[str]:
+    """Show a domain's rows, as JSON where there is no console; what else there is to say of them."""
+    if split == "train" and not plan.is_trained:
+        return ["it is only measured, so it has no training rows; --split eval shows what it is measured on"]
+    num_excluded = num_shown = 0
+    for seen in read_split(plan, split, config.data, tokenizer):
+        if not isinstance(seen, SeenExample | RefusedRow):
+            num_excluded += 1
+            continue
+        if console is None:
+            sys.stdout.write(to_json(seen, tokenizer) + "\n")
+        else:
+            print_seen(seen, tokenizer, console)
+        num_shown += 1
+        if num_shown == num_rows:
+            break
+    notes = []
+    if num_excluded:
+        notes.append(f"{num_excluded:,} rows between these are left out by `exclude`")
+    if not num_shown:
+        notes.append(f"no row is on the {split} side")
+    if split == "train" and plan.sample.is_part:
+        notes.append("`fraction` or `count` takes a part of the examples, over all files; not every row above is in it")
+    return notes

@@ -1,0 +1,102 @@
+"""Configuration -> the first examples of a domain as the model will see them, in the order of the files."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from workers.config import DataConfig
+from workers.data.files import BadRow, Shard
+from workers.data.formats import Example, ExcludedRow
+from workers.data.preparing import DomainPlan
+from workers.data.sources import read_examples
+from workers.data.templates import Tokens, tokenize_examples
+from workers.data.tokenization import Piece, ShardTask, Side, cut_example, hash_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class SeenExample:
+    """An example, or the piece that is left of it."""
+
+    domain: str
+    split: Side
+    file: str
+    line: int
+    piece: Piece
+    num_tokens_whole: int
+    """Of the example before it was cut."""
+    num_targets_whole: int
+    """The same of its targets."""
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that the model will not see."""
+
+    domain: str
+    split: Side
+    file: str
+    line: int
+    reason: str
+
+
+Seen = SeenExample | RefusedRow | ExcludedRow
+
+
+def read_split(plan: DomainPlan, split: Side, data: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Seen]:
+    """All rows of one side of a domain, in order; a row that cannot be read belongs to the side of its file."""
+    # Shard 0 of every source stands for it: here a source is read whole.
+    for task in (task for task in plan.tasks if task.shard.index == 0):
+        if task.side != split and not (split == "eval" and task.eval_fraction):
+            continue
+        rows = _rows_of(task, split)
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            yield from _tokenized(plan.domain, split, task, batch, data, tokenizer)
+
+
+def _rows_of(task: ShardTask, split: Side) -> Iterator[Example | BadRow | ExcludedRow]:
+    for row in read_examples(task.source, Shard()):
+        if isinstance(row, Example):
+            if task.side_of(hash_prompt(row)) == split:
+                yield row
+        elif task.side == split:
+            yield row
+
+
+def _tokenized(
+    domain: str,
+    split: Side,
+    task: ShardTask,
+    rows: Sequence[Example | BadRow | ExcludedRow],
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Iterator[Seen]:
+    file = task.source.name
+    results = iter(tokenize_examples(tokenizer, [row for row in rows if isinstance(row, Example)]))
+    for row in rows:
+        if isinstance(row, ExcludedRow):
+            yield row
+            continue
+        result = row.reason if isinstance(row, BadRow) else next(results)
+        if isinstance(result, str):
+            yield RefusedRow(domain, split, file, row.line, result)
+            continue
+        pieces = cut_example(result, data)
+        if not pieces:
+            yield RefusedRow(domain, split, file, row.line, _why_left_out(result, data))
+        for piece in pieces:
+            num_targets = int(result.loss_mask.sum())
+            yield SeenExample(domain, split, file, row.line, piece, len(result.input_ids), num_targets)
+
+
+def _why_left_out(tokens: Tokens, data: DataConfig) -> str:
+    length = f"{len(tokens.input_ids):,} tokens, data.max_length {data.max_length:,}"
+    if data.too_long == "drop":
+        return f"left out: {length} (data.too_long: drop)"
+    place = "the first piece" if data.too_long == "truncate" else "any piece"
+    return f"left out: {length}, and no target in {place} (data.too_long: {data.too_long})"
