@@ -26,7 +26,7 @@ from orchestrator.training.planning import (
     mean_tokens_per_row,
     row_shares,
 )
-from orchestrator.training.preparation import DomainStores, cached_tokenizer, training_stores
+from orchestrator.training.preparation import DomainStores, cached_tokenizer, template_day, training_stores
 
 
 def check(config: RunConfig, console: Console) -> None:
@@ -70,7 +70,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores]) -> Checked
     num_steps = count_steps(known or config, stores)
     num_rows = num_steps * config.training.global_batch_size
     shares = initial_algorithm(known, stores).initial_weights() if known else {}
-    record = look_at_data(config.data, stores)
+    record = look_at_data(config.data, stores, template_day(config))
     model = _look_at_model(config, stores)
     return CheckedPlan(
         name=config.name,
@@ -172,7 +172,9 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
     from workers.data.end_of_turn import ends_no_answer, has_answers
 
     domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
-    if not domains or not ends_no_answer(cached_tokenizer(config.model.with_absolute_paths())):
+    if not domains or not ends_no_answer(
+        cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
+    ):
         return []
     message = (
         f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from datetime import date
 
 from orchestrator.counts.counting import count_domains
 from orchestrator.counts.records import DataRecord, DomainCounts, Finding, Severity, StoreCounts
@@ -16,15 +17,25 @@ Said = tuple[str, Severity, str]
 """Kind, severity and sentence of a finding."""
 
 
-def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores]) -> DataRecord:
-    """Count what became of the rows of every domain, and say it."""
+def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_day: date | None) -> DataRecord:
+    """Count what became of the rows of every domain, and say it; `template_day`: what their template has for a date."""
     counts = count_domains(stores)
     findings = [
         Finding(severity=severity, kind=kind, where=f"domains.{name}", message=message)
         for name in counts
         for kind, severity, message in _of_domain(name, counts, data)
     ]
-    return DataRecord(domains=counts, findings=[*findings, *_same_files(stores)])
+    return DataRecord(domains=counts, findings=[*findings, *_same_files(stores), *_dated(template_day)])
+
+
+def _dated(day: date | None) -> list[Finding]:
+    if day is None:
+        return []
+    message = (
+        f"the chat template writes today's date; in the rows it is always {day.isoformat()}, the day when the first "
+        "token store was made, so that they stay the same rows"
+    )
+    return [Finding(severity="note", kind="date", where="model.chat_template", message=message)]
 
 
 def _of_domain(name: str, counts: Mapping[str, DomainCounts], data: DataConfig) -> Iterator[Said]:

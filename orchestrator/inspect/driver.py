@@ -11,6 +11,7 @@ from orchestrator.config_errors import ConfigError
 from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
 from orchestrator.inspect.showing import print_legend, print_seen, to_json
 from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
+from workers.data.template_date import freeze_date
 from workers.data.tokenization import Side
 from workers.model import load_tokenizer
 
@@ -39,6 +40,7 @@ def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, a
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.domains)}"
         raise ConfigError([f"--domain {domain}: no such domain; {hint}"])
     tokenizer = load_tokenizer(config.model.with_absolute_paths())
+    freeze_date(tokenizer, config.cache_dir.resolve())
     fingerprint = fingerprint_tokenizer(tokenizer)
     notes = Console(stderr=True, soft_wrap=True, highlight=False) if as_json else console
     if not as_json:

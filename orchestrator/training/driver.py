@@ -27,7 +27,7 @@ from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.importance import with_importance
 from orchestrator.training.planning import budget_warning, build_plan, domain_sizes
-from orchestrator.training.preparation import DomainStores, check_ids, prepare_stores
+from orchestrator.training.preparation import DomainStores, cached_tokenizer, check_ids, prepare_stores, template_day
 from orchestrator.training.reference import compute_references, with_reference_losses
 from orchestrator.training.trainer import train_on_cluster
 from workers.base_name import is_hub_name
@@ -115,7 +115,7 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
     """Tell once, when the run begins, what became of the rows of its data, and keep the counts in data.json."""
     if (config.folder / FILE_NAME).exists():
         return
-    record = look_at_data(config.data, stores)
+    record = look_at_data(config.data, stores, template_day(config))
     write_durably(config.folder / FILE_NAME, record.model_dump_json(indent=1).encode())
     for finding in record.findings:
         note_event(config.folder, 0, finding.kind, finding.line)
@@ -177,7 +177,7 @@ def prepare(config: RunConfig, console: Console) -> dict[str, DomainStores]:
         )
     num_embeddings = base.num_embeddings if base is not None else load_vocabulary_size(model)
     if num_embeddings is not None:
-        check_ids(stores, model, num_embeddings)
+        check_ids(stores, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
     return stores
 
 

@@ -9,17 +9,20 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.config import RunConfig
 from workers.config import DataConfig, DomainConfig, ModelConfig
 from workers.data.id_range import check_token_ids
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
+from workers.data.template_date import freeze_date
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
 from workers.model import load_tokenizer
 
@@ -80,7 +83,7 @@ def prepare_stores(
     """
     cache_dir = cache_dir.resolve()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    fingerprint = fingerprint_tokenizer(cached_tokenizer(model))
+    fingerprint = fingerprint_tokenizer(cached_tokenizer(model, cache_dir))
     plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
     _build_missing([plan for plan in plans if not (cache_dir / plan.key).exists()], data, model, cache_dir, on_progress)
     stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
@@ -89,10 +92,10 @@ def prepare_stores(
     return stores
 
 
-def check_ids(stores: Mapping[str, DomainStores], model: ModelConfig, num_embeddings: int) -> None:
+def check_ids(stores: Mapping[str, DomainStores], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
     """ValueError where a store holds a token id that a model of so many embeddings does not take."""
     of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
-    check_token_ids(of_domains, cached_tokenizer(model), num_embeddings)
+    check_token_ids(of_domains, tokenizer, num_embeddings)
 
 
 def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
@@ -109,7 +112,7 @@ def _build_missing(
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     run = _run_on_ray if ray.is_initialized() else _run_here
     try:
-        tokenizing = [(task, data, model, building[plan.domain]) for plan in plans for task in plan.tasks]
+        tokenizing = [(task, data, model, cache_dir, building[plan.domain]) for plan in plans for task in plan.tasks]
         shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
         progress = _Progress(plans, on_progress)
         for index, shard in run(_tokenize, tokenizing):
@@ -121,7 +124,8 @@ def _build_missing(
             of_plan = [shard for _, shard in sorted(shards[plan.domain].items())]
             check_bad_rows(plan.domain, data, Report.merged([shard.report for shard in of_plan]))
             check_sides(plan, of_plan, data)
-            packing += [(plan, side, of_plan, data, model, building[plan.domain] / "stores") for side in plan.sides]
+            stores = building[plan.domain] / "stores"
+            packing += [(plan, side, of_plan, data, model, cache_dir, stores) for side in plan.sides]
         for _ in run(_pack, packing):
             pass
         for plan in plans:
@@ -151,21 +155,38 @@ def _size(task: ShardTask) -> float:
     return task.source.size / task.shard.count
 
 
+def cached_tokenizer(model: ModelConfig, cache_dir: Path) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer as the stores of a cache are made with it: a date that its chat template writes is the
+    cache's. Loading it takes longer than looking through a warm cache."""
+    return _load_frozen(model, cache_dir)[0]
+
+
+def template_day(config: RunConfig) -> date | None:
+    """The day that the model's chat template writes into the rows of a run; None where it writes none."""
+    return _load_frozen(config.model.with_absolute_paths(), config.cache_dir.resolve())[1]
+
+
 @lru_cache(maxsize=1)
-def cached_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer; loading it takes longer than looking through a warm cache of stores."""
-    return load_tokenizer(model)
+def _load_frozen(model: ModelConfig, cache_dir: Path) -> tuple["PreTrainedTokenizerBase", date | None]:
+    tokenizer = load_tokenizer(model)
+    return tokenizer, freeze_date(tokenizer, cache_dir)
 
 
-def _tokenize(task: ShardTask, data: DataConfig, model: ModelConfig, building: Path) -> TokenShard:
-    return tokenize_shard(task, data, cached_tokenizer(model), building)
+def _tokenize(task: ShardTask, data: DataConfig, model: ModelConfig, cache_dir: Path, building: Path) -> TokenShard:
+    return tokenize_shard(task, data, cached_tokenizer(model, cache_dir), building)
 
 
 def _pack(
-    plan: DomainPlan, side: Side, shards: list[TokenShard], data: DataConfig, model: ModelConfig, building: Path
+    plan: DomainPlan,
+    side: Side,
+    shards: list[TokenShard],
+    data: DataConfig,
+    model: ModelConfig,
+    cache_dir: Path,
+    building: Path,
 ) -> None:
     building.mkdir(exist_ok=True)
-    pad_id = cached_tokenizer(model).pad_token_id
+    pad_id = cached_tokenizer(model, cache_dir).pad_token_id
     pack_side(plan, side, shards, data, pad_id, building)
 
 

@@ -32,7 +32,7 @@ from orchestrator.tracking.watch import track
 from orchestrator.training.claim import claim_folder
 from orchestrator.training.cluster import ray_session
 from orchestrator.training.driver import ReadyRun, complete, make_ready, prepare
-from orchestrator.training.preparation import DomainStores
+from orchestrator.training.preparation import DomainStores, template_day
 from orchestrator.training.trainer import check_resources
 from orchestrator.trials.view import TrialsView
 from workers.durable import write_durably
@@ -158,7 +158,7 @@ def _make_all_ready(waiting: Mapping[str, RunConfig], console: Console) -> tuple
             data = config.model_dump_json(include={"domains", "data", "model"}) + str(config.cache_dir)
             if data not in known:
                 known[data] = prepare(config, console)
-                print_findings(console, look_at_data(config.data, known[data]).findings)
+                print_findings(console, look_at_data(config.data, known[data], template_day(config)).findings)
             runs.append(make_ready(config, run_id, console, known[data]))
         except (ValueError, RuntimeError, OSError) as error:
             failures[config.folder.resolve()] = str(error)

@@ -26,7 +26,7 @@ def look(tokenizer_folder: Path, tmp_path: Path) -> Look:
         settings = DataConfig(**({"max_length": 64} | data))
         configs = {name: DomainConfig(**domain) for name, domain in domains.items()}
         model = ModelConfig(path=str(tokenizer_folder))
-        return look_at_data(settings, prepare_stores(configs, settings, model, tmp_path / "cache"))
+        return look_at_data(settings, prepare_stores(configs, settings, model, tmp_path / "cache"), None)
 
     return of
 
