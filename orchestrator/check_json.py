@@ -14,7 +14,8 @@ from orchestrator.config import RunConfig
 from orchestrator.config_errors import ConfigError
 from orchestrator.counts.records import Finding
 
-_KEY = re.compile(r"(?:.*?:\d+: |--set: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
+_KEY = re.compile(r"(?:.*?:\d+: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
+_SET = re.compile(r"--set ([A-Za-z_][\w.\[\]-]*)=")
 _DOMAIN = re.compile(r"domain '([^']+)': ")
 
 
@@ -45,7 +46,7 @@ def refusals(error: Exception) -> list[Finding]:
 def _where(line: str) -> str:
     if found := _DOMAIN.match(line):
         return f"domains.{found.group(1)}"
-    found = _KEY.match(line)
+    found = _SET.match(line) or _KEY.match(line)
     is_key = found is not None and re.split(r"[.\[]", found.group(1))[0] in RunConfig.model_fields
     return found.group(1) if found and is_key else ""
 

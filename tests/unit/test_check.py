@@ -100,7 +100,7 @@ def test_answers_without_an_end_are_told(
     model = ModelConfig(path=str(tokenizer_folder), chat_template=tmp_path / "template.jinja")
     store = SimpleNamespace(num_tokens=100, num_examples=2, num_loss_tokens=num_loss_tokens)
     stores: Any = {"law": SimpleNamespace(train=store), "only measured": SimpleNamespace(train=None)}
-    config: Any = SimpleNamespace(model=model)
+    config: Any = SimpleNamespace(model=model, cache_dir=tmp_path)
     lines = [finding.message for finding in end_of_turn_warning(config, stores)]
     assert len(lines) == is_warned
     if is_warned:
@@ -190,7 +190,7 @@ def test_programs_are_told_every_stage(tmp_path: Path) -> None:
     ("override", "code", "where", "words"),
     [
         ("training.max_stepps=3", 2, "training.max_stepps", "unknown key"),
-        ("domains.law.train=nowhere.jsonl", 2, "domains.law.train[0]", "no such file"),
+        ("domains.law.train=nowhere.jsonl", 2, "domains.law.train", "no such file"),
         ("data.max_length=9", 1, "domains.add", "no training examples"),
         ("model.attention=flash_attention_2", 1, "model.attention", "use sdpa or eager"),
     ],

@@ -185,6 +185,4 @@ def test_ids_beyond_what_the_configuration_of_a_hub_model_says_are_an_error_of_c
     write_snapshot(tmp_path / "home", vocab_size=200)  # no weights in the cache, whose embedding would say it
     done = check(write_run(tmp_path, model={"path": "o/m", "dtype": "float32"}), tmp_path / "home", CLOSED)
     assert done.returncode == 1, done.stdout
-    assert (
-        "model.path: the model has embeddings for the token ids 0 to 199, but domain 'add' has 201 (.)" in done.stderr
-    )
+    assert "model.path: the model has embeddings for the token ids 0 to 199, but domain 'add' has 201 (" in done.stderr

@@ -127,7 +127,8 @@ def test_what_is_not_on_this_side_is_said(tmp_path: Path) -> None:
         tmp_path / "rows.jsonl", *[turns(f"q {number}", "spam" if number else "a") for number in range(9)]
     )
     file, options = one_domain(tmp_path, eval=rows)
-    found, done = inspect(file, *options, "--set", "domains.add.train=" + str(rows))
+    both = f"domains={{law: {{eval: {rows}}}, add: {{train: {rows}}}}}"
+    found, done = inspect(file, *options, "--set", both)
     assert {row["domain"] for row in found} == {"add"}
     assert "law: it is only measured" in done.stderr
     file, options = one_domain(tmp_path, "domains.law.exclude=[{pattern: spam}]", "domains.law.count=1", train=rows)
