@@ -117,7 +117,7 @@ class _Structure:
 
     def _find_way(self, text: str) -> tuple[Locate, Located]:
         """The first way to locate messages whose marks leave the text as it is."""
-        for locate in (self._locate_all, self._locate_answers):
+        for locate in (self._locate_all, self._locate_answers) if _MARK.search(text) is None else ():
             try:
                 whole = locate(self._messages, False)
             except TemplateRefusal:

@@ -171,6 +171,11 @@ def test_a_template_that_looks_at_what_is_said(tokenizer: Any) -> None:
     assert [text.lstrip("!") for text in texts] == ["one 🙂<|end|>", "two<|end|>"]
 
 
+def test_texts_with_the_characters_that_are_used_as_marks(tokenizer: Any) -> None:
+    row = example(("user", "u\U000f0001"), ("assistant", "o\U000f0900ne"), ("user", "v"), ("assistant", "\U000f0000"))
+    assert learned(tokenizer, PLAIN, row) == ["o\U000f0900ne<|end|>", "\U000f0000<|end|>"]
+
+
 def test_blocks_without_the_end_token_are_widened_to_it(tokenizer: Any) -> None:
     block = (
         "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
