@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from workers.data.chat_template import (
+    PROBE,
     ChatTemplate,
     Conversation,
     Span,
@@ -29,32 +30,9 @@ from workers.data.chat_template import (
 )
 from workers.data.formats import Message
 from workers.data.message_forms import text_of
+from workers.data.message_marks import Located, Mark, Marker, find_taken
 
-Locate = Callable[[Sequence[Message], bool], "Located"]
-
-# Characters of a plane for private use.
-_FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD
-_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in a rendered text where a part of a message begins or ends."""
-
-    at: int
-    number: int
-    """Even where a part begins, then odd where it ends; the same in every rendering."""
-    message: int
-    is_call: bool
-    """Whether the part is the name of a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A rendered text and the marks in it, in order."""
-
-    text: str
-    marks: list[Mark]
+Locate = Callable[[Sequence[Message], bool], Located]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +91,7 @@ class _Structure:
     def __init__(self, template: ChatTemplate, conversation: Conversation) -> None:
         self._template = template
         self._messages, self._tools = conversation.messages, conversation.tools
+        self._taken = find_taken(self._messages, self._tools)
         self._way, self._whole = self._find_way(conversation.text)
 
     def _find_way(self, text: str) -> tuple[Locate, Located]:
@@ -158,19 +137,38 @@ class _Structure:
         length = shared_length(written, prompt)
         if length == len(written) or (length == len(prompt) and self._template.header):
             return length
-        if length == len(prompt):  # nothing asks for an answer: what announces it is not the answer's
+        if length == len(prompt):
+            return max(length, self._length_of_announcement(index, written))
+        return max(self._template.snap(written, length), self._end_of_header(written, self._template.header))
+
+    def _length_of_announcement(self, index: int, written: str) -> int:
+        """The same where nothing asks for an answer: what the template writes before a plain one is not the answer's,
+        but what it writes before a call or a thought alone is."""
+        if not {"tool_calls", "reasoning_content"} & self._messages[index].keys():
             return len(written)
-        return self._template.snap(written, length)
+        plain = self._try([*self._messages[:index], {"role": "assistant", "content": PROBE}])
+        numbers = [number for number, mark in enumerate(plain.marks) if mark.message == index] if plain else []
+        if plain is None or not numbers:
+            return len(written)
+        before = plain.marks[numbers[0] - 1].at if numbers[0] else 0
+        announced = plain.text[before : plain.marks[numbers[0]].at]
+        length = shared_length(written, announced)
+        return length if length in (len(written), len(announced)) else self._template.snap(written, length)
 
     def _length_with_header(self, written: str) -> int | None:
         """The same where it cannot be seen what asks for this answer: by what asks for one elsewhere."""
         if not self._template.header:
             return len(written)
         for header in self._template.headers:
-            at = written.rfind(header)
-            if at >= 0:
-                return before_empty_element(written, at + len(header))
+            if end := self._end_of_header(written, header):
+                return end
         return None  # it is not announced as an answer, but made part of what somebody else says
+
+    @staticmethod
+    def _end_of_header(written: str, header: str) -> int:
+        """Where a header ends in what is written; 0 where it does not stand there."""
+        at = written.rfind(header) if header else -1
+        return before_empty_element(written, at + len(header)) if at >= 0 else 0
 
     def _length_of_end(self, index: int, written: str, last: Mark) -> int:
         """How much of what is written behind the last mark of an answer belongs to it."""
@@ -240,7 +238,7 @@ class _Structure:
         return self._locate(messages, prompt, {"assistant"})
 
     def _locate(self, messages: Sequence[Message], prompt: bool, roles: set[str]) -> Located:
-        marker = _Marker()
+        marker = Marker(self._taken)
         marked = [marker.mark(m, index) if m["role"] in roles else m for index, m in enumerate(messages)]
         return marker.read(self._template.render(marked, self._tools, prompt=prompt))
 
@@ -255,43 +253,3 @@ class _Structure:
                 marks.append(Mark(start, 2 * index, index, is_call=False))
                 marks.append(Mark(start + len(content), 2 * index + 1, index, is_call=False))
         return Located(text, marks)
-
-
-class _Marker:
-    """Puts marks into messages and takes them out of what the messages are rendered to."""
-
-    def __init__(self) -> None:
-        self._owners: list[tuple[int, bool]] = []  # of each mark: its message, and whether it is of a call's name
-
-    def mark(self, message: Message, index: int) -> Message:
-        """Around text, thoughts and names of calls, inside the spaces that templates trim."""
-        marked: Message = {}
-        if "reasoning_content" in message:
-            marked["reasoning_content"] = self._around(message["reasoning_content"], index)
-        if "content" in message:
-            text = self._around(text_of(message), index)
-            marked["content"] = text if isinstance(message["content"], str) else [{"type": "text", "text": text}]
-        if "tool_calls" in message:
-            functions = [call["function"] for call in message["tool_calls"]]
-            names = [self._around(function["name"], index, is_call=True) for function in functions]
-            marked["tool_calls"] = [
-                {**call, "function": {**function, "name": name}}
-                for call, function, name in zip(message["tool_calls"], functions, names, strict=True)
-            ]
-        return {**message, **marked}
-
-    def _around(self, text: str, index: int, is_call: bool = False) -> str:
-        core = text.strip()
-        if not core:
-            return text
-        start = _FIRST_MARK + len(self._owners)
-        self._owners += [(index, is_call)] * 2
-        return text.replace(core, f"{chr(start)}{core}{chr(start + 1)}", 1)
-
-    def read(self, marked: str) -> Located:
-        """The text without the marks, and where they were: of a part that stands there several times, the first."""
-        marks: dict[int, Mark] = {}
-        for count, found in enumerate(_MARK.finditer(marked)):
-            number = ord(found.group()) - _FIRST_MARK
-            marks.setdefault(number, Mark(found.start() - count, number, *self._owners[number]))
-        return Located(_MARK.sub("", marked), list(marks.values()))

@@ -25,7 +25,8 @@ Span = tuple[int, int]
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
-_PROBE = "Hello there"
+PROBE = "Hello there"
+"""A plain answer, to see what a template writes around one."""
 _MAX_REASON = 200
 
 
@@ -143,30 +144,32 @@ class ChatTemplate:
         asked, plain = self._probe(prompt=True), self._probe(prompt=False)
         if asked is None or plain is None:
             return ""
-        after_asked, after_plain = asked.rpartition(_PROBE)[2], plain.rpartition(_PROBE)[2]
+        after_asked, after_plain = asked.rpartition(PROBE)[2], plain.rpartition(PROBE)[2]
         shared = shared_length(after_asked, after_plain)
         return after_asked[shared if shared == len(after_plain) else self.snap(after_asked, shared) :]
 
     @cached_property
     def headers(self) -> list[str]:
-        """The header and how it may begin where the template writes it otherwise, the longest first; no beginning that
-        also stands before what a user says."""
+        """The header and how it may begin where the template writes it otherwise, the longest first, each also without
+        the space that parts it from a message before; no beginning that also stands before what a user says."""
         ends = {len(self.header), *(found.end() for found in self._boundary.finditer(self.header))}
+        beginnings = [self.header[:end] for end in sorted(ends, reverse=True)]
         others = self._probe(prompt=False) or ""
-        return [part for end in sorted(ends, reverse=True) if (part := self.header[:end]) not in others]
+        parts = dict.fromkeys(part for whole in beginnings for part in (whole, whole.lstrip()))
+        return [part for part in parts if part and part not in others]
 
     @cached_property
     def closing(self) -> str:
         """What the template writes behind a conversation's last answer."""
-        probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}]
+        probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
         try:
-            return self.render(probe).rpartition(_PROBE)[2]
+            return self.render(probe).rpartition(PROBE)[2]
         except TemplateRefusal:
             return ""
 
     def _probe(self, *, prompt: bool) -> str | None:
         try:
-            return self.render([{"role": "user", "content": _PROBE}], prompt=prompt)
+            return self.render([{"role": "user", "content": PROBE}], prompt=prompt)
         except TemplateRefusal:
             return None
 
@@ -203,7 +206,7 @@ class ChatTemplate:
                 _names(calls), [*messages[:index], fewer, *messages[index + 1 :]], tools, text
             ):
                 raise TemplateRefusal(_left_out("a tool call", _names(calls)))
-            if message["role"] == "tool" and not _stands_in(text_of(message), text):
+            if message["role"] == "tool" and not self._shows_result(messages, index, tools, text):
                 raise TemplateRefusal(_left_out("the result of a tool", [text_of(message).strip()]))
 
     def _shows(self, names: list[str], without: Sequence[Message], tools: Tools, text: str) -> bool:
@@ -213,6 +216,16 @@ class ChatTemplate:
         except TemplateRefusal:
             differs = True
         return differs and all(name in text for name in names)
+
+    def _shows_result(self, messages: Sequence[Message], index: int, tools: Tools, text: str) -> bool:
+        """Whether the result of a tool stands in the text, which would be another one with another result."""
+        if not _stands_in(text_of(messages[index]), text):
+            return False
+        other: Message = {**messages[index], "content": PROBE}
+        try:
+            return self.render([*messages[:index], other, *messages[index + 1 :]], tools) != text
+        except TemplateRefusal:
+            return True
 
 
 def _refusal(error: Exception) -> TemplateRefusal:

@@ -344,3 +344,59 @@ def test_texts_that_carry_their_template(tokenizer: Any) -> None:
         len(taken.input_ids) - 1
     )
     assert taken.input_ids[0] == tokenizer.convert_tokens_to_ids("<|start|>")
+
+
+def test_characters_for_private_use_are_text_as_any_other(tokenizer: Any) -> None:
+    icon, other = "\U000f02a0", "\U000f0001"  # those of a font for programmers
+    row = example(("user", f"u{icon}"), ("assistant", f"{icon}one{other}"), ("user", "one"), ("assistant", other))
+    for template in (PLAIN, PLAIN.replace("m['content']", "m['content'] | upper")):
+        targets = learned(tokenizer, template, row)
+        assert [text.lower() for text in targets] == [f"{icon}one{other}<|end|>", f"{other}<|end|>"]
+
+
+def test_a_header_that_begins_with_what_parts_messages(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ '' if loop.first else '\n' }}{{ m['role'] | capitalize }}: {{ m['content'] }}"
+        "{% endfor %}{{ '\nAssistant:' if add_generation_prompt else '<|end|>' }}"
+    )
+    row = example(("assistant", "Welcome."), ("user", "u"), ("assistant", "two"))
+    assert learned(tokenizer, template, row) == [" Welcome.", " two<|end|>"]
+
+
+def test_a_header_between_two_answers_where_the_prompt_stands_closer(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{{ '' if loop.last else '\n' }}"
+        "{% if loop.last and add_generation_prompt %}<|start|>assistant\n{% endif %}{% endfor %}"
+    )
+    row = example(("user", "u"), ("assistant", "one"), ("assistant", "two"), ("user", "v"), ("assistant", "three"))
+    assert learned(tokenizer, template, row) == ["one<|end|>", "two<|end|>", "three<|end|>"]
+
+
+def test_the_result_of_a_tool_that_is_left_out_is_missed_even_where_its_words_stand_elsewhere(tokenizer: Any) -> None:
+    row = example(("user", "Is it raining?"), ("assistant", "rain()"), ("tool", "yes"), ("assistant", "Oh yes."))
+    without_tools = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'tool' %}")
+    result = tokenize(tokenizer, without_tools, row)
+    assert isinstance(result, str) and "leaves out the result of a tool: yes" in result
+    assert learned(tokenizer, PLAIN, row) == ["rain()<|end|>", "Oh yes.<|end|>"]
+
+
+def test_what_opens_a_call_or_a_thought_is_learned_where_nothing_asks_for_an_answer(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+        "{% elif m['role'] == 'tool' %}[RESULT]{{ m['content'] }}[/RESULT]{% else %}"
+        "{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}"
+        "{% for c in m.tool_calls or [] %}[CALL]{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+        "{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "rain", "arguments": {}}}
+    row = example(
+        ("user", "u"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        ("tool", "wet"),
+        {"role": "assistant", "content": "one", "reasoning_content": "so"},
+        ("user", "v"),
+        ("assistant", "two"),
+    )
+    assert learned(tokenizer, template, row) == ["[CALL]rain{}<|end|>", "[THINK]so[/THINK]one<|end|>", "two<|end|>"]
+    announced = template.replace("{% else %}", "{% else %}<|start|>assistant\n", 1)
+    assert learned(tokenizer, announced, row) == learned(tokenizer, template, row)

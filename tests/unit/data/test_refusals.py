@@ -308,3 +308,21 @@ def test_a_column_store_fills_nulls_that_are_taken_out_again(tmp_path: Path) -> 
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     assert read(tmp_path / "rows.parquet") == read(write(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("column", "good", "bad"),
+    [("label", "good", "bad"), ("label", 1, 0), ("label", 1.0, 0.0), ("label", 1, -1), ("rejected", "no", "yes")],
+)
+def test_the_advice_leaves_out_bad_rows_that_come_later(tmp_path: Path, column: str, good: Any, bad: Any) -> None:
+    rows = [{"prompt": ASK, "completion": GOOD, column: good} for _ in range(100)]
+    path = write(tmp_path / "rows.jsonl", [*rows, {"prompt": ASK, "completion": BAD, column: bad}])
+    found = read(path, **advice_in(refusal(path)))
+    assert [type(row) for row in found] == [Example] * 100 + [ExcludedRow]
+
+
+@pytest.mark.parametrize("column", ["passage", "options", "choices"])
+def test_what_belongs_to_the_question_is_not_left_out_unseen(tmp_path: Path, column: str) -> None:
+    value = "Water freezes." if column == "passage" else ["Ice.", "Steam."]
+    path = write(tmp_path / "rows.jsonl", [{"question": ASK, "answer": GOOD, column: value}])
+    assert f"the rows have `{column}` beside the conversation" in refusal(path)

@@ -28,7 +28,8 @@ _BAD_MARK = re.compile("(?:is_)?(?:undesirable|rejected|incorrect|bad|thumbs_dow
 _GOOD_WORDS = {"true", "1", "yes", "good", "chosen", "preferred", "accepted", "desirable"}
 _BAD_WORDS = {"false", "0", "-1", "no", "bad", "rejected", "undesirable"}
 _LOST = (*MEDIA, "documents", "chat_template_kwargs")
-_LOST_FROM_A_PAIR = ("context", "input", "instruction")
+_BEHIND_THE_QUESTION = ("context", "input", "passage")
+_LOST_FROM_A_PAIR = (*_BEHIND_THE_QUESTION, "instruction", "options", "choices")
 _MAX_NAMES, _MAX_NAME = 1000, 100
 _PROMPTS = ("prompt", "question", "instruction", "query", "input", "conversations", "conversation", "messages")
 
@@ -132,9 +133,8 @@ def _marked(rows: Sequence[Row], layouts: list[Layout]) -> str | None:
         if not _is_mark(name, values):
             continue
         bad = sorted({text for value in values if _is_bad(name, text := str(shown_value(value)))})
-        default = "true" if _BAD_MARK.fullmatch(_plain(name)) else "false"
-        pattern = "|".join(re.escape(text) for text in bad) or default
-        pattern = f"^({pattern})$" if len(bad) > 1 else f"^{pattern}$"
+        words = [re.escape(text) for text in bad] or _words_for_bad(name, values)
+        pattern = f"^({'|'.join(words)})$" if len(words) > 1 else f"^{words[0]}$"
         return (
             f"preference data: `{name}` marks rows as good or bad, and raymix would learn them all. To learn the "
             f"good ones alone, write {layouts[0].settings()}, "
@@ -156,6 +156,15 @@ def _is_bad(name: str, shown: str) -> bool:
     return is_bad is not bool(_BAD_MARK.fullmatch(_plain(name)))
 
 
+def _words_for_bad(name: str, values: Sequence[Any]) -> list[str]:
+    """What marks a bad row, as a pattern, where these values are all of good ones."""
+    is_reversed = bool(_BAD_MARK.fullmatch(_plain(name)))
+    if all(isinstance(value, bool) for value in values):
+        return ["true" if is_reversed else "false"]
+    words = sorted(_GOOD_WORDS if is_reversed else _BAD_WORDS)
+    return [rf"{word}(\.0)?" if word[-1].isdigit() else word for word in words]
+
+
 def _fits_two(layouts: list[Layout]) -> str | None:
     if len(layouts) < 2:
         return None
@@ -175,7 +184,7 @@ def _passed_over(rows: Sequence[Row], layout: Layout) -> str | None:
     if name is None:
         return None
     advice = f"To read them without it, write {layout.settings()}"
-    if layout.format == "prompt_completion" and name in ("context", "input") and isinstance(columns[name][0], str):
+    if layout.format == "prompt_completion" and name in _BEHIND_THE_QUESTION and isinstance(columns[name][0], str):
         prompt, completion = layout.columns
         whole = Layout("alpaca", {"instruction": prompt, "input": name, "output": completion})
         advice = f"To put it behind the question, write {whole.settings()}. {advice}"
