@@ -32,6 +32,7 @@ from workers.data.formats import Message
 from workers.data.message_forms import text_of
 from workers.data.message_marks import Located, Mark, Marker, find_taken
 
+Key = tuple[object, ...]
 Locate = Callable[[Sequence[Message], bool], Located]
 
 
@@ -44,31 +45,36 @@ class Answer:
     message: int
 
 
-def find_targets(template: ChatTemplate, conversation: Conversation) -> list[Span]:
-    """The characters of the answers that are to be learned, each with its end token.
+def find_answers(template: ChatTemplate, conversation: Conversation) -> list[Answer]:
+    """The answers of a conversation that the text holds, learned or not, in the order of the text; in several pieces
+    where a template puts somebody else's words into one.
 
     Raises:
-        TemplateRefusal: the template's own generation blocks leave out an answer.
+        TemplateRefusal: the template's own generation blocks leave out an answer, or a call cannot be found.
     """
     blocks = conversation.blocks
-    if blocks is not None and _are_plain(blocks, template, conversation):
-        return blocks
-    answers = _Structure(template, conversation).find_answers()
     if blocks is not None:
-        answers = _match_blocks(blocks, answers)
-    return [(answer.start, answer.end) for answer in answers if conversation.learned[answer.message]]
+        blocks = [(template.behind_header(conversation.text, start, end), end) for start, end in blocks]
+        if answers := _match_plainly(blocks, template, conversation):
+            return answers
+    structure = _Structure(template, conversation)
+    if blocks is not None:
+        return _match_blocks(blocks, structure.find_answers())
+    structure.check_calls()
+    return structure.find_answers()
 
 
-def _are_plain(blocks: list[Span], template: ChatTemplate, conversation: Conversation) -> bool:
-    """Whether each block holds one answer and an end token, and all are learned: then there is nothing to look for."""
-    answers = [message for message in conversation.messages if message["role"] == "assistant"]
-    if not len(answers) == len(blocks) == sum(conversation.learned):
-        return False
+def _match_plainly(blocks: list[Span], template: ChatTemplate, conversation: Conversation) -> list[Answer]:
+    """The blocks as answers where each holds one of them and an end token: then there is nothing to look for."""
+    indices = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    if len(indices) != len(blocks):
+        return []
     text = conversation.text
-    return all(
-        text_of(message).strip() in text[start:end] and template.ends_with_marker(text[start:end])
-        for message, (start, end) in zip(answers, blocks, strict=True)
+    is_plain = all(
+        text_of(conversation.messages[index]).strip() in text[start:end] and template.ends_with_marker(text[start:end])
+        for index, (start, end) in zip(indices, blocks, strict=True)
     )
+    return [Answer(*block, index) for index, block in zip(indices, blocks, strict=True)] if is_plain else []
 
 
 def _match_blocks(blocks: list[Span], answers: list[Answer]) -> list[Answer]:
@@ -93,10 +99,27 @@ class _Structure:
         self._messages, self._tools = conversation.messages, conversation.tools
         self._taken = find_taken(self._messages, self._tools)
         self._way, self._whole = self._find_way(conversation.text)
+        # What is written between two messages is mostly the same at every turn; asking again costs renderings.
+        self._known: dict[Key, int | None] = {}
+
+    def check_calls(self) -> None:
+        """That the place of every call is known.
+
+        Raises:
+            TemplateRefusal: one has none.
+        """
+        found = {mark.message for mark in self._whole.marks if mark.is_call}
+        for index, message in enumerate(self._messages):
+            if "tool_calls" in message and index not in found:
+                names = ", ".join(call["function"]["name"] for call in message["tool_calls"])[:80]
+                raise TemplateRefusal(
+                    f"the chat template does not show where a tool call begins: {names}; set model.chat_template to "
+                    "one with {% generation %} blocks"
+                )
 
     def _find_way(self, text: str) -> tuple[Locate, Located]:
         """The first way to locate messages whose marks leave the text as it is."""
-        for locate in (self._locate_all, self._locate_answers) if _MARK.search(text) is None else ():
+        for locate in (self._locate_all, self._locate_answers):
             try:
                 whole = locate(self._messages, False)
             except TemplateRefusal:
@@ -106,8 +129,7 @@ class _Structure:
         return self._search, self._search(self._messages, False)
 
     def find_answers(self) -> list[Answer]:
-        """Every answer of which the text holds something, in the order of the text; in several pieces where a template
-        puts somebody else's words into it, as the result of a call."""
+        """Every answer of which the text holds something."""
         answers = []
         for message, run in groupby(enumerate(self._whole.marks), key=lambda numbered: numbered[1].message):
             if self._messages[message]["role"] == "assistant":
@@ -120,11 +142,19 @@ class _Structure:
         text, marks = self._whole.text, self._whole.marks
         before = marks[first - 1].at if first else 0
         after = marks[last + 1].at if last + 1 < len(marks) else len(text)
-        length = self._length_of_prompt(index, text[before : marks[first].at], marks[:first])
-        if length is None:
+        asks, closes = text[before : marks[first].at], text[marks[last].at : after]
+        kind = tuple(sorted(self._messages[index].keys()))
+        role_before = self._messages[index - 1]["role"] if index else ""
+        is_later = any(mark.message == index for mark in marks[:first])
+        asked: Key = ("asks", asks, kind, role_before, is_later)
+        if asked not in self._known:
+            self._known[asked] = self._length_of_prompt(index, asks, marks[:first])
+        if (length := self._known[asked]) is None:
             return None
-        end = marks[last].at + self._length_of_end(index, text[marks[last].at : after], marks[last])
-        return Answer(before + length, end, index)
+        closed: Key = ("closes", closes, kind, marks[last].is_call)
+        if closed not in self._known:
+            self._known[closed] = self._length_of_end(index, closes, marks[last])
+        return Answer(before + length, marks[last].at + (self._known[closed] or 0), index)
 
     def _length_of_prompt(self, index: int, written: str, marks_before: list[Mark]) -> int | None:
         """How much of what is written between two messages asks for the second, and is no part of it yet."""

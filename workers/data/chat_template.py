@@ -158,6 +158,12 @@ class ChatTemplate:
         parts = dict.fromkeys(part for whole in beginnings for part in (whole, whole.lstrip()))
         return [part for part in parts if part and part not in others]
 
+    def behind_header(self, text: str, start: int, end: int) -> int:
+        """Where a generation block begins that holds the header of its answer, or its end: behind that."""
+        header = self.headers[-1] if self.headers else ""
+        at = text.find(header, max(0, start - len(header)), end) if header else -1
+        return at + len(header) if at >= 0 and not text[start:at].strip() else start
+
     @cached_property
     def closing(self) -> str:
         """What the template writes behind a conversation's last answer."""

@@ -8,16 +8,17 @@ than masked wrongly.
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.answer_spans import find_targets
+from workers.data.answer_spans import find_answers
 from workers.data.chat_template import ChatTemplate, Conversation, Span, TemplateRefusal
-from workers.data.formats import Example
+from workers.data.formats import Example, says_something
+from workers.data.message_forms import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,11 +111,22 @@ def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list
 
 
 def _read(template: ChatTemplate, example: Example) -> tuple[Conversation, list[Span]] | str:
+    """The conversation as it is rendered, and the characters that are learned."""
     try:
         conversation = template.read(example)
-        return conversation, find_targets(template, conversation)
+        answers = [a for a in find_answers(template, conversation) if conversation.learned[a.message]]
     except TemplateRefusal as refusal:
         return str(refusal)
+    found = {answer.message for answer in answers}
+    wanted = {
+        index
+        for index, message in enumerate(conversation.messages)
+        if conversation.learned[index] and says_something({**message, "content": text_of(message)})
+    }
+    if wanted - found and "assistant message" not in conversation.dropped:
+        # It may stand in the text, as part of what somebody else says.
+        conversation = replace(conversation, dropped=(*conversation.dropped, "assistant message"))
+    return conversation, [(answer.start, answer.end) for answer in answers]
 
 
 def _mask(tokenizer: "PreTrainedTokenizerBase", rendered: list[tuple[Conversation, list[Span]]]) -> list[Tokens]:

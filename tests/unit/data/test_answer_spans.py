@@ -186,6 +186,18 @@ def test_blocks_without_the_end_token_are_widened_to_it(tokenizer: Any) -> None:
     assert learned(tokenizer, blocks, example(("user", "u"), ("assistant", "🙂"))) == ["🙂<|end|>"]
 
 
+@pytest.mark.parametrize("whole", ["<|start|>assistant\n{{ m['content'] }}<|end|>\n", "{{ m['content'] }}<|end|>\n"])
+def test_blocks_that_hold_the_header_begin_behind_it(tokenizer: Any, whole: str) -> None:
+    header = "" if whole.startswith("<|start|>") else "<|start|>assistant\n"
+    blocks = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}" + header + "{% generation %}" + whole
+        + "{% endgeneration %}{% else %}" + TURN + "{{ m['content'] }}<|end|>\n{% endif %}{% endfor %}" + PROMPT
+    )  # fmt: skip
+    assert learned(tokenizer, blocks, TWO_TURNS) == ["one 🙂<|end|>\n", "two<|end|>\n"]
+    split = blocks.replace("<|start|>assistant\n{% generation %}", "<|start|>assistant{% generation %}\n\n")
+    assert [text.lstrip() for text in learned(tokenizer, split, TWO_TURNS)] == ["one 🙂<|end|>\n", "two<|end|>\n"]
+
+
 def test_blocks_around_everything_let_nobody_else_be_learned(tokenizer: Any) -> None:
     blocks = PLAIN.replace("{{ m['content'] }}", "{% generation %}{{ m['content'] }}{% endgeneration %}")
     assert learned(tokenizer, blocks, TWO_TURNS) == ["one 🙂<|end|>", "two<|end|>"]
@@ -276,6 +288,25 @@ def test_what_a_call_needs_is_not_left_out_silently(tokenizer: Any, template: st
     )
     refusal = tokenize(tokenizer, template, row)
     assert isinstance(refusal, str) and refusal.startswith(f"the chat template leaves out {missing}"), refusal
+
+
+def test_a_call_that_cannot_be_found_is_not_left_unlearned(tokenizer: Any) -> None:
+    by_id = TOOLS.replace("{{ c.function.name }}(", "{{ c.id }}(")
+    row = example(("user", "u"), call("Bergen"), ("tool", "R"), ("assistant", "Yes."), tools=(WEATHER,))
+    row.messages[1]["tool_calls"][0]["id"] = "functions.weather:0"
+    refusal = tokenize(tokenizer, by_id, row)
+    assert isinstance(refusal, str) and refusal.startswith(
+        "the chat template does not show where a tool call begins: weather"
+    )
+
+
+def test_an_answer_without_a_target_is_counted(tokenizer: Any) -> None:
+    merges = PLAIN.replace(TURN, "{% if not loop.first %}" + TURN + "{% else %}<|start|>user\n{% endif %}")
+    row = example(("assistant", "Welcome."), ("user", "Hi"), ("assistant", "Hello."))
+    result = tokenize(tokenizer, merges, row)
+    assert isinstance(result, Tokens) and result.dropped == ("assistant message",)
+    result = tokenize(tokenizer, merges, example(*row.messages, learned=(False, False, True)))
+    assert isinstance(result, Tokens) and result.dropped == ()
 
 
 def test_a_developer_speaks_as_the_system_where_there_is_none(tokenizer: Any) -> None:

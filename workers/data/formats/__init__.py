@@ -30,6 +30,7 @@ __all__ = [
     "harmless_names",
     "is_excluded",
     "read_row",
+    "says_something",
 ]
 
 _OTHER_WEIGHT = "give 0 or 1, or where the column means something else name another one: fields: {weight: NAME}"
