@@ -57,7 +57,14 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     faults |= {key: [what] for key, what in lists.items() if not faults[key]}
     misspelt = {(*key[:-1], near) for key, near in _misspelt(error, data)}
     deepest = [key for key in faults if not any(other[: len(key)] == key and other != key for other in faults)]
-    return [(key, " or ".join(faults[key])) for key in deepest if not (key in misspelt and faults[key] == [_MISSING])]
+    return [(key, _joined(faults[key])) for key in deepest if not (key in misspelt and faults[key] == [_MISSING])]
+
+
+def _joined(faults: list[str]) -> str:
+    """The branches of a union in one sentence, which shows the value once."""
+    shown = re.match("is .*; (?=it must |input should )", faults[0])
+    start = shown.group() if shown else ""
+    return ", or ".join([faults[0], *(fault.removeprefix(start) for fault in faults[1:])])
 
 
 def _misspelt(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:

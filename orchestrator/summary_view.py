@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestrator.loss_errors import ERROR_NOTE, RunErrors, change_text, error_text, run_errors
 from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import RunSummary
+from orchestrator.run_records import DomainSummary, RunSummary
 from orchestrator.terminal import NOTHING, format_loss, format_share, printable
 from orchestrator.verdict.telling import HARMFUL, verdict_lines
 
@@ -24,7 +24,11 @@ def summary_view(run_folder: Path) -> RenderableType:
         return Text(f"{run.path}: not finished, no summary.json")
     places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]
     lines = [Text(f"{label:<8}{printable(path)}", overflow="fold") for label, path in places if path.exists()]
-    note = Text(f"losses in nats per token; {ERROR_NOTE}", style="dim")
+    best = run.summary.best
+    of_best = (
+        "" if best is None else f"; best is {'the base' if best.step == 0 else f'the evaluation at step {best.step:,}'}"
+    )
+    note = Text(f"losses in nats per token{of_best}; {ERROR_NOTE}", style="dim")
     return Group(_domain_table(run.summary, run_errors(run)), note, *_verdict(run, run.summary), *lines)
 
 
@@ -38,7 +42,7 @@ def _domain_table(summary: RunSummary, of_run: RunErrors) -> Table:
         errors = of_run.of(domain)
         table.add_row(
             Text(printable(domain)),
-            f"{format_share(result.share_initial)} -> {format_share(result.share_final)}",
+            _shares(result),
             NOTHING if result.epochs is None else f"{result.epochs:.2f}",
             format_loss(result.loss_nats_start),
             format_loss(result.loss_nats_best),
@@ -46,6 +50,20 @@ def _domain_table(summary: RunSummary, of_run: RunErrors) -> Table:
             change_text(result.loss_nats_end, result.loss_nats_start, errors.change_error),
         )
     return table
+
+
+def _which_is_best(summary: RunSummary) -> str:
+    if summary.best is None:
+        return ""
+    step = summary.best.step
+    return f"; best is {'the base' if step == 0 else f'the evaluation at step {step:,}'}"
+
+
+def _shares(result: DomainSummary) -> str:
+    """First and last; one dash for a domain that is only measured."""
+    if result.share_initial is None and result.share_final is None:
+        return NOTHING
+    return f"{format_share(result.share_initial)} -> {format_share(result.share_final)}"
 
 
 def _verdict(run: RunFolder, summary: RunSummary) -> list[Text]:

@@ -66,18 +66,20 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
             return None
         raise ValueError(f"{what} has no {_ASKED_FOR[kind]} on the hub, so transformers cannot load it") from error
     except Exception as error:  # what a network can do wrong has no common class
-        return _use_cache(what, cached, _reason(error))
+        return _use_cache(kind, what, cached, _reason(error))
 
 
-def _use_cache(what: str, cached: bool, reason: str) -> str:
+def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
     """Go on with the local cache alone."""
     from huggingface_hub import constants
 
     place = f"the hub ({constants.ENDPOINT}) {reason}"
     if not cached:
+        no_folder = f"there is no folder of that name in {Path.cwd()}, " if kind == "model" else ""
         raise ValueError(
-            f"{what} cannot be read: {place}, and it is not in the local cache ({constants.HF_HUB_CACHE}); give a "
-            "local folder, mend the network (or HF_ENDPOINT), or fill the cache where there is one (`hf download`)"
+            f"{what} cannot be read: {no_folder}{place}, and it is not in the local cache "
+            f"({constants.HF_HUB_CACHE}); give a local folder, mend the network (or HF_ENDPOINT), or fill the cache "
+            "where there is one (`hf download`)"
         )
     os.environ["HF_HUB_OFFLINE"] = "1"
     modules: Any = sys.modules

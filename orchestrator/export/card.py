@@ -10,7 +10,7 @@ from orchestrator.summary import summarise
 from orchestrator.tasks.records import asked_for
 from orchestrator.tasks.view import format_change, format_score
 from orchestrator.terminal import NOTHING, format_loss, format_share, printable
-from orchestrator.verdict.telling import HARMFUL, verdict_lines
+from orchestrator.verdict.telling import HARMFUL, verdict_sentence
 from workers.base_name import base_name, is_hub_name
 from workers.contracts import DomainWeights
 
@@ -77,8 +77,7 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
 def _harm(run: RunFolder, is_best: bool) -> str:
     """What came of the run where that is harm to the model of its last step; else empty."""
     result = summarise(run)
-    lines = verdict_lines(run, result) if result.verdict in HARMFUL and not is_best else []
-    return _plain(lines[0]) if lines else ""
+    return _plain(verdict_sentence(run, result)) if result.verdict in HARMFUL and not is_best else ""
 
 
 def _domain_rows(run: RunFolder, is_best: bool) -> list[list[str]]:

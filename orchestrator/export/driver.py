@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.export.card import Kind, model_card
 from orchestrator.quiet import chatter_to
 from orchestrator.run_folder import RunFolder
-from orchestrator.verdict.telling import no_best_reason
+from orchestrator.summary import summarise
+from orchestrator.verdict.telling import HARMFUL, no_best_reason, verdict_lines
 from workers.durable import commit_folder, temporary_folder
 
 
@@ -45,6 +47,9 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
     commit_folder(temporary, output.resolve())
     size = sum(file.stat().st_size for file in output.iterdir())
     console.print(f"{output}: {kind}, {size / 2**20:,.1f} MiB, with a model card", markup=False, highlight=False)
+    result = summarise(run)
+    if result.verdict in HARMFUL and not is_best:
+        console.print(Text(verdict_lines(run, result)[0]), style="bold red")
 
 
 def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:

@@ -63,7 +63,8 @@ class Comparison:
     paired_with: str = ""
     """The run that differences are from; empty where there are none."""
     verdicts: dict[str, list[str]] = field(default_factory=dict)
-    """Label of each run that ended with harm, or with domains worse than they began -> what came of it."""
+    """Label of each run that ended with harm, or with domains worse than they began or past their lowest -> what came
+    of it."""
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
@@ -120,7 +121,8 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
 
 
 def _is_told(result: RunSummary) -> bool:
-    return result.verdict in HARMFUL or result.verdict == "mixed"
+    is_over_fitted = any(domain.is_past_lowest for domain in result.domains.values())
+    return result.verdict in HARMFUL or result.verdict == "mixed" or is_over_fitted
 
 
 def _steps(run: RunFolder, done: int) -> str:

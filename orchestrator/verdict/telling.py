@@ -37,7 +37,7 @@ def verdict_lines(run: RunFolder, result: RunSummary) -> list[str]:
         return []
     if run.summary is None and not has_broken_off(run.events):
         return _so_far(run, result)
-    lines = [_verdict(run, result), *_causes(run, result), *_divergence(result)]
+    lines = [verdict_sentence(run, result) + _folders(run, result), *_causes(run, result), *_divergence(result)]
     return [*lines, *_worse(result), *_past_lowest(result)]
 
 
@@ -71,7 +71,8 @@ def _so_far(run: RunFolder, result: RunSummary) -> list[str]:
     return [told, *_causes(run, result), *_divergence(result), *worse]
 
 
-def _verdict(run: RunFolder, result: RunSummary) -> str:
+def verdict_sentence(run: RunFolder, result: RunSummary) -> str:
+    """The verdict with its numbers, for a reader who has the model and not the run's folder."""
     base, judged = base_of(result), _judged(result)
     start, end = _judged_losses(result)
     match result.verdict:
@@ -83,13 +84,11 @@ def _verdict(run: RunFolder, result: RunSummary) -> str:
             return f"Unchanged: no domain ends otherwise than it began, under {base}."
         case "worse_than_base":
             was = f"at no evaluation was the {judged} below {_loss(start)}, where it began; it ends at {_loss(end)}"
-            kept = "" if result.best is None else "there is no best/, and "
-            return f"Worse than {base}: {was}. So {kept}model/ is worse than what the run began with."
+            return f"Worse than {base}: {was}."
         case "ended_worse":
             assert result.best is not None
             was = f"{_loss(start)} at the start, {_loss(result.best.loss_nats)} at step {result.best.step:,}"
-            use = "" if run.setting("evaluation", "best") is None else " Use best/, not model/."
-            return f"Ended worse than {base}: the {judged} was {was}, {_loss(end)} at the end.{use}"
+            return f"Ended worse than {base}: the {judged} was {was}, {_loss(end)} at the end."
         case "diverged":
             return f"Diverged: {_why_diverged(run, result)}"
         case _:
@@ -100,8 +99,23 @@ def _why_diverged(run: RunFolder, result: RunSummary) -> str:
     if run.summary is None:
         return next(event.message for event in reversed(run.events) if event.kind == "diverged")
     start, end = _judged_losses(result)
-    kept = f", best/ is that of step {result.best.step:,}" if result.best is not None else ""
-    return f"the {_judged(result)} was {_loss(start)} at the start and is {_loss(end)} at the end{kept}."
+    return f"the {_judged(result)} was {_loss(start)} at the start and is {_loss(end)} at the end."
+
+
+def _folders(run: RunFolder, result: RunSummary) -> str:
+    """What harm means for the run's folders of models; begins with a space."""
+    best = result.best
+    if result.verdict == "worse_than_base":
+        return f" So {'' if best is None else 'there is no best/, and '}model/ is worse than what the run began with."
+    if result.verdict == "ended_worse" and run.setting("evaluation", "best") is not None:
+        return " Use best/, not model/."
+    if result.verdict == "diverged" and run.summary is not None and best is not None:
+        return f" The model in best/ is that of step {best.step:,}."
+    if result.verdict in ("improved", "mixed") and best is not None and (run.path / "best").is_dir():
+        _, end = _judged_losses(result)
+        if end is not None and best.loss_nats is not None and best.loss_nats < end:
+            return f" It was lowest at step {best.step:,}, {_loss(best.loss_nats)}: the model of that step is in best/."
+    return ""
 
 
 def _causes(run: RunFolder, result: RunSummary) -> list[str]:

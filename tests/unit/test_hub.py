@@ -96,6 +96,7 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, kind: str, fault: str) -> No
     words = "does not answer within 5 s" if fault == "silent" else "cannot be reached ("
     assert said.startswith(f"ERROR the {'model' if kind == 'model' else 'data set'} 'someone/something' cannot be read")
     assert f"the hub ({endpoint}) {words}" in said and "give a local folder" in said
+    assert ("there is no folder of that name in /" in said) == (kind == "model")
     assert seconds < SECONDS
 
 

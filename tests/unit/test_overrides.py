@@ -98,6 +98,8 @@ def test_it_sets_a_key_a_domain_s_key_or_a_place_in_a_list(file: Path, override:
         ("model=foo", "is 'foo'; give a group of keys: path, revision,"),
         ("training.max_steps=ten", "is 'ten'; input should be a valid integer"),
         ("training.max_steps=1.5", "is 1.5; input should be a valid integer"),
+        ("evaluation.max_rows=al", "is 'al'; input should be a valid integer, unable to parse string as an integer, or it must be 'all'"),
+        ("evaluation.max_rows=0", "is 0; input should be greater than or equal to 1, or it must be 'all'"),
         ("name=123", "is 123, which YAML reads as a number; put it in quotes"),
         ("name=yes", "is True, which YAML reads as yes or no; put it in quotes"),
         ("output_dir=", "has no value after `=`; give one"),

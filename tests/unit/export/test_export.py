@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from orchestrator.export.driver import export
 from tests.runs import write_llama
 from tests.unit.conftest import MakeFakeRun
+from tests.unit.verdict.test_verdict import CASES, finished, planted
 from workers.base_name import base_name
 from workers.export import ExportError
 
@@ -157,3 +158,16 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     (run / "summary.json").unlink()
     with pytest.raises(ValueError, match=r"no summary\.json; give the folder of a run that has finished"):
         export(run, tmp_path / "other", "merged", is_best=False, console=QUIET)
+
+
+def test_a_model_that_is_worse_than_the_base_says_so_where_it_is_given_away(tmp_path: Path) -> None:
+    """The card stands beside one model, so it does not speak of the folders of the run; the terminal does."""
+    run, _ = finished(planted(tmp_path, CASES["worse_than_base"]))
+    (run.path / "model").mkdir(exist_ok=True)
+    write_llama(run.path / "model")
+    told = io.StringIO()
+    export(run.path, tmp_path / "out", "merged", is_best=False, console=Console(file=told, width=1000))
+    card, (_, *said) = (tmp_path / "out" / "README.md").read_text(), told.getvalue().splitlines()
+    assert "**Worse than the base model: at no evaluation was the mean loss below 2.500, where it began;" in card
+    assert "best/" not in card and "model/" not in card
+    assert len(said) == 1 and said[0].startswith("Worse than the base model: ") and "there is no best/" in said[0]

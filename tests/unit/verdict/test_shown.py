@@ -16,8 +16,8 @@ from orchestrator.report import write_report
 from orchestrator.report.comparison import comparison_table
 from orchestrator.report.html import shown_verdict
 from orchestrator.trials.view import TrialsView
-from orchestrator.verdict.telling import verdict_lines
-from tests.unit.verdict.test_verdict import CASES, finished, planted
+from orchestrator.verdict.telling import verdict_lines, verdict_sentence
+from tests.unit.verdict.test_verdict import CASES, both, finished, planted
 
 
 def printed(view: object, width: int = 400) -> str:
@@ -72,6 +72,15 @@ def test_comparisons_say_which_run_did_harm(tmp_path: Path) -> None:
         assert f"worse-than-base: {line}" in page
 
 
+def test_a_comparison_tells_of_over_fitting(tmp_path: Path) -> None:
+    over_fitted = both((2.0, 3.0), (1.0, 2.0), (1.4, 1.0))
+    folders = [finished(planted(tmp_path, over_fitted, name="long"))[0].path]
+    folders.append(finished(planted(tmp_path, CASES["improved"], name="short"))[0].path)
+    told = " ".join(printed(comparison_table(folders)).split())
+    assert "long: Improved: " in told and "the mark of over-fitting: math 1.000 at step 10" in told
+    assert "short: " not in told
+
+
 def test_a_comparison_of_variants_counts_them(tmp_path: Path) -> None:
     verdicts = {"good": ["improved", "improved"], "bad": ["worse_than_base", "improved"], "old": [None, None]}
     variants = {
@@ -103,7 +112,7 @@ def test_a_trial_that_did_harm_says_so_in_its_line(tmp_path: Path) -> None:
 def test_the_card_of_a_model_that_got_worse_says_it(tmp_path: Path) -> None:
     folder, summary = finished(planted(tmp_path, CASES["ended_worse"]))
     folder.config["training"] |= {"strategy": {"type": "full"}, "schedule": "cosine"}
-    assert f"**{verdict_lines(folder, summary)[0]}**" in model_card(folder, "merged", False, "a/b")
+    assert f"**{verdict_sentence(folder, summary)}**" in model_card(folder, "merged", False, "a/b")
     assert "**" not in model_card(folder, "merged", True, "a/b")
 
 

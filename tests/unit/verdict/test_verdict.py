@@ -142,7 +142,10 @@ def test_a_loss_that_is_not_finite_at_the_end_is_divergence(tmp_path: Path) -> N
     folder, summary = finished(planted(tmp_path, both((2.0, 3.0), (1.0, 2.0), (1.0, math.nan))))
     assert (summary.verdict, summary.not_finite, summary.best and summary.best.step) == ("diverged", ["law"], 10)
     told = " ".join(verdict_lines(folder, summary))
-    assert "the mean loss was 2.500 at the start and is not finite at the end, best/ is that of step 10" in told
+    assert (
+        "the mean loss was 2.500 at the start and is not finite at the end. The model in best/ is that of step 10."
+        in told
+    )
     assert "Not finite at the last evaluation: the loss of law." in told
 
 
@@ -263,3 +266,25 @@ def test_names_are_text_wherever_a_verdict_is_told(tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "[bold]x\\x1b[2J 1.000 to 2.000" in text and "\x1b" not in text
+
+
+def test_a_run_that_ends_above_its_best_names_the_folder_of_the_better_model(tmp_path: Path) -> None:
+    folder, summary = finished(planted(tmp_path, both((2.0, 3.0), (1.0, 2.0), (1.4, 2.5))))
+    assert summary.verdict == "improved" and "best/" not in verdict_lines(folder, summary)[0]  # it was removed
+    (folder.path / "best").mkdir(exist_ok=True)
+    first = verdict_lines(folder, summary)[0]
+    assert first.endswith(" It was lowest at step 10, 1.500: the model of that step is in best/.")
+    ended_best, summary = finished(planted(tmp_path, both((2.0, 3.0), (1.4, 2.5), (1.0, 2.0)), name="other"))
+    (ended_best.path / "best").mkdir(exist_ok=True)
+    assert "best/" not in verdict_lines(ended_best, summary)[0]
+
+
+def test_the_end_in_the_terminal_says_which_evaluation_is_the_best(tmp_path: Path) -> None:
+    for name, losses, words in (
+        ("later", both((2.0, 3.0), (1.0, 2.0), (1.4, 2.5)), "best is the evaluation at step 10;"),
+        ("base", CASES["worse_than_base"], "best is the base;"),
+    ):
+        folder, _ = finished(planted(tmp_path, losses, name=name))
+        console = Console(file=io.StringIO(), width=200)
+        console.print(summary_view(folder.path))
+        assert words in console.file.getvalue()  # type: ignore[attr-defined]
