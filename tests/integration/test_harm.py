@@ -36,7 +36,7 @@ def demo(root: Path) -> Path:
     return root / "demo"
 
 
-def teach(base: Path, output: Path, data: Path, num_steps: int = 100) -> None:
+def teach(base: Path, output: Path, data: Path, num_steps: int = 200) -> None:
     """Fine-tune the demo's base in plain torch, which takes seconds."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,7 +44,7 @@ def teach(base: Path, output: Path, data: Path, num_steps: int = 100) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     rows = [line for name in TAUGHT for line in (data / f"{name}.jsonl").read_text().splitlines()]
-    choice, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=4e-3)
+    choice, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(num_steps):
         batch = tokenizer.apply_chat_template(
             [json.loads(line)["messages"] for line in choice.sample(rows, 8)],
