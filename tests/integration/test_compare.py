@@ -8,7 +8,7 @@ import pytest
 from orchestrator.compare.results import MEAN, Comparison
 from tests.runs import kill_group, raymix, read_lines, start, wait_for, write_run
 
-LABELS = "uniform,versatune,too-large,diverging"
+LABELS = "uniform,versatune,too-short,diverging"
 RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
 
 
@@ -22,7 +22,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compare={
             "target": "law",
             "variants": {
-                "too-large": {"cluster.gpus_per_worker": 64},
+                "too-short": {"data.max_length": 9},
                 "diverging": {"training.learning_rate": 1e12},
             },
         },
@@ -64,9 +64,9 @@ def test_the_variants_that_failed_are_named_with_their_reasons(compared: Path) -
     error = (compared / "stderr.txt").read_text()
     assert "4 of 8 runs failed" in error and "Traceback" not in error
     for seed in (0, 1):
-        (too_large,) = (line for line in error.splitlines() if f"too-large-seed{seed}: " in line)
+        (too_short,) = (line for line in error.splitlines() if f"too-short-seed{seed}: " in line)
         (diverging,) = (line for line in error.splitlines() if f"diverging-seed{seed}: " in line)
-        assert "64 GPU" in too_large
+        assert "no training examples" in too_short
         assert "step 2: the training loss" in diverging and "is not finite, the update was not made" in diverging
 
 
@@ -80,7 +80,7 @@ def test_a_training_that_diverges_ends_before_the_update_and_leaves_no_result(co
 
 def test_the_result_is_what_the_runs_say(compared: Path) -> None:
     comparison = Comparison.model_validate_json((compared / "compare.json").read_bytes())
-    assert set(comparison.failed) == {f"{label}-seed{seed}" for label in ("too-large", "diverging") for seed in (0, 1)}
+    assert set(comparison.failed) == {f"{label}-seed{seed}" for label in ("too-short", "diverging") for seed in (0, 1)}
     ends = {name: json.loads((compared / name / "summary.json").read_text())["mean_loss_nats"]["end"] for name in RUNS}
     difference = comparison.variants["versatune"].differences[MEAN]
     paired = [ends[f"versatune-seed{seed}"] - ends[f"uniform-seed{seed}"] for seed in (0, 1)]

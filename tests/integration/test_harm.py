@@ -93,7 +93,7 @@ def test_a_learning_rate_that_is_too_high_ends_with_the_verdict(tmp_path: Path, 
     assert not (run.path / "best").exists() and (run.path / "model" / "config.json").exists()
     assert run.summary is not None
     first, causes, *_ = verdict_lines(run, run.summary)
-    assert first.startswith("Worse than the base model: ") and "training.learning_rate is 0.01" in causes
+    assert first.startswith("Worse than the base model: ") and "a learning rate that is too high" in causes
 
 
 def test_a_run_that_does_good_keeps_its_best(tmp_path: Path) -> None:
