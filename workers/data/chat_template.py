@@ -5,9 +5,8 @@ they take tool calls and whom they let speak, and many leave something out witho
 template takes is looked for, what must not be missing is refused, and what is missing is named.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from workers.data.formats import Example, Message
-from workers.data.message_forms import forms_of, has_written_out_parts, text_of, with_system, without
+from workers.data.left_out import find_dropped, find_missing
+from workers.data.message_forms import forms_of, has_written_out_parts, with_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
+Rendered = tuple[str, list[Span] | None]
+"""A conversation's text, and where the template's generation blocks stand in it."""
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
@@ -56,7 +58,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
-        self._sources: dict[bool, tuple[str, dict[str, Any]]] = {}
+        self._sources: dict[bool, tuple[str, bool, dict[str, Any]]] = {}
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str:
         """The text of a conversation, `prompt`: with what asks for the next answer behind it.
@@ -73,8 +75,29 @@ class ChatTemplate:
         except Exception as error:  # a template is other people's code, and may raise anything
             raise _refusal(error) from None
 
-    def read(self, example: Example) -> Conversation:
+    def render_ahead(self, examples: Sequence[Example]) -> list[Rendered | None]:
+        """Many conversations rendered at once, as they are, which is faster; None where one has to be looked at by
+        itself: it has tools or a developer, or a template without blocks or one that raises on any of them."""
+        _, has_blocks, _ = self._source(())
+        plain = [
+            example
+            for example in examples
+            if has_blocks and not example.tools and all(len(message) == 2 for message in example.messages)
+        ]
+        plain = [e for e in plain if self._has_developer or all(m["role"] != "developer" for m in e.messages)]
+        try:
+            rendered = iter(self._render_with_blocks([example.messages for example in plain], ()) if plain else [])
+        except TemplateRefusal:
+            return [None] * len(examples)
+        known = {id(example): next(rendered) for example in plain}
+        return [known.get(id(example)) for example in examples]
+
+    def read(self, example: Example, ahead: Rendered | None = None) -> Conversation:
         """Render a conversation in the first form of its calls that the template takes whole.
+
+        Args:
+            example: with the conversation.
+            ahead: what `render_ahead` made of it.
 
         Raises:
             TemplateRefusal: the template raises on every form, or leaves out tools, a call or the result of one.
@@ -88,14 +111,16 @@ class ChatTemplate:
         lacking: list[Conversation] = []
         for form in forms_of(messages):
             try:
-                text, blocks = self._render_blocks(form, example.tools)
-                self._check_tools(form, example.tools, text)
+                text, blocks = ahead or self._render_either(form, example.tools)
+                ahead = None
+                if missing := find_missing(self._try, form, example.tools, text):
+                    raise TemplateRefusal(missing)
             except TemplateRefusal as error:
                 refusals.append(error)
                 continue
             if has_written_out_parts(form, text):
                 continue
-            dropped = tuple(_find_dropped(messages, text))
+            dropped = tuple(find_dropped(messages, text))
             conversation = Conversation(form, learned, example.tools, text, blocks, dropped)
             if not any(kind.endswith("message") for kind in dropped):
                 return conversation
@@ -104,14 +129,23 @@ class ChatTemplate:
             raise refusals[0]
         return lacking[0]
 
-    def _render_blocks(self, messages: Sequence[Message], tools: Tools) -> tuple[str, list[Span] | None]:
-        """A conversation's text, and where the generation blocks stand in it."""
-        source, variables = self._source(tools)
-        if not _GENERATION_BLOCK.search(source):
-            return self.render(messages, tools), None
+    def _try(self, messages: Sequence[Message], tools: Tools) -> str | None:
+        try:
+            return self.render(messages, tools)
+        except TemplateRefusal:
+            return None
+
+    def _render_either(self, messages: Sequence[Message], tools: Tools) -> Rendered:
+        """A conversation's text, and where generation blocks stand in it."""
+        if self._source(tools)[1]:
+            return self._render_with_blocks([messages], tools)[0]
+        return self.render(messages, tools), None
+
+    def _render_with_blocks(self, conversations: Sequence[Sequence[Message]], tools: Tools) -> list[Rendered]:
+        source, _, variables = self._source(tools)
         try:
             rendered: Any = render_jinja_template(
-                [list(messages)],
+                [list(messages) for messages in conversations],
                 tools=list(tools) or None,
                 chat_template=source,
                 return_assistant_tokens_mask=True,
@@ -119,8 +153,10 @@ class ChatTemplate:
             )
         except Exception as error:
             raise _refusal(error) from None
-        (text,), (blocks,) = rendered
-        return text, [(start, end) for start, end in blocks if end > start]
+        return [
+            (text, [(start, end) for start, end in blocks if end > start])
+            for text, blocks in zip(*rendered, strict=True)
+        ]
 
     @cached_property
     def marker(self) -> str:
@@ -192,57 +228,18 @@ class ChatTemplate:
         # A template that writes any role's name as it is would make up a role that the model has never seen.
         return "developer" in self._source(())[0]
 
-    def _source(self, tools: Tools) -> tuple[str, dict[str, Any]]:
-        """The template for conversations with or without tools, and the variables that it is given."""
+    def _source(self, tools: Tools) -> tuple[str, bool, dict[str, Any]]:
+        """The template for conversations with or without tools, whether it has generation blocks, and the variables
+        that it is given."""
         if bool(tools) not in self._sources:
             source = str(self._tokenizer.get_chat_template(tools=list(tools) or None))
-            self._sources[bool(tools)] = source, dict(self._tokenizer.special_tokens_map)
+            has_blocks = _GENERATION_BLOCK.search(source) is not None
+            self._sources[bool(tools)] = source, has_blocks, dict(self._tokenizer.special_tokens_map)
         return self._sources[bool(tools)]
-
-    def _check_tools(self, messages: Sequence[Message], tools: Tools, text: str) -> None:
-        """That nothing of them is missing, by comparing with renderings without it."""
-        if tools and not self._shows(_names(tools), messages, (), text):
-            raise TemplateRefusal(_left_out("the tools", _names(tools)))
-        for index, message in enumerate(messages):
-            calls = message.get("tool_calls", ())
-            fewer = {"content": "", **without(message, "tool_calls")} | (
-                {"tool_calls": calls[:-1]} if calls[1:] else {}
-            )
-            if calls and not self._shows(
-                _names(calls), [*messages[:index], fewer, *messages[index + 1 :]], tools, text
-            ):
-                raise TemplateRefusal(_left_out("a tool call", _names(calls)))
-            if message["role"] == "tool" and not self._shows_result(messages, index, tools, text):
-                raise TemplateRefusal(_left_out("the result of a tool", [text_of(message).strip()]))
-
-    def _shows(self, names: list[str], without: Sequence[Message], tools: Tools, text: str) -> bool:
-        """Whether names stand in the text that would be another one without what they name."""
-        try:
-            differs = self.render(without, tools) != text
-        except TemplateRefusal:
-            differs = True
-        return differs and all(name in text for name in names)
-
-    def _shows_result(self, messages: Sequence[Message], index: int, tools: Tools, text: str) -> bool:
-        """Whether the result of a tool stands in the text, which would be another one with another result."""
-        if not _stands_in(text_of(messages[index]), text):
-            return False
-        other: Message = {**messages[index], "content": PROBE}
-        try:
-            return self.render([*messages[:index], other, *messages[index + 1 :]], tools) != text
-        except TemplateRefusal:
-            return True
 
 
 def _refusal(error: Exception) -> TemplateRefusal:
     return TemplateRefusal(f"the chat template refuses it: {' '.join(str(error).split())[:_MAX_REASON]}")
-
-
-def _left_out(what: str, names: Sequence[str]) -> str:
-    return (
-        f"the chat template leaves out {what}: {', '.join(names)[:80]}; set model.chat_template to a template that "
-        "renders it, or leave the row out"
-    )
 
 
 def before_empty_element(text: str, place: int) -> int:
@@ -255,32 +252,3 @@ def before_empty_element(text: str, place: int) -> int:
 def shared_length(one: str, other: str) -> int:
     """How many characters two texts begin alike with."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _names(of: Sequence[dict[str, Any]]) -> list[str]:
-    return [str(one.get("function", one).get("name", "")) for one in of]
-
-
-def _find_dropped(messages: Sequence[Message], text: str) -> Iterator[str]:
-    """The kinds of content that the text lacks, each once."""
-    found: dict[str, bool] = {}
-    for message in messages:
-        content = message["content"]
-        thought, closed, answer = content.rpartition("</think>")
-        if message["role"] == "assistant" and closed:
-            thought = thought.rpartition("<think>")[2]
-            found["reasoning"] = found.get("reasoning") or not _stands_in(thought, text)
-            content = answer
-        if not _stands_in(content, text):
-            found[f"{message['role']} message"] = True
-        if not _stands_in(message.get("reasoning_content", ""), text):
-            found["reasoning"] = True
-    yield from (kind for kind, is_dropped in found.items() if is_dropped)
-
-
-def _stands_in(part: str, text: str) -> bool:
-    """Whether a part of a message stands in the text, plain or as JSON; templates trim what they are given."""
-    core = part.strip()
-    return (
-        not core or core in text or json.dumps(core, ensure_ascii=False)[1:-1] in text or json.dumps(core)[1:-1] in text
-    )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.answer_spans import find_answers
-from workers.data.chat_template import ChatTemplate, Conversation, Span, TemplateRefusal
+from workers.data.chat_template import ChatTemplate, Conversation, Rendered, Span, TemplateRefusal
 from workers.data.formats import Example, says_something
 from workers.data.message_forms import text_of
 
@@ -104,16 +104,17 @@ def _all_targets(ids: list[int]) -> Tokens:
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
     template = ChatTemplate(tokenizer)
-    read = [_read(template, example) for example in examples]
+    ahead = template.render_ahead(examples)
+    read = [_read(template, example, rendered) for example, rendered in zip(examples, ahead, strict=True)]
     rendered = [result for result in read if not isinstance(result, str)]
     masked = iter(_mask(tokenizer, rendered))
     return [result if isinstance(result, str) else next(masked) for result in read]
 
 
-def _read(template: ChatTemplate, example: Example) -> tuple[Conversation, list[Span]] | str:
+def _read(template: ChatTemplate, example: Example, ahead: Rendered | None) -> tuple[Conversation, list[Span]] | str:
     """The conversation as it is rendered, and the characters that are learned."""
     try:
-        conversation = template.read(example)
+        conversation = template.read(example, ahead)
         answers = [a for a in find_answers(template, conversation) if conversation.learned[a.message]]
     except TemplateRefusal as refusal:
         return str(refusal)
@@ -133,21 +134,32 @@ def _mask(tokenizer: "PreTrainedTokenizerBase", rendered: list[tuple[Conversatio
     if not rendered:
         return []
     texts = [conversation.text for conversation, _ in rendered]
-    encoded: Any = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, **_TOKENIZER_OPTIONS
-    )
+    encoded: Any = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)
     results = []
     for index, (conversation, targets) in enumerate(rendered):
         ids = np.asarray(encoded["input_ids"][index], dtype=np.int32)
         if tokenizer.is_fast:
-            loss_mask = mask_by_offsets(encoded["offset_mapping"][index], targets)
+            loss_mask = mask_by_offsets(_Offsets(encoded.encodings[index]), targets)
         else:
             loss_mask = _mask_by_prefixes(tokenizer, conversation.text, ids, targets)
         results.append(Tokens(ids, loss_mask, conversation.dropped))
     return results
 
 
-def mask_by_offsets(offsets: list[Span], targets: list[Span]) -> NDArray[np.bool_]:
+class _Offsets(Sequence[Span]):
+    """The characters of each token. All of them in a list would take longer than the tokens."""
+
+    def __init__(self, encoding: Any) -> None:
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._encoding.token_to_chars(index)
+
+
+def mask_by_offsets(offsets: Sequence[Span], targets: list[Span]) -> NDArray[np.bool_]:
     """Which tokens hold a character of the targets.
 
     Args:
