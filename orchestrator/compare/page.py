@@ -48,11 +48,22 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
         [*CAVEATS, *(f"Failed: {name}: {why}" for name, why in comparison.failed.items())],
         note=" ".join(notes(comparison)),
         title=f"{comparison.name}: {len(comparison.variants)} variants compared",
-        comparison=Columns(list(comparison.variants), columns, verdicts=_verdicts(comparison)),
+        comparison=Columns(
+            list(comparison.variants), columns, harmful=_harmful(comparison), verdicts=_verdicts(comparison)
+        ),
         run_colors=colors,
         domain_colors=domains,
     )
     write_page(output, page)
+
+
+def _harmful(comparison: Comparison) -> frozenset[str]:
+    return frozenset(
+        f"{name}, seed {each.seed}"
+        for name, result in comparison.variants.items()
+        for each in result.runs
+        if each.verdict in HARMFUL
+    )
 
 
 def _verdicts(comparison: Comparison) -> dict[str, list[str]]:

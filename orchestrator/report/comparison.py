@@ -62,6 +62,8 @@ class Comparison:
     has_benchmarks: bool = False
     paired_with: str = ""
     """The run that differences are from; empty where there are none."""
+    harmful: frozenset[str] = frozenset()
+    """Labels of the runs that ended with harm."""
     verdicts: dict[str, list[str]] = field(default_factory=dict)
     """Label of each run that ended with harm, or with domains worse than they began or past their lowest -> what came
     of it."""
@@ -117,7 +119,8 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     paired_with = labels[0] if any(pairs) else ""
     told = zip(labels, runs, results, strict=True)
     verdicts = {label: verdict_lines(run, result) for label, run, result in told if _is_told(result)}
-    return Comparison(labels, columns, bool(benchmarks), paired_with, verdicts)
+    harmful = frozenset(label for label, result in zip(labels, results, strict=True) if result.verdict in HARMFUL)
+    return Comparison(labels, columns, bool(benchmarks), paired_with, harmful, verdicts)
 
 
 def _is_told(result: RunSummary) -> bool:

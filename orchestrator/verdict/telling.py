@@ -123,6 +123,11 @@ def _causes(run: RunFolder, result: RunSummary) -> list[str]:
     given = "" if rate is None else f" (training.learning_rate is {rate:g})"
     if result.verdict == "unchanged":
         return [f"Usual causes, the likeliest first: a learning rate that is too low{given}; too few steps."]
+    if result.verdict == "mixed":
+        return [
+            f"Usual causes, the likeliest first: a learning rate that is too high{given}; domains that are measured "
+            "but hardly trained on; many epochs over few rows."
+        ]
     if result.verdict not in HARMFUL:
         return []
     return [
@@ -169,7 +174,8 @@ def _past_lowest(result: RunSummary) -> list[str]:
         for name, domain in sorted(past.items(), key=lambda item: -_rise(item[1], item[1].loss_nats_lowest))
     ]
     whose = "its" if len(past) == 1 else "their"
-    return [f"Past {whose} own lowest loss, the mark of over-fitting: {_listed(told, '; ')}."]
+    cure = f"A smaller share{'' if len(past) == 1 else ' for each'}, fewer steps or more rows help."
+    return [f"Past {whose} own lowest loss, the mark of over-fitting: {_listed(told, '; ')}. {cure}"]
 
 
 def _judged(result: RunSummary) -> str:
