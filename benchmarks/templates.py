@@ -1,11 +1,11 @@
 """Published chat templates against a definition of their answers: ids, targets, and what is refused.
 
-Every template of a folder (`*.jinja`, the `trl` distribution has some seventy) renders random
-conversations under four tokenizers. The right answer is not computed by the code under test: for each family it is
-written down below what stands before an answer and what ends it, every text of a conversation is made of words that
-occur once, and a token has to be a target where it holds a character from an answer's first word to its end token. It
-may not be one where all of it stands outside of the answers. In between, in what the template adds before the first
-word (an empty thought, say), both are right.
+Every template of a folder (`*.jinja`, the `trl` distribution has some seventy) renders random conversations under four
+tokenizers. The right answer is not computed by the code under test: for each family it is written down below what
+stands before an answer and what ends it, every text of a conversation is made of words that occur once, and a token has
+to be a target where it holds a character from an answer's first word to its end token. It may not be one where all of
+it stands outside of the answers. In between, in what the template adds before the first word (an empty thought, say),
+both are right.
 
     python benchmarks/templates.py FOLDER [--conversations 500] [--only qwen3]
 """
