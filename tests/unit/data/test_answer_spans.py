@@ -255,6 +255,8 @@ def test_arguments_as_text_where_the_template_takes_no_objects(tokenizer: Any) -
     assert learned(tokenizer, as_text, CALLING)[0] == '<call>weather({"town": "Bergen"})</call><|end|>'
     spoken = example(("user", "u"), call("A", content="Look:"), ("tool", "R"), ("assistant", "Yes."))
     assert learned(tokenizer, as_text, spoken)[0] == 'Look:<call>weather({"town": "A"})</call><|end|>'
+    wants_content = as_text.replace("{{ m['content'] }}", "{{ m['content'] + '' }}")
+    assert learned(tokenizer, wants_content, CALLING)[0] == '<call>weather({"town": "Bergen"})</call><|end|>'
 
 
 def test_a_result_within_the_turn_of_its_call_is_not_learned(tokenizer: Any) -> None:
@@ -330,6 +332,10 @@ def test_contents_in_parts_are_not_written_out_as_lists(tokenizer: Any) -> None:
     )
     row = example(("system", "Be brief."), *TWO_TURNS.messages)
     assert learned(tokenizer, shouts, row) == ["one 🙂<|end|>", "two<|end|>"]
+    drops = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.index > 1 or m['content'] is not string }}")
+    assert learned(tokenizer, drops, row) == ["one 🙂<|end|>", "two<|end|>"]
+    result = tokenize(tokenizer, drops, row)
+    assert isinstance(result, Tokens) and result.dropped == ("system message",)
 
 
 def test_a_system_message_that_is_left_out_is_named(tokenizer: Any) -> None:
