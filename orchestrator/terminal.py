@@ -6,7 +6,6 @@ characters that could steer the terminal are shown by their escape.
 """
 
 import math
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.text import Text
 
 from orchestrator.loss_errors import change_text, error_text
 from orchestrator.palette import color_by_name
+from orchestrator.polling import Polling
 from orchestrator.run_folder import RunFolder
 from orchestrator.run_records import Event
 from workers.contracts import DomainFeedback
@@ -75,8 +75,7 @@ class RunView:
         if console.is_terminal:
             # What others print stays where it goes: rich would catch it and show it above the view.
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="run-view", daemon=True)
+        self._polling = Polling(self._update, POLL_SECONDS, "run-view")
         self._pace_from: tuple[int, float] | None = None
         self._printed_up_to = -1
         self._num_events_told = 0
@@ -89,23 +88,21 @@ class RunView:
         else:
             self._print_line(f"{self._heading().plain}: {self.total_steps:,} steps")
         self._show()
-        self._thread.start()
+        self._polling.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._polling.stop()
         self._refresh()
         self._show()
         if self._live is not None:
             self._live.stop()
 
-    def _watch(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
-            if self._refresh():
-                self._show()
+    def _update(self) -> None:
+        if self._refresh():
+            self._show()
 
     def _refresh(self) -> bool:
         try:

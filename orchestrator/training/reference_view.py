@@ -3,7 +3,6 @@ folder of the run that waits for them, which the dashboard shows. Read from the 
 """
 
 import math
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
+from orchestrator.polling import Polling
 from orchestrator.run_folder import REFERENCE_PROGRESS_FILE, RunFolder
 from orchestrator.run_records import ReferenceCourse, ReferenceProgress
 from orchestrator.terminal import format_duration, format_loss, printable
@@ -39,8 +39,7 @@ class ReferenceView:
         self._num_steps = {name: plan.num_steps for name, plan in plans.items()}
         self._runs = {name: RunFolder(plan.folder) for name, plan in plans.items()}
         self._console, self._folder = console, run_folder
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="reference-view", daemon=True)
+        self._polling = Polling(self._look, POLL_SECONDS, "reference-view")
         self._told_up_to = dict.fromkeys(plans, 0)
         self._progress = Progress(
             TextColumn("  {task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
@@ -64,23 +63,18 @@ class ReferenceView:
         self._num_done_before = self._num_done()
         self._progress.start()
         self._show()
-        self._thread.start()
+        self._polling.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._polling.stop()
         self._look()
         self._progress.stop()
         if self._folder is not None:
             with suppress(OSError):
                 (self._folder / REFERENCE_PROGRESS_FILE).unlink(missing_ok=True)
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
-            self._look()
 
     def _look(self) -> None:
         try:

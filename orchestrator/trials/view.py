@@ -2,7 +2,6 @@
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
+from orchestrator.polling import Polling
 from orchestrator.run_folder import RunFolder
 from orchestrator.terminal import format_duration, format_loss, printable
 from orchestrator.verdict.telling import HARMFUL, in_a_word
@@ -37,8 +37,7 @@ class TrialsView:
         self._running: dict[Path, RunFolder] = {}
         self._num_ended = 0
         self._began = time.monotonic()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="trials-view", daemon=True)
+        self._polling = Polling(self._look, POLL_SECONDS, "trials-view")
         self._progress = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
             BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
@@ -57,20 +56,15 @@ class TrialsView:
         for run in self._running.values():
             run.refresh()  # what is there already is not news
         self._progress.start()
-        self._thread.start()
+        self._polling.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._polling.stop()
         self._look()
         self._progress.stop()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
-            self._look()
 
     def _find_new(self) -> None:
         for folder, num_steps in self._find_runs().items():
