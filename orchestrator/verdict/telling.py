@@ -155,7 +155,8 @@ def _worse(result: RunSummary, one: str = "ends", several: str = "end") -> list[
         return []
     num_all, base = len(result.domains), base_of(result)
     if len(worse) == num_all > 1:
-        return [f"All {num_all} domains {several} worse than {base}."]
+        every = "Both domains" if num_all == 2 else f"All {num_all} domains"
+        return [f"{every} {several} worse than {base}."]
     told = [
         f"{name} {_loss(domain.loss_nats_start)} to {_loss(domain.loss_nats_end)}"
         for name, domain in sorted(worse.items(), key=lambda item: -_rise(item[1], item[1].loss_nats_start))
