@@ -225,7 +225,7 @@ def measure_following(page: Page, run: Path, num_steps: int) -> list[float]:
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """`raymix dashboard`; its address."""
-    command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "dashboard", str(folder), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from orchestrator.config import ClusterConfig, RunConfig
-from orchestrator.detection.config import DetectionConfig
-from orchestrator.detection.distribution import Distribution
-from orchestrator.detection.domain_texts import cut_windows, find_domain_texts
-from orchestrator.detection.judges import JudgeContext, build_judge
-from orchestrator.detection.judges.base import parsed
-from orchestrator.detection.quantification import Calibration, average, correct, hard_answers, total_variation
-from orchestrator.detection.rounds import find_distribution
-from orchestrator.detection.view import distribution_view
-from orchestrator.training.cluster import ray_session
-from workers.model import load_tokenizer
+from orchestrator.cluster.session import ray_session
+from orchestrator.config.detection import DetectionConfig
+from orchestrator.config.run import ClusterConfig, RunConfig
+from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.domain_texts import cut_windows, find_domain_texts
+from orchestrator.prepare.detection.judges import JudgeContext, build_judge
+from orchestrator.prepare.detection.judges.base import parsed
+from orchestrator.prepare.detection.quantification import Calibration, average, correct, hard_answers, total_variation
+from orchestrator.prepare.detection.rounds import find_distribution
+from orchestrator.prepare.detection.view import distribution_view
+from workers.model.loading import load_tokenizer
 
 ROWS_PER_MIXTURE = 300
 CALIBRATION_ROWS = 300  # of each domain, from the training side

@@ -57,7 +57,7 @@ def write_run(folder: Path, model: Path, num_steps: int) -> Path:
 def measure_raymix(config: Path) -> float:
     """Tokens per second of a run's median step, the first ones left out."""
     subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", str(config)], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "orchestrator.cli.main", "run", str(config)], check=True, stdout=subprocess.DEVNULL
     )
     return statistics.median(step["num_tokens"] / step["seconds"] for step in read_metrics(config.parent / "run"))
 
@@ -151,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model = given.model
         if model is None:
-            from orchestrator.demo import write_demo
+            from orchestrator.cli.demo import write_demo
 
             model = write_demo(Path(name) / "demo").parent / "base"
         for number in range(given.rounds):

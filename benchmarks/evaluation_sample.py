@@ -8,7 +8,8 @@ losses. Two held-out sets of each domain: its own `eval` file, and a larger one 
 which a sample is a small part.
 
 `first rows` are the first rows of the store, which is packed longest first, as raymix once measured them. `random rows`
-are as many rows of the store drawn at random, `sample` is what is measured now (`workers.held_out`), one for each seed.
+are as many rows of the store drawn at random, `sample` is what is measured now (`workers.validation.held_out`), one for
+each seed.
 `within 1` and `within 2` are the shares of the samples whose loss is within so many standard errors of the whole set's:
 68 % and 95 % where the errors are right.
 """
@@ -24,16 +25,16 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config import RunConfig
-from orchestrator.quiet import chatter_to
-from orchestrator.training.alone import train_alone
-from orchestrator.training.planning import build_plan, domain_sizes
-from orchestrator.training.preparation import prepare_stores
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.token_stores import prepare_stores
+from orchestrator.training.plan import build_plan, domain_sizes
+from orchestrator.training.single_process import train_alone
+from orchestrator.views.quiet import chatter_to
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
-from workers.example_losses import read_losses
-from workers.held_out import draw_sample
-from workers.loss_statistics import ExampleLosses, paired_difference
+from workers.validation.example_losses import read_losses
+from workers.validation.held_out import draw_sample
+from workers.validation.loss_statistics import ExampleLosses, paired_difference
 
 MAX_LENGTH = 512
 LARGER_FRACTION = 0.08

@@ -139,10 +139,11 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
     """On every rank: prove, measure, train three steps, export, measure again."""
     import torch.distributed as dist
 
-    from workers.config import ModelConfig, TrainingConfig
-    from workers.engine import Engine
+    from workers.config.model import ModelConfig
+    from workers.config.training import TrainingConfig
+    from workers.engine.engine import Engine
     from workers.export import export_model, held_out_examples
-    from workers.model import load_tokenizer
+    from workers.model.loading import load_tokenizer
     from workers.strategies.lora.reach import find_reach
 
     rank, world_size = dist.get_rank(), dist.get_world_size()

@@ -28,10 +28,10 @@ def write_plan(folder: Path, model: Path | None, num_passes: int, num_ranks: int
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from orchestrator.demo import write_demo
-    from orchestrator.loading import load_config
-    from orchestrator.training.planning import build_plan
-    from orchestrator.training.preparation import prepare_stores
+    from orchestrator.cli.demo import write_demo
+    from orchestrator.config.load import load_config
+    from orchestrator.prepare.token_stores import prepare_stores
+    from orchestrator.training.plan import build_plan
 
     config = load_config(write_demo(folder / "demo"))
     source = model or Path(config.model.path)
@@ -56,7 +56,7 @@ def run_rank(spec: dict[str, Any]) -> None:
     """Every case on this rank; rank 0 prints the errors."""
     import torch
 
-    from workers.plan import TrainingPlan
+    from workers.training.plan import TrainingPlan
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -79,7 +79,7 @@ def step_gradient(plan: Any, batch: Any, dtype: str, stage: int, sums: str) -> A
     import torch
     import torch.distributed as dist
 
-    from workers.strategies.cofitune.partitions import full_shape, stepped_tensors
+    from workers.engine.partitions import full_shape, stepped_tensors
 
     engine = _build(plan, dtype, stage, sums)
     fragments = {id(stepped): of_it for stepped, of_it in stepped_tensors(engine)}
@@ -124,7 +124,7 @@ def sum_of_passes(plan: Any, batch: Any) -> Any:
 
 
 def _build(plan: Any, dtype: str, stage: int, sums: str) -> Any:
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
     deepspeed = plan.training.deepspeed.model_copy(update={"zero_stage": stage, "gradient_dtype": sums})
     training = plan.training.model_copy(update={"deepspeed": deepspeed})

@@ -28,7 +28,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.compare.results import (
+from orchestrator.sweeps.compare.results import (
     ELSEWHERE,
     EVALUATION_SECONDS,
     MEAN,
@@ -39,10 +39,10 @@ from orchestrator.compare.results import (
     WORST,
     Comparison,
 )
-from orchestrator.compare.statistics import Estimate
-from orchestrator.compare.table import format_estimate
+from orchestrator.sweeps.compare.statistics import Estimate
+from orchestrator.sweeps.compare.table import format_estimate
 
-RAYMIX = [sys.executable, "-m", "orchestrator.cli"]
+RAYMIX = [sys.executable, "-m", "orchestrator.cli.main"]
 SPECIALISED, GENERAL = ["math", "code"], ["general"]
 GLOBAL_BATCH_SIZE, MAX_LENGTH = 4, 512
 MASKS = ("none", "gradient", "update")

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 _PREPARE = """
 import json, sys, time
 from pathlib import Path
-from orchestrator.loading import load_config
-from orchestrator.training.preparation import prepare_stores
+from orchestrator.config.load import load_config
+from orchestrator.prepare.token_stores import prepare_stores
 config = load_config(Path(sys.argv[1]))
 start = time.process_time()
 stores = prepare_stores(config.domains, config.data, config.model, Path(sys.argv[2]))
@@ -71,7 +71,7 @@ def measure(tree: Path, config: Path, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         output, _ = call(tree, "-c", _PREPARE, str(config), cache)
         made: dict[str, float] = json.loads(output.splitlines()[-1])
-        check = ("-m", "orchestrator.cli", "check", str(config), "--set", f"data.cache_dir={cache}")
+        check = ("-m", "orchestrator.cli.main", "check", str(config), "--set", f"data.cache_dir={cache}")
         call(tree, *check)  # the first one warms the files
         return {"rows_per_second": made["rows"] / made["seconds"], "check_seconds": call(tree, *check)[1]}
 

@@ -29,8 +29,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.demo import write_demo
-from orchestrator.search.results import SearchRecord
+from orchestrator.cli.demo import write_demo
+from orchestrator.sweeps.tune.results import SearchRecord
 from workers.contracts import DomainFeedback
 
 STEPS, EVERY, GRACE = 48, 4, 8
@@ -146,7 +146,7 @@ def measure(folder: Path, kind: str, num_trials: int, num_workers: int) -> dict[
     with cluster(num_workers) as (address, environment):
         config = write_search(folder, kind, num_trials, num_workers, address)
         search = folder / "runs" / f"{NAME}-tune"
-        raymix = [sys.executable, "-m", "orchestrator.cli"]
+        raymix = [sys.executable, "-m", "orchestrator.cli.main"]
         tune = [*raymix, "tune", str(config)]
         call = functools.partial(subprocess.run, env=environment, capture_output=True, text=True, check=True)
 

@@ -91,12 +91,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model = given.model
         if model is None:
-            from orchestrator.demo import write_demo
+            from orchestrator.cli.demo import write_demo
 
             model = write_demo(Path(name) / "demo").parent / "base"
         for reward in REWARDS:
             config = write_run(Path(name), model, reward, given.steps)
-            raymix = [sys.executable, "-m", "orchestrator.cli", "run", str(config)]
+            raymix = [sys.executable, "-m", "orchestrator.cli.main", "run", str(config)]
             subprocess.run(raymix, check=True, stdout=subprocess.DEVNULL)
             result = results[reward] = measure(Path(name) / reward, given.interval)
             print(

@@ -27,7 +27,7 @@ MIB = 2**20
 
 def build_config(output: Path, data: Path, model: Path, stage: int, on_gpu: bool) -> Any:
     """A run over all domains of DATA, in rows of as many tokens as the model takes, at most 512."""
-    from orchestrator.config import RunConfig
+    from orchestrator.config.run import RunConfig
 
     context = json.loads((model / "config.json").read_text())["max_position_embeddings"]
     return RunConfig.model_validate(
@@ -57,9 +57,9 @@ def measure(data: Path, models: list[Path], small: Path, output: Path) -> list[d
     """A line for each model and stage: predicted and measured peak of a rank, in MiB."""
     import torch
 
-    from orchestrator.memory import estimate_memory
-    from orchestrator.training.planning import build_plan
-    from orchestrator.training.preparation import prepare_stores, training_stores
+    from orchestrator.prepare.memory import estimate_memory
+    from orchestrator.prepare.token_stores import prepare_stores, training_stores
+    from orchestrator.training.plan import build_plan
 
     on_gpu = torch.cuda.is_available()
     cases, lines = [], []
@@ -115,7 +115,7 @@ def run_rank(spec: dict[str, Any]) -> None:
     """Train every case; print the peaks."""
     import torch
 
-    from workers.plan import TrainingPlan
+    from workers.training.plan import TrainingPlan
 
     on_gpu = torch.cuda.is_available()
     torch.set_num_threads(1)
@@ -134,7 +134,7 @@ def run_rank(spec: dict[str, Any]) -> None:
 
 def train(plan: Any, peak: "Peak") -> dict[str, float]:
     """A few steps and an evaluation with an engine of its own."""
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
     batches, num_domains = _read_batches(plan)
     peak.start()

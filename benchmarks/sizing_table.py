@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
-from orchestrator.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
 
 GPUS, GPUS_A_NODE, STAGES = (1, 8, 16, 64), 8, (1, 2, 3)
 STRATEGIES: dict[str, dict[str, Any]] = {"full": {"type": "full"}, "LoRA": {"type": "lora", "rank": 16}}

@@ -19,7 +19,7 @@ class Server:
     def __init__(self, root: Path) -> None:
         self.root = root
         environment = {key: value for key, value in os.environ.items() if key != "RAYMIX_DASHBOARD_TOKEN"}
-        command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(root), "--port", "0"]
+        command = [sys.executable, "-m", "orchestrator.cli.main", "dashboard", str(root), "--port", "0"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = next(line.strip() for line in self.process.stdout if line.startswith("http"))

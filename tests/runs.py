@@ -112,7 +112,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "orchestrator.cli.main", *map(str, arguments)]
 
 
 def _rows(name: str, count: int, rng: random.Random) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class DomainFeedback(BaseModel):
     """What one evaluation measured: per domain the sum of the loss in nats and the number of loss tokens.
 
     Sums and counts, never means: whoever needs a mean divides last (`loss_nats`). The errors are for whoever wants to
-    know what is noise (`workers.loss_statistics`); feedback of older runs has none.
+    know what is noise (`workers.validation.loss_statistics`); feedback of older runs has none.
     """
 
     # A loss may be NaN or infinite; plain JSON has no word for either, so they are written as strings.

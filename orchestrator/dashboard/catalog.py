@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
-from orchestrator.run_folder import REFERENCE_PROGRESS_FILE, read_summary
-from orchestrator.search.values import format_value, short
-from orchestrator.step_table import StepTable
-from orchestrator.verdict.telling import HARMFUL, in_a_word
+from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, read_summary
+from orchestrator.runs.step_table import StepTable
+from orchestrator.views.values import format_value, short
+from orchestrator.views.verdict import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
 
 ROOT = "."  # the name of the catalog's own folder, where that is a run

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.dashboard.states import State
-from orchestrator.run_folder import RunFolder
-from orchestrator.terminal import format_duration
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.terminal import format_duration
 
 SLOW_STEP = 3.0  # times the median
 

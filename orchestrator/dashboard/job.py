@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.command import plain_errors
+from orchestrator.cluster.jobs.entrypoint import python_command
 from orchestrator.dashboard.guard import digest_of, opening
 from orchestrator.dashboard.server import HOST, serve_with
-from orchestrator.jobs.entrypoint import python_command
+from orchestrator.views.errors import plain_errors
 
 LISTENS = re.compile(rf"http://{re.escape(HOST)}:(\d+)/\s*")
 

@@ -15,13 +15,16 @@ from orchestrator.dashboard.catalog import Catalog, Glance, last_written
 from orchestrator.dashboard.health import health_facts
 from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
 from orchestrator.dashboard.states import ENDED, State, driver_process, lock_holders, run_state
-from orchestrator.loss_errors import RunErrors, run_errors
-from orchestrator.palette import color_by_name
-from orchestrator.report.benchmarks import benchmark_sections
-from orchestrator.report.comparison import all_domains, compare, comparison_sections, run_colors
-from orchestrator.report.data import data_sections
-from orchestrator.report.figures import Section
-from orchestrator.report.html import (
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.loss_errors import RunErrors, run_errors
+from orchestrator.runs.records import RunSummary
+from orchestrator.runs.summary import summarise
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report.benchmarks import benchmark_sections
+from orchestrator.views.report.comparison import all_domains, compare, comparison_sections, run_colors
+from orchestrator.views.report.data import data_sections
+from orchestrator.views.report.figures import Section
+from orchestrator.views.report.html import (
     MAX_EVENTS_SHOWN,
     best_fact,
     environment,
@@ -29,17 +32,14 @@ from orchestrator.report.html import (
     run_times,
     shown_verdict,
 )
-from orchestrator.report.run_figures import run_sections
-from orchestrator.report.series import Thinning, figure_json
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import RunSummary
-from orchestrator.summary import summarise
-from orchestrator.terminal import format_duration, format_loss
+from orchestrator.views.report.run_figures import run_sections
+from orchestrator.views.report.series import Thinning, figure_json
+from orchestrator.views.terminal import format_duration, format_loss
 from workers.contracts import DomainWeights
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
-templates = environment("orchestrator.dashboard", "orchestrator.report")
+templates = environment("orchestrator.dashboard", "orchestrator.views.report")
 templates.filters |= {"duration": format_duration}
 
 

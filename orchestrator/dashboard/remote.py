@@ -13,9 +13,7 @@ from pathlib import Path
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from orchestrator.dashboard.guard import choose_token
-from orchestrator.dashboard.job import LISTENS, directions, entrypoint
-from orchestrator.jobs.client import (
+from orchestrator.cluster.jobs.client import (
     JobError,
     cluster_errors,
     connect,
@@ -24,6 +22,8 @@ from orchestrator.jobs.client import (
     printable_lines,
     wait_until_ended,
 )
+from orchestrator.dashboard.guard import choose_token
+from orchestrator.dashboard.job import LISTENS, directions, entrypoint
 
 NAME = "(dashboard)"  # no run can be called so
 

@@ -28,7 +28,7 @@ from orchestrator.dashboard.controls import MAX_BODY_BYTES, control_handler
 from orchestrator.dashboard.following import MAX_IDLE_PAGES, Pages
 from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, only_this_machine, opening
 from orchestrator.dashboard.pages import ComparePage, ListPage, Page, RunPage, templates
-from orchestrator.report.html import asset
+from orchestrator.views.report.html import asset
 
 HOST = "127.0.0.1"
 MAX_COMPARED = 40

@@ -5,14 +5,14 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.controller.operator import describe_change
-from orchestrator.run_folder import RunFolder
-from orchestrator.summary import summarise
-from orchestrator.tasks.records import asked_for
-from orchestrator.tasks.view import format_change, format_score
-from orchestrator.terminal import NOTHING, format_loss, format_share, printable
-from orchestrator.verdict.telling import HARMFUL, verdict_sentence
-from workers.base_name import base_name, is_hub_name
+from orchestrator.runs.benchmark_record import asked_for
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.summary import summarise
+from orchestrator.views.benchmarks import format_change, format_score
+from orchestrator.views.terminal import NOTHING, format_loss, format_share, printable
+from orchestrator.views.verdict import HARMFUL, verdict_sentence
 from workers.contracts import DomainWeights
+from workers.model.base_name import base_name, is_hub_name
 
 Kind = Literal["merged", "bf16", "adapter"]
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.export.card import Kind, model_card
-from orchestrator.quiet import chatter_to
-from orchestrator.run_folder import RunFolder
-from orchestrator.summary import summarise
-from orchestrator.verdict.telling import HARMFUL, no_best_reason, verdict_lines
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.summary import summarise
+from orchestrator.views.quiet import chatter_to
+from orchestrator.views.verdict import HARMFUL, no_best_reason, verdict_lines
 from workers.durable import commit_folder, temporary_folder
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.run import RunConfig
 from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
 from orchestrator.inspect.showing import print_legend, print_seen, to_json
 from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
 from workers.data.template_date import freeze_date
 from workers.data.tokenization import Side
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from workers.config import DataConfig
+from workers.config.data import DataConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example, ExcludedRow
 from workers.data.preparing import DomainPlan

@@ -10,17 +10,17 @@ import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.config import RunConfig
-from orchestrator.detection.domain_texts import find_domain_texts
-from orchestrator.detection.view import matrix_figure
-from orchestrator.palette import color_by_name
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.detection.domain_texts import find_domain_texts
+from orchestrator.prepare.detection.view import matrix_figure
 from orchestrator.probe.geometry import Geometry, Ints, describe_geometry
 from orchestrator.probe.hidden_states import mean_hidden_states
-from orchestrator.report.figures import Plot, Section, layout
-from orchestrator.report.html import render_page
-from orchestrator.report.series import label
-from orchestrator.terminal import printable
-from workers.config import ModelConfig
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report.figures import Plot, Section, layout
+from orchestrator.views.report.html import render_page
+from orchestrator.views.report.series import label
+from orchestrator.views.terminal import printable
+from workers.config.model import ModelConfig
 from workers.durable import write_durably
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.probe.geometry import Floats
-from workers.config import ModelConfig
+from workers.config.model import ModelConfig
 
 _BATCH_TEXTS = 16
 
@@ -33,7 +33,7 @@ def mean_hidden_states(config: ModelConfig, texts: Sequence[str], layer: str, ma
     """Mean over the tokens of each text, cut at `max_length` tokens, after that layer; shape (N, H)."""
     import torch
 
-    from workers.model import load_model, load_tokenizer
+    from workers.model.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(config)
     model: Any = load_model(config).eval()

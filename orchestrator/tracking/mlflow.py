@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from orchestrator.config.tracking import MLflowConfig
 from orchestrator.tracking.base import RunIdentity, wall_time
-from orchestrator.tracking.config import MLflowConfig
 from orchestrator.tracking.records import StepRecord
 
 RUN_ID_TAG = "raymix.run_id"

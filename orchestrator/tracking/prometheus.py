@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.run_folder import RunFolder
-from orchestrator.step_table import StepTable
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.step_table import StepTable
 from workers.contracts import DomainFeedback
 
 Readings = Mapping[str, Mapping[str, float]]

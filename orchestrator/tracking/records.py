@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from workers.clock import parse_time
 from workers.contracts import DomainFeedback, DomainWeights
 

@@ -13,8 +13,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from orchestrator.config.tracking import TensorBoardConfig
 from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
-from orchestrator.tracking.config import TensorBoardConfig
 from orchestrator.tracking.records import StepRecord
 
 

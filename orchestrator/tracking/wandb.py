@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import wandb
 
+from orchestrator.config.tracking import WandbConfig
 from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
-from orchestrator.tracking.config import WandbConfig
 from orchestrator.tracking.records import StepRecord
 
 

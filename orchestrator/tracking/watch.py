@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
 from orchestrator.tracking.base import RunIdentity, Tracker
-from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
 from orchestrator.tracking.following import RunFollower
 from workers.events import note_event
 

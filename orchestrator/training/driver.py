@@ -8,40 +8,40 @@ from typing import Self
 
 from rich.console import Console
 
-from orchestrator.config import ClusterConfig, RunConfig
+from orchestrator.cluster.session import ray_session
+from orchestrator.config.machine import crowding
+from orchestrator.config.run import ClusterConfig, RunConfig
 from orchestrator.controller.actor import DomainSize
-from orchestrator.counts.findings import look_at_data
-from orchestrator.counts.records import FILE_NAME
-from orchestrator.counts.view import print_findings
-from orchestrator.detection.driver import with_detected_shares
-from orchestrator.machine import crowding
 from orchestrator.mixing import MixingConfig
-from orchestrator.quiet import chatter_to
-from orchestrator.report import write_report
-from orchestrator.summary import write_summary
-from orchestrator.summary_view import summary_view
-from orchestrator.terminal import PreparationView, RunView
+from orchestrator.prepare.detection.driver import with_detected_shares
+from orchestrator.prepare.findings import look_at_data
+from orchestrator.prepare.importance import with_importance
+from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, check_ids, prepare_stores, template_day
+from orchestrator.runs.data_record import FILE_NAME
+from orchestrator.runs.lock import claim_folder
+from orchestrator.runs.summary import write_summary
+from orchestrator.sweeps.references import compute_references, with_reference_losses
 from orchestrator.tracking.watch import TrackedRun, track
-from orchestrator.training.alone import train_alone
-from orchestrator.training.claim import claim_folder
-from orchestrator.training.cluster import ray_session
-from orchestrator.training.importance import with_importance
-from orchestrator.training.planning import budget_warning, build_plan, domain_sizes
-from orchestrator.training.preparation import DomainStores, cached_tokenizer, check_ids, prepare_stores, template_day
-from orchestrator.training.reference import compute_references, with_reference_losses
-from orchestrator.training.trainer import train_on_cluster
-from workers.base_name import is_hub_name
+from orchestrator.training.plan import budget_warning, build_plan, domain_sizes
+from orchestrator.training.ray_train import train_on_cluster
+from orchestrator.training.single_process import train_alone
+from orchestrator.views.findings import print_findings
+from orchestrator.views.quiet import chatter_to
+from orchestrator.views.report import write_report
+from orchestrator.views.summary import summary_view
+from orchestrator.views.terminal import PreparationView, RunView
 from workers.durable import write_durably
 from workers.events import note_event
 from workers.hub import reach_hub
-from workers.model import check_model, load_vocabulary_size, reach_model
-from workers.plan import TrainingPlan
+from workers.model.base_name import is_hub_name
+from workers.model.loading import check_model, load_vocabulary_size, reach_model
+from workers.training.plan import TrainingPlan
 
 
 def run(config: RunConfig, console: Console) -> None:
     """Train, or go on where the run stopped; a finished run only shows its summary again."""
     if config.stage_list:
-        from orchestrator.stages.running import run_stages  # which is made of this module's parts
+        from orchestrator.sweeps.stages.running import run_stages  # which is made of this module's parts
 
         run_stages(config, console)
         return

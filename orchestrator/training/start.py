@@ -7,10 +7,10 @@ the model that the other run exported. Base model, tokenizer and chat template s
 
 from pathlib import Path
 
-from orchestrator.config import RunConfig
-from workers.checkpoint import latest_checkpoint
-from workers.config import ModelConfig
-from workers.plan import StartPoint
+from orchestrator.config.run import RunConfig
+from workers.config.model import ModelConfig
+from workers.engine.checkpoint import latest_checkpoint
+from workers.training.plan import StartPoint
 
 
 def find_start(config: RunConfig) -> StartPoint | None:

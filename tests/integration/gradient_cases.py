@@ -11,7 +11,7 @@ from tests.integration.zero_cases import NUM_DOMAINS, Case, build_engine, global
 
 def step_gradient(case: Case) -> dict[str, torch.Tensor]:
     """This rank's part of the first step's gradient as the inner optimizer gets it, zeros elsewhere, in float64."""
-    from workers.strategies.cofitune.partitions import stepped_tensors
+    from workers.engine.partitions import stepped_tensors
 
     engine = build_engine(case)
     fragments = {id(stepped): of_it for stepped, of_it in stepped_tensors(engine)}
@@ -73,7 +73,7 @@ def step_on_a_planted_gradient(case: Case, number: float) -> tuple[float, bool]:
 
 
 def _state(engine: Any) -> dict[str, torch.Tensor]:
-    from workers.zero_state import TrainedState
+    from workers.engine.zero_state import TrainedState
 
     trained = TrainedState(engine)
     parts = {f"{part} of {name}": t for name in trained.shapes for part, t in enumerate(trained.get(name))}
@@ -94,8 +94,8 @@ def step_where_one_parameter_has_a_gradient(case: Case) -> float:
 
 def save_with_a_planted_number(case: Case, folder: Path, part: int, number: float, ranks: list[int]) -> str:
     """Plant a number into the master (0) or a moment (1, 2) of one weight on some ranks, and save; a rank's error."""
-    from workers import checkpoint
-    from workers.zero_state import TrainedState
+    from workers.engine import checkpoint
+    from workers.engine.zero_state import TrainedState
 
     engine = build_engine(case)
     for step in (1, 2):

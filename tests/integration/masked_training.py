@@ -26,8 +26,8 @@ ALL = ["attention", "o", "gate", "feed_forward"]
 
 def train_watched(case: Case) -> dict[str, Any]:
     """Train a case; losses by step and after it, masters, observed changes, and how many elements the rank steps."""
-    from workers.strategies.cofitune.partitions import stepped_tensors
-    from workers.zero_state import TrainedState
+    from workers.engine.partitions import stepped_tensors
+    from workers.engine.zero_state import TrainedState
 
     engine = build_engine(case)
     losses, observed = [], []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from workers.loss_statistics import ExampleLosses
+from workers.validation.loss_statistics import ExampleLosses
 
 
 def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
@@ -15,13 +15,13 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
         config_path: the run's file.
         planted: number of the evaluation, from 0 on -> domain -> loss of its first example in nats.
     """
-    from orchestrator.loading import load_config
-    from orchestrator.summary import write_summary
-    from orchestrator.training.alone import train_alone
-    from orchestrator.training.planning import build_plan, domain_sizes
-    from orchestrator.training.preparation import prepare_stores
-    from workers import evaluation
-    from workers.rank import NonFiniteLossError
+    from orchestrator.config.load import load_config
+    from orchestrator.prepare.token_stores import prepare_stores
+    from orchestrator.runs.summary import write_summary
+    from orchestrator.training.plan import build_plan, domain_sizes
+    from orchestrator.training.single_process import train_alone
+    from workers.training.trainer import NonFiniteLossError
+    from workers.validation import evaluation
 
     os.chdir(config_path.parent)
     config = load_config(config_path)
@@ -38,7 +38,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
             losses[name].loss_sum_nats_E[0] = value
         return losses
 
-    with patch("workers.loss_meter.evaluate", evaluate):
+    with patch("workers.validation.loss_meter.evaluate", evaluate):
         try:
             train_alone(plan, config.mixing, domain_sizes(stores))
         except NonFiniteLossError as error:

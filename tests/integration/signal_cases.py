@@ -123,11 +123,11 @@ def plain_signals(base: Path, trained: Path, step: int) -> dict[str, dict[str, f
 
 def train_twice(config_path: Path) -> None:
     """One training in one go, and the same in another folder, ended at step 6 and taken up from its checkpoint."""
-    from orchestrator.loading import load_config
-    from orchestrator.training.alone import train_alone
-    from orchestrator.training.planning import build_plan, domain_sizes
-    from orchestrator.training.preparation import prepare_stores
-    from workers.rank import Rank
+    from orchestrator.config.load import load_config
+    from orchestrator.prepare.token_stores import prepare_stores
+    from orchestrator.training.plan import build_plan, domain_sizes
+    from orchestrator.training.single_process import train_alone
+    from workers.training.trainer import Rank
 
     os.chdir(config_path.parent)
     config = load_config(config_path)

@@ -7,14 +7,14 @@ from unittest import mock
 
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
-from orchestrator.stages.running import complete_chain
-from orchestrator.study import running
-from orchestrator.training.claim import claim_folder
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.lock import claim_folder
+from orchestrator.sweeps.running import TrialsFailedError
+from orchestrator.sweeps.stages.running import complete_chain
+from orchestrator.sweeps.study import running
 from orchestrator.training.driver import complete, make_ready
-from orchestrator.training.trainer import TrainingFailedError
-from orchestrator.trials.running import TrialsFailedError
+from orchestrator.training.ray_train import TrainingFailedError
 from workers.contracts import DomainFeedback, DomainWeights
 
 
@@ -98,7 +98,7 @@ def train_study(config_file: Path, overrides: list[str]) -> tuple[list[str], str
 def _train_until(run: RunConfig, run_id: str, console: Console, step: int) -> None:
     from orchestrator.controller.journal import DurableController
     from orchestrator.mixing import build_mixing_algorithm
-    from workers.loop import train
+    from workers.training.loop import train
 
     ready = make_ready(run, run_id, console)
     algorithm = build_mixing_algorithm(ready.mixing, ready.sizes)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import Distribution
 from tests.integration.masked_training import base_weights
 from tests.runs import DOMAINS, raymix, read_lines, write_run
 from workers.strategies.cofitune.normalisation import read_importance

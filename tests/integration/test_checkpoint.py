@@ -11,7 +11,7 @@ import torch
 from tests.integration import zero_cases
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
-from workers.checkpoint import latest_checkpoint
+from workers.engine.checkpoint import latest_checkpoint
 
 LAST = 8
 VARIANTS = {

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from orchestrator.controller.requests import waiting_requests
-from orchestrator.search.results import SearchRecord
+from orchestrator.sweeps.tune.results import SearchRecord
 from tests.dashboards import ask
 from tests.runs import ROOT, kill_group, num_lines, read_lines, write_run
 from tests.unit.conftest import make_fake_run_in
@@ -43,7 +43,7 @@ class Cluster:
     def raymix(self, *arguments: str | Path, cwd: Path = ROOT, **changed: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)],
+            [sys.executable, "-m", "orchestrator.cli.main", *map(str, arguments)],
             cwd=cwd,
             env=self.environment | {"RAY_API_SERVER_ADDRESS": self.address} | changed,
             capture_output=True,
@@ -152,7 +152,7 @@ def test_a_job_that_cannot_be_is_refused_in_a_line(cluster: Cluster, tmp_path: P
 @pytest.mark.timeout(240)
 def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster, tmp_path: Path) -> None:
     live = make_fake_run_in(tmp_path)("live", total_steps=40, num_steps=20, every=10).path
-    command = [sys.executable, "-m", "orchestrator.cli", "dashboard", str(tmp_path), "--address", cluster.address]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "dashboard", str(tmp_path), "--address", cluster.address]
     command += ["--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -222,7 +222,7 @@ def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(clus
 
 def _driver_in(folder: Path) -> psutil.Process:
     """The process of a search that was submitted from a folder."""
-    wanted = ["orchestrator.cli", "tune"]
+    wanted = ["orchestrator.cli.main", "tune"]
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.cmdline()[2:4] == wanted and process.cwd().startswith(str(folder)):

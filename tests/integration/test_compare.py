@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.compare.results import MEAN, Comparison
+from orchestrator.sweeps.compare.results import MEAN, Comparison
 from tests.runs import kill_group, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"

@@ -218,6 +218,6 @@ def test_it_fits_a_phone_by_day_and_by_night(browser: Any, server: Server, schem
 def test_a_taken_port_and_a_missing_folder_are_told_in_a_line(server: Server, tmp_path: Path) -> None:
     port = server.base.rsplit(":", 1)[1]
     for arguments, words in (([str(tmp_path), "--port", port], "--port"), ([str(tmp_path / "none")], "no folder")):
-        command = [sys.executable, "-m", "orchestrator.cli", "dashboard", *arguments]
+        command = [sys.executable, "-m", "orchestrator.cli.main", "dashboard", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr

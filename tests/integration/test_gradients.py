@@ -12,7 +12,7 @@ import torch
 from tests.integration import gradient_cases
 from tests.integration.zero_cases import TRAINING, Case, tiny_model
 from tests.integration.zero_processes import processes
-from workers.checkpoint import latest_checkpoint
+from workers.engine.checkpoint import latest_checkpoint
 
 STAGES = (0, 1, 2, 3)
 

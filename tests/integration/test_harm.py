@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
-from orchestrator.verdict.telling import verdict_lines
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.verdict import verdict_lines
 from tests.integration import not_finite_cases
 from tests.integration.zero_processes import processes
 from tests.runs import DOMAINS, write_run
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 @cache
 def demo(root: Path) -> Path:
     """The demo's files, its base model fine-tuned a little: a model that has read nothing has nothing to lose."""
-    from orchestrator.demo import write_demo
+    from orchestrator.cli.demo import write_demo
 
     write_demo(root / "demo")
     teach(root / "demo" / "base", root / "demo" / "taught", root / "demo" / "data")

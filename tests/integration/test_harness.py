@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.tasks.harness import evaluate_model, load_tasks
+from orchestrator.benchmarks.harness import evaluate_model, load_tasks
 from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import write_llama
-from workers.config import ModelConfig
-from workers.model import load_tokenizer
+from workers.config.model import ModelConfig
+from workers.model.loading import load_tokenizer
 
 QUESTIONS = ("1+1=", "what is law", "say court")
 

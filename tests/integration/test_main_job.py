@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.counts.records import DataRecord
-from orchestrator.tasks.records import TaskFile
+from orchestrator.runs.benchmark_record import TaskFile
+from orchestrator.runs.data_record import DataRecord
 from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import DOMAINS, num_lines, raymix, read_lines, write_run
 from workers.contracts import DomainFeedback, DomainWeights

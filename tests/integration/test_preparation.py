@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import ray
 
-from orchestrator.training import preparation
-from orchestrator.training.preparation import prepare_stores
-from workers.config import DataConfig, DomainConfig, ModelConfig
+from orchestrator.prepare import token_stores
+from orchestrator.prepare.token_stores import prepare_stores
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
 
 DATA = DataConfig(max_length=256)
 
@@ -64,7 +65,7 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
         pair.train.folder.parent.name for pair in made.values()
     }
 
-    monkeypatch.setattr(preparation.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(token_stores.ray, "is_initialized", lambda: False)
     here = prepare_stores(domains, DATA, model, tmp_path / "here")
     for domain in domains:
         for side in ("train", "eval"):
@@ -73,7 +74,7 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
             for name in ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_examples"):
                 assert np.array_equal(getattr(one, name), getattr(other, name))
 
-    monkeypatch.setattr(preparation, "_tokenize", None)  # a second start has no use for it
+    monkeypatch.setattr(token_stores, "_tokenize", None)  # a second start has no use for it
     again = prepare_stores(domains, DATA, model, tmp_path / "here")
     assert again["code"].report == made["code"].report and again["code"].report.num_bad_rows == 1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from tests.integration import signal_cases
 from tests.integration.signal_cases import NUM_STEPS, SIGNALS, STEPS_MEASURED
 from tests.integration.zero_cases import Case, tiny_model, training_of

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
-from orchestrator.stages.chain import plan_stages
-from orchestrator.stages.running import complete_stage
-from orchestrator.study.grid import build_cells, plan_trainings
-from orchestrator.study.running import prepare_once
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.stages.chain import plan_stages
+from orchestrator.sweeps.stages.running import complete_stage
+from orchestrator.sweeps.study.grid import build_cells, plan_trainings
+from orchestrator.sweeps.study.running import prepare_once
 from tests.integration import stage_cases
 from tests.integration.zero_processes import processes
 from tests.runs import read_lines, write_run

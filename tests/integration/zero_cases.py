@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from workers.config import ModelConfig, TrainingConfig
+from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
 from workers.data.batches import Batch
-from workers.held_out import HeldOutSample, draw_sample
-from workers.loss_statistics import ExampleLosses
+from workers.validation.held_out import HeldOutSample, draw_sample
+from workers.validation.loss_statistics import ExampleLosses
 
 NUM_DOMAINS = 3
 VOCABULARY = 97
@@ -121,7 +122,7 @@ def learning_rate(step: int) -> float:
 
 def build_engine(case: Case) -> Any:
     """The engine of a case."""
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
     model = ModelConfig(path=str(case.model), dtype=case.dtype, attention=case.attention, revision=case.revision)
     engine = Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
@@ -131,9 +132,9 @@ def build_engine(case: Case) -> Any:
 
 def train(case: Case) -> dict[str, Any]:
     """Train a case: per step the global loss per domain (nats per token) and the gradient norm; at last the masters."""
-    from workers import checkpoint
+    from workers.engine import checkpoint
+    from workers.engine.zero_state import TrainedState
     from workers.export import export_model, held_out_examples
-    from workers.zero_state import TrainedState
 
     engine = build_engine(case)
     state = checkpoint.load(engine, case.load) if case.load else None
@@ -269,7 +270,7 @@ def measure(
     case: Case, max_rows: int | Literal["all"]
 ) -> tuple[dict[str, ExampleLosses], dict[str, HeldOutSample], int]:
     """One evaluation of a sample of the evaluation stores, and the number of forward passes of this rank."""
-    from workers.evaluation import build_evaluation_batches, evaluate
+    from workers.validation.evaluation import build_evaluation_batches, evaluate
 
     engine = build_engine(case)
     stores: Any = evaluation_stores()
@@ -303,7 +304,7 @@ def tokenizer() -> Any:
 
 def train_in_small_shards(case: Case, folder: Path) -> tuple[list[float], list[float]]:
     """Save in shards of 64 KiB, load, and measure before and after."""
-    from workers import checkpoint
+    from workers.engine import checkpoint
 
     engine = build_engine(case)
     whole = checkpoint.SHARD_BYTES
@@ -337,9 +338,9 @@ def save_on_a_failing_disk(case: Case, fault: str) -> str:
 
     full = OSError(28, "No space left on device")
     targets = {
-        "shard": "workers.checkpoint.save_file",
+        "shard": "workers.engine.checkpoint.save_file",
         "state": "pathlib.Path.write_text",
-        "rename": "workers.checkpoint.commit_folder",
+        "rename": "workers.engine.checkpoint.commit_folder",
     }
     with patch(targets[fault], side_effect=full):
         return error_of_training(case)

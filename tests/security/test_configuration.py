@@ -34,8 +34,8 @@ HOSTILE = {
 CODE = """
 import resource, sys, time
 from pathlib import Path
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
 for path in map(Path, sys.argv[1:]):
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:

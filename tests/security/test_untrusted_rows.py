@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.config import DataConfig, DomainConfig, HubConfig, ModelConfig
+from workers.config.data import DataConfig, DomainConfig, HubConfig
+from workers.config.model import ModelConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example
 from workers.data.preparing import plan_domain
 from workers.data.sources import plan_sources, read_examples
 from workers.data.store import STORE_VERSION, TokenStore
 from workers.data.tokenization import tokenize_shard
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 DATA = DataConfig(max_length=256)
 

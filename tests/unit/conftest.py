@@ -11,8 +11,8 @@ import pytest
 
 from workers.clock import format_time
 from workers.contracts import DomainFeedback, DomainWeights
-from workers.example_losses import EvaluationHistory
-from workers.loss_statistics import ExampleLosses
+from workers.validation.example_losses import EvaluationHistory
+from workers.validation.loss_statistics import ExampleLosses
 
 EVALUATION_TOKENS = 4000
 STEP_TOKENS = 8192

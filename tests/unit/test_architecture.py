@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py"))
@@ -81,7 +81,7 @@ def test_workers_know_neither_the_orchestrator_nor_ray(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["workers.config", "orchestrator.config", "orchestrator.loading", "orchestrator.cli"]
+    "module", ["workers.config", "orchestrator.config.run", "orchestrator.config.load", "orchestrator.cli.main"]
 )
 def test_a_configuration_is_checked_without_the_heavy_libraries(module: str) -> None:
     script = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"

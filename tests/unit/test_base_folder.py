@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workers.config import ModelConfig
-from workers.model import check_model, load_model
+from workers.config.model import ModelConfig
+from workers.model.loading import check_model, load_model
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

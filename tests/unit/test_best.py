@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workers.best import better, selection_loss, with_start
 from workers.contracts import DomainFeedback
+from workers.validation.best import better, selection_loss, with_start
 
 NAMES = ("a", "b")
 

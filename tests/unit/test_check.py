@@ -13,12 +13,12 @@ from rich.console import Console
 from transformers import AutoTokenizer, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from orchestrator.check import check, context_warning, end_of_turn_warning
-from orchestrator.check_record import CheckedPlan, RefusedPlan
-from orchestrator.cli import app
-from orchestrator.loading import load_config
+from orchestrator.check.driver import check, context_warning, end_of_turn_warning
+from orchestrator.check.record import CheckedPlan, RefusedPlan
+from orchestrator.cli.main import app
+from orchestrator.config.load import load_config
 from tests.runs import DOMAINS, ROOT, write_run
-from workers.config import ModelConfig
+from workers.config.model import ModelConfig
 
 
 def check_json(file: Path, *overrides: str) -> tuple[Any, int]:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from workers import checkpoint
-from workers.checkpoint import find_fault, latest_checkpoint
 from workers.durable import commit_folder, temporary_folder
+from workers.engine import checkpoint
+from workers.engine.checkpoint import find_fault, latest_checkpoint
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:

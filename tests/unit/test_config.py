@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
 
 
 def config(**changes: Any) -> RunConfig:
@@ -80,11 +80,11 @@ def test_the_largest_seed_works_wherever_a_seed_is_used() -> None:
     import numpy as np
     import torch
 
-    from orchestrator.detection.config import ClassifierJudgeConfig
-    from orchestrator.detection.judges import build_judge
-    from orchestrator.detection.judges.base import JudgeContext
+    from orchestrator.config.detection import ClassifierJudgeConfig
+    from orchestrator.prepare.detection.judges import build_judge
+    from orchestrator.prepare.detection.judges.base import JudgeContext
     from orchestrator.probe.geometry import describe_geometry
-    from orchestrator.search.mixture_regression import predict_best_mix
+    from orchestrator.sweeps.tune.mixture_regression import predict_best_mix
     from workers.data.permutation import derive_key, permutation
     from workers.settings import narrow_seed
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from orchestrator.config import RunConfig
-from orchestrator.config_files import left_aside, missing_files
+from orchestrator.config.files import left_aside, missing_files
+from orchestrator.config.run import RunConfig
 
 GOOD: dict[str, Any] = {"shares": {"math": 0.75, "code": 0.25}, "num_samples": 100}
 

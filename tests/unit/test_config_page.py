@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from orchestrator.config import RunConfig
-from orchestrator.config_page import config_page
+from orchestrator.config.page import config_page
+from orchestrator.config.run import RunConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

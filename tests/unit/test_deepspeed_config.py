@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from workers import deepspeed_keys
-from workers.config import ModelConfig, TrainingConfig
-from workers.deepspeed_config import build_deepspeed_config
+from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
+from workers.engine import deepspeed_keys
+from workers.engine.deepspeed_config import build_deepspeed_config
 
 
 def build(content: Any = None, folder: Path | None = None, dtype: str = "bfloat16", **training: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import pytest
 from tests.unit.data.stores import ROWS_APART, make_store
 from tests.unit.test_held_out import MAX_LENGTH, make_examples, store_of
 from workers.data.batches import Batch
-from workers.evaluation import build_batch, build_evaluation_batches
-from workers.held_out import draw_sample
+from workers.data.measured_batches import build_batch
+from workers.validation.evaluation import build_evaluation_batches
+from workers.validation.held_out import draw_sample
 
 STORES = {"a": make_store(0, 9), "b": make_store(1, 4), "c": make_store(2, 1)}
 IN_ORDER = list(STORES.values())

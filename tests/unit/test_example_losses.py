@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from tests.unit.test_held_out import make_examples, store_of
-from workers.example_losses import (
+from workers.validation.example_losses import (
     EvaluationHistory,
     evaluated_steps,
     evaluation_path,
     read_losses,
     write_evaluation_json,
 )
-from workers.held_out import draw_sample
-from workers.loss_statistics import ExampleLosses
+from workers.validation.held_out import draw_sample
+from workers.validation.loss_statistics import ExampleLosses
 
 NAMES = ("math", "a/b c", "\u00fcber", "empty")
 

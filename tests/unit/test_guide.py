@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.controller.actor import DomainSize
-from workers.config import DomainConfig
+from workers.config.data import DomainConfig
 from workers.contracts import DomainFeedback
 from workers.data.files import Shard
 from workers.data.formats import FORMATS, Example, ExcludedRow

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from workers.data.packing import pack_examples
 from workers.data.permutation import derive_key
 from workers.data.store import TokenStore
-from workers.held_out import draw_sample
+from workers.validation.held_out import draw_sample
 
 MAX_LENGTH = 64
 Example = tuple[list[int], list[bool]]
@@ -160,7 +160,7 @@ def test_identities_stay_the_same_for_ever() -> None:
 def test_a_store_is_read_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_of(make_examples(7, 90))
     whole = draw_sample(store, 9)
-    monkeypatch.setattr("workers.held_out._BLOCK_TOKENS", 3 * MAX_LENGTH)
+    monkeypatch.setattr("workers.validation.held_out._BLOCK_TOKENS", 3 * MAX_LENGTH)
     in_blocks = draw_sample(store, 9)
     arrays: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = [
         (getattr(whole, name), getattr(in_blocks, name)) for name in ("row_E", "place_E", "start_E", "example_E")

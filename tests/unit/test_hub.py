@@ -161,7 +161,7 @@ def write_snapshot(home: Path, vocab_size: int = 300) -> Path:
 
 
 def check(file: Path, home: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orchestrator.cli", "check", str(file)]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "check", str(file)]
     return subprocess.run(command, env=environment(home, endpoint), capture_output=True, text=True, timeout=110)
 
 

@@ -16,8 +16,8 @@ from workers.data.batches import Batch
 from workers.data.packing import pack_examples
 from workers.data.passes import ForwardPass
 from workers.data.store import TokenStore
-from workers.isolation import WAYS, PackingError, find_proof_row, prove_isolation
-from workers.packed_forward import PackedForward, passes_over
+from workers.model.isolation import WAYS, PackingError, find_proof_row, prove_isolation
+from workers.model.packed_forward import PackedForward, passes_over
 
 LENGTHS = (70, 31, 12, 9)  # the first is longer than the tiny models' windows of attention (64)
 RIGHT_WAY = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.config import TrainingConfig
-from workers.learning_rate import learning_rate
+from workers.config.training import TrainingConfig
+from workers.engine.learning_rate import learning_rate
 
 
 def training(**settings: Any) -> TrainingConfig:

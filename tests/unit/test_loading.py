@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 
 # ruff: noqa: E501  a table of messages as they are
 
@@ -152,12 +152,12 @@ def test_the_command_says_it_in_a_line_and_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(GOOD.replace("max_steps", "max_step"))
     code = (
-        "import sys; from orchestrator.cli import app\n"
+        "import sys; from orchestrator.cli.main import app\n"
         "try: app(['run', sys.argv[1]])\n"
         "finally: print([m for m in ('ray', 'torch', 'transformers', 'deepspeed') if m in sys.modules])"
     )
     before = os.times()
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "run", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
@@ -185,7 +185,7 @@ def test_the_schema_accepts_what_is_good_and_refuses_an_unknown_key() -> None:
 
 
 def test_the_command_prints_the_schema_with_a_sentence_for_every_key() -> None:
-    command = [sys.executable, "-m", "orchestrator.cli", "schema"]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "schema"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     schema = json.loads(done.stdout)
     assert schema == RunConfig.model_json_schema() and done.stderr == ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.loss_statistics import ExampleLosses, error_of_mean, is_clear, paired_difference, ratio_error
+from workers.validation.loss_statistics import ExampleLosses, error_of_mean, is_clear, paired_difference, ratio_error
 
 
 def losses(nats: Any, tokens: Any, num_held_out: int = 1000, first: int = 0) -> ExampleLosses:

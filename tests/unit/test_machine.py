@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import machine
-from orchestrator.compare.driver import compare
-from orchestrator.config import ClusterConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
-from orchestrator.machine import crowding
+from orchestrator.config import machine
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.machine import crowding
+from orchestrator.config.run import ClusterConfig
+from orchestrator.sweeps.compare.driver import compare
 from tests.runs import raymix, write_run
 
 # ruff: noqa: E501  a table of messages as they are

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from orchestrator.config import RunConfig
-from orchestrator.memory import MemoryEstimate, estimate_for_shape, estimate_memory, read_shape
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.memory import MemoryEstimate, estimate_for_shape, estimate_memory, read_shape
 
 HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
 BUCKET = 500_000_000  # DeepSpeed's, in parameters

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.tiny_families import build
-from workers.config import ModelConfig
-from workers.model import check_model, find_decoder, load_model, load_tokenizer
+from workers.config.model import ModelConfig
+from workers.model.loading import check_model, find_decoder, load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 
 # ruff: noqa: E501  a table of messages as they are
 

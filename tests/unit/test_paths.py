@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import typer
 
-from orchestrator.command import plain_errors
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.views.errors import plain_errors
 from tests.runs import raymix, write_run
 
 

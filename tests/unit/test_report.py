@@ -16,13 +16,13 @@ import pytest
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from orchestrator.palette import color_by_name
-from orchestrator.report import comparison_table, write_report
-from orchestrator.report.series import MAX_POINTS, thin
-from orchestrator.run_folder import RunFolder
-from orchestrator.summary import base_losses
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.summary import base_losses
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report import comparison_table, write_report
+from orchestrator.views.report.series import MAX_POINTS, thin
 from tests.unit.conftest import FakeRun, MakeFakeRun
-from workers.loss_statistics import ExampleLosses
+from workers.validation.loss_statistics import ExampleLosses
 
 Page = tuple[str, dict[str, dict[str, Any]]]
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from workers.clock import TIME_PATTERN, utc_now
 from workers.data.batches import Batch
-from workers.step_log import StepLog
+from workers.training.step_log import StepLog
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +80,7 @@ def test_a_line_says_what_the_step_did(tmp_path: Path) -> None:
 def test_a_resumed_log_reads_as_if_never_stopped(
     tmp_path: Path, done: int, torn: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.step_log.utc_now", lambda: "2027-01-15T08:00:00.000000Z")
+    monkeypatch.setattr("workers.training.step_log.utc_now", lambda: "2027-01-15T08:00:00.000000Z")
     for folder in ("whole", "stopped"):
         (tmp_path / folder).mkdir()
     write(tmp_path / "whole", 1, 9, 0)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import step_table
-from orchestrator.step_table import StepTable
+from orchestrator.runs import step_table
+from orchestrator.runs.step_table import StepTable
 from workers.clock import format_time
 
 Record = dict[str, Any]

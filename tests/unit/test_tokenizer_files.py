@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs import raymix, write_llama, write_run
-from workers.config import ModelConfig
-from workers.model import load_tokenizer
-from workers.tokenizer_files import explain_missing_package
+from workers.config.model import ModelConfig
+from workers.model.loading import load_tokenizer
+from workers.model.tokenizer_files import explain_missing_package
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("sentencepiece", "tiktoken", "mistral_common")}
 

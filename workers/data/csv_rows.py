@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from workers.data.files import BadRow, RowError, Shard
+from workers.data.files import BadRow, Shard
+from workers.data.formats.values import RowError
 from workers.data.framing import MAX_ROW_BYTES, DamagedFile, Frame, split_lines
 from workers.data.json_rows import not_utf8
 

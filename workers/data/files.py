@@ -11,10 +11,6 @@ COMPRESSIONS = (".gz", ".zst")
 KINDS = ".jsonl, .ndjson, .json, .csv, .tsv (these also .gz or .zst), .parquet, .arrow or .feather"
 
 
-class RowError(ValueError):
-    """Why a row cannot be used: "kind" or "kind: details"."""
-
-
 @dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that cannot be used."""

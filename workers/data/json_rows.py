@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from workers.data.files import BadRow, RowError, Shard
+from workers.data.files import BadRow, Shard
+from workers.data.formats.values import RowError
 from workers.data.framing import MAX_ROW_BYTES, Frame
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.config import DataConfig, DomainConfig
+from workers.config.data import DataConfig, DomainConfig
 from workers.data.files import Shard
 from workers.data.permutation import derive_key, permutation
 from workers.data.report import Report

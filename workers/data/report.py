@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field
 
-from workers.config import DataConfig
+from workers.config.data import DataConfig
 from workers.data.files import BadRow
 from workers.settings import Settings
 

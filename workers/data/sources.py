@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from workers.config import DomainConfig, Exclusion, HubConfig, TrainOn
+from workers.config.data import DomainConfig, Exclusion, HubConfig, TrainOn
 from workers.data.arrow_rows import read_arrow
 from workers.data.csv_rows import LIST_COLUMNS
-from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, RowError, Shard, split_suffix
+from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, Shard, split_suffix
 from workers.data.formats import (
     Example,
     ExcludedRow,
@@ -30,6 +30,7 @@ from workers.data.formats import (
     is_excluded,
     read_row,
 )
+from workers.data.formats.values import RowError
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
 from workers.data.streams import ZSTD_WINDOW_MIB

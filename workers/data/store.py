@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.config import DataConfig
+from workers.config.data import DataConfig
 from workers.data.packing import Packing, pack_examples
 from workers.data.tokenization import Side, TokenShard
 from workers.durable import fsync

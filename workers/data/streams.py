@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zstandard
 
-from workers.config import DataConfig
+from workers.config.data import DataConfig
 from workers.data.framing import MAX_ROW_BYTES, DamagedFile
 
 ZSTD_WINDOW_MIB: int = DataConfig.model_fields["zstd_window_mib"].default

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.config import DataConfig
+from workers.config.data import DataConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example, ExcludedRow
 from workers.data.report import Report, check_bad_rows

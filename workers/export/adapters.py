@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workers.base_name import base_name
 from workers.export.verification import ExportError, check_loss, plain_loss
-from workers.model import load_model
+from workers.model.base_name import base_name
+from workers.model.loading import load_model
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
 _NAME = "default"  # peft's, of the only adapter
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workers.data.batches import Batch
 
 if TYPE_CHECKING:
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
 _MAX_TOKENS = 256  # the proof may run on a CPU, and more tokens prove no more
 

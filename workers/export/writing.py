@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workers.collectives import on_rank_zero
 from workers.durable import commit_folder, temporary_folder
+from workers.engine.collectives import on_rank_zero
 from workers.export.adapters import merge_adapter, save_adapter
 from workers.export.stopping import save_tokenizer, stop_at
 from workers.export.verification import (
@@ -29,7 +29,7 @@ from workers.export.verification import (
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
 
 def export_model(

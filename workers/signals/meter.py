@@ -19,16 +19,16 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from workers.collectives import on_rank_zero
+from workers.data.measured_batches import build_batch
 from workers.durable import write_durably
-from workers.evaluation import build_batch
+from workers.engine.collectives import on_rank_zero
 from workers.events import note_event
 from workers.signals import MeasuredExamples, build_signal
 from workers.signals.examples import Array, Span
 from workers.signals.pool import PoolBatch, SignalPool, number_examples
 
 if TYPE_CHECKING:
-    from workers.engine import Engine
+    from workers.engine.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestrator.coarse_search.driver import SearchRecord, coarse_search
-from orchestrator.coarse_search.runs import full_runs, node_runs, search_folder
-from orchestrator.coarse_search.scores import MissingScoresError
-from orchestrator.coarse_search.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
-from orchestrator.config import RunConfig
-from orchestrator.training.claim import claim_folder
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.lock import claim_folder
+from orchestrator.sweeps.coarse.driver import SearchRecord, coarse_search
+from orchestrator.sweeps.coarse.runs import full_runs, node_runs, search_folder
+from orchestrator.sweeps.coarse.scores import MissingScoresError
+from orchestrator.sweeps.coarse.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
 from tests.unit.trials.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.coarse_search.driver import strategy_of
-from orchestrator.coarse_search.page import node_title, search_table, write_search_page
-from orchestrator.coarse_search.runs import node_runs, override
-from orchestrator.coarse_search.scores import (
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.records import DomainSummary
+from orchestrator.sweeps.coarse.driver import strategy_of
+from orchestrator.sweeps.coarse.page import node_title, search_table, write_search_page
+from orchestrator.sweeps.coarse.runs import node_runs, override
+from orchestrator.sweeps.coarse.scores import (
     MissingScoresError,
     TaskScores,
     read_task_scores,
@@ -19,10 +22,7 @@ from orchestrator.coarse_search.scores import (
     speciality_gain,
     versatility_left,
 )
-from orchestrator.coarse_search.tree import Node, search
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
-from orchestrator.run_records import DomainSummary
+from orchestrator.sweeps.coarse.tree import Node, search
 from tests.unit.coarse_search.test_tree import Table, near
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from orchestrator.coarse_search.tree import BROAD_RANGES, Node, Score, halves, pareto_set, search
+from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Node, Score, halves, pareto_set, search
 
 NARROW = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 ATTENTION, FEED_FORWARD = ("attention",), ("feed_forward",)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.compare.page import write_comparison
-from orchestrator.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
-from orchestrator.compare.statistics import estimate, paired_difference
-from orchestrator.compare.table import comparison_view, notes
-from orchestrator.compare.variants import expand_variants
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.compare.page import write_comparison
+from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
+from orchestrator.sweeps.compare.statistics import estimate, paired_difference
+from orchestrator.sweeps.compare.table import comparison_view, notes
+from orchestrator.sweeps.compare.variants import expand_variants
 from tests.unit.conftest import make_fake_run_in
-from workers.loss_statistics import ExampleLosses
+from workers.validation.loss_statistics import ExampleLosses
 
 DOMAINS = ("math", "code", "law")
 

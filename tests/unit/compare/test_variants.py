@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.compare.variants import compare_folder, default_labels, expand_variants, merge, nested
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants, merge, nested
 
 
 def config_with(variants: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
@@ -101,7 +101,7 @@ def test_a_name_that_leaves_the_folder_is_no_label() -> None:
 
 
 def test_the_section_does_not_bind_a_run(tmp_path: Path) -> None:
-    from orchestrator.training.claim import claim_folder
+    from orchestrator.runs.lock import claim_folder
 
     with claim_folder(config_with(output_dir=tmp_path)) as first:
         pass

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.counts.findings import look_at_data
-from orchestrator.counts.records import DataRecord
-from orchestrator.training.preparation import prepare_stores
-from workers.config import DataConfig, DomainConfig, ModelConfig
+from orchestrator.prepare.findings import look_at_data
+from orchestrator.prepare.token_stores import prepare_stores
+from orchestrator.runs.data_record import DataRecord
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
 from workers.data import tokenization
 from workers.data.templates import Tokens
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.counts.records import DataRecord, DomainCounts, Finding, StoreCounts
-from orchestrator.counts.view import print_findings
-from orchestrator.report import write_report
-from orchestrator.report.data import data_sections
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.findings import print_findings
+from orchestrator.views.report import write_report
+from orchestrator.views.report.data import data_sections
 from tests.unit.conftest import MakeFakeRun
 from workers.data.report import Report
 

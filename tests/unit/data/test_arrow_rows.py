@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from workers.config import DomainConfig
+from workers.config.data import DomainConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example
 from workers.data.reading import read_rows

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
 from orchestrator.inspect.showing import to_json
-from workers.config import DataConfig, DomainConfig
+from workers.config.data import DataConfig, DomainConfig
 from workers.data.preparing import plan_domain
 
 # Knows system, developer, tools, calls and thoughts, and has no generation block.

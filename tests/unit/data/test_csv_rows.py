@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from workers.config import DomainConfig
+from workers.config.data import DomainConfig
 from workers.data import csv_rows, framing
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from workers.config import DataConfig, DomainConfig
+from workers.config.data import DataConfig, DomainConfig
 from workers.data.files import BadRow, Shard
 from workers.data.preparing import plan_domain
 from workers.data.reading import read_rows

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from workers.data.files import RowError
 from workers.data.formats import FORMATS, Example, check_fields, complete_fields, detect_format, read_row
+from workers.data.formats.values import RowError
 
 TALK = [
     {"role": "system", "content": "s"},

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from workers.config import DomainConfig
+from workers.config.data import DomainConfig
 from workers.data.files import Shard
 from workers.data.formats import Example
 from workers.data.locations import files_to_carry, find_files, split_of

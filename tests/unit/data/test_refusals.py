@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from workers.config import DomainConfig
+from workers.config.data import DomainConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example, ExcludedRow
 from workers.data.sources import plan_sources, read_examples

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from workers.config import DataConfig, DomainConfig, ModelConfig
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
 from workers.data.preparing import Sample, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report
 from workers.data.store import TokenStore
 from workers.data.tokenization import tokenize_shard
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 DATA = DataConfig(max_length=64, packing=False)
 

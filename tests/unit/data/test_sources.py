@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from workers.config import DomainConfig, HubConfig
+from workers.config.data import DomainConfig, HubConfig
 from workers.data import framing
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.config import DataConfig, DomainConfig
+from workers.config.data import DataConfig, DomainConfig
 from workers.data.files import Shard
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
@@ -23,8 +23,8 @@ DATA = DataConfig(max_length=64)
 
 @pytest.fixture
 def tokenizer(tokenizer_folder: Path) -> Any:
-    from workers.config import ModelConfig
-    from workers.model import load_tokenizer
+    from workers.config.model import ModelConfig
+    from workers.model.loading import load_tokenizer
 
     return load_tokenizer(ModelConfig(path=str(tokenizer_folder)))
 

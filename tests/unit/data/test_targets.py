@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from workers.config import DataConfig, DomainConfig
+from workers.config.data import DataConfig, DomainConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats import Example
 from workers.data.preparing import plan_domain

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from workers.config import TrainOn
-from workers.data.files import RowError
+from workers.config.data import TrainOn
 from workers.data.formats import Example, Message, read_row
+from workers.data.formats.values import RowError
 
 ASK = {"role": "user", "content": "Which trains go north?"}
 ANSWER = {"role": "assistant", "content": "The 7:15."}

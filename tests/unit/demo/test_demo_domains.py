@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orchestrator.demo.domains import DemoDomain, make_domains
+from orchestrator.cli.demo.domains import DemoDomain, make_domains
 
 
 @pytest.fixture(scope="module")

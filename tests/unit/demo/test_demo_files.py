@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.config import RunConfig
-from orchestrator.demo.answers import answers_table, generate_answers
-from orchestrator.demo.files import demo_prompts, write_demo
-from orchestrator.loading import load_config
+from orchestrator.cli.demo.answers import answers_table, generate_answers
+from orchestrator.cli.demo.files import demo_prompts, write_demo
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 from workers.data.formats import Example
 from workers.data.templates import Tokens, tokenize_examples
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")

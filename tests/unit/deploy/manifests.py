@@ -8,7 +8,7 @@ from typing import Any
 import typer.main
 import yaml
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from tests.runs import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 from tests.unit.deploy.manifests import PROJECT, parse_command, pinned, read_documents
 
 CLUSTER = read_documents("raycluster.yaml")["RayCluster/raymix"]

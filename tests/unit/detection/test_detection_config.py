@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config_errors import ConfigError
-from orchestrator.detection.config import DetectionConfig
-from orchestrator.loading import load_config
+from orchestrator.config.detection import DetectionConfig
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
 from tests.unit.detection.wordy_model import write_config
 
 ROOT = Path(__file__).parents[3]
@@ -52,6 +52,6 @@ def test_faults_are_named_by_their_place(tmp_path: Path, detection: dict[str, ob
 
 def test_nothing_heavy_is_loaded_to_read_them() -> None:
     heavy = ("sklearn", "scipy", "torch", "ray", "transformers", "httpx2", "tenacity", "plotly")
-    script = f"import sys, orchestrator.config; print(*sorted({set(heavy)!r} & set(sys.modules)))"
+    script = f"import sys, orchestrator.config.run; print(*sorted({set(heavy)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.detection.domain_texts import cut_openings, cut_windows, find_domain_texts, plain_text
-from workers.config import DomainConfig, ModelConfig
+from orchestrator.prepare.detection.domain_texts import cut_openings, cut_windows, find_domain_texts, plain_text
+from workers.config.data import DomainConfig
+from workers.config.model import ModelConfig
 from workers.data.formats import Example
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 
 def write_rows(path: Path, texts: list[str]) -> Path:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.detection.config import EndpointJudgeConfig
-from orchestrator.detection.judges import Answer, JudgeContext
-from orchestrator.detection.judges.base import Memory, parsed
-from orchestrator.detection.judges.endpoint import EndpointError, EndpointJudge
+from orchestrator.config.detection import EndpointJudgeConfig
+from orchestrator.prepare.detection.judges import Answer, JudgeContext
+from orchestrator.prepare.detection.judges.base import Memory, parsed
+from orchestrator.prepare.detection.judges.endpoint import EndpointError, EndpointJudge
 
 DOMAINS = ("law", "computer_code", "Medicine")
 KEY = "sk-very-secret-0123"

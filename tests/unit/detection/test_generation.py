@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import ClusterConfig
-from orchestrator.detection.config import CalibrationConfig, GenerationConfig
-from orchestrator.detection.generation import (
+from orchestrator.config.detection import CalibrationConfig, GenerationConfig
+from orchestrator.config.run import ClusterConfig
+from orchestrator.prepare.detection.generation import (
     GeneratedText,
     GenerationJob,
     TextGenerator,
@@ -17,9 +17,9 @@ from orchestrator.detection.generation import (
     free_jobs,
     generate,
 )
-from orchestrator.detection.pool import WorkerPool
+from orchestrator.prepare.detection.pool import WorkerPool
 from tests.runs import write_llama
-from workers.config import ModelConfig
+from workers.config.model import ModelConfig
 
 OPENING = 4
 BOS, EOS = 0, 1

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.detection.config import ClassifierJudgeConfig, LikelihoodJudgeConfig
-from orchestrator.detection.judges import Answer, JudgeContext, build_judge
-from orchestrator.detection.judges.base import Memory, parsed
-from orchestrator.detection.judges.likelihood import LabelScorer
+from orchestrator.config.detection import ClassifierJudgeConfig, LikelihoodJudgeConfig
+from orchestrator.prepare.detection.judges import Answer, JudgeContext, build_judge
+from orchestrator.prepare.detection.judges.base import Memory, parsed
+from orchestrator.prepare.detection.judges.likelihood import LabelScorer
 from tests.runs import write_llama
 from tests.unit.detection.wordy_model import WORDS, write_words
-from workers.config import ModelConfig
-from workers.model import load_model, load_tokenizer
+from workers.config.model import ModelConfig
+from workers.model.loading import load_model, load_tokenizer
 
 
 def texts_of(seed: int, count: int, num_words: int = 25) -> dict[str, list[str]]:

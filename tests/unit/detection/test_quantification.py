@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.detection.quantification import (
+from orchestrator.prepare.detection.quantification import (
     Calibration,
     Calibrator,
     Floats,

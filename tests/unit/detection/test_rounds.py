@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.detection import judges, rounds
-from orchestrator.detection.distribution import Distribution
-from orchestrator.detection.driver import with_detected_shares
-from orchestrator.detection.judges import Answer
-from orchestrator.detection.rounds import find_distribution, known_distribution
-from orchestrator.detection.view import distribution_view, write_page
+from orchestrator.prepare.detection import judges, rounds
+from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.driver import with_detected_shares
+from orchestrator.prepare.detection.judges import Answer
+from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
+from orchestrator.prepare.detection.view import distribution_view, write_page
 from tests.unit.detection.wordy_model import SHARES, WordyModel, write_config
 
 

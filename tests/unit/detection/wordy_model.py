@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from orchestrator.config import RunConfig
-from orchestrator.detection.generation import GeneratedText, GenerationJob
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.detection.generation import GeneratedText, GenerationJob
 from tests.runs import write_byte_tokenizer
 
 WORDS = {

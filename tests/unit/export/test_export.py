@@ -15,8 +15,8 @@ from orchestrator.export.driver import export
 from tests.runs import write_llama
 from tests.unit.conftest import MakeFakeRun
 from tests.unit.verdict.test_verdict import CASES, finished, planted
-from workers.base_name import base_name
 from workers.export import ExportError
+from workers.model.base_name import base_name
 
 QUIET = Console(file=io.StringIO())
 

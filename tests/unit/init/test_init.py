@@ -15,9 +15,9 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from orchestrator.init.looking import find_domains
-from orchestrator.init.writing import init
-from orchestrator.loading import load_config
+from orchestrator.cli.init.looking import find_domains
+from orchestrator.cli.init.writing import init
+from orchestrator.config.load import load_config
 
 TURNS = {"messages": [{"role": "user", "content": "q " * 40}, {"role": "assistant", "content": "a" * 500}]}
 
@@ -205,7 +205,7 @@ def test_what_is_counted_lies_evenly_over_the_rows_seen(tmp_path: Path, num_rows
 def test_a_small_domain_is_written_with_a_fraction_that_sets_rows_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer_folder: Path, num_rows: int, word: str
 ) -> None:
-    from orchestrator.training.preparation import prepare_stores
+    from orchestrator.prepare.token_stores import prepare_stores
 
     monkeypatch.chdir(tmp_path)
     (base := tmp_path / "base").mkdir()

@@ -11,15 +11,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 from orchestrator.inspect.reading import SeenExample, read_split
 from orchestrator.inspect.showing import print_legend, print_seen, to_json
 from tests.runs import write_run
-from workers.config import DataConfig, DomainConfig, ModelConfig
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
 from workers.data.preparing import fingerprint_tokenizer, plan_domain
 from workers.data.templates import Tokens
 from workers.data.tokenization import Piece
-from workers.model import load_tokenizer
+from workers.model.loading import load_tokenizer
 
 
 def inspect(file: Path, *options: str) -> tuple[list[dict[str, Any]], Any]:
@@ -93,7 +94,7 @@ def test_rows_set_aside_are_shown_on_their_side_only(tmp_path: Path) -> None:
     assert sorted(lines["train"] + lines["eval"]) == list(range(1, 702)) and 150 < len(lines["eval"]) < 270
     assert all(numbers == sorted(numbers) for numbers in lines.values())
     assert lines["train"][-1] == 701 and "refused" in parts["train"][-1]  # a torn row is its file's
-    from orchestrator.training.preparation import prepare_stores
+    from orchestrator.prepare.token_stores import prepare_stores
 
     model = ModelConfig(path=str(tmp_path / "base"))
     config = DomainConfig(train=[train], eval_fraction=0.3)

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 import requests
 
-from orchestrator.jobs.client import JobError, cluster_errors
+from orchestrator.cluster.jobs.client import JobError, cluster_errors
 
 NOBODY = "http://127.0.0.1:9"  # discard: nothing listens there
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.jobs import package
-from orchestrator.jobs.package import write_package
-from orchestrator.loading import load_config
+from orchestrator.cluster.jobs import package
+from orchestrator.cluster.jobs.package import write_package
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
 from workers.data.locations import find_files
 
 

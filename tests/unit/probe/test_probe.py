@@ -9,12 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.probe.driver import probe
 from orchestrator.probe.hidden_states import layer_index, mean_hidden_states
 from tests.runs import write_llama
-from workers.config import ModelConfig
-from workers.model import load_model, load_tokenizer
+from workers.config.model import ModelConfig
+from workers.model.loading import load_model, load_tokenizer
 
 
 def write_model(folder: Path, seed: int) -> ModelConfig:

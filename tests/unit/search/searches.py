@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
 from workers.contracts import DomainFeedback
 
 DOMAINS = ("math", "code", "law")

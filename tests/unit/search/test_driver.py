@@ -7,15 +7,15 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from orchestrator.config_errors import ConfigError
-from orchestrator.search import driver
-from orchestrator.search.driver import tune
-from orchestrator.search.page import write_search_page
-from orchestrator.search.preparing import check_corners, search_folder, space_of
-from orchestrator.search.results import Evaluation, SearchRecord, TrialRecord
-from orchestrator.search.trial import Trials
-from orchestrator.search.values import format_value
-from orchestrator.search.view import search_view
+from orchestrator.config.errors import ConfigError
+from orchestrator.sweeps.tune import driver
+from orchestrator.sweeps.tune.driver import tune
+from orchestrator.sweeps.tune.page import write_search_page
+from orchestrator.sweeps.tune.preparing import check_corners, search_folder, space_of
+from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.tune.view import search_view
+from orchestrator.views.values import format_value
 from tests.unit.search.searches import DOMAINS, config_with
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.search import generations
-from orchestrator.search.config import PopulationConfig
-from orchestrator.search.generations import train_generations
-from orchestrator.search.space import SearchSpace
-from orchestrator.search.trial import Trials
-from orchestrator.stages.records import StageRecord
+from orchestrator.config.run import RunConfig
+from orchestrator.config.search import PopulationConfig
+from orchestrator.sweeps.stages.records import StageRecord
+from orchestrator.sweeps.tune import generations
+from orchestrator.sweeps.tune.generations import train_generations
+from orchestrator.sweeps.tune.space import SearchSpace
+from orchestrator.sweeps.tune.trial import Trials
 from tests.unit.search.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {

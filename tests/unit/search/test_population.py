@@ -1,8 +1,8 @@
 """Who goes on from whom."""
 
-from orchestrator.search.config import Distribution, PopulationConfig
-from orchestrator.search.population import Lineage, first_generation, next_generation
-from orchestrator.search.space import SearchSpace
+from orchestrator.config.search import Distribution, PopulationConfig
+from orchestrator.sweeps.tune.population import Lineage, first_generation, next_generation
+from orchestrator.sweeps.tune.space import SearchSpace
 from tests.unit.search.searches import DOMAINS
 
 SPACE = SearchSpace(

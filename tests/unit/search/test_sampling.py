@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from orchestrator.search.config import AshaConfig, Distribution
-from orchestrator.search.sampling import _asha, _optuna
-from orchestrator.search.space import Point, SearchSpace
-from orchestrator.search.trial import Trials
+from orchestrator.config.search import AshaConfig, Distribution
+from orchestrator.sweeps.tune.sampling import _asha, _optuna
+from orchestrator.sweeps.tune.space import Point, SearchSpace
+from orchestrator.sweeps.tune.trial import Trials
 from tests.unit.search.searches import DOMAINS, config_with
 
 SPACE = SearchSpace(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import dirichlet, kstest
 
-from orchestrator.search.config import Distribution
-from orchestrator.search.space import SearchSpace
+from orchestrator.config.search import Distribution
+from orchestrator.sweeps.tune.space import SearchSpace
 from tests.unit.search.searches import DOMAINS
 
 SPACE = SearchSpace(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.config import RunConfig
-from orchestrator.search import trial
-from orchestrator.search.results import best_of, collect, write_best
-from orchestrator.search.space import SearchSpace
-from orchestrator.search.trial import SearchTrial, Trials
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.tune import trial
+from orchestrator.sweeps.tune.results import best_of, collect, write_best
+from orchestrator.sweeps.tune.space import SearchSpace
+from orchestrator.sweeps.tune.trial import SearchTrial, Trials
 from tests.unit.search.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {"type": "random", "space": {"mixing.sigma": {"uniform": [0.1, 1.0]}}}

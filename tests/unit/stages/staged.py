@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
 
 SIZES = {"math": 110_142, "code": 20_022, "general": 86_060}
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.stages.chain import plan_stages
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.stages.chain import plan_stages
 from tests.unit.stages.staged import config, fake_stores
 
 DMT = {"plan": "dmt", "specialised": ["math", "code"], "general": ["general"]}

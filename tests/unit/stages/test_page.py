@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.report import write_report
-from orchestrator.run_folder import RunFolder
-from orchestrator.stages import CAVEATS
-from orchestrator.stages.page import along_figure, write_plan_page
+from orchestrator.runs.folder import RunFolder
+from orchestrator.sweeps.stages import CAVEATS
+from orchestrator.sweeps.stages.page import along_figure, write_plan_page
+from orchestrator.views.report import write_report
 from tests.unit.conftest import MakeFakeRun
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.stages.chain import plan_stages
-from orchestrator.stages.plans import expand
+from orchestrator.config.plans import expand
+from orchestrator.sweeps.stages.chain import plan_stages
 from tests.unit.stages.staged import config, fake_stores
 from workers.data.preparing import Sample
 

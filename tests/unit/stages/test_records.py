@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run_folder import RunFolder
-from orchestrator.stages.chain import plan_stages
-from orchestrator.stages.records import StageRecord, summarise_chain
-from orchestrator.verdict.telling import verdict_lines
+from orchestrator.runs.folder import RunFolder
+from orchestrator.sweeps.stages.chain import plan_stages
+from orchestrator.sweeps.stages.records import StageRecord, summarise_chain
+from orchestrator.views.verdict import verdict_lines
 from tests.unit.conftest import MakeFakeRun
 from tests.unit.stages.staged import config, fake_stores
 from tests.unit.verdict.test_verdict import both, finished, planted

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.stages.config import StageConfig
-from orchestrator.stages.resolving import find_parent, stage_run
+from orchestrator.config.run import RunConfig
+from orchestrator.config.stage_runs import find_parent, stage_run
+from orchestrator.config.stages import StageConfig
 from tests.unit.stages.staged import config
 
 

@@ -10,8 +10,8 @@ import torch
 
 from tests.unit.data.stores import MAX_LENGTH, make_store
 from tests.unit.strategies.test_cofitune_config import build
+from workers.model.importance import GatedModel, _batches, _set_attention_dropout, accumulate_scores
 from workers.strategies.cofitune.architectures import ARCHITECTURES, decoder_layers, submodule
-from workers.strategies.cofitune.importance import GatedModel, _batches, _set_attention_dropout, accumulate_scores
 from workers.strategies.cofitune.normalisation import (
     by_rank,
     by_zscore,

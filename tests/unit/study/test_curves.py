@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.study.curves import (
+from orchestrator.sweeps.study.curves import (
     draw_seeds,
     find_crossings,
     interval,

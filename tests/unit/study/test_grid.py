@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config import RunConfig
-from orchestrator.study.estimate import estimate_study, estimate_view
-from orchestrator.study.grid import Trainings, build_cells, format_fraction, plan_trainings
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
+from orchestrator.sweeps.study.grid import Trainings, build_cells, format_fraction, plan_trainings
 from tests.unit.stages.staged import config, fake_stores
 
 PAPER = {"specialised": ["code", "math"], "general": ["general"]}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.tasks.records import add_scores, scores_from
+from orchestrator.runs.benchmark_record import add_scores, scores_from
 from tests.unit.conftest import FakeRun
 
 

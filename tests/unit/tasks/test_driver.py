@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.benchmarks import harness
+from orchestrator.benchmarks.driver import evaluate
 from orchestrator.export.card import model_card
-from orchestrator.report import comparison_table, write_report
-from orchestrator.run_folder import RunFolder
-from orchestrator.tasks import harness
-from orchestrator.tasks.driver import evaluate
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.report import comparison_table, write_report
 from tests.unit.conftest import FakeRun, MakeFakeRun
 from tests.unit.tasks.scores import scored
 

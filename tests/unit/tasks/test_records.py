@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.tasks.records import MetricScores, Score, TaskScores, add_scores, asked_for, scores_from
-from orchestrator.tasks.view import scores_table
+from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores, add_scores, asked_for, scores_from
+from orchestrator.views.benchmarks import scores_table
 from tests.unit.tasks.scores import harness_results
 
 BASE = harness_results(

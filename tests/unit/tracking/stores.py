@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, TrackerConfig
+from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig
 
 Series = dict[str, list[tuple[int, float]]]
 """Key -> (step, value), in the order of writing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.run_folder import RunFolder
+from orchestrator.runs.folder import RunFolder
 from orchestrator.tracking.prometheus import COUNTERS, GAUGES, counted, newest
 from tests.unit.conftest import FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
+from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
 from orchestrator.tracking.following import RunFollower
 from orchestrator.tracking.records import RunRecords
 from orchestrator.tracking.watch import open_tracker

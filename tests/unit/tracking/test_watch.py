@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import ConfigError
-from orchestrator.loading import load_config
-from orchestrator.run_folder import RunFolder
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, WandbConfig
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.lock import bound_settings
 from orchestrator.tracking import watch
 from orchestrator.tracking.base import LastStep, RunIdentity
-from orchestrator.tracking.config import MLflowConfig, TensorBoardConfig, WandbConfig
 from orchestrator.tracking.following import RunFollower
 from orchestrator.tracking.records import StepRecord
 from orchestrator.tracking.watch import TrackedRun, Watch
-from orchestrator.training.claim import bound_settings
 from tests.unit.conftest import MakeFakeRun
 
 

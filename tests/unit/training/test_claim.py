@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.training.claim import ClaimError, claim_folder
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.lock import ClaimError, claim_folder
 
 _ROOT = Path(__file__).parents[3]
 
@@ -135,8 +135,8 @@ def test_a_driver_that_is_at_it_is_not_disturbed_by_a_mended_configuration(tmp_p
 def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with claim_folder(config(tmp_path)):
         code = (
-            "import sys; from pathlib import Path; from orchestrator.config import RunConfig\n"
-            "from orchestrator.training.claim import claim_folder\n"
+            "import sys; from pathlib import Path; from orchestrator.config.run import RunConfig\n"
+            "from orchestrator.runs.lock import claim_folder\n"
             "with claim_folder(RunConfig.model_validate_json(Path(sys.argv[1]).read_bytes())): pass"
         )
         other = [sys.executable, "-c", code, str(tmp_path / "r" / "config.json")]

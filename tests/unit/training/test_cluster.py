@@ -4,9 +4,9 @@ from typing import NoReturn
 
 import pytest
 
-from orchestrator.config import ClusterConfig
-from orchestrator.training import cluster
-from orchestrator.training.cluster import ClusterError, ray_session
+from orchestrator.cluster import session
+from orchestrator.cluster.session import ClusterError, ray_session
+from orchestrator.config.run import ClusterConfig
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ def test_a_ray_that_does_not_start_is_told_in_a_line(
     def init(**settings: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(session.ray, "init", init)
     with pytest.raises(ClusterError, match=told), ray_session(ClusterConfig()):
         pytest.fail("there is no session")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.ray, "init", None)
+    monkeypatch.setattr(session.ray, "init", None)
     with pytest.raises(TypeError), ray_session(ClusterConfig()):
         pytest.fail("there is no session")

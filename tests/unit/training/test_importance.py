@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.loading import load_config
-from orchestrator.training import importance
-from orchestrator.training.importance import with_importance
-from orchestrator.training.preparation import prepare_stores
+from orchestrator.config.load import load_config
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare import importance
+from orchestrator.prepare.importance import with_importance
+from orchestrator.prepare.token_stores import prepare_stores
 from tests.runs import write_run
 from workers.strategies.cofitune.normalisation import read_importance, write_importance
 from workers.strategies.cofitune.scores import KINDS, read_scores

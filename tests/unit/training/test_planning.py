@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.training.planning import budget_warning, count_steps
-from orchestrator.training.preparation import DomainStores
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.token_stores import DomainStores
+from orchestrator.training.plan import budget_warning, count_steps
 from workers.data.store import TokenStore
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.run_folder import REFERENCE_PROGRESS_FILE, RunFolder
-from orchestrator.training import reference_view
-from orchestrator.training.reference_view import ReferenceView
+from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
+from orchestrator.views import references
+from orchestrator.views.references import ReferenceView
 from tests.unit.conftest import FakeRun
-from workers.plan import TrainingPlan
+from workers.training.plan import TrainingPlan
 
 
 class Plans:
@@ -28,7 +28,7 @@ class Plans:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_view, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(references, "POLL_SECONDS", 0.02)
 
 
 def text_of(console: Console) -> str:

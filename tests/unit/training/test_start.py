@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.training.start import find_start
 from tests.unit.training.test_claim import config
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from statistics import mean
 
-from orchestrator.config import RunConfig
-from orchestrator.run_records import DomainSummary, LossCourse, RunSummary
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary
 
 
 def write_summary(run: RunConfig, start: float, ends: Mapping[str, float]) -> None:

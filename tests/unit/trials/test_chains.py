@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import RunConfig
-from orchestrator.run_records import RunSummary
-from orchestrator.trials import chains
-from orchestrator.trials.chains import run_chains
-from orchestrator.trials.running import TrialsFailedError
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.records import RunSummary
+from orchestrator.sweeps import chains
+from orchestrator.sweeps.chains import run_chains
+from orchestrator.sweeps.running import TrialsFailedError
 from tests.runs import write_llama
 from tests.unit.trials.summaries import write_summary
 

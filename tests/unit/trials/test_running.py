@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.config import ClusterConfig, RunConfig
-from orchestrator.training.claim import claim_folder
-from orchestrator.trials.running import TrialsFailedError, num_side_by_side, run_trials
-from orchestrator.trials.view import TrialsView
+from orchestrator.config.run import ClusterConfig, RunConfig
+from orchestrator.runs.lock import claim_folder
+from orchestrator.sweeps.running import TrialsFailedError, num_side_by_side, run_trials
+from orchestrator.views.runs import TrialsView
 from tests.unit.conftest import make_fake_run_in
 
 

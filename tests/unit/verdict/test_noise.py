@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.verdict.noise import is_beyond_noise
+from orchestrator.runs.noise import is_beyond_noise
 from workers.contracts import Change, DomainFeedback
-from workers.example_losses import EvaluationHistory
-from workers.loss_statistics import ExampleLosses
+from workers.validation.example_losses import EvaluationHistory
+from workers.validation.loss_statistics import ExampleLosses
 
 
 def measured(loss: float, step: int = 0, error: float | None = None, paired: float | None = None) -> DomainFeedback:

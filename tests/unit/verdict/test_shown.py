@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.compare.results import Comparison, RunResult, VariantResult
-from orchestrator.compare.table import comparison_view
+from orchestrator.cluster.jobs.client import _harm
 from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage
 from orchestrator.export.card import model_card
-from orchestrator.jobs.client import _harm
-from orchestrator.report import write_report
-from orchestrator.report.comparison import comparison_table
-from orchestrator.report.html import shown_verdict
-from orchestrator.trials.view import TrialsView
-from orchestrator.verdict.telling import verdict_lines, verdict_sentence
+from orchestrator.sweeps.compare.results import Comparison, RunResult, VariantResult
+from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.views.report import write_report
+from orchestrator.views.report.comparison import comparison_table
+from orchestrator.views.report.html import shown_verdict
+from orchestrator.views.runs import TrialsView
+from orchestrator.views.verdict import verdict_lines, verdict_sentence
 from tests.unit.verdict.test_verdict import CASES, both, finished, planted
 
 
@@ -117,8 +117,8 @@ def test_the_card_of_a_model_that_got_worse_says_it(tmp_path: Path) -> None:
 
 
 def test_the_plot_of_a_finished_run_ends_with_shares_that_were_trained_with(tmp_path: Path) -> None:
-    from orchestrator.palette import color_by_name
-    from orchestrator.report.figures import shares_figure
+    from orchestrator.views.palette import color_by_name
+    from orchestrator.views.report.figures import shares_figure
 
     folder, summary = finished(planted(tmp_path, CASES["improved"]))
     figure = shares_figure(folder, color_by_name(folder.domains))

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from orchestrator.export.driver import find_result
-from orchestrator.run_folder import RunFolder
-from orchestrator.run_records import RunSummary
-from orchestrator.summary import summarise, write_summary
-from orchestrator.summary_view import summary_view
-from orchestrator.verdict.telling import HARMFUL, IN_A_WORD, verdict_lines
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.records import RunSummary
+from orchestrator.runs.summary import summarise, write_summary
+from orchestrator.views.summary import summary_view
+from orchestrator.views.verdict import HARMFUL, IN_A_WORD, verdict_lines
 from tests.unit.conftest import FakeRun
 from workers.contracts import DomainWeights
 from workers.events import note_event

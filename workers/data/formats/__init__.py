@@ -7,8 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workers.config import TrainOn
-from workers.data.files import RowError
+from workers.config.data import TrainOn
 from workers.data.formats.detection import check_fields, complete_fields, detect_format
 from workers.data.formats.example import Example, ExcludedRow, Message, says_something
 from workers.data.formats.exclusion import is_excluded
@@ -16,7 +15,7 @@ from workers.data.formats.layouts import FORMATS, FURTHER, TOOLS_NAMES
 from workers.data.formats.marks import find_learned, read_switch
 from workers.data.formats.refusals import find_refusal, harmless_names
 from workers.data.formats.turns import Talk
-from workers.data.formats.values import Row, is_blank, kind_of, text_of
+from workers.data.formats.values import Row, RowError, is_blank, kind_of, text_of
 
 __all__ = [
     "FORMATS",

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from workers.data.files import RowError
 from workers.data.formats.example import Tool
-from workers.data.formats.values import Row, check_nested, is_blank, kind_of, parse_json, without_nulls
+from workers.data.formats.values import Row, RowError, check_nested, is_blank, kind_of, parse_json, without_nulls
 
 Call = dict[str, Any]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from workers.config import Exclusion
+from workers.config.data import Exclusion
 from workers.data.formats.example import Example
 from workers.data.formats.values import Row
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workers.data.files import RowError
 from workers.data.formats.turns import REASONING, Talk, add_turns
 from workers.data.formats.values import (
     Names,
     Row,
+    RowError,
     field_of,
     holds_json_list,
     is_blank,

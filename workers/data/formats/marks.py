@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.config import TrainOn
-from workers.data.files import RowError
+from workers.config.data import TrainOn
 from workers.data.formats.example import Message, says_something
-from workers.data.formats.values import Row, is_blank, kind_of
+from workers.data.formats.values import Row, RowError, is_blank, kind_of
 
 _LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
 _LEAVE = ("masked", "mask")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from workers.data.files import RowError
 from workers.data.formats.calls import read_calls, read_tools
 from workers.data.formats.example import Message, Tool
 from workers.data.formats.marks import MARKS, read_mark
 from workers.data.formats.values import (
     Row,
+    RowError,
     check_text,
     field_of,
     holds_json_list,

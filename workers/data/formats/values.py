@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workers.data.files import RowError
-
 Row = Mapping[str, Any]
 Names = Callable[[str], str]  # field name of the format -> field name of the file
 
 _MAX_DEPTH = 32  # of calls and schemas; a chat template walks them by recursion
+
+
+class RowError(ValueError):
+    """Why a row cannot be used: "kind" or "kind: details"."""
 
 
 def text_of(row: Row, name: str, where: str = "") -> str:

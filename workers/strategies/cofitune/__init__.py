@@ -8,8 +8,7 @@ from workers.strategies.cofitune.config import CoFiTuneConfig, ImportanceConfig,
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from workers.engine import Engine
-    from workers.strategies.cofitune.soft_mask import SoftMask
+    from workers.strategies.cofitune.soft_mask import SoftMask, SteppingEngine
 
 __all__ = ["CoFiTuneConfig", "ImportanceConfig", "apply", "attach", "check_model", "trained_layers"]
 
@@ -37,7 +36,7 @@ def check_model(config: CoFiTuneConfig, model: Mapping[str, Any]) -> None:
         trained_layers(config.layers, num_layers)
 
 
-def attach(engine: "Engine", config: CoFiTuneConfig) -> "SoftMask | None":
+def attach(engine: "SteppingEngine", config: CoFiTuneConfig) -> "SoftMask | None":
     """The soft mask on a built engine's optimizer."""
     from workers.strategies.cofitune.soft_mask import attach as attach_mask
 

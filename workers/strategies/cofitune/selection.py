@@ -33,6 +33,11 @@ class TrainedParameter:
     unit_R: NDArray[np.int64]  # its head (q, k, v) or neuron
     is_trained_R: NDArray[np.bool_]  # False where a matrix is shared with a module that is frozen
 
+    @property
+    def shape(self) -> "torch.Size":
+        """Of the whole parameter; under ZeRO-3 its own is that of the part that a rank holds."""
+        return getattr(self.parameter, "ds_shape", self.parameter.shape)
+
 
 def freeze(model: "PreTrainedModel", config: CoFiTuneConfig) -> None:
     """Let exactly the chosen parameters require gradients.

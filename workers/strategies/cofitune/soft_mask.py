@@ -9,9 +9,9 @@ The factors are flat tensors, built once for each tensor that a rank steps: no c
 stepped. DeepSpeed carries the result to the model's weights by itself after the inner step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +20,41 @@ from numpy.typing import NDArray
 
 from workers.strategies.cofitune.config import CoFiTuneConfig
 from workers.strategies.cofitune.normalisation import Importance, read_importance
-from workers.strategies.cofitune.partitions import Fragment, full_shape, stepped_tensors
 from workers.strategies.cofitune.selection import TrainedParameter, trained_parameters
-
-if TYPE_CHECKING:
-    from workers.engine import Engine
 
 NUM_BINS = 10
 _NO_BIN = NUM_BINS  # elements without importance: padding, other modules
+
+
+class Fragment(Protocol):
+    """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
+
+    @property
+    def parameter(self) -> torch.nn.Parameter:
+        """The parameter."""
+
+    @property
+    def offset(self) -> int:
+        """Where they are in the flat tensor."""
+
+    @property
+    def start(self) -> int:
+        """Where they begin in the parameter."""
+
+    @property
+    def length(self) -> int:
+        """How many they are."""
+
+
+class SteppingEngine(Protocol):
+    """What the mask needs of the engine that it is hung on."""
+
+    module: Any
+    optimizer: Any
+    device: torch.device
+
+    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, Sequence[Fragment]]]:
+        """Each tensor that this rank's inner optimizer steps, with what is in it; the rest of it is padding."""
 
 
 @dataclass
@@ -40,7 +67,7 @@ class _Masked:
     before: torch.Tensor | None = None
 
 
-def attach(engine: "Engine", config: CoFiTuneConfig) -> "SoftMask | None":
+def attach(engine: SteppingEngine, config: CoFiTuneConfig) -> "SoftMask | None":
     """Hang the mask on a built engine; None where nothing is masked and every trained matrix trains whole.
 
     Raises:
@@ -65,7 +92,7 @@ class SoftMask:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: SteppingEngine,
         config: CoFiTuneConfig,
         trained: list[TrainedParameter],
         importance: Importance | None,
@@ -77,7 +104,7 @@ class SoftMask:
         by_id = {id(t.parameter): t for t in trained}
         self._masked = {
             id(stepped): _build(stepped, fragments, by_id, config, importance)
-            for stepped, fragments in stepped_tensors(engine)
+            for stepped, fragments in engine.stepped_tensors()
         }
         inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # stage 0 in fp32 has no wrapper
         inner.register_step_pre_hook(self._before_step)
@@ -161,7 +188,7 @@ def row_importance(trained: TrainedParameter, importance: Importance) -> NDArray
 
 def _build(
     stepped: torch.Tensor,
-    fragments: list[Fragment],
+    fragments: Sequence[Fragment],
     by_id: dict[int, TrainedParameter],
     config: CoFiTuneConfig,
     importance: Importance | None,
@@ -179,11 +206,11 @@ def _build(
             free = 1 - rows.nan_to_num(0.0)
             binned = (rows * NUM_BINS).floor().clamp(max=NUM_BINS - 1)
             no_bin = rows.isnan() | ~is_trained
-            bins[here] = _fragment_of(binned.masked_fill(no_bin, _NO_BIN).to(torch.uint8), trained.axis, f).to(device)
+            bins[here] = _fragment_of(binned.masked_fill(no_bin, _NO_BIN).to(torch.uint8), trained, f).to(device)
         on_update = free if config.mask == "update" else torch.ones_like(free)
         # A frozen part of a shared matrix: weight decay may not move it either.
-        update[here] = _fragment_of(on_update.where(is_trained, 0.0), trained.axis, f).to(device)
-        gradient[here] = _fragment_of(free, trained.axis, f).to(device)
+        update[here] = _fragment_of(on_update.where(is_trained, 0.0), trained, f).to(device)
+        gradient[here] = _fragment_of(free, trained, f).to(device)
     return _Masked(
         update.view_as(stepped) if (update != 1).any() else None,
         gradient.view_as(stepped) if config.mask == "gradient" else None,
@@ -191,20 +218,22 @@ def _build(
     )
 
 
-def _fragment_of(rows: torch.Tensor, axis: int, fragment: Fragment) -> torch.Tensor:
+def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: Fragment) -> torch.Tensor:
     """The row values laid over the parameter's elements, of which this is the fragment."""
-    shape = full_shape(fragment.parameter)
-    over_rows = [len(rows) if d == axis else 1 for d in range(len(shape))]
-    whole = rows.view(over_rows).expand(shape).reshape(-1)
+    whole = rows.view(_over_rows(trained)).expand(trained.shape).reshape(-1)
     return whole[fragment.start : fragment.start + fragment.length]
 
 
 def _stop_gradient(trained: TrainedParameter, device: torch.device) -> None:
     """No gradient for the frozen rows of a shared matrix, so that they do not count in the norm that is clipped."""
     p = trained.parameter
-    over_rows = [len(trained.is_trained_R) if d == trained.axis else 1 for d in range(len(full_shape(p)))]
-    keep = torch.from_numpy(trained.is_trained_R).to(device).view(over_rows)
+    keep = torch.from_numpy(trained.is_trained_R).to(device).view(_over_rows(trained))
     p.register_hook(lambda gradient: gradient * keep)
+
+
+def _over_rows(trained: TrainedParameter) -> list[int]:
+    """The shape in which one value a row is broadcast over the parameter."""
+    return [len(trained.is_trained_R) if axis == trained.axis else 1 for axis in range(len(trained.shape))]
 
 
 def _check_shapes(importance: Importance, trained: list[TrainedParameter], num_layers: int) -> None:

@@ -1,0 +1,67 @@
+"""`raymix evaluate`: tasks of the harness on a run's base model and on its result, on the same terms."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmarks.harness import evaluate_model, harness_version, load_tasks
+from orchestrator.config.run import RunConfig
+from orchestrator.export.driver import find_result
+from orchestrator.runs.benchmark_record import FILE_NAME, add_scores, read_scores, scores_from
+from orchestrator.views.benchmarks import ScoringView, scores_table
+from orchestrator.views.quiet import chatter_to
+from orchestrator.views.report import write_report
+
+
+def evaluate(
+    run_folder: Path,
+    names: Sequence[str],
+    console: Console,
+    *,
+    tasks_folder: Path | None = None,
+    is_best: bool = False,
+    limit: int | None = None,
+    batch_size: int = 8,
+    chat: bool = False,
+    allow_code: bool = False,
+) -> None:
+    """Evaluate both models, add the scores to tasks.json and to the run's report, and print them.
+
+    Args:
+        run_folder: a finished run.
+        names: tasks, groups or tags of the harness or of `tasks_folder`.
+        console: where to tell of it.
+        tasks_folder: local task files.
+        is_best: the model of the best evaluation, in place of the last step's.
+        limit: only so many samples of each task.
+        batch_size: rows of a forward pass.
+        chat: put the questions into the model's chat template.
+        allow_code: run code that the model writes, and metrics of the hub.
+
+    Raises:
+        ValueError: there is no such result, the harness is not installed, or a task is not to be had.
+    """
+    _, result_folder = find_result(run_folder, is_best)
+    if not names:
+        raise ValueError("--tasks names no task; for one: --tasks gsm8k")
+    version = harness_version()
+    read_scores(run_folder)  # a damaged file is told of now, not after hours
+    base = RunConfig.model_validate_json((run_folder / "config.json").read_bytes()).model.with_absolute_paths()
+    result = base.model_copy(update={"path": str(result_folder), "revision": None, "chat_template": None})
+    measured = {}
+    with chatter_to(run_folder / "raymix.log") as quiet_console:
+        quiet_console.print(f"loading {', '.join(names)}", markup=False, highlight=False)
+        tasks = load_tasks(names, tasks_folder, allow_code)
+        for name, model in {"base": base, "result": result}.items():
+            with ScoringView(name, quiet_console) as view:
+                measured[name] = evaluate_model(
+                    model, tasks, view, limit=limit, batch_size=batch_size, chat=chat, allow_code=allow_code
+                )
+    terms = {"model": result_folder.name, "limit": limit, "chat": chat}
+    scores = scores_from(measured["base"], measured["result"], version, terms)
+    add_scores(run_folder, scores)
+    write_report([run_folder], run_folder / "report.html")
+    console.print(scores_table(scores))
+    places = f"scores: {run_folder / FILE_NAME}, report: {run_folder / 'report.html'}"
+    console.print(places, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,220 @@
+"""lm-evaluation-harness, called with a model that raymix loaded.
+
+It reads a task's data from the hub, or from where a local task file says. Two things it would do unasked are refused
+unless they are allowed: run code that the model writes (tasks marked `unsafe_code`, humaneval for one), and fetch the
+program of a metric that it lacks from the hub (`evaluate.load`). Python beside local task files is the user's own.
+"""
+
+import difflib
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+
+from workers.config.model import ModelConfig
+
+_REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+_NUM_NEAR_NAMES = 3
+_CACHE_HINT = "without network it has to be in the cache, from an earlier evaluation with network"
+
+
+class Progress(Protocol):
+    """Who is told how far a model has come."""
+
+    def begin(self, num_requests: int) -> None:
+        """So many more answers are to come."""
+
+    def advance(self) -> None:
+        """One has come."""
+
+
+def harness_version() -> str:
+    """Version of the harness.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if find_spec("lm_eval") is None:
+        raise ValueError("lm-evaluation-harness is not installed; run `pip install 'raymix[evaluate]'`")
+    return version("lm_eval")
+
+
+def load_tasks(names: Sequence[str], folder: Path | None, allow_code: bool) -> dict[str, Any]:
+    """The tasks with their data, in the form that the harness evaluates.
+
+    Args:
+        names: of tasks, of groups, or of tags.
+        folder: local task files, which come before the harness's own.
+        allow_code: whether code that a model writes, and metrics of the hub, may run.
+
+    Raises:
+        ValueError: a task is not known, does not load, or needs to run code.
+    """
+    manager = _find_tasks(names, folder)
+    loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
+    for name in names:
+        if (manager.task_index[name].cfg or {}).get("unsafe_code"):  # such tasks may run code as soon as they load
+            _refuse_unsafe([name], allow_code)
+        part = _load_task(manager, name, allow_code)
+        _refuse_unsafe([task for task, made in part["tasks"].items() if hasattr(made, "UNSAFE_CODE")], allow_code)
+        for kind, entries in part.items():
+            loaded[kind] |= entries
+    return loaded
+
+
+def _load_task(manager: Any, name: str, allow_code: bool) -> Any:
+    with _hub_metrics(allow_code) as faults:
+        try:
+            part = manager.load([name])
+        except ConnectionError as error:
+            faults.append(f"{error}; {_CACHE_HINT}")
+        except Exception as error:  # a task file is a program's worth of ways to fail
+            faults.append(f"{type(error).__name__}: {error}")
+    if faults:
+        raise ValueError(f"task {name} does not load: {faults[0]}")
+    return part
+
+
+def _refuse_unsafe(tasks: Sequence[str], allow_code: bool) -> None:
+    if tasks and not allow_code:
+        raise ValueError(
+            f"task {tasks[0]} runs the code that the model writes, with your rights on this machine; "
+            "--allow-code lets it, best inside a container"
+        )
+
+
+def evaluate_model(
+    config: ModelConfig,
+    tasks: Mapping[str, Any],
+    progress: Progress,
+    *,
+    limit: int | None,
+    batch_size: int,
+    chat: bool,
+    allow_code: bool,
+) -> dict[str, Any]:
+    """What the harness says of one model: see its `EvalResults`.
+
+    Args:
+        config: the model; it is put on the GPU where there is one.
+        tasks: from `load_tasks`; they can be used for one model after the other.
+        progress: is told how far it is.
+        limit: only so many samples of each task.
+        batch_size: rows of a forward pass.
+        chat: whether questions are put into the model's chat template.
+        allow_code: as for `load_tasks`.
+    """
+    import torch
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    from workers.model.loading import load_model, load_tokenizer
+
+    model: Any = load_model(config)
+    model.config.use_cache = True  # which loading for training turns off
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    wrapped = HFLM(pretrained=model, tokenizer=load_tokenizer(config), batch_size=batch_size)
+    _report_progress(wrapped, progress)
+    _seed(tasks)
+    with _hub_metrics(allow_code):
+        results = evaluate(
+            wrapped,
+            tasks,
+            limit=limit,
+            log_samples=False,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+            confirm_run_unsafe_code=allow_code,
+        )
+    return dict(results)
+
+
+def _find_tasks(names: Sequence[str], folder: Path | None) -> Any:
+    """The harness's index of tasks; it reads its own 14,000 files only where the local ones are not enough."""
+    from lm_eval.tasks import TaskManager
+
+    if folder is not None:
+        local = TaskManager(include_path=str(folder), include_defaults=False)
+        if set(names) <= set(local.all_subtasks):
+            return local
+    manager = TaskManager(include_path=None if folder is None else str(folder))
+    for name in names:
+        if name not in manager.task_index:
+            near = difflib.get_close_matches(name, manager.all_tasks, _NUM_NEAR_NAMES)
+            said = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists the harness's own"
+            raise ValueError(f"task {name} is not known; {said}{_broken_files(folder)}")
+    return manager
+
+
+def _broken_files(folder: Path | None) -> str:
+    """The harness passes over task files that it cannot read, without a word."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    broken = []
+    for path in sorted(folder.rglob("*.yaml")) if folder else []:
+        try:
+            load_yaml(path, resolve_func=False)
+        except Exception as error:  # whatever keeps it from being read
+            broken.append(f"{path}: {' '.join(str(error).split())}")
+    return f" (not readable: {'; '.join(broken)})" if broken else ""
+
+
+@contextmanager
+def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
+    """Metrics of the hub are programs, which `evaluate.load` fetches and runs. Yields what went wrong with any: the
+    harness goes on without a metric that does not load, and fails where it calls it."""
+    import evaluate
+
+    load, faults = evaluate.load, []
+
+    def load_or_tell(path: str, *arguments: Any, **named: Any) -> Any:
+        if not allow_code:
+            faults.append(f"metric {path} is a program on the hub, which runs with your rights; --allow-code lets it")
+            raise ValueError(faults[-1])
+        try:
+            return load(path, *arguments, **named)
+        except Exception as error:
+            faults.append(f"metric {path}: {error} ({_CACHE_HINT})")
+            raise
+
+    if allow_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what the metric of humaneval asks for
+    evaluate.load = load_or_tell
+    try:
+        yield faults
+    finally:
+        evaluate.load = load
+
+
+def _report_progress(wrapped: Any, progress: Progress) -> None:
+    """The harness hands all requests of a kind to one method, and each answer to a hook meant for caching."""
+
+    def answer(method: Callable[..., Any], requests: Sequence[Any]) -> Any:
+        progress.begin(len(requests))
+        return method(requests, disable_tqdm=True)
+
+    for kind in _REQUESTS:
+        setattr(wrapped, kind, partial(answer, getattr(wrapped, kind)))
+    wrapped.set_cache_hook(SimpleNamespace(add_partial=lambda *_: progress.advance()))
+
+
+def _seed(tasks: Mapping[str, Any]) -> None:
+    """As the harness's own command: every model gets the same few-shot examples, and none where a task says nothing."""
+    import torch
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    for task in tasks["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)

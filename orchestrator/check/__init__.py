@@ -1,0 +1,1 @@
+"""`raymix check`: the plan of a run, without training."""

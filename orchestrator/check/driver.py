@@ -1,0 +1,220 @@
+"""`raymix check`: the plan of a run, without training."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
+from orchestrator.check.view import print_plan
+from orchestrator.config.files import left_aside
+from orchestrator.config.machine import crowding
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.detection.driver import with_known_shares
+from orchestrator.prepare.findings import look_at_data
+from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
+from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
+from orchestrator.runs.data_record import DomainCounts, Finding
+from orchestrator.sweeps.stages.chain import plan_stages
+from orchestrator.training.driver import prepare
+from orchestrator.training.plan import (
+    budget_warning,
+    count_steps,
+    initial_algorithm,
+    mean_tokens_per_row,
+    row_shares,
+)
+from orchestrator.views.terminal import printable
+
+
+def check(config: RunConfig, console: Console) -> None:
+    """Prepare the token stores, then print rows and what left them, epochs at the initial weights, steps and memory.
+
+    A plan of stages is written out, stage by stage.
+    """
+    for plan in checked_plans(config, console):
+        print_plan(plan, console)
+
+
+def checked_plans(config: RunConfig, console: Console) -> Iterator[CheckedPlan]:
+    """The plan of a run, or that of every stage in their order, for programs.
+
+    Args:
+        config: the run.
+        console: where progress is told.
+
+    Raises:
+        ValueError: the run could not start.
+    """
+    if not config.stage_list:
+        yield _check_run(config, prepare(config, console))
+        return
+    chain = plan_stages(config, lambda run: prepare(run, console))
+    for number, planned in enumerate(chain, start=1):
+        folder = planned.find_folder()
+        place = StagePlace(
+            number=number,
+            count=len(chain),
+            name=planned.stage.name,
+            starts_from=None if planned.parent is None else chain[planned.parent].stage.name,
+            folder=str(folder),
+            is_finished=(folder / "summary.json").exists(),
+        )
+        yield _check_run(planned.run, planned.stores).model_copy(update={"stage": place})
+
+
+def _check_run(config: RunConfig, stores: Mapping[str, DomainStores]) -> CheckedPlan:
+    known = with_known_shares(config)
+    num_steps = count_steps(known or config, stores)
+    num_rows = num_steps * config.training.global_batch_size
+    shares = initial_algorithm(known, stores).initial_weights() if known else {}
+    record = look_at_data(config.data, stores, template_day(config))
+    model = _look_at_model(config, stores)
+    return CheckedPlan(
+        name=config.name,
+        steps=num_steps,
+        global_batch_size=config.training.global_batch_size,
+        micro_batch_size=config.training.micro_batch_size,
+        max_length=config.data.max_length,
+        tokens=round(num_rows * mean_tokens_per_row(known or config, stores)),
+        algorithm=config.mixing.type,
+        workers=config.cluster.num_workers,
+        zero_stage=config.training.deepspeed.zero_stage,
+        domains=_domains(config, stores, record.domains, shares, num_rows),
+        memory=model.memory,
+        training_notes=list(model.shape.notes),
+        isolation=model.isolation,
+        findings=[
+            *record.findings,
+            *([] if known else [_shares_unknown()]),
+            *_files_left_aside(config),
+            *_crowding(config),
+            *_budget(known or config, stores),
+            *context_warning(config.data.max_length, model.shape.num_positions),
+            *end_of_turn_warning(config, stores),
+        ],
+    )
+
+
+def _domains(
+    config: RunConfig,
+    stores: Mapping[str, DomainStores],
+    counts: Mapping[str, DomainCounts],
+    shares: Mapping[str, float],
+    num_rows: int,
+) -> dict[str, CheckedDomain]:
+    shares_of_rows = row_shares(stores, shares, config.mixing.unit) if shares else {}
+    domains = {}
+    for name, domain in stores.items():
+        is_known = domain.train is not None and bool(shares)
+        domains[name] = CheckedDomain(
+            **counts[name].model_dump(),
+            share=shares.get(name),
+            epochs=num_rows * shares_of_rows[name] / domain.train.num_rows if domain.train and is_known else None,
+            eval_rows_measured=_num_measured(domain.eval.num_rows, config),
+        )
+    return domains
+
+
+def _num_measured(num_rows: int, config: RunConfig) -> int:
+    return num_rows if config.evaluation.max_rows == "all" else min(num_rows, config.evaluation.max_rows)
+
+
+def _shares_unknown() -> Finding:
+    message = "shares: to be detected when the run starts, or before by `raymix detect`"
+    return Finding(severity="note", kind="shares", where="mixing.initial", message=message)
+
+
+def _files_left_aside(config: RunConfig) -> list[Finding]:
+    return [Finding(severity="warning", kind="left_aside", where="", message=line) for line in left_aside(config)]
+
+
+def _crowding(config: RunConfig) -> list[Finding]:
+    warning = crowding(config.cluster)
+    return [Finding(severity="warning", kind="crowding", where="cluster", message=warning)] if warning else []
+
+
+def _budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
+    warning = budget_warning(config, stores)
+    return [Finding(severity="warning", kind="budget", where="training", message=warning)] if warning else []
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What there is to say of the base model."""
+
+    shape: ModelShape
+    memory: MemoryNeed
+    isolation: IsolationPlan | None
+
+
+def _look_at_model(config: RunConfig, stores: Mapping[str, DomainStores]) -> _Model:
+    most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
+    shape = read_shape(config)
+    memory = estimate_for_shape(shape, config, most)
+    return _Model(shape, _memory_need(memory), _isolation(config, stores, shape.num_parameters))
+
+
+def _memory_need(memory: MemoryEstimate) -> MemoryNeed:
+    return MemoryNeed(
+        num_parameters=memory.num_parameters,
+        num_trainable=memory.num_trainable,
+        peak_gib=memory.total_gib,
+        moment=memory.moment,
+        parts_gib={part: size / GIB for part, size in memory.parts.items() if size},
+    )
+
+
+def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
+    """A finding where answers are trained and the chat template ends none of them with a token of its own."""
+    from workers.data.end_of_turn import ends_no_answer, has_answers
+
+    domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
+    if not domains or not ends_no_answer(
+        cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
+    ):
+        return []
+    message = (
+        f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "
+        f"{', '.join(map(printable, domains))}); set model.chat_template to a template that does"
+    )
+    return [Finding(severity="warning", kind="end_of_turn", where="model.chat_template", message=message)]
+
+
+def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> IsolationPlan | None:
+    """How packed examples are kept apart, found on the model itself where it is at hand and fits into memory.
+
+    A few tokens of a row are enough to see which way is right; the run itself proves it on a whole row as well.
+
+    Raises:
+        ValueError: no way of packing gives the model correct losses.
+    """
+    from workers.model.isolation import find_proof_row, prove_isolation, shorten
+
+    row = find_proof_row(store for pair in stores.values() for store in (pair.train, pair.eval) if store)
+    if row is None:
+        return None
+    size = num_parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    if not Path(config.model.path).expanduser().is_dir() or size > psutil.virtual_memory().available / 2:
+        return IsolationPlan(message="packed examples: how they are kept apart is proved when the run starts")
+    import torch
+
+    from workers.model.loading import load_model
+    from workers.model.packed_forward import PackedForward
+
+    model = load_model(config.model)
+    proved = prove_isolation(PackedForward(model, model, torch.device("cpu")), shorten(row))
+    return IsolationPlan(way=proved.way, difference_nats=proved.difference_nats, message=str(proved))
+
+
+def context_warning(max_length: int, num_positions: int | None) -> list[Finding]:
+    """A finding where a row may hold more tokens than the model was made for."""
+    if num_positions is None or max_length <= num_positions:
+        return []
+    message = (
+        f"data.max_length: {max_length:,} tokens in a row, but the model was made for {num_positions:,}; it "
+        "was never trained on positions beyond that, so lower it"
+    )
+    return [Finding(severity="warning", kind="context", where="data.max_length", message=message)]

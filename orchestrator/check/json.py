@@ -1,0 +1,70 @@
+"""`raymix check --json`: one JSON value on stdout and nothing else, also where the run is refused."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from rich.console import Console
+
+from orchestrator.check.record import RefusedPlan
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.data_record import Finding
+
+_KEY = re.compile(r"(?:.*?:\d+: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
+_SET = re.compile(r"--set ([A-Za-z_][\w.\[\]-]*)=")
+_DOMAIN = re.compile(r"domain '([^']+)': ")
+
+
+def print_checked(load: Callable[[], RunConfig]) -> None:
+    """Check the configuration that `load` gives, and print the outcome.
+
+    Raises:
+        ValueError, RuntimeError, OSError: the run could not start; the findings of it are printed first.
+    """
+    try:
+        with _stdout_for_json():
+            config = load()
+            from orchestrator.check.driver import checked_plans  # after the faults that are found in milliseconds
+
+            plans = [plan.model_dump(mode="json") for plan in checked_plans(config, Console(stderr=True))]
+    except (ValueError, RuntimeError, OSError) as error:
+        _print(RefusedPlan(findings=refusals(error)).model_dump(mode="json"))
+        raise
+    _print(plans if config.stage_list else plans[0])
+
+
+def refusals(error: Exception) -> list[Finding]:
+    """An error as findings, each with the key of the configuration that its message names."""
+    lines = error.lines if isinstance(error, ConfigError) else [str(error)]
+    return [Finding(severity="error", kind="refused", where=_where(line), message=line) for line in lines]
+
+
+def _where(line: str) -> str:
+    if found := _DOMAIN.match(line):
+        return f"domains.{found.group(1)}"
+    found = _SET.match(line) or _KEY.match(line)
+    is_key = found is not None and re.split(r"[.\[]", found.group(1))[0] in RunConfig.model_fields
+    return found.group(1) if found and is_key else ""
+
+
+@contextmanager
+def _stdout_for_json() -> Iterator[None]:
+    """What libraries print meanwhile goes to stderr, past Python as well."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

@@ -1,0 +1,29 @@
+"""The demo: a small base model and six generated domains made on the spot, trained on like any user's own."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.cli.demo.files import demo_prompts, write_demo
+from orchestrator.config.load import load_config
+from orchestrator.views.quiet import chatter_to
+
+
+def run_demo(folder: Path, console: Console) -> None:
+    """Write the demo, train on it as `raymix run` does, and show what the model answers before and after."""
+    from orchestrator.cli.demo.answers import answers_table, generate_answers
+    from orchestrator.training.driver import run
+
+    with chatter_to(folder / "raymix.log") as quiet_console:
+        quiet_console.print(f"making the demo's domains and base model in {folder}", markup=False, highlight=False)
+        config = load_config(write_demo(folder))
+    run(config, console)
+    prompts = demo_prompts()
+    asked = [prompt for _, prompt in prompts]
+    with chatter_to(folder / "raymix.log"):
+        before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
+    console.print()
+    console.print(answers_table(prompts, before, after))
+
+
+__all__ = ["demo_prompts", "run_demo", "write_demo"]

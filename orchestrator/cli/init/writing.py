@@ -1,0 +1,160 @@
+"""Domains -> a commented configuration, checked before it is written."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+
+from orchestrator.cli.init.held_out import choose_eval_fraction
+from orchestrator.cli.init.looking import FoundDomain, find_domains
+from orchestrator.config.load import load_config
+from workers.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LENGTHS = (256, 512, 1024, 2048, 4096)
+_LENGTH_STEP = 1024  # beyond these
+_UNKNOWN_CONTEXT = 32_768
+_MIN_LENGTH = 8
+
+
+def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console: Console) -> None:
+    """Look at data files and write a configuration for them.
+
+    Args:
+        paths: data files, or folders that hold some.
+        model: the base model: a folder or a hub name.
+        output: file to write; it must not exist.
+        num_gpus: GPUs of this machine; 0 trains on its CPUs.
+        console: where to say what was found.
+
+    Raises:
+        ValueError: there is no data, or the file is there already.
+        ConfigError: what was found makes no configuration.
+    """
+    if output.exists():
+        raise ValueError(f"{output} is there already; name another file with --output")
+    tokenizer = _find_tokenizer(model, console)
+    domains = find_domains(paths, tokenizer)
+    text = config_text(domains, model, output, num_gpus)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / output.name).write_text(text, encoding="utf-8")
+        load_config(Path(folder) / output.name, check_files=False)
+    output.write_text(text, encoding="utf-8")
+    for domain in domains:
+        console.print(f"{domain.name}: {_told(domain)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{output} written; next: raymix check {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def config_text(domains: Sequence[FoundDomain], model: str, output: Path, num_gpus: int) -> str:
+    """The configuration in YAML; whatever comes from outside is quoted as JSON, which YAML reads."""
+    context = _context(model)
+    length = choose_length(max(domain.tokens_95 for domain in domains), context)
+    environment = Environment(
+        loader=PackageLoader("orchestrator.cli.init", "."), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template("config.jinja").render(
+        file=json.dumps(str(output))[1:-1],
+        name=_word("-".join(domain.name for domain in domains)[:60].strip("-._")),
+        model=json.dumps(model),
+        dtype="bfloat16" if num_gpus else "float32",
+        domains=[_domain(domain, length) for domain in domains],
+        max_length=length,
+        length_comment=_length_comment(domains, length, context),
+        global_batch_size=64 if num_gpus else 16,
+        micro_batch_size=4 if num_gpus else 2,
+        cluster=f"{{num_workers: {num_gpus}, gpus_per_worker: 1}}" if num_gpus else "{num_workers: 2}",
+    )
+
+
+def _domain(domain: FoundDomain, max_length: int) -> dict[str, Any]:
+    """What the template asks of a domain."""
+    fraction, reason = (None, "") if domain.eval else choose_eval_fraction(domain, max_length)
+    return {
+        "name": _word(domain.name),
+        "comment": f"    # {_told(domain)}",
+        "train": json.dumps([str(path) for path in domain.train]),
+        "eval": json.dumps([str(path) for path in domain.eval]) if domain.eval else "",
+        "eval_fraction": fraction,
+        "eval_reason": reason,
+        "format": domain.format or "",
+        "fields": json.dumps(domain.fields) if domain.fields else "",
+    }
+
+
+def choose_length(needed: int, context: int | None) -> int:
+    """Tokens in a row: no fewer than are needed, as far as the model's context allows; a usual length."""
+    rounded = math.ceil(needed / _LENGTH_STEP) * _LENGTH_STEP
+    usual = next((length for length in _LENGTHS if length >= needed), rounded)
+    return max(_MIN_LENGTH, min(usual, _UNKNOWN_CONTEXT if context is None else context))
+
+
+def _length_comment(domains: Sequence[FoundDomain], max_length: int, context: int | None) -> str:
+    """How many of the examples seen fit, in the domain where the fewest do; rounded down."""
+    counted = [domain for domain in domains if domain.lengths]
+    if not counted:
+        return "tokens in a row; no example could be read to measure it by"
+    least = min(counted, key=lambda domain: domain.fraction_within(max_length))
+    percent = math.floor(least.fraction_within(max_length) * 1000) / 10
+    what = "tokens in a row" if max_length != context else "tokens in a row, all that the model was made for"
+    fit = f"{percent:g} % of the examples seen fit"
+    if len(counted) > 1:
+        fit += f" in {least.name}, and no fewer in any other domain"
+    how = (
+        "estimated at 4 bytes a token, see `raymix check`" if least.is_estimate else "counted by the model's tokenizer"
+    )
+    return f"{what}; {fit} ({how})"
+
+
+def _find_tokenizer(model: str, console: Console) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of a local model folder; None, and a line on what that means, where there is none."""
+    why = f"{model} is no folder of this machine"
+    if Path(model).is_dir():
+        from workers.model.loading import load_tokenizer
+
+        try:
+            return load_tokenizer(ModelConfig(path=model))
+        except ValueError as error:
+            why = str(error)
+    message = f"lengths are estimates, at 4 bytes a token: {why}"
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    return None
+
+
+def _context(model: str) -> int | None:
+    """Tokens that a model in a local folder was made for; None where that is not known."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        found = config.get("text_config", config)["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _word(name: str) -> str:
+    """A name without quotes, unless YAML would read it as something else (yes, 1e3)."""
+    return name if yaml.safe_load(name) == name else json.dumps(name)
+
+
+def _told(domain: FoundDomain) -> str:
+    """What was seen, in a line."""
+    files = f"{len(domain.train)} file{'s' if len(domain.train) > 1 else ''}"
+    if domain.refusal:
+        # Names of columns stand in it, and it becomes a comment: one line, whatever they are.
+        return f"{files}; {''.join(letter if letter.isprintable() else ' ' for letter in domain.refusal)}"
+    if domain.format is None:
+        keys = json.dumps(domain.keys[:8])
+        return f"{files}; no known format, a row has {keys}: set `format`, and `fields` for other names"
+    bad = f", {domain.num_bad_rows} unreadable" if domain.num_bad_rows else ""
+    if domain.num_refused:
+        counted = len(domain.lengths) + domain.num_refused
+        bad += f", {domain.num_refused} of {counted} tried refused by the tokenizer or its template"
+    within = f"95 % within {domain.tokens_95} tokens{' (estimated)' if domain.is_estimate else ''}"
+    return f"{files}; {domain.format}; of {domain.num_rows_seen} rows seen{bad}, {within}"

@@ -1,0 +1,94 @@
+"""The verbs for runs on a cluster: submit, status, logs, stop."""
+
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli.arguments import ConfigFile, Overrides
+from orchestrator.config.load import load_config
+from orchestrator.views.errors import plain_errors
+
+jobs_app = typer.Typer()
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, as http://HEAD:8265; default: a local one."
+    ),
+]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a run's name for its newest job.")]
+
+
+@jobs_app.command()
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    address: Address = None,
+    verb: Annotated[
+        Literal["run", "tune", "compare", "study", "coarse-search"], typer.Option(help="What to do with CONFIG there.")
+    ] = "run",
+    wait: Annotated[bool, typer.Option("--wait", help="Print the log until the run has ended.")] = False,
+) -> None:
+    """Train or search on a cluster: files named by relative paths travel along; submitted again, it goes on."""
+    with plain_errors():
+        settings = load_config(config, overrides, check_files=False)
+        from orchestrator.cluster.jobs.client import submit as submit_job
+
+        console = Console()
+        job = submit_job(settings, address, verb, console)
+        console.print(f"submitted {job}", markup=False, highlight=False)
+        if wait:
+            _follow(job, address, console)
+        else:
+            console.print(f"raymix logs -f {job}", markup=False, highlight=False)
+
+
+@jobs_app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id, or a run's name.")] = None,
+    address: Address = None,
+) -> None:
+    """List the cluster's runs, newest first."""
+    with plain_errors():
+        from orchestrator.cluster.jobs.client import jobs_view
+
+        Console().print(jobs_view(address, job))
+
+
+@jobs_app.command()
+def logs(
+    job: Job,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+) -> None:
+    """Print what a run on the cluster has printed."""
+    with plain_errors():
+        from orchestrator.cluster.jobs.client import printable_lines, read_log
+
+        if follow:
+            _follow(job, address, Console())
+        else:
+            print(printable_lines(read_log(job, address)), end="")
+
+
+@jobs_app.command()
+def stop(job: Job, address: Address = None) -> None:
+    """End a run on the cluster after its running step, with a checkpoint; submitted again, it goes on there."""
+    with plain_errors():
+        from orchestrator.cluster.jobs.client import stop as stop_job
+
+        ended = stop_job(job, address, Console())
+        Console().print(f"{job}: {ended.value.lower()}", markup=False, highlight=False)
+
+
+def _follow(job: str, address: str | None, console: Console) -> None:
+    from orchestrator.cluster.jobs.client import JobError, follow
+
+    try:
+        ended = follow(job, address, console)
+    except KeyboardInterrupt:
+        console.print(f"{job} runs on; raymix stop {job} ends it", markup=False, highlight=False)
+        raise typer.Exit(0) from None
+    if ended.value != "SUCCEEDED":
+        raise JobError(f"{job}: {ended.value.lower()}")

@@ -1,0 +1,1 @@
+"""Everything that says Ray: a session, its resources, tasks, and jobs."""

@@ -1,0 +1,72 @@
+"""Ray for the time of a run: started here or joined, quiet, and gone afterwards."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any
+
+import ray
+
+from orchestrator.cluster.targets import announced_to_prometheus
+from orchestrator.config.run import ClusterConfig
+
+_ENVIRONMENT = {
+    "PYTHONWARNINGS": "ignore",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    # Ray starts workers at niceness 15, so that anything else on the machine would go before the training.
+    "RAY_worker_niceness": "0",
+}
+
+
+class ClusterError(RuntimeError):
+    """Ray itself failed: a process of the run died, or the cluster could not be reached."""
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iterator[None]:
+    """Join the cluster of `address`, or start one on this machine with room for the run's workers.
+
+    Ray frees what a worker group held whose driver died only where its dashboard runs: searches, which go on after
+    that, set `include_dashboard`.
+
+    Ray guards a cluster that it starts here with a token of its own (in ~/.ray), unless RAY_AUTH_MODE says otherwise.
+    SIGTERM becomes a KeyboardInterrupt inside, so that it ends a run as Ctrl-C does.
+
+    Raises:
+        ClusterError: in place of Ray's own errors.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
+    if cluster.address == "local":
+        os.environ.pop("RAY_ADDRESS", None)
+        num_cpus = max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker)
+        settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
+    else:
+        settings |= {"address": cluster.address}
+        if cluster.runtime_env:  # an empty one would take a job its working folder away
+            settings |= {"runtime_env": cluster.runtime_env}
+    try:
+        ray.init(**settings)
+    except ConnectionError as error:
+        raise ClusterError(f"cluster.address {cluster.address}: {error}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # which is what Ray raises where its node does not come up in time
+            raise
+        raise ClusterError(f"Ray did not start: {error}") from error
+    # Ray's own SIGTERM handler, set by init, ends the process by abort.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with announced_to_prometheus() if cluster.address == "local" else nullcontext():
+            yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ray.shutdown()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

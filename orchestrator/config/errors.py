@@ -1,0 +1,234 @@
+"""Faults of a configuration in a person's words: key path, what was found, what to change."""
+
+import re
+import types
+import unicodedata
+from collections.abc import Iterator
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.config.run import RunConfig
+from workers.nearest import find_nearest, suggest
+
+KeyPath = tuple[str | int, ...]
+Fault = tuple[KeyPath, str]
+
+_MISSING = "is missing; give it a value"
+_NAME_START = "^[A-Za-z0-9][A-Za-z0-9._-]{0,"  # of the patterns of all names
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; `lines` has one sentence for each fault."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def format_path(key: KeyPath) -> str:
+    """`domains.math.train[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return text.removeprefix(".") or "the configuration"
+
+
+def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
+    """One fault for each key that pydantic complained about.
+
+    A union reports every branch that failed; they are joined into one sentence, or the branch that has the value's
+    own shape is taken.
+    """
+    faults: dict[KeyPath, list[str]] = {}
+    lists: dict[KeyPath, str] = {}
+    for detail in error.errors():
+        key = _key_path(detail, data)
+        if detail["type"] in ("literal_error", "path_type") and isinstance(detail["input"], dict):
+            continue  # the branch for a word or a file; the one for a mapping says what is wrong
+        what = _what(detail, key, data)
+        if not key and detail["type"] == "value_error":  # RunConfig's own checks put the key in front
+            name, _, what = what.partition(": ")
+            key = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.[\]]+", name))
+        known = faults.setdefault(key, [])
+        if detail["type"] == "list_type" and isinstance(detail["input"], dict):
+            lists[key] = what  # of no interest where the branch for a mapping says what is wrong
+        elif what not in known:
+            known.append(what)
+    faults |= {key: [what] for key, what in lists.items() if not faults[key]}
+    misspelt = {(*key[:-1], near) for key, near in _misspelt(error, data)}
+    deepest = [key for key in faults if not any(other[: len(key)] == key and other != key for other in faults)]
+    return [(key, _joined(faults[key])) for key in deepest if not (key in misspelt and faults[key] == [_MISSING])]
+
+
+def _joined(faults: list[str]) -> str:
+    """The branches of a union in one sentence, which shows the value once."""
+    shown = re.match("is .*; (?=it must |input should )", faults[0])
+    start = shown.group() if shown else ""
+    return ", or ".join([faults[0], *(fault.removeprefix(start) for fault in faults[1:])])
+
+
+def _misspelt(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Unknown keys, each with the known one of its group that is nearest."""
+    for detail in error.errors():
+        if detail["type"] == "extra_forbidden":
+            key = _key_path(detail, data)
+            model = _model_at(RunConfig, key[:-1], data)
+            if model and (near := find_nearest(str(key[-1]), model.model_fields)):
+                yield key, near
+
+
+def _key_path(detail: ErrorDetails, data: Any) -> KeyPath:
+    """The location without the names of union branches, which are pydantic's own."""
+    key: list[str | int] = []
+    last = len(detail["loc"]) - 1
+    for i, part in enumerate(detail["loc"]):
+        is_own_key = i == last and detail["type"] == "missing"
+        if _has(data, part):
+            data = data[part]
+        elif not is_own_key:
+            continue
+        key.append(part)
+    return tuple(key)
+
+
+def _has(data: Any, part: str | int) -> bool:
+    return part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+
+
+def _what(detail: ErrorDetails, key: KeyPath, data: dict[str, Any]) -> str:
+    found, context = detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(key, data)
+        case "missing":
+            return _MISSING
+        case "value_error":
+            return str(context["error"])
+        case "finite_number":
+            return f"is {found}; give a finite number"
+        case "union_tag_not_found":
+            return "has no `type`; say which one it is"
+        case "union_tag_invalid":
+            return f"type {context['tag']!r} is not known{suggest(str(context['tag']), _tags(context))}"
+        case "literal_error":
+            return f"is {found!r}; it must be {context['expected']}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            model = _model_at(RunConfig, key, data)
+            return f"is {_shorten(found)}; give a group of keys{f': {_names(model)}' if model else ''}"
+        case "string_type" if isinstance(found, int | float):
+            kind = "yes or no" if isinstance(found, bool) else "a number"
+            return f"is {_shorten(found)}, which YAML reads as {kind}; put it in quotes"
+        case "string_pattern_mismatch" if context["pattern"].startswith(_NAME_START):
+            return f"is {_shorten(found)}; {_name_rule(str(found))}"
+        case _:
+            message = detail["msg"]
+            return f"is {_shorten(found)}; {message[0].lower()}{message[1:]}"
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _tags(context: dict[str, Any]) -> list[str]:
+    return [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+
+
+def _unknown_key(key: KeyPath, data: dict[str, Any]) -> str:
+    name = str(key[-1])
+    model = _model_at(RunConfig, key[:-1], data)
+    homes = dict.fromkeys(format_path((*path, name)) for path, fields in _groups(RunConfig, ()) if name in fields)
+    if homes:
+        least = min(home.count(".") for home in homes)
+        return f"unknown key here; it belongs at {' or '.join(home for home in homes if home.count('.') == least)}"
+    return f"unknown key{suggest(name, model.model_fields if model else [], 'known here')}"
+
+
+def unknown_changes(config: RunConfig) -> list[Fault]:
+    """One fault for every key that a variant to compare, or a space to search, changes and no configuration has."""
+    faults: list[Fault] = []
+    for label, changes in config.compare.variants.items():
+        for dotted in _leaves(changes):
+            if what := _unknown_change(dotted):
+                faults.append((("compare", "variants", label, *dotted), what))
+    for dotted in getattr(config.search, "space", None) or {}:
+        if what := _unknown_change(tuple(dotted.split("."))):
+            faults.append((("search", "space", dotted), what))
+    return faults
+
+
+def _leaves(changes: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
+    """Every key path of some changes, of which the outermost keys may be dotted."""
+    if isinstance(changes, dict) and changes:
+        for name, value in changes.items():
+            yield from _leaves(value, (*key, *(name.split(".") if not key else [name])))
+    else:
+        yield key
+
+
+def _unknown_change(key: KeyPath) -> str | None:
+    """What is wrong with a key path; None where some kind of configuration has it."""
+    choices: list[type[BaseModel]] = [RunConfig]
+    is_named = False  # whether the next part is a name of the user's choosing
+    for part in key:
+        if not choices:
+            return None
+        if is_named:
+            is_named = False
+            continue
+        fields = [model.model_fields[str(part)] for model in choices if part in model.model_fields]
+        if not fields:
+            known = dict.fromkeys(name for model in choices for name in model.model_fields)
+            return f"unknown key {part!r}{suggest(str(part), known, 'known here')}"
+        is_named = any(get_origin(field.annotation) is dict for field in fields)
+        choices = [model for field in fields for model in _models(field.annotation)]
+    return None
+
+
+def _names(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _name_rule(found: str) -> str:
+    """What a name may be, and the nearest such one."""
+    plain = unicodedata.normalize("NFKD", found).encode("ascii", "ignore").decode()
+    near = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:60]
+    example = f", e.g. {near!r}" if near else ""
+    return f"a name is letters a to z, digits, `.`, `-` and `_`, and begins with a letter or digit{example}"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that a field may hold; of a mapping, those of its values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, types.UnionType, dict, list):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[BaseModel] | None:
+    """The settings class whose keys stand at a path of the data."""
+    choices = [model] if model else []
+    for part in path:
+        data = data[part] if _has(data, part) else None
+        if model is not None and part in model.model_fields:
+            choices = _models(model.model_fields[str(part)].annotation)
+        # Else a place in a list, or the name of a domain: the classes stay those of the entries.
+        tagged = [choice for choice in choices if isinstance(data, dict) and _has_tag(choice, data)]
+        model = next(iter(tagged or choices), None)
+    return model
+
+
+def _has_tag(model: type[BaseModel], data: dict[str, Any]) -> bool:
+    """Whether the data says that it is of this class: by `type`, or of a plan of stages by `plan`."""
+    tags = [key for key in ("type", "plan") if key in model.model_fields]
+    return any(model.model_fields[key].default == data.get(key) for key in tags)
+
+
+def _groups(model: type[BaseModel], path: KeyPath) -> Iterator[tuple[KeyPath, set[str]]]:
+    """Every group of keys in the configuration; NAME stands for a name of the user's choosing."""
+    yield path, set(model.model_fields)
+    for name, field in model.model_fields.items():
+        inside = (*path, name, "NAME") if get_origin(field.annotation) is dict else (*path, name)
+        for inner in _models(field.annotation):
+            yield from _groups(inner, inside)

@@ -1,0 +1,156 @@
+"""What can be seen of the files that a configuration names, without reading them through."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.config.errors import Fault, KeyPath
+from orchestrator.config.run import RunConfig
+from orchestrator.config.tracking import missing_package
+from orchestrator.mixing.base import GivenShares, check_domains
+from workers.data.files import BadRow, Shard
+from workers.data.locations import find_files
+from workers.data.reading import read_rows
+from workers.model.model_files import refuse_adapter
+from workers.strategies.cofitune import CoFiTuneConfig, check_model
+
+
+def missing_files(config: RunConfig) -> list[Fault]:
+    """One fault for every file that is missing, empty or of another kind than it should be, and every such package."""
+    return [
+        *_domain_files(config),
+        *_model_folder(config),
+        *_plain_file(("model", "chat_template"), config.model.chat_template),
+        *_plain_file(("training", "deepspeed", "config"), config.training.deepspeed.config),
+        *_reference_file(config),
+        *_distribution_file(config),
+        *_strategy(config),
+        *_tracker_packages(config),
+    ]
+
+
+def _domain_files(config: RunConfig) -> Iterator[Fault]:
+    for name, domain in config.domains.items():
+        for part, paths in (("train", domain.train), ("eval", domain.eval)):
+            for i, path in enumerate(paths):
+                key: KeyPath = ("domains", name, part, i)
+                try:
+                    files = find_files(path).files
+                except (ValueError, OSError) as error:
+                    yield key, str(error)
+                    continue
+                for file in files:
+                    yield from _file_of_rows(key, file, config.data.zstd_window_mib)
+
+
+def _file_of_rows(key: KeyPath, path: Path, zstd_window_mib: int) -> Iterator[Fault]:
+    """With more in it than one bad row, which may stand for the whole file."""
+    if path.stat().st_size == 0:
+        yield key, f"{path}: is empty; give a file with rows or leave it out"
+        return
+    match list(islice(read_rows(path, Shard(), zstd_window_mib), 2)):
+        case [BadRow(reason="the file is empty" as reason)]:
+            yield key, f"{path}: holds no row: {reason}; give a file with rows or leave it out"
+        case [BadRow(reason=reason)]:
+            yield key, f"{path}: {reason}"
+
+
+def left_aside(config: RunConfig) -> list[str]:
+    """A sentence for every folder and pattern with files of other kinds, which are not read."""
+    return [
+        f"domain {name!r}, {part}: {path}: {told}"
+        for name, domain in config.domains.items()
+        for part, paths in (("train", domain.train), ("eval", domain.eval))
+        for path in paths
+        if (told := find_files(path).told_ignored)
+    ]
+
+
+def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:
+    if path is None:
+        return
+    if not path.exists():
+        where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
+        yield key, f"{path}: no such file{where}; mend the path"
+    elif not path.is_file():
+        yield key, f"{path}: is not a file; name files, not folders"
+    elif path.stat().st_size == 0:
+        yield key, f"{path}: is empty; give a file with rows or leave it out"
+
+
+def _model_folder(config: RunConfig) -> Iterator[Fault]:
+    path = Path(config.model.path)
+    if path.is_dir():
+        try:
+            refuse_adapter(path)
+        except ValueError as error:
+            yield ("model", "path"), str(error).removeprefix("model.path: ")
+            return
+        if not (path / "config.json").exists():
+            yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
+    elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:
+        yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); mend the path or give a hub name"
+
+
+def _reference_file(config: RunConfig) -> Iterator[Fault]:
+    path = getattr(config.mixing, "reference", None)
+    if not isinstance(path, Path):
+        return
+    key: KeyPath = ("mixing", "reference")
+    if faults := list(_plain_file(key, path)):
+        yield from faults
+        return
+    try:
+        losses = json.loads(path.read_text())["loss_nats"]
+        check_domains(str(path), losses, config.trained_domains)
+    except (ValueError, KeyError, TypeError) as error:
+        yield key, f"{path}: not a file that `raymix reference` wrote: {error}"
+
+
+def _distribution_file(config: RunConfig) -> Iterator[Fault]:
+    """Shares by domain in a file: whole, of exactly the trained domains, and summing to 1."""
+    for name in ("initial", "shares"):
+        path = getattr(config.mixing, name, None)
+        if not isinstance(path, Path):
+            continue
+        key: KeyPath = ("mixing", name)
+        if faults := list(_plain_file(key, path)):
+            yield from faults
+            continue
+        try:
+            shares = json.loads(path.read_text())["shares"]
+            check_domains(str(path), shares, config.trained_domains)
+            TypeAdapter(GivenShares).validate_python(shares)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            yield key, f"{path}: {where}{first['msg'].removeprefix('Value error, ')}"
+        except (ValueError, KeyError, TypeError) as error:
+            yield key, f"{path}: not a file of shares by domain: {error}"
+
+
+def _strategy(config: RunConfig) -> Iterator[Fault]:
+    """CoFiTune: its files are there, and a model in a local folder has its layers and modules."""
+    strategy = config.training.strategy
+    if not isinstance(strategy, CoFiTuneConfig):
+        return
+    for i, path in enumerate(strategy.importance.files):
+        yield from _plain_file(("training", "strategy", "importance", "files", i), path)
+    try:
+        model = json.loads((Path(config.model.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a name on the hub, or a fault that is named elsewhere
+        return
+    try:
+        check_model(strategy, model)
+    except ValueError as error:
+        name, _, what = str(error).partition(": ")
+        yield tuple(name.split(".")), what
+
+
+def _tracker_packages(config: RunConfig) -> Iterator[Fault]:
+    for i, tracker in enumerate(config.tracking):
+        if what := missing_package(tracker):
+            yield ("tracking", i), what

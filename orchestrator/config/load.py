@@ -1,0 +1,169 @@
+"""YAML -> RunConfig, with every fault named by file:line and key path before anything is started.
+
+Safe YAML only: no tags, no duplicate keys, and bounded in bytes, depth and values, aliases written out.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config.errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
+from orchestrator.config.files import missing_files
+from orchestrator.config.machine import missing_gpus, unwritable_output
+from orchestrator.config.overrides import Origins, apply_overrides
+from orchestrator.config.run import RunConfig
+from workers.nearest import find_nearest
+
+_MAX_BYTES = 2**18
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 30
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Refuses tags, and stops reading a file that is too deep or too long to be a configuration."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_values = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count, then go on as usual."""
+        event = self.peek_event()
+        self._num_values += 1
+        self._depth += 1
+        if getattr(event, "tag", None) is not None:
+            problem = f"tag {event.tag!r} is not allowed; leave it out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if self._depth > _MAX_DEPTH:
+            problem = f"nested more than {_MAX_DEPTH} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if self._num_values > _MAX_VALUES:
+            problem = f"more than {_MAX_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> RunConfig:
+    """Read, override and check a configuration.
+
+    Args:
+        path: YAML file. Relative paths in it are relative to the current folder.
+        overrides: `a.b=value` pairs, applied before checking; values are YAML.
+        check_files: also look whether the files it names are there, and the GPUs that a local run wants.
+
+    Raises:
+        ConfigError: with one line for each fault.
+    """
+    data, origins = _parse(path)
+    apply_overrides(overrides, data, origins, lambda text: yaml.load(text, _BoundedLoader))
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise _config_error(path, origins, describe(error, data)) from None
+    if faults := unknown_changes(config):
+        raise _config_error(path, origins, faults)
+    if check_files and (faults := [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]):
+        raise _config_error(path, origins, faults)
+    return config
+
+
+def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> ConfigError:
+    return ConfigError([_line(path, origins, key, what) for key, what in faults])
+
+
+def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:
+    """A fault with its place: that of the key, or of the nearest key around it that was given."""
+    given = key
+    while given and given not in origins:
+        given = given[:-1]
+    origin, name = origins.get(given), format_path(key)
+    if isinstance(origin, str):
+        return f"--set {origin}: {what}" if origin.partition("=")[0] == name else f"--set {origin}: {name}: {what}"
+    return f"{path}:{origin}: {name}: {what}" if origin else f"{path}: {name}: {what}"
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError([f"{path}: {path.stat().st_size:,} bytes; a configuration has at most {_MAX_BYTES:,}"])
+        text = path.read_text(encoding="utf-8")
+        loader = _BoundedLoader(text)
+        root = loader.get_single_node()
+        lines: Origins = {}
+        data = _Builder(path, loader, lines).build(root, ()) if root is not None else None
+    except OSError as error:
+        raise ConfigError([_unreadable(path, error)]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([f"{path}{line}: not valid YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    if data is None:
+        raise ConfigError([f"{path}: is empty; see `raymix schema` for what a configuration says"])
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path}: a configuration is a mapping of keys, e.g. `name: my-run`"])
+    return data, lines
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """Why there is no configuration at a path, and which may be meant."""
+    if path.is_dir():
+        here = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        return f"{path}: is a folder; give the path of a YAML file{f', such as {here[0]}' if here else ''}"
+    beside = {str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)}
+    near = find_nearest(str(path), beside)
+    return f"{path}: {error.strerror}; {f'did you mean {near!r}?' if near else 'give the path of a YAML file'}"
+
+
+class _Builder:
+    """Builds plain data from YAML nodes, noting the line of every key and refusing duplicates."""
+
+    def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Origins) -> None:
+        self._path, self._loader, self._lines = path, loader, lines
+        self._num_values = 0
+
+    def build(self, node: yaml.Node, key: KeyPath) -> Any:
+        """The data of a node that stands at a key."""
+        self._num_values += 1
+        if self._num_values > _MAX_VALUES or len(key) > _MAX_DEPTH:
+            limit = f"{_MAX_VALUES:,} values, or {_MAX_DEPTH} levels, once aliases are written out"
+            raise ConfigError([f"{self._path}:{node.start_mark.line + 1}: more than {limit}"])
+        self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*key, i)) for i, item in enumerate(node.value)]
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:  # what looks like a number or a date, but is none
+            place = f"{self._path}:{node.start_mark.line + 1}: {format_path(key)}"
+            raise ConfigError([f"{place}: {node.value[:40]!r} cannot be read ({error}); put it in quotes"]) from None
+
+    def _mapping(self, node: yaml.MappingNode, key: KeyPath) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        inherited: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            if name_node.tag == _MERGE_TAG:
+                merged = self.build(value_node, (*key, "<<"))
+                for group in merged if isinstance(merged, list) else [merged]:
+                    inherited = (group if isinstance(group, dict) else {"<<": group}) | inherited
+                continue
+            name = self._loader.construct_object(name_node)
+            line = name_node.start_mark.line + 1
+            place = f"{self._path}:{line}: {format_path((*key, str(name)))}"
+            if not isinstance(name, str):
+                raise ConfigError([f"{place}: YAML reads this key as {name!r}; put it in quotes"])
+            if name in mapping:
+                raise ConfigError([f"{place}: stands twice, first in line {self._lines[(*key, name)]}; keep one"])
+            self._lines[(*key, name)] = line
+            mapping[name] = self.build(value_node, (*key, name))
+        return inherited | mapping

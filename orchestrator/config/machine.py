@@ -1,0 +1,75 @@
+"""Whether this machine has what a run wants of it: told before Ray starts, or waits for what never comes."""
+
+import os
+
+from orchestrator.config.errors import Fault
+from orchestrator.config.run import ClusterConfig, RunConfig
+
+
+def missing_gpus(config: RunConfig) -> list[Fault]:
+    """One fault for each group of workers that wants more GPUs than this machine has, where it is to be trained here.
+
+    Reference losses that are to be computed have workers of their own number. CPUs are shared where there are too few;
+    see `crowding`.
+    """
+    cluster = config.cluster
+    if cluster.address != "local" or not cluster.gpus_per_worker:
+        return []
+    there = _count_gpus()
+    groups = {"cluster.num_workers": cluster.num_workers}
+    if getattr(config.mixing, "reference", None) == "computed":
+        groups["reference.num_workers"] = config.reference.num_workers
+    wanted = {key: number * cluster.gpus_per_worker for key, number in groups.items()}
+    worst = max(wanted, key=lambda key: wanted[key])
+    if wanted[worst] <= there:
+        return []
+    return [
+        (
+            ("cluster", "gpus_per_worker"),
+            f"{worst} {groups[worst]} x {cluster.gpus_per_worker:g} = {wanted[worst]:g} GPUs, but this machine has "
+            f"{there}{_why_none(there)}; {_what_fits(cluster, there)}, or name a cluster in cluster.address",
+        )
+    ]
+
+
+def unwritable_output(config: RunConfig) -> list[Fault]:
+    """One fault where `output_dir`, or the nearest folder above it that is there, takes no new files."""
+    place = config.output_dir.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        what = f"{place} is no folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        what = f"no permission in {place}"
+    else:
+        return []
+    return [(("output_dir",), f"{config.output_dir} cannot be written ({what}); choose another folder")]
+
+
+def crowding(cluster: ClusterConfig) -> str | None:
+    """What to say where a local run's workers want more CPUs than this machine has and share them; None otherwise."""
+    there, wanted = os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker
+    if cluster.address != "local" or wanted <= there:
+        return None
+    return (
+        f"cluster.num_workers {cluster.num_workers} x cluster.cpus_per_worker {cluster.cpus_per_worker} = {wanted} "
+        f"CPUs, but this machine has {there}: the workers share them, and none is as fast as alone"
+    )
+
+
+def _count_gpus() -> int:
+    import torch  # seconds; only runs that want a GPU get here
+
+    return torch.cuda.device_count()
+
+
+def _why_none(there: int) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else "" if there else " that torch can use"
+
+
+def _what_fits(cluster: ClusterConfig, there: int) -> str:
+    if not there:
+        return "set it to 0 to train on the CPU"
+    fitting = int(there / cluster.gpus_per_worker)
+    return f"lower the number of workers to {fitting}" if fitting else f"lower it to at most {there}"

@@ -1,0 +1,185 @@
+"""The configuration of a run: the workers' parts composed with mixing and cluster. No torch, no Ray: milliseconds.
+
+`loading.py` reads it from YAML; this file says what it is and which combinations make sense.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from orchestrator.config.coarse import CoarseSearchConfig, check_coarse_search
+from orchestrator.config.compare import CompareConfig, check_compare
+from orchestrator.config.detection import DetectionConfig
+from orchestrator.config.plans import expand
+from orchestrator.config.search import AnySearchConfig, check_search
+from orchestrator.config.stage_runs import check_stages
+from orchestrator.config.stages import AnyPlan, StageConfig, StartConfig
+from orchestrator.config.study import StudyConfig, check_study
+from orchestrator.config.tracking import AnyTrackerConfig, check_tracking
+from orchestrator.mixing import AnyMixingConfig
+from orchestrator.mixing.base import check_domains, check_target
+from orchestrator.mixing.versatune import VersaTuneConfig, floor_fault
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
+from workers.config.training import EvaluationConfig, TrainingConfig
+from workers.nearest import meant
+from workers.settings import LocalPath, Seed, Settings
+from workers.strategies.cofitune import CoFiTuneConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class ClusterConfig(Settings):
+    """Where the run's workers are."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine, `auto` joins the cluster this machine belongs to; or a head's host:port."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers, one rank each."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker; 0 trains on the CPU."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs of each worker."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray's runtime environment (pip, env_vars, image_uri, ...) of the run's processes on a cluster that it joins."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often the worker group may be lost and started again from the last checkpoint."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"is {value:g}; Ray gives out whole GPUs above one: use {int(value)} or {int(value) + 1}")
+        return value
+
+
+class ReferenceConfig(Settings):
+    """How reference losses are computed: fine-tuning on each domain alone, keeping the best held-out loss."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps for each domain; default: as many as the run itself, divided by the number of domains."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Workers of each of these trainings; several trainings run side by side as far as the cluster has room."""
+
+
+class RunConfig(Settings):
+    """Everything that says what a run does."""
+
+    name: Name
+    """Name of the run, and of its folder in output_dir."""
+    output_dir: LocalPath = Path("runs")
+    """Folder of all runs; on several nodes it lies on a shared file system."""
+    seed: Seed = 0
+    """Seed of everything random."""
+    model: ModelConfig
+    """The base model."""
+    domains: Annotated[dict[Name, DomainConfig], Field(min_length=1)]
+    """The domains, by name."""
+    data: DataConfig = DataConfig()
+    """How rows become token stores."""
+    mixing: AnyMixingConfig
+    """The mixing algorithm."""
+    training: TrainingConfig
+    """The optimizer steps."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The evaluation that feeds the mixing algorithm."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """How reference losses are computed, for algorithms that need them."""
+    detection: DetectionConfig = DetectionConfig()
+    """How the base model's knowledge distribution is detected: `raymix detect`, and shares that are `detected`."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Where the run's workers are."""
+    start: StartConfig | None = None
+    """A finished run to go on from; default: the base model."""
+    stages: Annotated[list[StageConfig] | AnyPlan, AfterValidator(expand)] = Field(default_factory=list)
+    """An ordered plan of stages, each an ordinary run that starts where another ended: a list, or a ready-made plan
+    by name (multi_task, sequential, mixed_sequential, dmt), which stands for one."""
+    study: StudyConfig | None = None
+    """What `raymix study` compares; other verbs take no notice of it."""
+    compare: CompareConfig = CompareConfig()
+    """Variants for `raymix compare`; other verbs take no notice of them."""
+    coarse_search: CoarseSearchConfig | None = None
+    """What `raymix coarse-search` looks for; other verbs take no notice of it."""
+    search: AnySearchConfig | None = None
+    """What `raymix tune` searches; other verbs take no notice of it."""
+    tracking: Annotated[list[AnyTrackerConfig], AfterValidator(check_tracking)] = Field(default_factory=list)
+    """Where the run's numbers are written down as well: tensorboard, mlflow, wandb, by name or with settings."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.output_dir / self.name
+
+    @property
+    def stage_list(self) -> list[StageConfig]:
+        """The stages in order; empty where the run is one training."""
+        return expand(self.stages)
+
+    @property
+    def trained_domains(self) -> list[str]:
+        """The domains that are trained on; the others are only measured."""
+        return [name for name, domain in self.domains.items() if domain.is_trained]
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of the token stores."""
+        return self.data.cache_dir or self.output_dir / "token-stores"
+
+    @field_validator("output_dir", mode="before")
+    @classmethod
+    def _a_folder(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"{value} is a URI; runs are written to a folder: use a (shared, mounted) file system")
+        return value
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        rows, ranks, micro = self.training.global_batch_size, self.cluster.num_workers, self.training.micro_batch_size
+        if rows % (ranks * micro):
+            near = max(rows // (ranks * micro), 1) * ranks * micro
+            raise ValueError(
+                f"training.global_batch_size: {rows} is not divisible by cluster.num_workers {ranks} x "
+                f"training.micro_batch_size {micro} = {ranks * micro}; use {near}, for example"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_domains(self) -> Self:
+        names = self.trained_domains
+        if not names:
+            raise ValueError("domains: all of them are only measured; give one of them `train` files")
+        for key in ("shares", "initial", "reference"):
+            if isinstance(value := getattr(self.mixing, key, None), dict):
+                check_domains(f"mixing.{key}", value, names)
+        if (target := getattr(self.mixing, "target", None)) is not None:
+            check_target(target, names)
+        best, known = self.evaluation.best, list(self.domains)
+        if best is not None and best not in ("mean", "worst", *known):
+            near = meant([best], ["mean", "worst", *known])
+            raise ValueError(f"evaluation.best: {best!r} is neither mean nor worst nor one of {known}{near}")
+        if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
+            raise ValueError(floor_fault(self.mixing.floor, len(names)))
+        return self
+
+    @model_validator(mode="after")
+    def _importance_is_of_trained_domains(self) -> Self:
+        if isinstance(strategy := self.training.strategy, CoFiTuneConfig):
+            unknown = [name for name in strategy.importance.domains or [] if name not in self.trained_domains]
+            if unknown:
+                raise ValueError(
+                    f"training.strategy.importance.domains: {', '.join(unknown)} is not trained on; "
+                    f"choose from {', '.join(self.trained_domains)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.stages and self.start is not None:
+            raise ValueError("start: a plan's first stage starts from the base model; leave out start or stages")
+        check_stages(self, self.stage_list)
+        check_study(self)
+        check_compare(self)
+        check_coarse_search(self)
+        check_search(self)
+        return self

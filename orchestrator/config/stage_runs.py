@@ -1,0 +1,126 @@
+"""A stage as the ordinary run that it is, and what a plan must not say. Pure: no files, no torch, no Ray."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from orchestrator.config.stages import StageConfig
+from orchestrator.mixing.base import MixingConfig, normalise
+from workers.config.data import DomainConfig
+from workers.nearest import meant
+
+if TYPE_CHECKING:
+    from orchestrator.config.run import RunConfig
+
+_BUDGETS = ("epochs", "max_steps", "max_tokens")
+_TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
+
+
+def check_stages(config: "RunConfig", stages: Sequence[StageConfig]) -> None:
+    """Refuse a plan that cannot be run.
+
+    Raises:
+        ValueError: with the key of the stage, what is wrong and what to change.
+    """
+    for index, stage in enumerate(stages):
+        key, earlier = f"stages[{index}]", [other.name for other in stages[:index]]
+        if stage.name in earlier:
+            raise ValueError(f"{key}.name: {stage.name!r} stands twice; give each stage a name of its own")
+        if stage.start not in ("base", "previous", *earlier):
+            raise ValueError(f"{key}.start: {stage.start!r} is neither base nor previous nor one of {earlier}")
+        if unknown := [name for name in stage.domains or {} if name not in config.domains]:
+            near = meant(unknown, config.domains)
+            raise ValueError(
+                f"{key}.domains: {unknown} are not domains of this run{near}; they are {list(config.domains)}"
+            )
+        measured = [
+            name for name, amount in _amounts(config, stage).items() if amount and name in _only_measured(config)
+        ]
+        if measured:
+            raise ValueError(f"{key}.domains: {measured} are only measured in this run; give them `train` files")
+        parent = find_parent(stages, index)
+        try:
+            run = stage_run(config, stage)
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{key}: as a run of its own: {fault}") from None
+        if stage.optimizer == "kept":
+            if parent is None:
+                raise ValueError(f"{key}.optimizer: there is none to keep where the stage starts from the base model")
+            if stage_run(config, stages[parent]).training.strategy != run.training.strategy:
+                raise ValueError(
+                    f"{key}.optimizer: {stages[parent].name!r} trains other parameters (another strategy), so its "
+                    "moments are of no use here; use fresh, or the same strategy"
+                )
+
+
+def find_parent(stages: Sequence[StageConfig], index: int) -> int | None:
+    """Index of the stage that a stage starts from; None where that is the base model."""
+    match stages[index].start:
+        case "base":
+            return None
+        case "previous":
+            return index - 1 if index else None
+        case name:
+            return [stage.name for stage in stages].index(name)
+
+
+def stage_run(config: "RunConfig", stage: StageConfig) -> "RunConfig":
+    """The stage as an ordinary run, still without the run that it starts from and without the digest in its name.
+
+    Raises:
+        ValueError: the stage's settings do not fit together.
+    """
+    domains = {name: _take(config.domains[name], amount) for name, amount in _amounts(config, stage).items()}
+    trained = [name for name, domain in domains.items() if domain.is_trained]
+    changed = {key: value for key in _TRAINING_KEYS if (value := getattr(stage, key)) is not None}
+    budget = {key: getattr(stage, key) for key in _BUDGETS}
+    if any(value is not None for value in budget.values()):
+        changed |= budget
+    run = config.model_copy(
+        update={
+            "name": stage.name,
+            "seed": config.seed if stage.seed is None else stage.seed,
+            "output_dir": config.output_dir / "stages",
+            "data": config.data.model_copy(update={"cache_dir": config.cache_dir}),
+            "domains": domains,
+            "mixing": _restrict(stage.mixing or config.mixing, trained),
+            "training": config.training.model_copy(update=changed),
+            "stages": [],
+            "study": None,
+            "search": None,
+        }
+    )
+    return type(config).model_validate(run.model_dump())
+
+
+def _only_measured(config: "RunConfig") -> set[str]:
+    return set(config.domains) - set(config.trained_domains)
+
+
+def _amounts(config: "RunConfig", stage: StageConfig) -> dict[str, float]:
+    """Of every domain of the run, in the run's order; 0 for those that are only measured."""
+    given = dict.fromkeys(config.trained_domains, 1.0) if stage.domains is None else stage.domains
+    return {name: given.get(name, 0.0) for name in config.domains}
+
+
+def _take(domain: DomainConfig, amount: float) -> DomainConfig:
+    """The domain cut to an amount; a fraction is one of what the run itself takes of it."""
+    if amount == 1:
+        return domain
+    if amount > 1:
+        return domain.model_copy(update={"fraction": 1.0, "count": int(amount)})
+    if domain.count and amount:
+        return domain.model_copy(update={"count": max(1, round(amount * domain.count))})
+    return domain.model_copy(update={"fraction": amount * domain.fraction, "count": None})
+
+
+def _restrict(mixing: MixingConfig, trained: Sequence[str]) -> MixingConfig:
+    """What is given by domain, for these domains alone; shares keep their proportions."""
+    update: dict[str, Any] = {}
+    for key in ("shares", "initial", "reference"):
+        if isinstance(values := getattr(mixing, key, None), dict):
+            kept = {name: values[name] for name in trained if name in values}
+            update[key] = normalise(kept) if key != "reference" and any(kept.values()) else kept
+    return mixing.model_copy(update=update)

@@ -1,0 +1,1 @@
+"""What a training needs first: token stores, measured importance, detected shares, memory."""

@@ -1,0 +1,97 @@
+"""Workers that each hold a model and take jobs: Ray actors where Ray is up, else one in this process.
+
+A worker is made with the first job that is really to be done, so nothing is loaded where all results are on disk.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import ray
+
+from orchestrator.config.run import ClusterConfig
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class WorkerPool(Generic[Job, Result]):
+    """`with WorkerPool(make, cluster) as pool: for index, result in pool.map(jobs): ...`
+
+    Args:
+        make: makes what answers a job; sent to the workers, so a class or a partial of one.
+        cluster: as many workers, with as many CPUs and GPUs each, as it gives the training.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Job], Result]], cluster: ClusterConfig) -> None:
+        self._make = make
+        self._cluster = cluster
+        self._here: Callable[[Job], Result] | None = None
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the workers' memory, CPUs and GPUs back; the next job makes new ones."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors, self._here = [], None
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        """(index of the job, result) of every job, as they finish; a ValueError of a job is raised as it was there."""
+        if jobs and ray.is_initialized():
+            yield from self._map_on_ray(jobs)
+            return
+        for index, job in enumerate(jobs):
+            if self._here is None:
+                self._here = self._make()
+            yield index, self._here(job)
+
+    def _map_on_ray(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        self._start_actors(min(self._cluster.num_workers, len(jobs)))
+        waiting = iter(enumerate(jobs))
+        pending: dict[Any, tuple[int, Any]] = {}
+        for actor, (index, job) in zip(self._actors, waiting, strict=False):
+            pending[actor.answer.remote(job)] = index, actor
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            index, actor = pending.pop(ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, ValueError):
+                    raise error.cause from None
+                raise
+            if (following := next(waiting, None)) is not None:
+                pending[actor.answer.remote(following[1])] = following[0], actor
+            yield index, result
+
+    def _start_actors(self, count: int) -> None:
+        retries = self._cluster.max_failures
+        actor = ray.remote(_Worker).options(
+            num_cpus=self._cluster.cpus_per_worker,
+            num_gpus=self._cluster.gpus_per_worker,
+            max_restarts=retries,
+            max_task_retries=retries,
+        )
+        self._actors += [actor.remote(self._make) for _ in range(count - len(self._actors))]
+
+
+class _Worker:
+    """What runs in an actor; the model is loaded by the first job, so that its errors are a job's errors."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._make = make
+        self._worker: Callable[[Any], Any] | None = None
+
+    def answer(self, job: Any) -> Any:
+        """The result of one job."""
+        if self._worker is None:
+            self._worker = self._make()
+        return self._worker(job)

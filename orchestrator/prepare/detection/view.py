@@ -1,0 +1,176 @@
+"""What a person sees of a distribution: a table for the terminal, and a page with the plot and the texts."""
+
+from pathlib import Path
+
+import plotly.graph_objects as go
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout
+from orchestrator.views.report.html import render_page
+from orchestrator.views.report.series import label
+from orchestrator.views.terminal import printable
+from workers.durable import write_durably
+
+_TITLES = {"average": "plain average", "counts": "hard counts", "corrected": "corrected"}
+
+
+def distribution_view(distribution: Distribution) -> RenderableType:
+    """The estimates side by side, with half the width of their intervals."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("domain", no_wrap=True)
+    for name in distribution.estimates:
+        table.add_column(_TITLES[name], justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for domain in distribution.domains:
+        cells = [
+            f"{estimate.shares[domain]:.1%} \u00b1 {_half_width(estimate.intervals[domain]):.1%}"
+            for estimate in distribution.estimates.values()
+        ]
+        share = distribution.shares.get(domain)
+        table.add_row(printable(domain), *cells, Text("-" if share is None else f"{share:.1%}", style="bold"))
+    return Group(table, Text(_facts(distribution), style="dim"))
+
+
+def _half_width(interval: tuple[float, float]) -> float:
+    return (interval[1] - interval[0]) / 2.0
+
+
+def _facts(distribution: Distribution) -> str:
+    rounds = distribution.rounds
+    end = "converged" if distribution.is_converged else "stopped at max_texts"
+    unparsed = f", {distribution.num_unparsed:,} of them unparsed" if distribution.num_unparsed else ""
+    judge = distribution.judge
+    cost = f", {judge['cost_usd']:.2f} USD" if judge.get("cost_usd") else ""
+    return (
+        f"{distribution.num_texts:,} texts{unparsed}, {len(rounds)} round{'s' if len(rounds) > 1 else ''}, {end}; "
+        f"judge: {judge['type']}{cost}; share: {_TITLES[distribution.estimate]}, smoothed; "
+        f"\u00b1 half the {distribution.confidence:.0%} interval"
+    )
+
+
+def _page_facts(distribution: Distribution) -> dict[str, str]:
+    judge = distribution.judge
+    facts = {
+        "Texts": f"{distribution.num_texts:,}",
+        "Unparsed": f"{distribution.num_unparsed:,}",
+        "Rounds": f"{len(distribution.rounds)}",
+        "Calibration texts": f"{sum(distribution.num_calibration_texts.values()):,}",
+        "Judge": str(judge["type"]),
+    }
+    if judge.get("cost_usd"):
+        facts["Cost"] = f"{judge['cost_usd']:.2f} USD"
+    return facts
+
+
+def write_page(distribution: Distribution, path: Path) -> None:
+    """Write the page, one file that needs no network."""
+    page = render_page(
+        "detection.html",
+        _sections(distribution),
+        title="Knowledge distribution",
+        distribution=distribution,
+        titles=_TITLES,
+        facts=_page_facts(distribution),
+        domain_colors=color_by_name(distribution.domains),
+    )
+    write_durably(path, page.encode("utf-8", "replace"))
+
+
+def _sections(distribution: Distribution) -> list[Section]:
+    sections = [
+        Section(
+            "Estimates",
+            "Bars: the estimate that the shares are taken from, with its interval. Marks: the other estimates.",
+            [Plot("", _estimates_figure(distribution))],
+            is_wide=True,
+        ),
+        Section(
+            "Rounds",
+            "The estimate over all texts so far.",
+            [Plot("", _rounds_figure(distribution))],
+            is_wide=True,
+        ),
+    ]
+    if distribution.responses:
+        note = "Mean answer of the judge about the model's own continuations of openings of each domain."
+        rows = [
+            [distribution.responses[row][column] for column in distribution.domains] for row in distribution.domains
+        ]
+        figure = matrix_figure(rows, distribution.domains, 1.0, "judged as")
+        sections.append(Section("The judge", note, [Plot("", figure)], is_wide=True))
+    return sections
+
+
+def _estimates_figure(distribution: Distribution) -> go.Figure:
+    colors = color_by_name(distribution.domains)
+    figure = go.Figure(layout=layout(300, yaxis={"tickformat": ".0%", "hoverformat": ".1%", "rangemode": "tozero"}))
+    figure.update_layout(showlegend=True, bargap=0.6)
+    name_every_category(figure)
+    names = [label(domain) for domain in distribution.domains]
+    chosen = distribution.estimates[distribution.estimate]
+    shares = [chosen.shares[domain] for domain in distribution.domains]
+    ends = [chosen.intervals[domain] for domain in distribution.domains]
+    bars = go.Bar(
+        x=names,
+        y=shares,
+        name=_TITLES[distribution.estimate],
+        marker={"color": [colors[domain] for domain in distribution.domains]},
+        error_y={
+            "array": [max(upper - share, 0.0) for (_, upper), share in zip(ends, shares, strict=True)],
+            "arrayminus": [max(share - lower, 0.0) for (lower, _), share in zip(ends, shares, strict=True)],
+            "color": NEUTRAL,
+            "thickness": 1.2,
+        },
+    )
+    figure.add_trace(bars)
+    symbols = iter(("circle-open", "diamond-open"))
+    for name, estimate in distribution.estimates.items():
+        if name != distribution.estimate:
+            marker = {"symbol": next(symbols), "size": 9, "color": NEUTRAL, "line": {"width": 1.5}}
+            y = [estimate.shares[domain] for domain in distribution.domains]
+            figure.add_trace(go.Scatter(x=names, y=y, mode="markers", name=_TITLES[name], marker=marker))
+    return figure
+
+
+def _rounds_figure(distribution: Distribution) -> go.Figure:
+    figure = go.Figure(layout=layout(240, yaxis={"tickformat": ".0%", "hoverformat": ".1%", "rangemode": "tozero"}))
+    x = [done.num_texts for done in distribution.rounds]
+    for domain, color in color_by_name(distribution.domains).items():
+        y = [done.shares[domain] for done in distribution.rounds]
+        style = {"mode": "lines+markers", "line": {"color": color, "width": 1.8}, "marker": {"size": 5}}
+        figure.add_trace(go.Scatter(x=x, y=y, name=label(domain), legendgroup=domain, **style))
+    return figure
+
+
+def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float, meaning: str) -> go.Figure:
+    """A heat map of domains by domains, each cell with its number; `meaning` says what "row `meaning` column" is."""
+    names = [label(domain) for domain in domains]
+    figure = go.Figure(layout=layout(80 + 30 * len(names)))
+    heatmap = go.Heatmap(
+        x=names,
+        y=names,
+        z=values_DD,
+        zmin=0.0,
+        zmax=limit,
+        texttemplate="%{z:.2f}",
+        hovertemplate=f"%{{y}} {meaning} %{{x}}: %{{z:.3f}}<extra></extra>",
+        colorscale=[[0.0, "rgba(79,127,201,0)"], [1.0, "rgba(79,127,201,0.9)"]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure.add_trace(heatmap)
+    name_every_category(figure)
+    figure.update_yaxes(type="category", dtick=1, autorange="reversed", showgrid=False, ticks="")
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def name_every_category(figure: go.Figure) -> None:
+    """Make the horizontal axis one of names, none of them left out."""
+    figure.update_xaxes(type="category", dtick=1, tickformat=None, rangemode="normal", showgrid=False, ticks="")
+    figure.update_xaxes(automargin=True)

@@ -1,0 +1,132 @@
+"""The importance that CoFiTune's soft mask wants: measured before the training, one Ray task a domain, and kept.
+
+Each domain's scores are kept by a fingerprint of all that they depend on, so another normalisation, merge or choice of
+domains measures nothing again. The importance made of them is a file named by its own content in the cache, which is
+what plans name (so that runs with equal importance have equal plans), and a copy in the run's folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.token_stores import DomainStores
+from orchestrator.training.ray_train import as_they_end, check_resources
+from workers.config.model import ModelConfig
+from workers.data.store import TokenStore
+from workers.strategies.cofitune import CoFiTuneConfig, ImportanceConfig
+from workers.strategies.cofitune.normalisation import (
+    Importance,
+    merge_importance,
+    normalise_scores,
+    read_importance,
+    write_importance,
+)
+from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
+
+_SCORES_VERSION = 2
+"""Raised whenever the same settings would give other scores."""
+FILE = "importance.safetensors"
+
+
+def with_importance(
+    config: RunConfig, stores: Mapping[str, DomainStores], console: Console, *, in_folder: bool = True
+) -> RunConfig:
+    """The same run, its strategy naming a file of importance; unchanged where nothing is masked.
+
+    With `in_folder` the file lies in the run's folder as well, and a run that goes on uses that one.
+    """
+    strategy = config.training.strategy
+    if not isinstance(strategy, CoFiTuneConfig) or strategy.mask == "none":
+        return config
+    kept = config.folder / FILE
+    if in_folder and kept.exists():
+        importance, about = read_importance([kept]), {"copy_of": str(kept)}
+    else:
+        importance, about = _find(config, strategy.importance, stores, console)
+        if in_folder:
+            config.folder.mkdir(parents=True, exist_ok=True)
+            write_importance(kept, importance, about)
+    settings = strategy.importance.model_copy(update={"files": [_in_cache(config, importance, about)]})
+    training = config.training.model_copy(update={"strategy": strategy.model_copy(update={"importance": settings})})
+    return config.model_copy(update={"training": training})
+
+
+def _find(
+    config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
+) -> tuple[Importance, dict[str, Any]]:
+    """Importance from the files named, or measured; and where it comes from."""
+    if settings.files:
+        return read_importance(settings.files), {"files": [str(path) for path in settings.files]}
+    about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
+    return _measure(config, settings, stores, console), about
+
+
+def _measure(
+    config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
+) -> Importance:
+    """Importance from the training rows of the domains, which are measured side by side."""
+    trained = {name: pair.train for name, pair in stores.items() if pair.train is not None}
+    names = settings.domains or list(trained)
+    files = {name: _scores_file(config, settings, name, trained[name]) for name in names}
+    missing = {name: path for name, path in files.items() if not path.exists()}
+    if missing:
+        check_resources(config.cluster.model_copy(update={"num_workers": 1}))
+        console.print(f"importance of heads and neurons: measuring the base model on {len(missing)} domains")
+    waiting = {_submit(config, settings, trained[name], path): name for name, path in missing.items()}
+    for _ in as_they_end(waiting, "importance on domain"):
+        pass
+    scores = [read_scores(path) for path in files.values()]
+    sets = [Scores.pooled(scores)] if settings.merge == "pool" else scores
+    normalised = [
+        normalise_scores(s.signed if settings.normalisation == "zscore" else s.absolute, settings.normalisation)
+        for s in sets
+    ]
+    return merge_importance(normalised)
+
+
+def _submit(config: RunConfig, settings: ImportanceConfig, store: TokenStore, path: Path) -> ray.ObjectRef:
+    cluster = config.cluster
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
+    model = config.model.with_absolute_paths()
+    return task.remote(
+        model, store.folder.resolve(), settings, config.training.micro_batch_size, config.seed, path.resolve()
+    )
+
+
+def _measure_domain(
+    model: ModelConfig, store: Path, settings: ImportanceConfig, rows_per_pass: int, seed: int, path: Path
+) -> None:
+    from workers.model.importance import measure_scores
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_scores(path, measure_scores(model, store, settings.num_rows, rows_per_pass, settings.dropout, seed))
+
+
+def _scores_file(config: RunConfig, settings: ImportanceConfig, name: str, store: TokenStore) -> Path:
+    identity = {
+        "version": _SCORES_VERSION,
+        "model": config.model.with_absolute_paths().model_dump(mode="json", exclude={"chat_template"}),
+        "store": store.fingerprint,
+        "settings": settings.model_dump(mode="json", include={"num_rows", "dropout"}),
+        "rows_per_pass": config.training.micro_batch_size,  # the dropout is drawn pass by pass
+        "seed": config.seed,
+    }
+    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return config.output_dir / "importance" / f"{name}-{digest}.safetensors"
+
+
+def _in_cache(config: RunConfig, importance: Importance, about: Mapping[str, Any]) -> Path:
+    """The same under a name that is a function of its content."""
+    content = b"".join(importance[kind].tobytes() for kind in KINDS)
+    digest = hashlib.blake2b(content, digest_size=6).hexdigest()
+    path = config.output_dir.resolve() / "importance" / f"merged-{digest}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_importance(path, importance, about)
+    return path

@@ -1,0 +1,298 @@
+"""How much memory a rank will need, estimated before anything is loaded.
+
+The estimate is of tensors at the worst moment of a training step: the end of the forward pass, the end of the backward
+pass, or the optimizer step. Weights, gradients and optimizer state are sharded as ZeRO does it (arXiv 1910.02054),
+with the copies and buffers that DeepSpeed makes of them on the way. Activations follow the decoder layers of
+transformers with gated neurons (Llama, Qwen, ...), whose sum per layer is that of Korthikanti et al. (arXiv
+2205.05198, section 4.1) for other layers; only eager attention keeps scores. Only what trains has gradients and
+optimizer state, and no activations are kept below the lowest layer that trains.
+
+Not in it: what the process itself and the device's runtime take, what the allocator loses between tensors, and
+offloading in a DeepSpeed file of one's own, which is not subtracted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config.run import RunConfig
+from workers.engine.deepspeed_config import build_deepspeed_config
+from workers.strategies import STRATEGIES
+from workers.strategies.cofitune import CoFiTuneConfig
+from workers.strategies.lora.reach import find_reach
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+_FP32 = 4  # bytes
+_ADAM_TEMPORARIES = 8  # bytes a parameter that torch's AdamW takes in a step on the CPU; on a GPU it is fused
+_LOGIT_BYTES = 12  # a logit in float32: its logarithm, and the gradients of the loss and of the logit
+# DeepSpeed's defaults, in parameters.
+_ZERO_DEFAULTS = {
+    "reduce_bucket_size": 500_000_000,
+    "sub_group_size": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a model decides its memory, under its training strategy."""
+
+    num_parameters: int
+    num_trainable: int
+    num_layers_back: int
+    """Decoder layers that the backward pass goes through."""
+    hidden_size: int
+    intermediate_size: int
+    attention_size: int
+    """Heads times their width."""
+    num_heads: int
+    attention: str
+    """The kernel: sdpa, eager or flash_attention_2."""
+    vocab_size: int
+    num_positions: int | None
+    """Tokens in a row that the model was made for; None where it does not say."""
+    notes: tuple[str, ...] = ()
+    """Lines on what is trained: the matrices that have an adapter, the router loss."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Of one rank, in bytes: for each moment of a step what is held then, by name."""
+
+    num_parameters: int
+    num_trainable: int
+    moments: dict[str, dict[str, float]]
+
+    @property
+    def moment(self) -> str:
+        """The moment that needs most."""
+        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What is held at that moment."""
+        return self.moments[self.moment]
+
+    @property
+    def total(self) -> float:
+        """The sum of it."""
+        return sum(self.parts.values())
+
+    @property
+    def total_gib(self) -> float:
+        """The same, in GiB."""
+        return self.total / GIB
+
+
+def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """Estimate for the configured model, from its shapes alone: no weights are read.
+
+    Args:
+        config: the run.
+        loss_fraction: of the tokens of a row, those that count for the loss; logits of others are not kept.
+    """
+    return estimate_for_shape(read_shape(config), config, loss_fraction)
+
+
+def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """The same where the model's shape is known."""
+    held = _held(shape, config)
+    kept = {
+        "activations": _activations(shape, config),
+        "logits": _tokens(config) * loss_fraction * shape.vocab_size * _LOGIT_BYTES,
+    }
+    in_forward, in_backward, in_step = _gradients(shape, config)
+    moments = {
+        "forward pass": held | kept | {"gradients": in_forward},
+        "backward pass": held | {"gradients": in_backward},
+        "optimizer step": held | {"gradients": in_step},
+    }
+    return MemoryEstimate(shape.num_parameters, shape.num_trainable, moments)
+
+
+def read_shape(config: RunConfig) -> ModelShape:
+    """The shape of the configured model, under its training strategy."""
+    model = _build_without_weights(config)
+    text: Any = model.config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 0  # models that carry a state have none
+    neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return ModelShape(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        num_layers_back=_num_layers_back(model, text.num_hidden_layers),
+        hidden_size=text.hidden_size,
+        intermediate_size=max(neurons) if isinstance(neurons, list | tuple) else neurons,
+        attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0,
+        num_heads=heads,
+        attention=_attention(config),
+        vocab_size=text.vocab_size,
+        num_positions=getattr(text, "max_position_embeddings", None),
+        notes=tuple(_notes(model, config)),
+    )
+
+
+def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
+    """What is trained other than all parameters, and other than by the cross-entropy."""
+    from workers.engine.router_loss import describe_router_loss  # which imports torch
+
+    if config.training.strategy.type == "lora":
+        yield from find_reach(model).lines()
+    if config.training.router_loss and (line := describe_router_loss(model)):
+        yield line
+
+
+def _held(shape: ModelShape, config: RunConfig) -> dict[str, float]:
+    """What is held all the time: weights, and the optimizer's masters and moments."""
+    stage, ranks, width = config.training.deepspeed.zero_stage, config.cluster.num_workers, _width(config)
+    weights = shape.num_parameters * width / (ranks if stage == 3 else 1)
+    if stage == 3:
+        # Gathered, and not let go before the backward pass where that needs them again soon.
+        zero = _zero_settings(shape, config)
+        live = zero["stage3_max_reuse_distance"] / 2 + zero["stage3_prefetch_bucket_size"]
+        weights += min(shape.num_parameters, live) * width
+    masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # the parameters themselves are stepped there
+    strategy = config.training.strategy
+    masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
+    mask = 13 if masked else 0  # the factors and their bins; the weights before, and as the mask makes them
+    optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (ranks if stage >= 1 else 1)
+    return {"weights": weights, "optimizer": optimizer}
+
+
+def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
+    """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
+
+    Stages 1 to 3 reduce gradients in a bucket and keep a rank's share of the result. Stage 1 starts when all gradients
+    are there, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by ranks, in a copy of it. On a GPU the
+    bucket is taken whole, on the CPU as far as it is filled. The step copies the share into one piece, in float32.
+    """
+    if _width(config) < _FP32 and config.training.deepspeed.gradient_dtype == "float32":
+        return _wide_gradients(shape, config)
+    stage, width, ranks = config.training.deepspeed.zero_stage, _width(config), config.cluster.num_workers
+    zero, on_gpu = _zero_settings(shape, config), _on_gpu(config)
+    every = shape.num_trainable * width
+    share = every / (ranks if stage else 1)
+    filled = min(zero["reduce_bucket_size"], shape.num_trainable) * width
+    bucket = zero["reduce_bucket_size"] * width if on_gpu else filled
+    carried = share if _has_more_passes(config) else 0  # from pass to pass
+    stepped = _stepped(shape, config)
+    copies = stepped * (width + (_FP32 if width < _FP32 else 0))
+    adam = stepped * (_FP32 + (0 if on_gpu else _ADAM_TEMPORARIES))
+    match stage:
+        case 0:
+            return carried, every + filled, every + (adam if width < _FP32 else 0)
+        case 1:
+            return carried + (bucket if on_gpu else 0), every + carried + bucket, max(share + copies, adam)
+        case 2:
+            return carried + (bucket if on_gpu else 0), share + carried + bucket, max(share + copies, adam)
+        case _:  # share and bucket are taken once and kept
+            return share + bucket, share + bucket + filled, share + bucket + max(copies, adam)
+
+
+def _wide_gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
+    """The same where bfloat16 gradients are summed in float32.
+
+    Stage 0 keeps all of them in float32, and so does stage 1, from the start; both reduce a copy. At stage 2 the bucket
+    is copied in both precisions to be reduced, and a rank's share is added up where it stays until the step; at stage
+    3 the bucket itself is float32. The step takes the sums as they are, but for a copy in one piece at stage 3.
+    """
+    stage, ranks, on_gpu = config.training.deepspeed.zero_stage, config.cluster.num_workers, _on_gpu(config)
+    num_filled = min(_zero_settings(shape, config)["reduce_bucket_size"], shape.num_trainable)
+    num_in_bucket = _zero_settings(shape, config)["reduce_bucket_size"] if on_gpu else num_filled
+    every = shape.num_trainable * _FP32
+    share, stepped = every / ranks, _stepped(shape, config)
+    adam = 0 if on_gpu else stepped * _ADAM_TEMPORARIES
+    match stage:
+        case 0:
+            return every if _has_more_passes(config) else 0, every + num_filled * _FP32, every + adam
+        case 1:
+            return every, every + num_filled * _FP32, every + adam
+        case 2:
+            bucket, copies = num_in_bucket * _width(config), num_filled * (_width(config) + _FP32)
+            in_forward = (share if _has_more_passes(config) else 0) + (bucket if on_gpu else 0)
+            return in_forward, share + bucket + copies, share + adam
+        case _:
+            kept = share + num_in_bucket * _FP32
+            return kept, kept + num_filled * _FP32, kept + stepped * _FP32 + adam
+
+
+def _stepped(shape: ModelShape, config: RunConfig) -> float:
+    """Parameters that a rank steps at a time."""
+    stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
+    stepped = shape.num_trainable / (ranks if stage else 1)
+    return min(stepped, _zero_settings(shape, config)["sub_group_size"] / ranks) if stage == 3 else stepped
+
+
+def _activations(shape: ModelShape, config: RunConfig) -> float:
+    """Bytes that the backward pass needs of the forward pass, but for the logits."""
+    width, hidden = _width(config), shape.hidden_size
+    norm = (_FP32 + 2 * width) * hidden  # its input in float32, normalised, and scaled
+    # Queries, keys and values of every head, their result; a mask of packed rows, or the scores in float32 and as used
+    attention = width * 4 * shape.attention_size
+    if config.data.packing and shape.attention == "sdpa":
+        attention += width * config.data.max_length
+    elif shape.attention == "eager":
+        attention += shape.num_heads * config.data.max_length * (_FP32 + (width if width < _FP32 else 0))
+    neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product
+    layer, layers = 2 * norm + attention + neurons, shape.num_layers_back
+    if config.training.activation_checkpointing:
+        return _tokens(config) * (layers * width * hidden + layer + norm)
+    return _tokens(config) * (layers * layer + norm)
+
+
+def _attention(config: RunConfig) -> str:
+    from transformers import AutoConfig
+
+    from workers.model.attention import resolve_attention
+    from workers.model.base_folder import model_class
+
+    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
+    return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)
+
+
+def _tokens(config: RunConfig) -> int:
+    return config.training.micro_batch_size * config.data.max_length
+
+
+def _on_gpu(config: RunConfig) -> bool:
+    return config.cluster.gpus_per_worker > 0
+
+
+def _has_more_passes(config: RunConfig) -> bool:
+    """Whether a step takes more than one pass of a rank."""
+    return config.training.global_batch_size > config.training.micro_batch_size * config.cluster.num_workers
+
+
+def _width(config: RunConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else _FP32
+
+
+def _zero_settings(shape: ModelShape, config: RunConfig) -> dict[str, int]:
+    given = build_deepspeed_config(config.training, config.model, config.cluster.num_workers, shape.hidden_size)
+    return {name: int(given["zero_optimization"].get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
+
+
+def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
+    """Decoder layers that the backward pass goes through, from the last down to the lowest with anything to train."""
+    import torch
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
+    in_layers = {id(p) for stack in layers for p in stack.parameters()}
+    if not layers or any(p.requires_grad and id(p) not in in_layers for p in model.parameters()):
+        return num_layers
+    trained = [i for i, layer in enumerate(layers[0]) if any(p.requires_grad for p in layer.parameters())]
+    return num_layers - min(trained, default=num_layers)
+
+
+def _build_without_weights(config: RunConfig) -> "PreTrainedModel":
+    """The model under its training strategy, on the meta device: shapes, no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = config.model
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.path, revision=settings.revision))
+        return STRATEGIES[config.training.strategy.type].apply(model, config.training.strategy)

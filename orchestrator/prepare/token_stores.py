@@ -1,0 +1,222 @@
+"""Token stores of all domains: one task for each part of a file, then one for each store; what is cached is not remade.
+
+The tasks run on Ray where it is up, else one after the other in this process.
+"""
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from orchestrator.config.run import RunConfig
+from workers.config.data import DataConfig, DomainConfig
+from workers.config.model import ModelConfig
+from workers.data.id_range import check_token_ids
+from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
+from workers.data.report import Report, check_bad_rows
+from workers.data.store import TokenStore, publish
+from workers.data.template_date import freeze_date
+from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
+from workers.model.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OnProgress = Callable[[float, float, str], None]
+"""Called with (done, total, domain), in bytes of the domain's files, or in rows where it is a hub set."""
+
+
+@dataclass(frozen=True)
+class UsedSource:
+    """A file, or a split of a hub set, that a domain's stores are made of."""
+
+    name: str
+    side: Side
+    """Whether it is given as training or as evaluation data."""
+    digest: str
+    """Hash of its content."""
+
+
+@dataclass(frozen=True)
+class DomainStores:
+    """The stores of a domain."""
+
+    train: TokenStore | None
+    """None for a domain that is only measured."""
+    eval: TokenStore
+    sources: tuple[UsedSource, ...] = ()
+    """What they are made of, training data first."""
+
+    @property
+    def has_eval_files(self) -> bool:
+        """Whether the evaluation rows are its own, not set aside from the training rows."""
+        return any(source.side == "eval" for source in self.sources)
+
+    @property
+    def report(self) -> Report:
+        """What became of all the rows that were read for them."""
+        return Report.merged([Report(**store.manifest["report"]) for store in (self.train, self.eval) if store])
+
+
+def training_stores(stores: Mapping[str, DomainStores]) -> dict[str, TokenStore]:
+    """The training store of every domain that has one."""
+    return {name: domain.train for name, domain in stores.items() if domain.train is not None}
+
+
+def prepare_stores(
+    domains: Mapping[str, DomainConfig],
+    data: DataConfig,
+    model: ModelConfig,
+    cache_dir: Path,
+    on_progress: OnProgress = lambda done, total, domain: None,
+) -> dict[str, DomainStores]:
+    """The stores of every domain, made where the cache does not have them yet.
+
+    ValueError, in the words meant for the user, where a domain cannot be used.
+    """
+    cache_dir = cache_dir.resolve()
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    fingerprint = fingerprint_tokenizer(cached_tokenizer(model, cache_dir))
+    plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
+    _build_missing([plan for plan in plans if not (cache_dir / plan.key).exists()], data, model, cache_dir, on_progress)
+    stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
+    for domain, pair in stores.items():
+        check_bad_rows(domain, data, pair.report)  # a cached store may stem from a more generous run
+    return stores
+
+
+def check_ids(stores: Mapping[str, DomainStores], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
+    """ValueError where a store holds a token id that a model of so many embeddings does not take."""
+    of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
+    check_token_ids(of_domains, tokenizer, num_embeddings)
+
+
+def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
+    folder = cache_dir / plan.key
+    train = TokenStore.open(folder / "train") if plan.is_trained else None
+    tasks = [task for task in plan.tasks if task.shard.index == 0]
+    sources = tuple(UsedSource(task.source.name, task.side, task.source.digest) for task in tasks)
+    return DomainStores(train, TokenStore.open(folder / "eval"), sources)
+
+
+def _build_missing(
+    plans: list[DomainPlan], data: DataConfig, model: ModelConfig, cache_dir: Path, on_progress: OnProgress
+) -> None:
+    building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
+    run = _run_on_ray if ray.is_initialized() else _run_here
+    try:
+        tokenizing = [(task, data, model, cache_dir, building[plan.domain]) for plan in plans for task in plan.tasks]
+        shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
+        progress = _Progress(plans, on_progress)
+        for index, shard in run(_tokenize, tokenizing):
+            task = tokenizing[index][0]
+            shards[task.domain][index] = shard
+            progress.add(task)
+        packing: list[tuple[Any, ...]] = []
+        for plan in plans:
+            of_plan = [shard for _, shard in sorted(shards[plan.domain].items())]
+            check_bad_rows(plan.domain, data, Report.merged([shard.report for shard in of_plan]))
+            check_sides(plan, of_plan, data)
+            stores = building[plan.domain] / "stores"
+            packing += [(plan, side, of_plan, data, model, cache_dir, stores) for side in plan.sides]
+        for _ in run(_pack, packing):
+            pass
+        for plan in plans:
+            publish(building[plan.domain] / "stores", cache_dir / plan.key)
+    finally:
+        for folder in building.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Progress:
+    """Adds up the parts that are done."""
+
+    def __init__(self, plans: list[DomainPlan], on_progress: OnProgress) -> None:
+        self.on_progress = on_progress
+        self.total = {plan.domain: sum(_size(task) for task in plan.tasks) for plan in plans}
+        self.done = dict.fromkeys(self.total, 0.0)
+        for domain, total in self.total.items():
+            on_progress(0.0, total, domain)
+
+    def add(self, task: ShardTask) -> None:
+        """One more part."""
+        self.done[task.domain] += _size(task)
+        self.on_progress(self.done[task.domain], self.total[task.domain], task.domain)
+
+
+def _size(task: ShardTask) -> float:
+    return task.source.size / task.shard.count
+
+
+def cached_tokenizer(model: ModelConfig, cache_dir: Path) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer as the stores of a cache are made with it: a date that its chat template writes is the
+    cache's. Loading it takes longer than looking through a warm cache."""
+    return _load_frozen(model, cache_dir)[0]
+
+
+def template_day(config: RunConfig) -> date | None:
+    """The day that the model's chat template writes into the rows of a run; None where it writes none."""
+    return _load_frozen(config.model.with_absolute_paths(), config.cache_dir.resolve())[1]
+
+
+@lru_cache(maxsize=1)
+def _load_frozen(model: ModelConfig, cache_dir: Path) -> tuple["PreTrainedTokenizerBase", date | None]:
+    tokenizer = load_tokenizer(model)
+    return tokenizer, freeze_date(tokenizer, cache_dir)
+
+
+def _tokenize(task: ShardTask, data: DataConfig, model: ModelConfig, cache_dir: Path, building: Path) -> TokenShard:
+    return tokenize_shard(task, data, cached_tokenizer(model, cache_dir), building)
+
+
+def _pack(
+    plan: DomainPlan,
+    side: Side,
+    shards: list[TokenShard],
+    data: DataConfig,
+    model: ModelConfig,
+    cache_dir: Path,
+    building: Path,
+) -> None:
+    building.mkdir(exist_ok=True)
+    pad_id = cached_tokenizer(model, cache_dir).pad_token_id
+    pack_side(plan, side, shards, data, pad_id, building)
+
+
+def _run_here(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """(index of the call, result) of every call, in order."""
+    for index, arguments in enumerate(calls):
+        yield index, body(*arguments)
+
+
+def _run_on_ray(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """(index of the call, result) of every call, as they finish; a ValueError of a task is raised as it was there.
+
+    The tasks behind it are left to end by themselves: cancelling one that is just completing ends this process (a
+    failed check inside Ray 2.60).
+    """
+    task = ray.remote(num_cpus=1)(_single_threaded)
+    pending = {task.remote(body, *arguments): index for index, arguments in enumerate(calls)}
+    try:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            result = ray.get(ready)
+            yield pending.pop(ready), result
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise error.cause from None
+        raise
+
+
+def _single_threaded(body: Callable[..., Any], *arguments: Any) -> Any:
+    # A task has one CPU; the tokenizer would take all of the machine.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return body(*arguments)

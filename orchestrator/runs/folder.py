@@ -1,0 +1,295 @@
+"""A run's public files, read while they are being written.
+
+    config.json, data.json, summary.json   once each, as soon as they are there
+    tasks.json                        whenever it is another: it comes when the run has ended, and grows
+    reference-progress.json           whenever it is another: it goes when the reference losses are there
+    weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
+    *.jsonl                           only what was appended since the last look; a last line without its newline waits
+
+`RunFolder.refresh` takes in what is new. Whoever shows a run (terminal, report, dashboard) needs no more than this.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.runs.benchmark_record import FILE_NAME as TASK_FILE
+from orchestrator.runs.benchmark_record import TaskFile, TaskScores
+from orchestrator.runs.data_record import FILE_NAME as DATA_FILE
+from orchestrator.runs.data_record import DataRecord
+from orchestrator.runs.records import Event, ReferenceProgress, RunSummary
+from orchestrator.runs.step_table import StepTable
+from workers.clock import format_time
+from workers.contracts import DomainFeedback, DomainWeights
+
+BLOCK_BYTES = 1 << 24
+REFERENCE_PROGRESS_FILE = "reference-progress.json"
+
+
+class _LineTail:
+    """Whole lines appended to a file since the last look."""
+
+    def __init__(self, path: Path, on_restart: Callable[[], None] | None = None) -> None:
+        self.path = path
+        self.num_unreadable = 0
+        self._offset = 0
+        self._inode: int | None = None
+        self._on_restart = on_restart
+
+    def new_blocks(self) -> Iterator[bytes]:
+        """Whole lines, many at a time."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            self._restart_if_rewritten(os.fstat(file.fileno()))
+            file.seek(self._offset)
+            while block := file.read(BLOCK_BYTES):
+                block += file.readline()
+                whole = block[: block.rfind(b"\n") + 1]
+                self._offset += len(whole)
+                if whole:
+                    yield whole
+                if len(whole) < len(block):  # what follows belongs to this line
+                    return
+
+    def new_records(self) -> Iterator[dict[str, Any]]:
+        for block in self.new_blocks():
+            yield from self.records(block)
+
+    def records(self, block: bytes) -> Iterator[dict[str, Any]]:
+        for line in block.split(b"\n")[:-1]:
+            record = _parse(line)
+            if record is None:
+                self.num_unreadable += 1
+            else:
+                yield record
+
+    def _restart_if_rewritten(self, stat: os.stat_result) -> None:
+        """A resumed run may cut the file back, or put another in its place."""
+        if self._offset and (stat.st_size < self._offset or stat.st_ino != self._inode):
+            self._offset = 0
+            if self._on_restart is not None:
+                self._on_restart()
+        self._inode = stat.st_ino
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # two lines run into one where a killed writer left half of the first
+        return None
+    return record if isinstance(record, dict) else None
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _ModelFolder(Generic[Model]):
+    """The files `<number>.json` of a folder, in order of their number."""
+
+    def __init__(self, path: Path, model: type[Model]) -> None:
+        self.path = path
+        self.model = model
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._models: dict[int, Model] = {}
+
+    def refresh(self) -> bool:
+        """Read new and changed files; True where there were any."""
+        try:
+            entries = [(e.name, e.stat()) for e in os.scandir(self.path) if e.name.endswith(".json")]
+        except FileNotFoundError:
+            return False
+        changed = False
+        for name, stat in entries:
+            mark = (stat.st_mtime_ns, stat.st_size)
+            number = name.removesuffix(".json")
+            if self._seen.get(name) == mark or not number.isdecimal():
+                continue
+            self._seen[name] = mark
+            model = _load(self.path / name, self.model)
+            if model is not None:
+                self._models[int(number)] = model
+                changed = True
+        return changed
+
+    def models(self) -> list[Model]:
+        return [self._models[number] for number in sorted(self._models)]
+
+
+def _load(path: Path, model: type[Model]) -> Model | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # not there yet, or not whole: the next look tells
+        return None
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """A run's summary.json, and nothing else of it; None where there is none that can be read."""
+    try:
+        return _load(folder / "summary.json", RunSummary)
+    except OSError:
+        return None
+
+
+class RunFolder:
+    """One run as its files tell it. Nothing but `refresh` touches the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config: dict[str, Any] = {}
+        self.summary: RunSummary | None = None
+        self.data: DataRecord | None = None
+        self.metrics = StepTable()
+        self.mixing = StepTable()
+        self.events: list[Event] = []
+        self.tasks: list[TaskScores] = []
+        self.reference: ReferenceProgress | None = None
+        self._marks: dict[str, tuple[int, int] | None] = {}
+        self._weights = _ModelFolder(path / "weights", DomainWeights)
+        self._feedback = _ModelFolder(path / "feedback", DomainFeedback)
+        self._metrics_tail = _LineTail(path / "metrics.jsonl")
+        self._mixing_tail = _LineTail(path / "mixing.jsonl")
+        self._events_tail = _LineTail(path / "events.jsonl", on_restart=self.events.clear)
+
+    def refresh(self) -> bool:
+        """Take in what was written since the last call; True where anything was."""
+        changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
+        changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
+        changed += [self._refresh_tasks(), self._refresh_reference(), self._refresh_data()]
+        num_before = len(self.events)
+        for record in self._events_tail.new_records():
+            try:
+                self.events.append(Event.model_validate(record))
+            except ValidationError:
+                self._events_tail.num_unreadable += 1
+        return any(changed) or len(self.events) > num_before
+
+    @property
+    def weights(self) -> list[DomainWeights]:
+        """Every version so far, oldest first."""
+        return self._weights.models()
+
+    @property
+    def feedback(self) -> list[DomainFeedback]:
+        """Every evaluation so far, in order of its step."""
+        return self._feedback.models()
+
+    @property
+    def num_unreadable_lines(self) -> int:
+        """Whole lines that no record could be made of."""
+        tails = (self._metrics_tail, self._mixing_tail, self._events_tail)
+        return sum(tail.num_unreadable for tail in tails)
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or (self.summary and self.summary.name) or self.path.name)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains in the order of the configuration, or of the first weights where that is missing."""
+        if isinstance(configured := self.config.get("domains"), dict) and configured:
+            return list(configured)
+        weights, feedback = self.weights, self.feedback
+        return list(weights[0].shares) if weights else list(feedback[0].loss_sum_nats) if feedback else []
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps that the run is to have; None where the configuration counts epochs."""
+        if self.summary is not None:
+            return self.summary.steps
+        return self.setting("training", "max_steps")
+
+    def setting(self, *keys: str) -> Any:
+        """A value of config.json by its path; None where it is not there."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def times(self) -> tuple[str | None, str | None]:
+        """When the first and the last thing was written down, in UTC; None where the files do not say."""
+        noted = [event.time for event in self.events] + [feedback.time for feedback in self.feedback]
+        known = [time for time in noted if time] + [format_time(at) for at in self._step_times() if math.isfinite(at)]
+        return (min(known), max(known)) if known else (None, None)
+
+    def _step_times(self) -> list[float]:
+        times = self.metrics.column("time")
+        return [float(times[0]), float(times[-1])] if len(times) else []
+
+    def weights_at(self, step: int) -> DomainWeights | None:
+        """The version that holds for `step`."""
+        holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
+        return holding[-1] if holding else None
+
+    def recent_seconds_per_step(self, step: int | None = None) -> float:
+        """Mean duration of the last steps up to `step`; NaN before the first."""
+        return self.metrics.recent_seconds_per_step(step)
+
+    def recent_tokens_per_second(self, step: int | None = None) -> float:
+        """Tokens over seconds of the last steps up to `step`; NaN before the first."""
+        return self.metrics.recent_tokens_per_second(step)
+
+    def _refresh_config(self) -> bool:
+        if self.config:
+            return False
+        try:
+            self.config = _parse((self.path / "config.json").read_bytes()) or {}
+        except FileNotFoundError:
+            return False
+        return bool(self.config)
+
+    def _refresh_summary(self) -> bool:
+        if self.summary is None:
+            self.summary = _load(self.path / "summary.json", RunSummary)
+            return self.summary is not None
+        return False
+
+    def _refresh_data(self) -> bool:
+        if self.data is None:
+            self.data = _load(self.path / DATA_FILE, DataRecord)
+            return self.data is not None
+        return False
+
+    def _refresh_tasks(self) -> bool:
+        if self._is_same(TASK_FILE):
+            return False
+        found = _load(self.path / TASK_FILE, TaskFile)
+        self.tasks = found.tasks if found else []
+        return True
+
+    def _refresh_reference(self) -> bool:
+        if self._is_same(REFERENCE_PROGRESS_FILE):
+            return False
+        self.reference = _load(self.path / REFERENCE_PROGRESS_FILE, ReferenceProgress)
+        return True
+
+    def _is_same(self, name: str) -> bool:
+        """Whether a file is what it was at the last look: also where it was not there, and is not."""
+        try:
+            stat = (self.path / name).stat()
+            mark = (stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            mark = None
+        before, self._marks[name] = self._marks.get(name), mark
+        return mark == before
+
+    @staticmethod
+    def _extend(tail: _LineTail, table: StepTable) -> bool:
+        num_before, unreadable_before = len(table), tail.num_unreadable
+        for block in tail.new_blocks():
+            if table.extend(block):
+                continue
+            for record in tail.records(block):
+                try:
+                    table.append(record)
+                except (KeyError, TypeError, ValueError):
+                    tail.num_unreadable += 1
+        return len(table) != num_before or tail.num_unreadable != unreadable_before

@@ -1,0 +1,154 @@
+"""How far held-out losses are to be trusted: their standard errors, and those of their changes, from a run's files.
+
+Every number here is one standard error in nats per loss token (`workers.validation.loss_statistics`). Runs of older
+versions have none: NaN, or None where one number is asked for.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+from orchestrator.runs.folder import RunFolder
+from workers.contracts import Change, DomainFeedback
+from workers.validation.example_losses import evaluated_steps, read_losses
+from workers.validation.loss_statistics import ExampleLosses, error_of_mean, is_clear, paired_difference
+
+PLUS_MINUS = "\u00b1"
+ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
+CHANGE_NOTE = "a change is paired over the examples, and coloured where it is more than two standard errors"
+
+
+@dataclass(frozen=True)
+class LossErrors:
+    """Of one domain, or of the mean of all: errors at the start and the end, and the change between the two."""
+
+    start: float | None = None
+    end: float | None = None
+    change: Change | None = None
+
+    @property
+    def change_error(self) -> float | None:
+        """Standard error of the change."""
+        return self.change.standard_error if self.change else None
+
+
+@dataclass(frozen=True)
+class RunErrors:
+    """Errors of a run as it stands."""
+
+    mean: LossErrors = LossErrors()
+    domains: dict[str, LossErrors] = field(default_factory=dict)
+
+    @property
+    def are_known(self) -> bool:
+        """Whether any loss has one."""
+        return any(errors.end is not None for errors in self.domains.values())
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of them."""
+        return f"{ERROR_NOTE}; {CHANGE_NOTE}" if self.are_known else "No standard errors were recorded"
+
+    def of(self, domain: str) -> LossErrors:
+        """Of a domain; without numbers where it has none."""
+        return self.domains.get(domain, LossErrors())
+
+
+def run_errors(run: RunFolder) -> RunErrors:
+    """Errors of the first and the newest evaluation, of the run's domains and of their mean."""
+    feedback, names = run.feedback, run.domains
+    if not feedback or not names:
+        return RunErrors()
+    first, last = (feedback[0] if feedback[0].step == 0 else None), feedback[-1]
+    domains = {
+        name: LossErrors(
+            first.standard_error_nats.get(name) if first else None,
+            last.standard_error_nats.get(name),
+            last.change_from_first.get(name),
+        )
+        for name in names
+    }
+    mean = LossErrors(
+        mean_error(first, names) if first else None,
+        mean_error(last, names),
+        mean_difference(last.change_from_first, names),
+    )
+    return RunErrors(mean, domains)
+
+
+def mean_error(feedback: DomainFeedback, domains: Sequence[str]) -> float | None:
+    """Standard error of the mean loss of the domains; None where one of them has none."""
+    known = feedback.standard_error_nats
+    return error_of_mean(known[name] for name in domains) if all(name in known for name in domains) else None
+
+
+def evaluation_errors(run: RunFolder, domain: str) -> NDArray[np.float64]:
+    """Standard error of the domain's loss at each evaluation; NaN where unknown."""
+    return np.array([item.standard_error_nats.get(domain, math.nan) for item in run.feedback], dtype=np.float64)
+
+
+def change_errors(run: RunFolder, domain: str) -> NDArray[np.float64]:
+    """Standard error of the domain's change since step 0, at each evaluation; NaN where unknown."""
+    changes = [item.change_from_first.get(domain) for item in run.feedback]
+    return np.array([change.standard_error if change else math.nan for change in changes], dtype=np.float64)
+
+
+def read_last_losses(run: RunFolder) -> dict[str, ExampleLosses]:
+    """What each held-out example lost at the run's last evaluation; empty where that was not recorded."""
+    feedback = run.feedback
+    if not feedback or feedback[-1].step not in evaluated_steps(run.path):
+        return {}
+    try:
+        return read_losses(run.path, feedback[-1].step)
+    except ValueError:  # damaged: what can be shown without it is
+        return {}
+
+
+def differences(ours: dict[str, ExampleLosses], theirs: dict[str, ExampleLosses]) -> dict[str, Change]:
+    """By domain ours less theirs, paired over the examples that both measured."""
+    found = {name: paired_difference(ours[name], theirs[name]) for name in ours if name in theirs}
+    return {
+        name: Change(nats=nats, standard_error=error)
+        for name, (nats, error) in found.items()
+        if math.isfinite(nats) and math.isfinite(error)
+    }
+
+
+def mean_difference(changes: dict[str, Change], domains: Sequence[str]) -> Change | None:
+    """Mean of the differences of all these domains; None where one of them has none."""
+    if not domains or any(name not in changes for name in domains):
+        return None
+    nats = math.fsum(changes[name].nats for name in domains) / len(domains)
+    return Change(nats=nats, standard_error=error_of_mean(changes[name].standard_error for name in domains))
+
+
+def error_text(error: float | None) -> str:
+    """` ±0.012`, or nothing where it is not known."""
+    return "" if error is None or not math.isfinite(error) else f" {PLUS_MINUS}{error:.3f}"
+
+
+def change_nats_text(change: Change) -> str:
+    """`-0.123 ±0.004`"""
+    return f"{change.nats:+.3f}{error_text(change.standard_error)}"
+
+
+def change_text(loss_nats: float | None, base_nats: float | None, error: float | None = None) -> Text:
+    """Loss minus base loss with its sign and its standard error: green where it fell, red where the model forgot."""
+    if loss_nats is None or base_nats is None or not math.isfinite(loss_nats - base_nats):
+        return Text("-", style="dim")
+    change = loss_nats - base_nats
+    style = {"same": "dim", "better": "green", "worse": "red"}[verdict(change, error)]
+    return Text(f"{change:+.3f}{error_text(error)}", style=style)
+
+
+def verdict(change: float | None, error: float | None) -> str:
+    """`better`, `worse` or `same`: beyond noise where the error is known, else by any change that can be seen."""
+    if change is None or not math.isfinite(change) or abs(change) < 0.0005:
+        return "same"
+    if error is not None and not is_clear(change, error):
+        return "same"
+    return "better" if change < 0 else "worse"

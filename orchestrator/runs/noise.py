@@ -1,0 +1,47 @@
+"""Whether a domain's held-out loss differs between two evaluations, the one place that decides it."""
+
+import math
+from pathlib import Path
+
+from workers.contracts import DomainFeedback
+from workers.validation.example_losses import read_losses
+from workers.validation.loss_statistics import is_clear, paired_difference
+
+SMALLEST_SHOWN_NATS = 0.0005
+"""Losses are shown with three decimals: less is no difference to anybody."""
+
+
+def is_beyond_noise(domain: str, earlier: DomainFeedback, later: DomainFeedback, folder: Path | None = None) -> bool:
+    """Whether the loss went up or down by more than noise; False where one of the two was not measured or is not
+    finite.
+
+    Args:
+        domain: its name.
+        earlier: the one evaluation.
+        later: the other.
+        folder: of the run, whose losses by example say more than those of the two evaluations.
+
+    Evaluations without standard errors, as of older versions, tell nothing of their noise: every difference that shows
+    counts then.
+    """
+    change = later.loss_nats(domain) - earlier.loss_nats(domain)
+    if not math.isfinite(change) or abs(change) < SMALLEST_SHOWN_NATS:
+        return False
+    error = _error_of_change(domain, earlier, later, folder)
+    return error is None or is_clear(change, error)
+
+
+def _error_of_change(domain: str, earlier: DomainFeedback, later: DomainFeedback, folder: Path | None) -> float | None:
+    """Paired over the examples where that is known, else as if the two had measured different ones; None where neither
+    is known."""
+    if earlier.step == 0 and domain in later.change_from_first:
+        return later.change_from_first[domain].standard_error
+    if folder is not None:
+        try:
+            ours, theirs = (read_losses(folder, feedback.step).get(domain) for feedback in (later, earlier))
+        except (OSError, ValueError):  # not recorded, or damaged
+            ours = theirs = None
+        if ours is not None and theirs is not None and math.isfinite(error := paired_difference(ours, theirs)[1]):
+            return error
+    each = [feedback.standard_error_nats.get(domain) for feedback in (earlier, later)]
+    return math.hypot(*(error for error in each if error is not None)) if None not in each else None

@@ -1,0 +1,1 @@
+"""Sets of runs: stages, references, comparisons, studies, searches."""

@@ -1,0 +1,191 @@
+"""`raymix coarse-search` from its configuration to coarse.json, its page and a strategy to run.
+
+Every node is a run for each seed, in <output_dir>/<name>-search/<layers>-<modules>-seed<seed>; full fine-tuning, which
+Spec is relative to, is another. What was trained is found again, so a search that was stopped goes on.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+
+from orchestrator.config.coarse import CoarseSearchConfig
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.records import DomainSummary
+from orchestrator.sweeps.coarse.page import search_table, write_search_page
+from orchestrator.sweeps.coarse.runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
+from orchestrator.sweeps.coarse.scores import (
+    mean_scores,
+    read_task_scores,
+    score_by_losses,
+    score_by_tasks,
+    speciality_gain,
+    versatility_left,
+)
+from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
+from orchestrator.sweeps.running import run_trials
+from workers.durable import write_durably
+from workers.strategies.cofitune.config import trained_layers
+
+
+class NodeRecord(BaseModel):
+    """A node in coarse.json."""
+
+    layers: tuple[float, float]
+    modules: list[str]
+    steps: list[int]
+    """Steps of the search that compared it, from 1."""
+    spec: float
+    vers: float
+    uni: float
+    is_kept: bool
+    """Whether it went on from a step, or won."""
+    is_pareto: bool
+    """Whether no other node is better in Spec and Vers at once."""
+    runs: list[Path]
+
+
+class SearchRecord(BaseModel):
+    """coarse.json."""
+
+    name: str
+    versatility_weight: float
+    full_versatility: float | None
+    """Vers of full fine-tuning, whose Spec is 1."""
+    winner: dict[str, Any]
+    """The strategy section of the winner."""
+    nodes: list[NodeRecord]
+
+
+def coarse_search(config: RunConfig, console: Console) -> SearchRecord:
+    """Search, then print the nodes and write coarse.json, coarse.html and strategy.yaml.
+
+    Raises:
+        ValueError: the configuration has no `coarse_search` section, or the model too few layers.
+        MissingScoresError: with `scores: files`, models wait for theirs.
+        TrialsFailedError: a node could not be trained.
+    """
+    settings = settings_of(config)
+    _check_layers(config)
+    trainer = _Trainer(config, settings, console)
+    result = search(
+        trainer.score,
+        versatility_weight=settings.versatility_weight,
+        beam_width=settings.beam_width,
+        tie_margin=settings.tie_margin,
+        module_sets=[tuple(modules) for modules in settings.module_sets],
+    )
+    record = _record(config, result, trainer)
+    folder = search_folder(config)
+    strategy = strategy_of(result.winner)
+    write_durably(folder / "coarse.json", record.model_dump_json(indent=1).encode())
+    write_durably(folder / "strategy.yaml", _strategy_yaml(strategy).encode())
+    write_search_page(config.name, result, folder / "coarse.html")
+    console.print(search_table(result))
+    console.print(f"page: {folder / 'coarse.html'}", highlight=False, soft_wrap=True)
+    console.print(f"raymix run CONFIG --set '{override(strategy)}'", highlight=False, markup=False, soft_wrap=True)
+    return record
+
+
+class _Trainer:
+    """Trains nodes, and what they are compared with, and scores them."""
+
+    def __init__(self, config: RunConfig, settings: CoarseSearchConfig, console: Console) -> None:
+        self.config, self.settings, self.console = config, settings, console
+        self.full_versatility: float | None = None
+
+    def score(self, nodes: Sequence[Node]) -> dict[Node, Score]:
+        """Train the nodes side by side, full fine-tuning with the first of them, and score them."""
+        full = full_runs(self.config)
+        runs = {node: node_runs(self.config, node) for node in nodes}
+        everything = [*full, *(run for node_runs in runs.values() for run in node_runs)]
+        run_trials(everything, self.console, keep_models=self.settings.scores == "files")
+        return self._by_losses(full, runs) if self.settings.scores == "losses" else self._by_tasks(full, runs)
+
+    def _by_losses(self, full: Sequence[RunConfig], runs: Mapping[Node, Sequence[RunConfig]]) -> dict[Node, Score]:
+        full_gain, self.full_versatility = self._measure(full)
+        measured = {node: self._measure(node_runs) for node, node_runs in runs.items()}
+        return {node: score_by_losses(gain, left, full_gain) for node, (gain, left) in measured.items()}
+
+    def _measure(self, runs: Sequence[RunConfig]) -> tuple[float, float]:
+        """Gain of the speciality and what is left of the rest, means over the seeds."""
+        speciality = self.settings.speciality
+        results = [_summary(run) for run in runs]
+        gains = [speciality_gain(domains, speciality) for domains in results]
+        lefts = [versatility_left(domains, speciality) for domains in results]
+        return math.fsum(gains) / len(gains), math.fsum(lefts) / len(lefts)
+
+    def _by_tasks(self, full: Sequence[RunConfig], runs: Mapping[Node, Sequence[RunConfig]]) -> dict[Node, Score]:
+        folders = {node: [run.folder for run in node_runs] for node, node_runs in runs.items()}
+        full_folders = [run.folder for run in full]
+        everything = [
+            search_folder(self.config) / "base",
+            *full_folders,
+            *(f for group in folders.values() for f in group),
+        ]
+        scores = dict(zip(everything, read_task_scores(everything), strict=True))
+        base, full_score = scores[everything[0]], mean_scores([scores[folder] for folder in full_folders])
+        self.full_versatility = full_score.versatility / base.versatility
+        return {
+            node: score_by_tasks(mean_scores([scores[folder] for folder in group]), full_score, base)
+            for node, group in folders.items()
+        }
+
+
+def _summary(run: RunConfig) -> dict[str, DomainSummary]:
+    folder = RunFolder(run.folder)
+    folder.refresh()
+    assert folder.summary is not None  # a run without one is an error of run_trials
+    return folder.summary.domains
+
+
+def _check_layers(config: RunConfig) -> None:
+    """Refuse a model that has not a layer for every range that the search may come to, before anything is trained."""
+    from transformers import AutoConfig
+
+    model = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision, trust_remote_code=False)
+    num_layers = model.get_text_config().num_hidden_layers
+    for layers in (half for broad in BROAD_RANGES for half in halves(broad)):
+        try:
+            trained_layers(layers, num_layers)
+        except ValueError:
+            raise ValueError(
+                f"coarse_search: the part {list(layers)} of {num_layers} layers holds no layer; the search compares "
+                "quarters of the depth and needs a model of at least 4 layers"
+            ) from None
+
+
+def _record(config: RunConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
+    kept = {node for step in result.steps for node in step.kept}
+    best = set(pareto_set(result.scores))
+    nodes = [
+        NodeRecord(
+            layers=node.layers,
+            modules=list(node.modules),
+            steps=[number for number, step in enumerate(result.steps, start=1) if node in step.nodes],
+            spec=score.spec,
+            vers=score.vers,
+            uni=result.uni(node),
+            is_kept=node in kept,
+            is_pareto=node in best,
+            runs=[run.folder for run in node_runs(config, node)],
+        )
+        for node, score in result.scores.items()
+    ]
+    return SearchRecord(
+        name=config.name,
+        versatility_weight=result.versatility_weight,
+        full_versatility=trainer.full_versatility,
+        winner=strategy_of(result.winner),
+        nodes=nodes,
+    )
+
+
+def _strategy_yaml(strategy: Mapping[str, Any]) -> str:
+    text = yaml.safe_dump({"strategy": dict(strategy)}, sort_keys=False, default_flow_style=None)
+    return f"# The winner of the search, for `training` of a configuration.\n{text}"

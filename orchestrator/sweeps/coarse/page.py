@@ -1,0 +1,175 @@
+"""What a search found: a table for the terminal, and a page with the tree and with Spec against Vers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.sweeps.coarse.tree import Node, SearchResult, halves, pareto_set
+from orchestrator.views.palette import COLORS
+from orchestrator.views.report.comparison import Cell, Comparison
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
+from orchestrator.views.report.html import render_page, write_page
+from orchestrator.views.report.series import label
+
+_TREE_ROW_HEIGHT = 46
+_STEP_TITLES = ("base model", "broad ranges", "their halves", "sets of modules")
+
+
+def node_title(node: Node) -> str:
+    """Layers and modules in words."""
+    first, last = (f"{100 * end:g}" for end in node.layers)
+    return f"layers {first}-{last} %, {' + '.join(node.modules)}".replace("_", "-")
+
+
+def search_table(result: SearchResult) -> Table:
+    """All nodes, best first; the winner in bold, what nothing is better than marked."""
+    best = set(pareto_set(result.scores))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("node", overflow="fold")
+    for heading in ("Spec", "Vers", "Uni", "Pareto"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for node in sorted(result.scores, key=result.uni, reverse=True):
+        style = "bold green" if node == result.winner else ""
+        cells = (*_numbers(result, node), "yes" if node in best else "")
+        table.add_row(Text(node_title(node), style=style), *(Text(cell, style=style) for cell in cells))
+    return table
+
+
+def _numbers(result: SearchResult, node: Node) -> tuple[str, str, str]:
+    score = result.scores[node]
+    return f"{score.spec:.3f}", f"{score.vers:.3f}", f"{result.uni(node):.3f}"
+
+
+def write_search_page(name: str, result: SearchResult, output: Path) -> None:
+    """Write the page."""
+    nodes = sorted(result.scores, key=result.uni, reverse=True)
+    best = set(pareto_set(result.scores))
+    numbers = [_numbers(result, node) for node in nodes]
+    columns = {
+        heading: [Cell(row[index], is_best=heading == "Uni" and node == result.winner) for node, row in rows]
+        for index, heading in enumerate(("Spec", "Vers", "Uni"))
+        for rows in [list(zip(nodes, numbers, strict=True))]
+    } | {"Pareto": [Cell("yes" if node in best else "") for node in nodes]}
+    sections = [
+        Section("Tree", _tree_note(result), [Plot("", tree_figure(result))], is_wide=True),
+        Section(
+            "Speciality against versatility",
+            "A point for each node; the line joins those that no other is better than in both at once.",
+            [Plot("", trade_off_figure(result))],
+            is_wide=True,
+        ),
+    ]
+    page = render_page(
+        "comparison.html",
+        sections,
+        [
+            "The search is greedy: a range whose halves are good only together is lost.",
+            "Scores of single trainings are noisy: nodes that differ by less than seeds do are equally good.",
+        ],
+        note="Spec: gain of the speciality relative to full fine-tuning's. Vers: what is left of everything else, "
+        f"relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers. Bold: the winner of the "
+        "last step; a node on the way there may score higher, which a reader is free to prefer.",
+        title=f"{name}: where to train",
+        comparison=Comparison([node_title(node) for node in nodes], columns),
+        run_colors={node_title(node): _color(result, node) for node in nodes},
+        domain_colors={},
+    )
+    write_page(output, page)
+
+
+def _tree_note(result: SearchResult) -> str:
+    return (
+        f"{len(result.scores)} nodes trained; numbers are Uni, full points went on, the star won. A node that several "
+        "steps compare was trained once."
+    )
+
+
+def tree_figure(result: SearchResult) -> go.Figure:
+    """Root, then a column of nodes for each step; a line from what went on to what it was split into."""
+    height = _TREE_ROW_HEIGHT * max(len(step.nodes) for step in result.steps) + 60
+    axes = {
+        "xaxis": {
+            "range": [-0.2, 3.9],
+            "tickvals": [0, 1, 2, 3],
+            "ticktext": list(_STEP_TITLES),
+            "rangemode": "normal",
+            "showgrid": False,
+        },
+        "yaxis": {"visible": False, "range": [1.02, -0.02]},
+    }
+    figure = go.Figure(layout=layout(height, **axes) | {"hovermode": "closest"})
+    edge: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 1}, "hoverinfo": "skip"}
+    for start, end in _edges(result):
+        figure.add_trace(line([start[0], end[0]], [start[1], end[1]], "", NEUTRAL, **edge))
+    for number, step in enumerate(result.steps, start=1):
+        for place, node in enumerate(step.nodes):
+            figure.add_trace(_tree_point(result, node, number, _height(place, step.nodes), node in step.kept))
+    return figure
+
+
+def _tree_point(result: SearchResult, node: Node, number: int, height: float, is_kept: bool) -> go.Scatter:
+    wins = number == len(result.steps) and node == result.winner
+    symbol = "star" if wins else "circle" if is_kept else "circle-open"
+    more: dict[str, Any] = {
+        "mode": "markers+text",
+        "marker": {"size": 15 if wins else 10, "color": _color(result, node), "symbol": symbol},
+        "text": [f"{label(node_title(node).removeprefix('layers '))}  {result.uni(node):.3f}"],
+        "textposition": "top right" if number < len(result.steps) else "middle right",
+        "textfont": {"size": 10},
+    }
+    return line([number], [height], node_title(node), NEUTRAL, **more)
+
+
+def _edges(result: SearchResult) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Lines of the tree as pairs of (step, height)."""
+    first, second, _ = result.steps
+    edges = [((0.0, 0.5), (1.0, _height(place, first.nodes))) for place in range(len(first.nodes))]
+    for step, number, is_child in (
+        (first, 1, lambda parent, node: node.layers in halves(parent.layers)),
+        (second, 2, lambda parent, node: node.layers == parent.layers),
+    ):
+        children = result.steps[number].nodes
+        for parent in step.kept:
+            start = (float(number), _height(step.nodes.index(parent), step.nodes))
+            edges += [
+                (start, (number + 1.0, _height(place, children)))
+                for place, node in enumerate(children)
+                if is_child(parent, node)
+            ]
+    return edges
+
+
+def _height(place: int, nodes: Sequence[Node]) -> float:
+    return (place + 0.5) / len(nodes)
+
+
+def trade_off_figure(result: SearchResult) -> go.Figure:
+    """Vers over Spec, with the Pareto set joined."""
+    axes = {
+        "xaxis": {"title": {"text": "Spec"}, "rangemode": "normal", "tickformat": ".2f", "hoverformat": ".3f"},
+        "yaxis": {"title": {"text": "Vers"}, "hoverformat": ".3f"},
+    }
+    figure = go.Figure(layout=layout(360, **axes) | {"hovermode": "closest"})
+    best = pareto_set(result.scores)
+    front: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "dash": "dot", "width": 1.5}}
+    specs, verss = [result.scores[n].spec for n in best], [result.scores[n].vers for n in best]
+    figure.add_trace(line(specs, verss, "Pareto set", NEUTRAL, **front))
+    for node, score in result.scores.items():
+        symbol = "star" if node == result.winner else "circle" if node in best else "circle-open"
+        point: dict[str, Any] = {
+            "mode": "markers",
+            "marker": {"size": 10, "symbol": symbol, "color": _color(result, node)},
+        }
+        figure.add_trace(line([score.spec], [score.vers], node_title(node), NEUTRAL, **point))
+    return figure
+
+
+def _color(result: SearchResult, node: Node) -> str:
+    """By the set of modules."""
+    sets = list(dict.fromkeys(each.modules for each in result.scores))
+    return COLORS[sets.index(node.modules) % len(COLORS)]

@@ -1,0 +1,67 @@
+"""The runs behind a search: one for each node and seed, and full fine-tuning, which Spec is relative to. Pure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.coarse import CoarseSearchConfig
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.coarse.tree import Node
+from orchestrator.sweeps.compare.variants import derive_run
+
+
+def settings_of(config: RunConfig) -> CoarseSearchConfig:
+    """The section of the search.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if config.coarse_search is None:
+        raise ValueError("coarse_search: the section is missing; name at least `coarse_search: {speciality: [...]}`")
+    return config.coarse_search
+
+
+def search_folder(config: RunConfig) -> Path:
+    """Where a search's runs and results lie."""
+    return config.output_dir / f"{config.name}-search"
+
+
+def strategy_of(node: Node) -> dict[str, Any]:
+    """The `training.strategy` that trains a node, with the soft mask that the search goes without."""
+    return {"type": "cofitune", "layers": list(node.layers), "modules": list(node.modules)}
+
+
+def override(strategy: Mapping[str, Any]) -> str:
+    """The strategy as `raymix run --set` takes it."""
+    parts = ", ".join(
+        f"{key}: [{', '.join(map(str, value))}]" if isinstance(value, list) else f"{key}: {value}"
+        for key, value in strategy.items()
+    )
+    return f"training.strategy={{{parts}}}"
+
+
+def node_runs(config: RunConfig, node: Node) -> list[RunConfig]:
+    """A node's run for each seed, without the soft mask."""
+    first, last = (f"{100 * end:g}" for end in node.layers)
+    return _runs(config, f"layers-{first}-{last}-{'-and-'.join(node.modules)}", strategy_of(node) | {"mask": "none"})
+
+
+def full_runs(config: RunConfig) -> list[RunConfig]:
+    """Full fine-tuning for each seed."""
+    return _runs(config, "full", {"type": "full"})
+
+
+def _runs(config: RunConfig, name: str, strategy: Mapping[str, Any]) -> list[RunConfig]:
+    """The speciality alone is trained on, everything is measured."""
+    settings = settings_of(config)
+    others = [domain for domain in config.domains if domain not in settings.speciality]
+    changes: dict[str, Any] = {
+        "output_dir": str(search_folder(config)),
+        "domains": {domain: {"fraction": 0.0, "count": None} for domain in others},
+        "mixing": {"type": "proportional"},
+        "training": {"strategy": dict(strategy)},
+        "stages": [],
+    }
+    seeds = range(config.seed, config.seed + settings.num_seeds)
+    named = [changes | {"name": f"{name}-seed{seed}", "seed": seed} for seed in seeds]
+    return [derive_run(config, each, f"coarse_search, {name}") for each in named]

@@ -1,0 +1,45 @@
+"""`raymix compare` from its configuration to its table."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from orchestrator.config.errors import ConfigError, format_path
+from orchestrator.config.machine import missing_gpus
+from orchestrator.config.run import RunConfig
+from orchestrator.sweeps.chains import run_chains
+from orchestrator.sweeps.compare.page import write_comparison
+from orchestrator.sweeps.compare.results import Comparison, collect
+from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
+from orchestrator.sweeps.running import TrialsFailedError
+from workers.durable import write_durably
+
+
+def compare(config: RunConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
+    """Do the runs that are not done yet, then print their table and write compare.json and compare.html.
+
+    Args:
+        config: the run that all of them are variants of.
+        labels: what to compare, see `expand_variants`; empty: what the configuration suggests.
+        num_seeds: seeds of each.
+        console: prints the table.
+
+    Raises:
+        ConfigError: a variant is not a valid configuration, or wants more than this machine has.
+        TrialsFailedError: after the table, where runs failed.
+    """
+    runs = expand_variants(config, labels or default_labels(config), num_seeds)
+    everything = [run for variant in runs.values() for run in variant]
+    if faults := [f"{run.name}: {format_path(key)}: {what}" for run in everything for key, what in missing_gpus(run)]:
+        raise ConfigError(faults)
+    failures = run_chains(everything, console)
+    comparison = collect(config, runs, failures)
+    folder = compare_folder(config)
+    write_durably(folder / "compare.json", comparison.model_dump_json(indent=1).encode())
+    write_comparison(comparison, folder / "compare.html")
+    console.print(comparison_view(comparison))
+    console.print(f"page: {folder / 'compare.html'}", highlight=False, soft_wrap=True)
+    if failures:
+        raise TrialsFailedError(failures, len(everything))
+    return comparison

@@ -1,0 +1,106 @@
+"""What a study costs, before anything of it is trained: cells, trainings, steps, tokens, hours."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.sweeps.stages.chain import PlannedStage
+from orchestrator.sweeps.study.grid import Trainings
+from orchestrator.training.plan import count_steps, mean_tokens_per_row
+from orchestrator.views.terminal import NOTHING, format_duration, printable
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training."""
+
+    steps: int
+    num_rows: int
+    num_tokens: int
+    """At the mean tokens in a row under the initial weights."""
+    is_done: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole study."""
+
+    num_cells: int
+    num_distinct_cells: int
+    costs: Mapping[str, Cost]
+    """By digest of the training."""
+    tokens_per_second: float
+    """Measured on the trainings that are done, or given; NaN where neither is there."""
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Tokens of the trainings that are not done."""
+        return sum(cost.num_tokens for cost in self.costs.values() if not cost.is_done)
+
+    @property
+    def seconds_left(self) -> float:
+        """One training after the other; those side by side share the machine."""
+        return self.num_tokens_left / self.tokens_per_second
+
+
+def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> Estimate:
+    """Count, and look at what is done already.
+
+    Args:
+        trainings: cells and trainings, their data prepared.
+        tokens_per_second: speed to go by; default: that of the finished trainings.
+    """
+    folders = {digest: planned.find_folder() for digest, planned in trainings.stages.items()}
+    done = {digest: folder for digest, folder in folders.items() if (folder / "summary.json").exists()}
+    costs = {digest: _cost(planned, digest in done) for digest, planned in trainings.stages.items()}
+    speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
+    return Estimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
+
+
+def estimate_view(estimate: Estimate) -> RenderableType:
+    """The estimate for a terminal."""
+    costs = list(estimate.costs.values())
+    left = [cost for cost in costs if not cost.is_done]
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for header in ("", "trainings", "steps", "rows", "tokens", "time"):
+        table.add_column(header, justify="left" if not header else "right")
+    for label, part in (("all", costs), ("left to do", left)):
+        tokens = sum(cost.num_tokens for cost in part)
+        seconds = tokens / estimate.tokens_per_second
+        table.add_row(
+            label,
+            f"{len(part):,}",
+            f"{sum(cost.steps for cost in part):,}",
+            f"{sum(cost.num_rows for cost in part):,}",
+            f"{tokens:,}",
+            format_duration(seconds) if math.isfinite(seconds) else NOTHING,
+        )
+    speed = f"{estimate.tokens_per_second:,.0f} tokens/s" if math.isfinite(estimate.tokens_per_second) else "unknown"
+    merged = f"{estimate.num_cells:,} cells, {estimate.num_distinct_cells:,} of them distinct, {len(costs):,} trainings"
+    return Group(
+        Text(printable(merged), style="bold"),
+        table,
+        Text(f"speed: {speed} (of finished trainings, or --tokens-per-second); time is one training after the other"),
+    )
+
+
+def _cost(planned: PlannedStage, is_done: bool) -> Cost:
+    steps = count_steps(planned.run, planned.stores)
+    num_rows = steps * planned.run.training.global_batch_size
+    return Cost(steps, num_rows, round(num_rows * mean_tokens_per_row(planned.run, planned.stores)), is_done)
+
+
+def _measured_speed(folders: list[Path]) -> float:
+    tokens, seconds = 0, 0.0
+    for folder in folders:
+        run = RunFolder(folder)
+        run.refresh()
+        if run.summary is not None:
+            tokens, seconds = tokens + run.summary.num_tokens, seconds + run.summary.seconds
+    return tokens / seconds if seconds else math.nan

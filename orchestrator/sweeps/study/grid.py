@@ -1,0 +1,180 @@
+"""The cells of a study, and the trainings behind them: what cells share is trained once.
+
+    single           S(base, sub(D, k)) for each domain D
+    mix              S(base, sub(all, k))
+    fixed_general    S(base, specialised + sub(general, k))
+    fixed_special    S(base, general + sub(specialised, k))
+    small_general    S(base, sub(general, 1/64) + sub(specialised, k))
+    strategies       see sweeps/stages; sequential takes the domains in the study's order, specialised first
+
+The paper's grid (two specialised domains, one general, five k, one seed) has 43 cells. 38 of them differ, and they are
+made of 40 trainings: mix at k = 1, fixed_general at 1, fixed_special at 1 and multi_task are one run; small_general at
+1 is fixed_general at 1/64, and at 1/64 it is mix; sequential begins with the single run on all of its first domain;
+and mixed_sequential and every dmt begin with the same first stage.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from orchestrator.config.plans import Plan, expand
+from orchestrator.config.run import RunConfig
+from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
+from orchestrator.config.study import Grid, Strategy, StudyConfig
+from orchestrator.sweeps.stages.chain import PlannedStage, Prepare, plan_stages
+
+_MAX_LABEL_LENGTH = 48
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a grid, or one strategy, at one k and seed."""
+
+    group: Grid | Strategy
+    subject: str
+    """The domain of a `single` cell; else the domains that k applies to, joined by +."""
+    k: float
+    """1 for the strategies that have none."""
+    seed: int
+    config: RunConfig
+    """As a plan of stages."""
+
+    @property
+    def name(self) -> str:
+        """Unlike any other cell's."""
+        return f"{self.group} {self.subject} k={format_fraction(self.k)} seed={self.seed}"
+
+
+def build_cells(config: RunConfig) -> list[Cell]:
+    """All cells of the configuration's study, duplicates included."""
+    study = _study_of(config)
+    cells = []
+    for number, seed in enumerate(study.seeds):
+        seeded = config.model_copy(
+            update={
+                "seed": seed,
+                "data": config.data.model_copy(update={"sample_seed": config.data.sample_seed + number}),
+                "study": None,
+            }
+        )
+        for group, subject, k, stages in _chains(study):
+            named = [stage.model_copy(update={"name": _label(stage.domains or {})}) for stage in _split(stages, study)]
+            cells.append(Cell(group, subject, k, seed, seeded.model_copy(update={"stages": named})))
+    return cells
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and the digests of its stages, first to last."""
+
+    cell: Cell
+    chain: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What has to be trained for all cells."""
+
+    cells: list[PlannedCell]
+    stages: dict[str, PlannedStage]
+    """By digest, each once."""
+    parents: dict[str, str | None]
+    """Digest of the stage that each starts from."""
+
+    @property
+    def distinct_chains(self) -> set[tuple[str, ...]]:
+        """The cells without duplicates."""
+        return {planned.chain for planned in self.cells}
+
+    def waves(self) -> list[list[str]]:
+        """Digests that can be trained side by side: those from the base model, those that start from these, ..."""
+        depth: dict[str, int] = {}
+        for planned in self.cells:
+            for digest in planned.chain:
+                parent = self.parents[digest]
+                depth[digest] = 0 if parent is None else depth[parent] + 1
+        return [[digest for digest in depth if depth[digest] == level] for level in range(max(depth.values()) + 1)]
+
+
+def plan_trainings(cells: Sequence[Cell], prepare: Prepare) -> Trainings:
+    """Prepare the data of all cells and find what they share."""
+    planned_cells: list[PlannedCell] = []
+    stages: dict[str, PlannedStage] = {}
+    parents: dict[str, str | None] = {}
+    for cell in cells:
+        chain = plan_stages(cell.config, prepare)
+        for planned in chain:
+            stages.setdefault(planned.digest, planned)
+            parents[planned.digest] = None if planned.parent is None else chain[planned.parent].digest
+        planned_cells.append(PlannedCell(cell, tuple(planned.digest for planned in chain)))
+    return Trainings(planned_cells, stages, parents)
+
+
+def format_fraction(k: float) -> str:
+    """`1/256` where it is such a number, else its decimal form."""
+    ratio = Fraction(k).limit_denominator(4096)
+    return str(ratio) if float(ratio) == k else f"{k:g}"
+
+
+def _study_of(config: RunConfig) -> StudyConfig:
+    if config.study is None:
+        raise ValueError("study: is missing; say what to compare, e.g. study: {specialised: [math], general: [chat]}")
+    return config.study
+
+
+def _chains(study: StudyConfig) -> list[tuple[Grid | Strategy, str, float, list[StageConfig]]]:
+    special, general = list(study.specialised), list(study.general)
+    chains: list[tuple[Grid | Strategy, str, float, list[StageConfig]]] = []
+    for k in study.k:
+        amounts: dict[Grid, dict[str, float]] = {
+            "mix": _amounts(special, k) | _amounts(general, k),
+            "fixed_general": _amounts(special, 1) | _amounts(general, k),
+            "fixed_special": _amounts(special, k) | _amounts(general, 1),
+            "small_general": _amounts(special, k) | _amounts(general, study.small_fraction),
+        }
+        of_k = {
+            "mix": [*special, *general],
+            "fixed_general": general,
+            "fixed_special": special,
+            "small_general": special,
+        }
+        for grid in study.grids:
+            if k > 0 and grid == "single":
+                chains += [(grid, name, k, [_stage({name: k})]) for name in (*special, *general)]
+            elif k > 0:
+                chains.append((grid, "+".join(of_k[grid]), k, [_stage(amounts[grid])]))
+        if "dmt" in study.strategies:
+            chains.append(("dmt", "+".join(special), k, expand(DmtPlan(specialised=special, general=general, k=k))))
+    plans: dict[Strategy, Plan] = {
+        "multi_task": MultiTaskPlan(domains=[*special, *general]),
+        "sequential": SequentialPlan(order=[*special, *general]),
+        "mixed_sequential": MixedSequentialPlan(specialised=special, general=general),
+    }
+    everything = "+".join([*special, *general])
+    return chains + [(name, everything, 1.0, expand(plan)) for name, plan in plans.items() if name in study.strategies]
+
+
+def _amounts(names: Sequence[str], amount: float) -> dict[str, float]:
+    return dict.fromkeys(names, float(amount))
+
+
+def _stage(domains: dict[str, float]) -> StageConfig:
+    return StageConfig(name="stage", start="base", domains=domains)
+
+
+def _split(stages: Sequence[StageConfig], study: StudyConfig) -> list[StageConfig]:
+    """The stages with the cell's budget: epochs are each stage's own, steps and tokens are divided evenly."""
+    budget: dict[str, float | int | None] = {"epochs": study.epochs}
+    for key in ("max_steps", "max_tokens"):
+        total = getattr(study, key)
+        budget[key] = total and max(1, round(total / len(stages)))
+    return [stage.model_copy(update=budget) for stage in stages]
+
+
+def _label(domains: Mapping[str, float]) -> str:
+    """A stage's name by its content, safe as a file name: `math-1_256.code-1_256`."""
+    parts = [
+        f"{name}-{format_fraction(amount).replace('/', '_')}" for name, amount in sorted(domains.items()) if amount
+    ]
+    label = ".".join(parts)
+    return label if len(label) <= _MAX_LABEL_LENGTH else f"{label[: _MAX_LABEL_LENGTH - 2]}.."

@@ -1,0 +1,115 @@
+"""The page of a study: curves per ability, where mixing stops to help, the trade-off of the strategies, and a table."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.config.study import GRIDS, STRATEGIES, StudyConfig
+from orchestrator.sweeps.stages import CAVEATS
+from orchestrator.sweeps.study.curves import Crossing, draw_seeds, locate_crossing
+from orchestrator.sweeps.study.figures import SERIES_COLORS, curves_figure, trade_off_figure
+from orchestrator.sweeps.study.grid import format_fraction
+from orchestrator.sweeps.study.results import ResultRow
+from orchestrator.sweeps.study.series import Points, load_points
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report.figures import Plot, Section
+from orchestrator.views.report.html import render_page, write_page
+from orchestrator.views.terminal import format_loss
+
+_LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"
+
+
+def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence[ResultRow], num_cells: int) -> None:
+    """Write the HTML page of a study as far as it has come.
+
+    Args:
+        output: the file.
+        name: of the run configuration.
+        study: what was compared.
+        rows: results of the cells that are done.
+        num_cells: cells in all.
+    """
+    rng = np.random.default_rng(0)
+    seeds_NS = draw_seeds(len(study.seeds), study.num_resamples, rng)
+    domains = [*study.specialised, *study.general]
+    loaded = {domain: load_points(rows, domain, seeds_NS, rng) for domain in domains}
+    points = {domain: found for domain, found in loaded.items() if found is not None}
+    crossings = {domain: found for domain, of in points.items() if (found := _single_against_mix(of)) is not None}
+    sections = [
+        Section(
+            "Single source against mixture",
+            f"Over the fraction k of the data. {_LOSS}. The dotted line is where mixing stops to help.",
+            [
+                Plot(domain, curves_figure(of, ("single", "mix"), crossings.get(domain)))
+                for domain, of in points.items()
+            ],
+        ),
+        Section(
+            "What each ability owes to its own data",
+            f"fixed_general: all specialised data, k general. fixed_special: all general data, k specialised. "
+            f"small_general: {format_fraction(study.small_fraction)} general, k specialised. {_LOSS}.",
+            [Plot(domain, curves_figure(of, tuple(SERIES_COLORS)[2:], None)) for domain, of in points.items()],
+        ),
+        Section(
+            "Specialised against general ability",
+            f"Mean over the specialised and over the general domains. {_LOSS}. Ringed: no other is better in both.",
+            [Plot("", figure)] if (figure := trade_off_figure(points, study)) else [],
+            is_wide=True,
+        ),
+    ]
+    page = render_page(
+        "study.html",
+        [section for section in sections if any(plot.figure.data for plot in section.plots)],
+        CAVEATS,
+        title=name,
+        study=study,
+        domain_colors={},
+        num_cells=num_cells,
+        rows=sorted(rows, key=lambda row: ([*GRIDS, *STRATEGIES].index(row.group), row.subject, row.k, row.seed)),
+        facts={
+            "Cells": f"{len(rows)} of {num_cells}",
+            "Trainings": f"{len({folder for row in rows for folder in row.folders})}",
+            "Seeds": f"{len(study.seeds)}",
+            "Budget": _budget(study),
+        },
+        table_colors=color_by_name(domains),
+        series_colors=SERIES_COLORS,
+        crossings={domain: describe_crossing(crossing) for domain, crossing in crossings.items()},
+        format_k=format_fraction,
+        format_loss=format_loss,
+    )
+    write_page(output, page)
+
+
+def _budget(study: StudyConfig) -> str:
+    for key, unit in (("epochs", "epochs a stage"), ("max_steps", "steps a cell"), ("max_tokens", "tokens a cell")):
+        if (amount := getattr(study, key)) is not None:
+            return f"{amount:,} {unit}"
+    return "as in training"
+
+
+def describe_crossing(crossing: Crossing) -> str:
+    """A sentence for the page."""
+    share = f"{crossing.fraction_crossing:.0%} of the resamples cross"
+    if crossing.x is None:
+        return f"the curves do not cross ({share})"
+    text = f"mixing changes sides at k = {2**crossing.x:.3g}"
+    if math.isfinite(crossing.low):
+        text += f", 95 % interval {2**crossing.low:.3g} to {2**crossing.high:.3g}"
+    if crossing.num_crossings > 1:
+        text += f", and again {crossing.num_crossings - 1} more: the curves are too close to tell"
+    return f"{text} ({share})"
+
+
+def _single_against_mix(points: Points) -> Crossing | None:
+    """Where mix minus single changes its sign; None with fewer than two common k."""
+    ks, single = points.of("single")
+    mix_ks, mix = points.of("mix")
+    common = [k for k in ks if k in mix_ks]
+    if len(common) < 2:
+        return None
+    a, b = ([places[of.index(k)] for k in common] for of, places in ((mix_ks, mix), (ks, single)))
+    difference_NP = points.resampled_NP[:, a] - points.resampled_NP[:, b]
+    return locate_crossing(np.log2(common), points.loss_P[a] - points.loss_P[b], difference_NP)

@@ -1,0 +1,143 @@
+"""results.jsonl and results.csv: one row a cell that is done, with the amounts beside the losses."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from orchestrator.config.study import Grid, Strategy
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.records import RunSummary
+from orchestrator.sweeps.stages.records import StageRecord
+from orchestrator.sweeps.study.grid import Trainings
+from workers.durable import write_durably
+
+
+class ResultRow(BaseModel):
+    """What a cell came to. Amounts are of all its stages together."""
+
+    cell: str
+    group: Grid | Strategy
+    subject: str
+    k: float
+    seed: int
+    num_stages: int
+    steps: int
+    num_rows: int
+    num_tokens: int
+    steps_by_stage: list[int]
+    loss_nats: dict[str, float | None]
+    """Held-out loss of every domain, in nats per token, at the end of the last stage."""
+    loss_nats_base: dict[str, float | None]
+    """The base model's."""
+    forgotten_nats: dict[str, float | None]
+    """Loss minus that of the `single` cell on all of the domain's data with this seed; None without one."""
+    folders: list[Path]
+
+
+@dataclass(frozen=True)
+class MeasuredLosses:
+    """What each held-out example of a domain loses; R examples. (Runs of older versions have packed rows instead.)"""
+
+    row_R: NDArray[np.int64]
+    example_R: NDArray[np.int64]
+    """Which example of its row it is."""
+    loss_sum_nats_R: NDArray[np.float64]
+    num_tokens_R: NDArray[np.int64]
+
+
+def collect_results(trainings: Trainings) -> list[ResultRow]:
+    """A row for each cell whose stages are all done, in the order of the cells."""
+    records: dict[str, StageRecord] = {}
+    bases: dict[str, dict[str, float | None]] = {}
+    for digest, planned in trainings.stages.items():
+        folder = planned.find_folder()
+        if (folder / "summary.json").exists():
+            records[digest] = StageRecord.of(planned, folder)
+            domains = _read_summary(folder).domains
+            bases[digest] = {name: domain.loss_nats_start for name, domain in domains.items()}
+    rows = []
+    for planned_cell in trainings.cells:
+        if all(digest in records for digest in planned_cell.chain):
+            cell, chain = planned_cell.cell, [records[digest] for digest in planned_cell.chain]
+            row = ResultRow(
+                cell=cell.name,
+                group=cell.group,
+                subject=cell.subject,
+                k=cell.k,
+                seed=cell.seed,
+                num_stages=len(chain),
+                steps=sum(record.steps for record in chain),
+                num_rows=sum(record.num_rows for record in chain),
+                num_tokens=sum(record.num_tokens for record in chain),
+                steps_by_stage=[record.steps for record in chain],
+                loss_nats=chain[-1].loss_nats,
+                loss_nats_base=bases[planned_cell.chain[0]],
+                forgotten_nats={},
+                folders=[record.folder for record in chain],
+            )
+            rows.append(row)
+    return [row.model_copy(update={"forgotten_nats": _forgotten(row, rows)}) for row in rows]
+
+
+def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
+    """Write both files; each is replaced as a whole."""
+    lines = "".join(row.model_dump_json() + "\n" for row in rows)
+    write_durably(folder / "results.jsonl", lines.encode())
+    flat = [_flatten(row) for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for entry in flat for key in entry)))
+    writer.writeheader()
+    writer.writerows(flat)
+    write_durably(folder / "results.csv", text.getvalue().encode())
+
+
+def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
+    """What each held-out example loses, by domain, from a run's evaluation.json."""
+    domains = json.loads((run_folder / "evaluation.json").read_text())["domains"]
+    return {
+        name: MeasuredLosses(
+            np.array(columns["row"], dtype=np.int64),
+            np.array(columns.get("example", [0] * len(columns["row"])), dtype=np.int64),
+            np.array(columns["loss_sum_nats"], dtype=np.float64),
+            np.array(columns["num_tokens"], dtype=np.int64),
+        )
+        for name, columns in domains.items()
+    }
+
+
+def _read_summary(folder: Path) -> RunSummary:
+    run = RunFolder(folder)
+    run.refresh()
+    assert run.summary is not None
+    return run.summary
+
+
+def _forgotten(row: ResultRow, rows: Sequence[ResultRow]) -> dict[str, float | None]:
+    best: dict[str, float | None] = {
+        other.subject: other.loss_nats.get(other.subject)
+        for other in rows
+        if other.group == "single" and other.k == 1 and other.seed == row.seed
+    }
+    return {name: _difference(loss, best.get(name)) for name, loss in row.loss_nats.items()}
+
+
+def _difference(loss: float | None, best: float | None) -> float | None:
+    return None if loss is None or best is None else loss - best
+
+
+def _flatten(row: ResultRow) -> dict[str, object]:
+    """Plain columns: `loss_nats/math` and the like."""
+    flat: dict[str, object] = {}
+    for key, value in row.model_dump(mode="json").items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{name}": entry for name, entry in value.items()}
+        else:
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,112 @@
+"""Configuration and token stores -> the plan that workers follow."""
+
+import math
+from collections.abc import Mapping
+
+from orchestrator.config.run import RunConfig
+from orchestrator.controller.actor import DomainSize
+from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
+from orchestrator.mixing.base import normalise
+from orchestrator.prepare.token_stores import DomainStores, training_stores
+from orchestrator.training.start import find_start
+from workers.training.plan import StoreFolders, TrainingPlan, units_per_row
+
+
+def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:
+    """The run as its workers see it. Paths become absolute: workers may run in another folder."""
+    return TrainingPlan(
+        run_id=run_id,
+        folder=config.folder.resolve(),
+        seed=config.seed,
+        num_steps=count_steps(config, stores),
+        unit=config.mixing.unit,
+        domains={
+            name: StoreFolders(
+                train=domain.train.folder.resolve() if domain.train else None, eval=domain.eval.folder.resolve()
+            )
+            for name, domain in stores.items()
+        },
+        model=config.model.with_absolute_paths(),
+        start=find_start(config),
+        training=config.training.with_absolute_paths(),
+        evaluation=config.evaluation,
+        log_samples=config.data.log_samples,
+        signals=list(config.mixing.required_signals),
+    )
+
+
+def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
+    """Optimizer steps: given, or as many as `epochs` passes over all rows take, or those that come nearest to
+    `max_tokens` at the initial mix."""
+    training = config.training
+    if training.max_steps is not None:
+        return training.max_steps
+    steps = _rows_of_budget(config, stores) / training.global_batch_size
+    return max(1, round(steps) if training.max_tokens is not None else math.ceil(steps))
+
+
+def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
+    """What to say where a step is more than the whole budget, or than all the rows there are; None where it is not."""
+    training, num_rows = config.training, _num_rows(stores)
+    batch, in_pass = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
+    wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
+    is_less = wanted < (batch if training.max_tokens is None else batch / 2)  # the nearest number of steps is 0
+    if not is_less and batch <= num_rows:
+        return None
+    given = f"all domains have {num_rows:,} rows together"
+    if is_less:
+        name = "epochs" if training.epochs is not None else "max_tokens"
+        given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows of the {num_rows:,} there are"
+    fitting = int(min(wanted, num_rows)) // in_pass * in_pass
+    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} rows in a pass"
+    return (
+        f"{given}, but a step trains on training.global_batch_size {batch:,} rows: {batch / num_rows:,.4g} epochs in "
+        f"one step; lower global_batch_size {lower}, or give more rows"
+    )
+
+
+def _rows_of_budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:
+    training = config.training
+    if training.max_tokens is not None:
+        return training.max_tokens / mean_tokens_per_row(config, stores)
+    assert training.epochs is not None
+    return training.epochs * _num_rows(stores)
+
+
+def _num_rows(stores: Mapping[str, DomainStores]) -> int:
+    return sum(store.num_rows for store in training_stores(stores).values())
+
+
+def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:
+    """Tokens in a row at the initial weights; over all rows alike while those are still to be detected."""
+    trained = training_stores(stores)
+    try:
+        shares = initial_algorithm(config, stores).initial_weights()
+    except ValueError:
+        return sum(store.num_tokens for store in trained.values()) / sum(store.num_rows for store in trained.values())
+    shares_of_rows = row_shares(stores, shares, config.mixing.unit)
+    return math.fsum(
+        share * trained[name].num_tokens / trained[name].num_rows for name, share in shares_of_rows.items()
+    )
+
+
+def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
+    """The algorithm before any feedback; its first weights do not depend on references still to be computed.
+
+    Raises:
+        ValueError: its initial shares are still to be detected.
+    """
+    mixing = config.mixing
+    if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
+        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.trained_domains, 0.0)})
+    return build_mixing_algorithm(mixing, domain_sizes(stores))
+
+
+def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], unit: str) -> dict[str, float]:
+    """Shares of rows, of the trained domains, that give these shares of examples (or tokens)."""
+    return normalise({name: shares[name] / units_per_row(s, unit) for name, s in training_stores(stores).items()})
+
+
+def domain_sizes(stores: Mapping[str, DomainStores]) -> list[DomainSize]:
+    """What mixing algorithms know of the trained domains."""
+    return [DomainSize(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]

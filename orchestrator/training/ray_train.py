@@ -1,0 +1,134 @@
+"""A training plan on the cluster: Ray Train's worker group, one rank a worker, the controller's actor beside it.
+
+The truth about progress is the run's folder, not Ray's memory: a worker group that was lost, or a driver that comes
+back, goes on from the newest complete checkpoint and the journal. So nothing is reported to Ray Train.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from orchestrator.config.run import ClusterConfig
+from orchestrator.controller.actor import DomainSize, start_controller
+from orchestrator.mixing import MixingConfig
+from orchestrator.training.stopping import run_until_stopped
+from workers.training.plan import TrainingPlan
+
+_CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit a stuck start is tried for ever
+
+
+class TrainingFailedError(RuntimeError):
+    """The training ended without a result; the message is for a person."""
+
+
+def train_on_cluster(
+    plan: TrainingPlan,
+    mixing: MixingConfig,
+    sizes: list[DomainSize],
+    cluster: ClusterConfig,
+    stopping: Event | None = None,
+) -> None:
+    """Train a plan to its end, by this cluster's workers.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, by a signal or `stopping`, after a checkpoint where that was waited for.
+        TrainingFailedError: the cluster has not the resources, or the workers failed more often than allowed.
+    """
+    check_resources(cluster)
+    source = start_controller(plan.folder, plan.run_id, mixing, sizes)
+    (plan.folder / "failure.json").unlink(missing_ok=True)
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
+    # Ray Train wants a folder of its own on storage that all nodes share; nothing in it is needed again.
+    with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
+        trainer = TorchTrainer(
+            train_rank,
+            train_loop_config={"plan": plan.model_dump(mode="json"), "source": source},
+            torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=cluster.num_workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=storage,
+                failure_config=FailureConfig(
+                    max_failures=cluster.max_failures,
+                    controller_failure_limit=_CONTROLLER_FAILURES,  # type: ignore[call-arg]  # v2's
+                ),
+            ),
+        )
+        try:
+            run_until_stopped(trainer.fit, source.stop, stopping)
+        except WorkerGroupError as error:
+            (plan.folder / "failure.json").write_text(json.dumps({"message": _explain(error)}))
+            raise TrainingFailedError(_explain(error)) from error
+        if source.is_stopped():
+            raise KeyboardInterrupt
+    _raise_recorded_failure(plan.folder)
+
+
+def train_rank(settings: dict[str, Any]) -> None:
+    """What every worker runs."""
+    from workers.engine.checkpoint import NonFiniteStateError
+    from workers.export import ExportError
+    from workers.model.isolation import PackingError
+    from workers.training.loop import train
+    from workers.training.trainer import NonFiniteLossError
+
+    plan = TrainingPlan.model_validate(settings["plan"])
+    try:
+        train(plan, settings["source"])
+    except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
+        # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
+        if ray.train.get_context().get_world_rank() == 0:
+            (plan.folder / "failure.json").write_text(json.dumps({"message": str(error)}))
+
+
+def as_they_end(waiting: Mapping[ray.ObjectRef, str], what: str) -> Iterator[str]:
+    """Names of these Ray tasks, each as its task ends.
+
+    Raises:
+        TrainingFailedError: a task failed; it is told as `what` and the task's name.
+    """
+    left = dict(waiting)
+    while left:
+        (done, *_), _ = ray.wait(list(left), num_returns=1)
+        name = left.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TrainingFailedError(f"{what} {name!r}: {error.cause}") from error
+        yield name
+
+
+def check_resources(cluster: ClusterConfig) -> None:
+    """Refuse a worker group that the cluster can never hold: Ray Train would wait for it without an end."""
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
+        needed = each * cluster.num_workers
+        if needed > there.get(kind, 0):
+            raise TrainingFailedError(
+                f"cluster.num_workers {cluster.num_workers} x {each} {kind} = {needed:g} {kind}, but the cluster has "
+                f"{there.get(kind, 0):g}; lower cluster.num_workers or cluster.{kind.lower()}s_per_worker, or add nodes"
+            )
+
+
+def _explain(error: WorkerGroupError) -> str:
+    ranks = ", ".join(str(rank) for rank in sorted(error.worker_failures))
+    first = error.worker_failures[min(error.worker_failures)]
+    cause = first.cause if isinstance(first, ray.exceptions.RayTaskError) else first
+    return f"the workers failed (rank {ranks}): {type(cause).__name__}: {cause}"
+
+
+def _raise_recorded_failure(folder: Path) -> None:
+    path = folder / "failure.json"
+    if path.exists():
+        raise TrainingFailedError(json.loads(path.read_text())["message"])

@@ -1,0 +1,42 @@
+"""A training plan in this process alone: no worker group, the controller beside it. For many short trainings."""
+
+import os
+import tempfile
+from pathlib import Path
+from threading import Event
+
+from orchestrator.controller.actor import DomainSize
+from orchestrator.controller.journal import DurableController
+from orchestrator.mixing import MixingConfig, build_mixing_algorithm
+from workers.training.plan import TrainingPlan
+
+
+def train_alone(
+    plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], stopping: Event | None = None
+) -> None:
+    """Train a plan with one rank, this process.
+
+    Raises:
+        KeyboardInterrupt: `stopping` was set before the end; there is a checkpoint.
+    """
+    from workers.training.loop import train
+
+    _join_group_of_one()
+    controller = DurableController(plan.folder, plan.run_id, build_mixing_algorithm(mixing, sizes), stopping)
+    train(plan, controller)
+    if controller.is_stopped():
+        raise KeyboardInterrupt
+
+
+def _join_group_of_one() -> None:
+    """Initialise torch.distributed once; DeepSpeed keeps hold of the group, so it serves all trainings to come."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    # What DeepSpeed reads, as a launcher would set it.
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"
+    dist.init_process_group(backend, init_method=f"file://{meeting_place}", rank=0, world_size=1)

@@ -1,1 +1,0 @@
-"""Many runs side by side through Ray Tune, single trainings and plans of stages alike."""

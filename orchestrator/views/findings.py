@@ -1,0 +1,18 @@
+"""Findings in the terminal: a calm line each, in colour where it matters."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.runs.data_record import Finding, Severity
+from orchestrator.views.terminal import printable
+
+_STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": ""}
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """The findings in their order; where nobody looks at a terminal, each stays on one line."""
+    for finding in findings:
+        text = Text(printable(finding.line), style=_STYLES[finding.severity])
+        console.print(text, soft_wrap=not console.is_terminal)

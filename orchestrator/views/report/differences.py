@@ -1,0 +1,73 @@
+"""How runs differ from the first one at their ends: paired differences by domain, and their plot."""
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.loss_errors import change_nats_text, differences, mean_difference, read_last_losses
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dotted, layout
+from orchestrator.views.report.series import label
+from workers.contracts import Change
+from workers.validation.loss_statistics import CLEAR
+
+_MEAN = "mean of the domains"
+_APART = 0.36  # of the distance between two lines of a plot, for the points of one
+_ROW_PIXELS, _AXIS_PIXELS = 34, 44
+
+
+def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
+    """By run and domain its loss at the end minus the first run's, over the examples that both measured.
+
+    Nothing for the first run, for runs of older versions, and where no example was measured by both.
+    """
+    first, *others = [read_last_losses(run) for run in runs]
+    return [{}, *(differences(losses, first) for losses in others)]
+
+
+def mean_pairs(runs: Sequence[RunFolder], pairs: Sequence[dict[str, Change]]) -> list[Change | None]:
+    """The same of the domains' mean; None for a run with other domains than the first."""
+    names = runs[0].domains
+    are_alike = [set(run.domains) == set(names) for run in runs]
+    return [mean_difference(pair, names) if is_alike else None for pair, is_alike in zip(pairs, are_alike, strict=True)]
+
+
+def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:
+    """A line for each domain and for their mean, a point for each run but the first; none without a difference."""
+    pairs, labels = pair_with_first(runs), list(colors)
+    if not any(pairs):
+        return []
+    rows = {_MEAN: mean_pairs(runs, pairs)} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
+    note = (
+        f"Held-out loss at the end minus that of {labels[0]}, in nats per loss token, paired over the examples that "
+        "both measured; bars are two standard errors to each side. Left of the line is better."
+    )
+    legend = {name: colors[name] for name in labels[1:]}
+    return [Section(f"Differences from {labels[0]}", note, [Plot("", _figure(rows, legend))], True, legend=legend)]
+
+
+def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, str]) -> go.Figure:
+    figure = go.Figure(layout=layout(_AXIS_PIXELS + _ROW_PIXELS * len(rows)))
+    for index, (name, color) in enumerate(colors.items()):
+        shift = _APART * (index / max(len(colors) - 1, 1) - 0.5) if len(colors) > 1 else 0.0
+        found = [(row, place, of_run[index + 1]) for place, (row, of_run) in enumerate(rows.items())]
+        known = [(row, place, change) for row, place, change in found if change is not None]
+        errors = {"type": "data", "array": [CLEAR * change.standard_error for *_, change in known]}
+        figure.add_trace(
+            go.Scatter(
+                x=[change.nats for *_, change in known],
+                y=[place + shift for _, place, _ in known],
+                error_x=errors | {"color": color, "thickness": 1.4, "width": 4},
+                mode="markers",
+                marker={"size": 8, "color": color},
+                name=label(name),
+                customdata=[[label(row), change_nats_text(change)] for row, _, change in known],
+                hovertemplate="%{customdata[0]}: %{customdata[1]}",
+            )
+        )
+    names = [label(row) for row in rows]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, ticks="", range=[len(names) - 0.5, -0.5])
+    figure.update_xaxes(rangemode="normal", tickformat="+.3~f", hoverformat="+.3f")
+    zero = dotted(NEUTRAL, xref="x", yref="y domain", x0=0, x1=0, y0=0, y1=1)
+    figure.update_layout(hovermode="closest", shapes=[zero])
+    return figure

@@ -1,0 +1,110 @@
+"""What plots are made of. Colours of text, grid and ground come from the page, which knows light from dark."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.report.series import Thinning, label
+from orchestrator.views.report.tables import Rows
+
+NEUTRAL = "#7f8ea3"
+MAX_POINTS_WITH_MARKERS = 60
+MAX_STEPS_ALL_TICKED = 6
+MAX_OPERATOR_LINES = 50
+ALL_POINTS = Thinning()
+
+LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot under its title; `domain` where it shows that domain alone."""
+
+    title: str
+    figure: go.Figure
+    color: str | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Plots that belong together, and one sentence that says what they show."""
+
+    title: str
+    note: str
+    plots: list[Plot] = field(default_factory=list)
+    is_wide: bool = False
+    table: Rows | None = None
+    legend: dict[str, str] = field(default_factory=dict)
+
+
+def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:
+    """No fractions of a step on the axes of a run of a few steps."""
+    if last_step <= MAX_STEPS_ALL_TICKED:
+        for section in sections:
+            for plot in section.plots:
+                plot.figure.update_xaxes(dtick=1)
+    return sections
+
+
+def layout(height: int, **axes: Any) -> dict[str, Any]:
+    """The common layout; `axes` are merged into it."""
+    base: dict[str, Any] = {
+        "template": "none",
+        "height": height,
+        "margin": {"l": 46, "r": 10, "t": 8, "b": 32},
+        "showlegend": False,
+        "hovermode": "x unified",
+        "xaxis": {"zeroline": False, "rangemode": "tozero", "tickformat": "~s", "nticks": 6, "hoverformat": ",d"},
+        "yaxis": {"zeroline": False, "nticks": 6, "automargin": True},
+    }
+    for axis, settings in axes.items():
+        base[axis] = base.get(axis, {}) | settings
+    return base
+
+
+def line(
+    x: Sequence[float], y: Sequence[float | None], name: str, color: str, group: str | None = None, **more: Any
+) -> go.Scatter:
+    """A line of one domain (`group`) or of anything else."""
+    settings: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 1.8}}
+    if len(x) <= MAX_POINTS_WITH_MARKERS:  # a single point is no line
+        settings |= {"mode": "lines+markers", "marker": {"size": 4, "color": color}}
+    settings |= more
+    # Arrays: of a list plotly looks at every number by itself.
+    numbers = {"x": np.asarray(x), "y": np.array(y, dtype=np.float64)}
+    return go.Scatter(**numbers, name=label(name), legendgroup=group, connectgaps=False, **settings)
+
+
+def dotted(color: str, **place: Any) -> dict[str, Any]:
+    """A dotted line from edge to edge; plotly's own call for it takes ten times as long."""
+    return {"type": "line", "line": {"color": color, "dash": "dot", "width": 1.2}, **place}
+
+
+def shares_figure(
+    run: RunFolder, colors: dict[str, str], height: int = 300, thinning: Thinning = ALL_POINTS
+) -> go.Figure:
+    """A stacked area of steps; x counts the steps done when a version came into force."""
+    weights = run.weights
+    if run.summary is not None:  # what the last evaluation made was never trained with
+        weights = [version for version in weights if version.effective_step <= max(run.metrics.last_step, 1)]
+    kept = {0, len(weights) - 1, *thinning.starts(len(weights)).tolist()}
+    weights = [version for index, version in enumerate(weights) if index in kept or version.reason == "operator"]
+    x = [version.effective_step - 1 for version in weights]
+    end = max(run.metrics.last_step, x[-1] + 1)
+    figure = go.Figure(layout=layout(height, yaxis={"range": [0, 1], "tickformat": ".0%", "hoverformat": ".1%"}))
+    for domain in (name for name in run.domains if name in weights[-1].shares):  # the others are only measured
+        color = colors[domain]
+        y = [version.shares.get(domain, 0.0) for version in weights]
+        area = {"mode": "lines", "line": {"color": color, "width": 0.5, "shape": "hv"}, "stackgroup": "shares"}
+        figure.add_trace(line([*x, end], [*y, y[-1]], domain, color, domain, **area))
+    asked = [version.effective_step - 1 for version in weights if version.reason == "operator"][-MAX_OPERATOR_LINES:]
+    figure.update_layout(
+        shapes=[dotted(NEUTRAL, xref="x", yref="y domain", x0=step, x1=step, y0=0, y1=1) for step in asked],
+        xaxis_range=[x[0], end],
+    )
+    return figure

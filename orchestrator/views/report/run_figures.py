@@ -1,0 +1,256 @@
+"""The sections of one run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.loss_errors import change_errors, error_text, evaluation_errors
+from orchestrator.runs.summary import base_losses, evaluation_losses
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.report.figures import (
+    ALL_POINTS,
+    LOSS_NOTE,
+    MAX_POINTS_WITH_MARKERS,
+    NEUTRAL,
+    Plot,
+    Section,
+    dotted,
+    layout,
+    line,
+    shares_figure,
+    with_whole_steps,
+)
+from orchestrator.views.report.series import Thinning, label
+from workers.validation.loss_statistics import CLEAR, is_clear
+
+MAX_TRAINING_POINTS = 400  # a small plot: more would be a block of ink
+MAX_CELLS_WITH_NUMBERS = 8
+
+
+def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
+    """Everything that is plotted of one run; sections without data are left out."""
+    sections = [
+        Section(
+            "Shares over time",
+            "Share of each domain in the mixture; a version holds until the next, and a dotted line marks one that a "
+            "person set. The horizontal axis of every plot counts optimizer steps.",
+            [Plot("", shares_figure(run, color_by_name(run.domains), thinning=thinning))] if run.weights else [],
+            is_wide=True,
+        ),
+        Section(
+            "Loss per domain",
+            f"{LOSS_NOTE}: points are evaluations, the dotted line is the base model, the pale line is training loss. "
+            "The band is two standard errors to each side, over the held-out examples, where they were recorded.",
+            _loss_plots(run, thinning),
+        ),
+        Section(
+            "Gained and forgotten",
+            "Held-out loss minus the base model's, in nats per loss token (assistant tokens only): blue is better than "
+            "the base model, red is worse; a number in brackets is less than two standard errors of the difference, "
+            "which is paired over the examples.",
+            _forgetting_plots(run, thinning),
+            is_wide=True,
+        ),
+        Section(
+            "Epochs", "Passes over the training rows of each domain so far.", _epoch_plots(run, thinning), is_wide=True
+        ),
+        Section(
+            "Inside the algorithm",
+            "What the mixing algorithm believed at each evaluation.",
+            _inner_plots(run, thinning),
+        ),
+        Section(
+            "Soft mask",
+            "Size of an update by the importance of the neuron that it changes, mean over the run: a mask that acts "
+            "makes it fall from left to right.",
+            _mask_plots(run),
+            is_wide=True,
+        ),
+        Section(
+            "Training",
+            "One value per optimizer step; where there are many, their mean, and pale the lowest and the highest.",
+            _training_plots(run, thinning),
+        ),
+    ]
+    return with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
+
+
+def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
+    steps, losses = evaluation_losses(run)
+    base = base_losses(run)
+    plots = []
+    for domain, color in color_by_name(run.domains).items():
+        trained = run.metrics.column(f"domain_loss_nats/{domain}")
+        x, y = thinning.at_most(MAX_TRAINING_POINTS).means(run.metrics.steps, trained)
+        figure = go.Figure(layout=layout(220, yaxis={"hoverformat": ".3f", "range": _range([*losses[domain]], y)}))
+        # Markers too: a domain with a small share has single steps between gaps, which a line does not show.
+        mode = "lines+markers" if len(run.metrics) <= MAX_TRAINING_POINTS else "lines"
+        pale = {"mode": mode, "opacity": 0.35, "line": {"color": color, "width": 1}, "marker": {"size": 2}}
+        figure.add_trace(line(x, y, "training", color, domain, **pale))
+        evaluated_x, evaluated_y = thinning.means(steps, losses[domain])
+        mode = "lines+markers" if len(evaluated_x) <= MAX_POINTS_WITH_MARKERS else "lines"
+        marker = {"mode": mode, "marker": {"size": 5, "color": color}}
+        figure.add_trace(line(evaluated_x, evaluated_y, "held out", color, domain, **marker))
+        figure.add_traces(_error_band(steps, losses[domain], evaluation_errors(run, domain), color, thinning))
+        if np.isfinite(level := base[domain]):
+            figure.update_layout(shapes=[dotted(color, xref="x domain", yref="y", x0=0, x1=1, y0=level, y1=level)])
+        if np.isfinite(losses[domain]).any() or any(value is not None for value in y):
+            plots.append(Plot(domain, figure, color, domain))
+    return plots
+
+
+def _error_band(
+    steps: NDArray[np.int64], losses: NDArray[np.float64], errors: NDArray[np.float64], color: str, thinning: Thinning
+) -> list[go.Scatter]:
+    """Where the loss may be: two standard errors to each side of it."""
+    if not np.isfinite(losses + errors).any():
+        return []
+    edge: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 0}, "hoverinfo": "skip"}
+    fills: tuple[dict[str, Any], ...] = ({}, {"fill": "tonexty", "fillcolor": _pale(color)})
+    traces = []
+    for name, sign, fill in zip(("two errors less", "two errors more"), (-CLEAR, CLEAR), fills, strict=True):
+        x, y = thinning.means(steps, losses + sign * errors)
+        traces.append(line(x, y, name, color, **edge, **fill))
+    return traces
+
+
+def _pale(color: str) -> str:
+    """A colour of the palette (#rrggbb) that lets through what lies behind it."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
+def _range(evaluated: Sequence[float], trained: Sequence[float | None]) -> list[float] | None:
+    """Everything that was evaluated, and the training loss without its outliers."""
+    values = [value for value in evaluated if np.isfinite(value)]
+    finite = np.array([value for value in trained if value is not None])
+    if finite.size:
+        values += np.quantile(finite, [0.02, 0.98]).tolist()
+    if not values:
+        return None
+    margin = 0.06 * (max(values) - min(values)) or 0.05
+    return [min(values) - margin, max(values) + margin]
+
+
+def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
+    steps, losses = evaluation_losses(run)
+    base = base_losses(run)
+    change_DE = np.array([losses[domain] - base[domain] for domain in run.domains])
+    if len(steps) < 2 or not np.isfinite(change_DE).any():
+        return []
+    thinned = [thinning.means(steps, row) for row in change_DE]
+    limit = max(float(np.nanmax(np.abs(change_DE))), 0.01)
+    errors_DE = np.array([thinning.means(steps, change_errors(run, domain))[1] for domain in run.domains], dtype=float)
+    shown_DE = np.array([row for _, row in thinned], dtype=np.float64)
+    figure = go.Figure(layout=layout(60 + 30 * len(run.domains)))
+    names, told_DE = [label(domain) for domain in run.domains], _by_cell(_told, shown_DE, errors_DE)
+    heatmap = go.Heatmap(
+        x=thinned[0][0],
+        y=list(range(len(names))),
+        z=shown_DE,
+        zmin=-limit,
+        zmax=limit,
+        customdata=[[[name, told] for told in of_domain] for name, of_domain in zip(names, told_DE, strict=True)],
+        hovertemplate="%{customdata[0]}, step %{x:,}: %{customdata[1]} nats<extra></extra>",
+        text=_by_cell(_cell, shown_DE, errors_DE),
+        texttemplate="%{text}" if len(steps) <= MAX_CELLS_WITH_NUMBERS else None,
+        xgap=1 if len(steps) <= 100 else 0,
+        ygap=2,
+        colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": "+.2f", "nticks": 5},
+        meta="diverging",
+    )
+    figure.add_trace(heatmap)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
+    figure.update_yaxes(showgrid=False, ticks="")
+    figure.update_xaxes(showgrid=False, rangemode="normal", ticks="")
+    figure.update_layout(hovermode="closest")
+    return [Plot("", figure)]
+
+
+def _by_cell(
+    word: Callable[[float, float], str], change_DE: NDArray[np.float64], error_DE: NDArray[np.float64]
+) -> list[list[str]]:
+    return [[word(*cell) for cell in zip(*rows, strict=True)] for rows in zip(change_DE, error_DE, strict=True)]
+
+
+def _told(change: float, error: float) -> str:
+    return f"{change:+.3f}{error_text(error)}"
+
+
+def _cell(change: float, error: float) -> str:
+    """The number of a cell; in brackets where it is noise."""
+    text = "" if np.isnan(change) else f"{change:+.2f}"
+    return f"({text})" if text and np.isfinite(error) and not is_clear(change, error) else text
+
+
+def _epoch_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
+    figure = go.Figure(layout=layout(240, yaxis={"rangemode": "tozero", "hoverformat": ".2f"}))
+    for domain, color in color_by_name(run.domains).items():
+        x, y = thinning.means(run.metrics.steps, run.metrics.column(f"epochs/{domain}"))
+        figure.add_trace(line(x, y, domain, color, domain))
+    return [Plot("", figure)] if len(run.metrics) else []
+
+
+def _inner_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
+    colors = color_by_name(run.domains)
+    figures: dict[str, go.Figure] = {}
+    for key in run.mixing.keys:
+        column, name = run.mixing.column(key), key.removeprefix("values/")
+        if name == key or not np.isfinite(column).any():
+            continue
+        quantity, _, domain = name.partition("/")
+        x, y = thinning.means(run.mixing.steps, column)
+        figure = figures.setdefault(quantity, go.Figure(layout=layout(200, yaxis={"hoverformat": ".4~g"})))
+        group = domain if domain in colors else None
+        figure.add_trace(line(x, y, domain or quantity, colors.get(domain, NEUTRAL), group))
+    return [Plot(quantity, figure) for quantity, figure in figures.items()]
+
+
+def _mask_plots(run: RunFolder) -> list[Plot]:
+    prefix = "mask/mean_update/"
+    bins = sorted(key for key in run.metrics.keys if key.startswith(prefix))
+    means = {key.removeprefix(prefix): run.metrics.column(key) for key in bins}
+    means = {name: column[np.isfinite(column)] for name, column in means.items()}
+    heights = {name: float(column.mean()) for name, column in means.items() if column.size}
+    if not heights:
+        return []
+    figure = go.Figure(layout=layout(200, xaxis={"type": "category"}, yaxis={"hoverformat": ".2~e"}))
+    figure.add_trace(go.Bar(x=[f"from {name}" for name in heights], y=list(heights.values()), marker_color=NEUTRAL))
+    return [Plot("", figure)]
+
+
+def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
+    quantities = {
+        "loss_nats": ("Training loss, nats per loss token", ".3f"),
+        "learning_rate": ("Learning rate", ".1~e"),
+        "tokens_per_second": ("Tokens per second", ",.0f"),
+        "grad_norm": ("Gradient norm", ".3~g"),
+        "seconds": ("Seconds per step", ".2~f"),
+    }
+    plots = []
+    for key, (title, number_format) in quantities.items():
+        column: NDArray[np.float64] = run.metrics.column(key)
+        if np.isfinite(column).any():
+            x, y = thinning.means(run.metrics.steps, column)
+            ticks = {"tickformat": number_format} if key == "learning_rate" else {}
+            figure = go.Figure(layout=layout(170, yaxis={"hoverformat": number_format} | ticks))
+            figure.add_trace(line(x, y, title, NEUTRAL, line={"color": NEUTRAL, "width": 1.2}))
+            figure.add_traces(_band(x, thinning.extremes(column)))
+            plots.append(Plot(title, figure))
+    return plots
+
+
+def _band(x: Sequence[float], extremes: tuple[list[float | None], list[float | None]] | None) -> list[go.Scatter]:
+    """What the mean of many lines hides: the lowest and the highest of them."""
+    if extremes is None:
+        return []
+    edge: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 0}, "hoverinfo": "skip"}
+    fills: tuple[dict[str, Any], ...] = ({}, {"fill": "tonexty", "fillcolor": "rgba(127,142,163,0.25)"})
+    return [
+        line(x, y, name, NEUTRAL, **edge, **fill)
+        for y, name, fill in zip(extremes, ("lowest", "highest"), fills, strict=True)
+    ]

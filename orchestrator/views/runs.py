@@ -1,0 +1,117 @@
+"""What a person sees while many runs go on: a line for each that ended, and in a terminal those that are under way."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.views.polling import Polling
+from orchestrator.views.terminal import format_duration, format_loss, printable
+from orchestrator.views.verdict import HARMFUL, in_a_word
+
+POLL_SECONDS = 0.5
+
+
+class TrialsView:
+    """A view of runs by their files only: `with TrialsView(find_runs, 8, console): train()`.
+
+    Args:
+        find_runs: folder -> steps of each run that there is so far; asked again and again.
+        num_runs: how many there will be.
+        console: where it writes.
+    """
+
+    def __init__(self, find_runs: Callable[[], Mapping[Path, int]], num_runs: int, console: Console) -> None:
+        self.console = console
+        self._find_runs, self._num_runs = find_runs, num_runs
+        self._num_steps: dict[Path, int] = {}
+        self._running: dict[Path, RunFolder] = {}
+        self._num_ended = 0
+        self._began = time.monotonic()
+        self._polling = Polling(self._look, POLL_SECONDS, "trials-view")
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._all = self._progress.add_task("all runs", total=num_runs, note="")
+        self._bars: dict[Path, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._find_new()
+        for run in self._running.values():
+            run.refresh()  # what is there already is not news
+        self._progress.start()
+        self._polling.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._polling.stop()
+        self._look()
+        self._progress.stop()
+
+    def _find_new(self) -> None:
+        for folder, num_steps in self._find_runs().items():
+            if folder not in self._num_steps:
+                self._num_steps[folder] = num_steps
+                self._running[folder] = RunFolder(folder)
+
+    def _look(self) -> None:
+        self._find_new()
+        for folder, run in list(self._running.items()):
+            try:
+                is_news = run.refresh()
+                outcome = self._outcome(run)
+            except (OSError, ValueError):  # a file system that stalls, a file half written: the next look tells
+                continue
+            if outcome is not None:
+                self._end(folder, outcome)
+            elif is_news:
+                self._show_under_way(folder, run)
+
+    def _outcome(self, run: RunFolder) -> str | None:
+        """How the run ended; None while it has not."""
+        if run.summary is not None:
+            end, seconds = run.summary.mean_loss_nats.end, format_duration(run.summary.seconds)
+            harm = f", {in_a_word(run.summary.verdict)}" if run.summary.verdict in HARMFUL else ""
+            return f"mean loss {format_loss(end)}{harm}, {seconds} of training"
+        if (stopped := run.path / "stopped.json").exists():
+            return f"ended early, after step {json.loads(stopped.read_text())['step']}"
+        failure = run.path / "failure.json"
+        return f"failed: {json.loads(failure.read_text())['message']}" if failure.exists() else None
+
+    def _end(self, folder: Path, outcome: str) -> None:
+        name = self._running.pop(folder).name
+        self._num_ended += 1
+        if folder in self._bars:
+            self._progress.remove_task(self._bars.pop(folder))
+        elapsed = time.monotonic() - self._began
+        num_left = self._num_runs - self._num_ended
+        left = format_duration(elapsed / self._num_ended * num_left) if num_left > 0 else None
+        self._progress.update(self._all, completed=self._num_ended, note=f"about {left} left" if left else "")
+        place = f"[{self._num_ended}/{self._num_runs}]"
+        self.console.print(Text(f"{place} {printable(name)}: {printable(outcome)}"), soft_wrap=True)
+
+    def _show_under_way(self, folder: Path, run: RunFolder) -> None:
+        if folder not in self._bars:
+            self._bars[folder] = self._progress.add_task(printable(run.name), total=self._num_steps[folder], note="")
+        feedback = run.feedback
+        losses = [feedback[-1].loss_nats(domain) for domain in run.domains] if feedback else []
+        note = f"mean loss {format_loss(math.fsum(losses) / len(losses))}" if losses else ""
+        self._progress.update(self._bars[folder], completed=run.metrics.last_step, note=note)

@@ -1,0 +1,268 @@
+"""What a person sees in the terminal while a run goes on, and at its end. Fed by the run's files only.
+
+In a terminal the views are live; elsewhere (a file, a pipe, a job's log) they write plain lines, one per evaluation.
+Names of domains and messages come from the user's files, so everything is printed as text, never as markup, and
+characters that could steer the terminal are shown by their escape.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.loss_errors import change_text, error_text
+from orchestrator.runs.records import Event
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.polling import Polling
+from workers.contracts import DomainFeedback
+
+POLL_SECONDS = 0.25
+CLOCK_TRUST_SECONDS = 10.0  # watched for longer, the wall clock tells the pace better than the steps' own times
+BAR_WIDTH = 60
+NOTHING = "-"
+
+
+def printable(text: object) -> str:
+    """The text with control, direction and line characters shown by their escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def format_duration(seconds: float) -> str:
+    """4 s, 12 min 30 s, 3 h 05 min, 2 d 4 h; - where it is not known."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    if total < 86_400:
+        return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return f"{total // 86_400} d {total % 86_400 // 3600} h"
+
+
+def format_loss(loss_nats: float | None) -> str:
+    return NOTHING if loss_nats is None or not math.isfinite(loss_nats) else f"{loss_nats:.3f}"
+
+
+def format_share(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+class RunView:
+    """A live view of one run: `with RunView(folder, domains, total_steps, console): train()`.
+
+    A thread of its own looks at the run folder four times a second; training is not touched.
+    """
+
+    def __init__(self, run_folder: Path, domains: Sequence[str], total_steps: int, console: Console) -> None:
+        self.run = RunFolder(run_folder)
+        self.domains = list(domains)
+        self.total_steps = total_steps
+        self.console = console
+        self._live = None
+        if console.is_terminal:
+            # What others print stays where it goes: rich would catch it and show it above the view.
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._polling = Polling(self._update, POLL_SECONDS, "run-view")
+        self._pace_from: tuple[int, float] | None = None
+        self._printed_up_to = -1
+        self._num_events_told = 0
+
+    def __enter__(self) -> Self:
+        self._refresh()
+        self._num_events_told = len(self.run.events)  # those of earlier attempts were told then
+        if self._live is not None:
+            self._live.start()
+        else:
+            self._print_line(f"{self._heading().plain}: {self.total_steps:,} steps")
+        self._show()
+        self._polling.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._polling.stop()
+        self._refresh()
+        self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    def _update(self) -> None:
+        if self._refresh():
+            self._show()
+
+    def _refresh(self) -> bool:
+        try:
+            return self.run.refresh()
+        except OSError:  # a file system that stalls must not end the run that is only being watched
+            return False
+
+    def _show(self) -> None:
+        self._follow_pace()
+        if self._live is not None:
+            self._live.update(self.render(), refresh=True)
+            return
+        for event in self.run.events[self._num_events_told :]:
+            self._print_line(_describe_event(event))
+        self._num_events_told = len(self.run.events)
+        for feedback in self.run.feedback:
+            if feedback.step > self._printed_up_to:
+                self._print_line(self._evaluation_line(feedback))
+                self._printed_up_to = feedback.step
+
+    def _print_line(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
+    def render(self) -> RenderableType:
+        """The view as it stands now."""
+        return Group(self._heading(), self._progress(), self._domain_table(), self._event_line())
+
+    def _heading(self) -> Text:
+        run = self.run
+        parts = [
+            (run.setting("mixing", "type"), "{}"),
+            (run.setting("cluster", "num_workers"), "{} workers"),
+            (run.setting("training", "deepspeed", "zero_stage"), "ZeRO-{}"),
+        ]
+        facts = "".join(f"  {template.format(printable(value))}" for value, template in parts if value is not None)
+        return Text.assemble((printable(run.name), "bold"), (facts.replace(" 1 workers", " 1 worker"), "dim"))
+
+    def _progress(self) -> Table:
+        step = self.run.metrics.last_step
+        figures = f"step {step:,}/{self.total_steps:,}   ETA {format_duration(self._eta_seconds())}"
+        figures += f"   {_format_speed(self.run.recent_tokens_per_second())}"
+        bar = ProgressBar(total=self.total_steps, completed=step, width=BAR_WIDTH, complete_style="cyan")
+        lines = Table.grid()  # a bar on its own ends without a line break
+        lines.add_row(bar)
+        lines.add_row(figures)
+        return lines
+
+    def _domain_table(self) -> Table:
+        run = self.run
+        step = run.metrics.last_step
+        weights = run.weights_at(self._next_step(step))
+        feedback = run.feedback
+        latest = feedback[-1] if feedback else None
+        base = feedback[0] if feedback and feedback[0].step == 0 else None
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+        table.add_column("domain", overflow="ellipsis", no_wrap=True, min_width=8)
+        table.add_column("", max_width=10)
+        for heading in ("share", "epochs", "loss", "vs base"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for domain, color in color_by_name(self.domains).items():
+            share = weights.shares.get(domain) if weights else None  # a domain that is only measured has none
+            epochs = run.metrics.last(f"epochs/{domain}")
+            loss = latest.loss_nats(domain) if latest else math.nan
+            change = latest.change_from_first.get(domain) if latest else None
+            table.add_row(
+                Text(printable(domain)),
+                ProgressBar(total=1.0, completed=share or 0.0, width=10, complete_style=color, finished_style=color),
+                format_share(share),
+                f"{epochs:.2f}" if math.isfinite(epochs) else NOTHING,
+                format_loss(loss) + error_text(latest.standard_error_nats.get(domain) if latest else None),
+                change_text(loss, base.loss_nats(domain) if base else None, change.standard_error if change else None),
+            )
+        return table
+
+    def _event_line(self) -> Text:
+        run = self.run
+        if run.events:
+            return Text(_describe_event(run.events[-1]), style="yellow", no_wrap=True, overflow="ellipsis")
+        weights = run.weights
+        if not weights:
+            return Text("waiting for the first step", style="dim")
+        newest = weights[-1]
+        text = f"weights version {newest.version} by {printable(newest.by)} from step {newest.effective_step:,}"
+        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _evaluation_line(self, feedback: DomainFeedback) -> str:
+        weights = self.run.weights_at(self._next_step(feedback.step))
+        parts = [
+            f"step {feedback.step:,}/{self.total_steps:,}",
+            _format_speed(self.run.recent_tokens_per_second(feedback.step)),
+            f"ETA {format_duration(self._eta_seconds(feedback.step))}",
+        ]
+        for domain in self.domains:
+            share = weights.shares.get(domain) if weights else None
+            parts.append(f"{printable(domain)} {format_loss(feedback.loss_nats(domain))} ({format_share(share)})")
+        return "  ".join(parts)
+
+    def _next_step(self, step: int) -> int:
+        """The step that is trained after `step`: none after the last, whatever version its evaluation made."""
+        return min(step + 1, self.total_steps)
+
+    def _follow_pace(self) -> None:
+        step = self.run.metrics.last_step
+        if step > 0 and (self._pace_from is None or step < self._pace_from[0]):  # a resumed run goes back
+            self._pace_from = (step, time.monotonic())
+
+    def _eta_seconds(self, step: int | None = None) -> float:
+        """By the wall clock, evaluations and checkpoints included, once there is enough of it to go by."""
+        last_step = self.run.metrics.last_step
+        seconds_per_step = self.run.recent_seconds_per_step(step)
+        if self._pace_from is not None:
+            first_step, since = self._pace_from
+            elapsed = time.monotonic() - since
+            if elapsed > CLOCK_TRUST_SECONDS and last_step > first_step:
+                seconds_per_step = elapsed / (last_step - first_step)
+        return (self.total_steps - (last_step if step is None else step)) * seconds_per_step
+
+
+def _describe_event(event: Event) -> str:
+    place = "" if event.step is None else f"step {event.step:,}  "
+    return f"{place}{printable(event.kind)}  {printable(event.message)}"
+
+
+def _format_speed(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:,.0f} tokens/s" if math.isfinite(tokens_per_second) else f"{NOTHING} tokens/s"
+
+
+class PreparationView:
+    """Progress of the domains' preparation: bars in a terminal, elsewhere one line for each domain that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
+            TaskProgressColumn(),
+        )
+        self._progress = None
+        if console.is_terminal:
+            self._progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+        self._tasks: dict[str, TaskID] = {}
+        self._finished: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, domain: str, done: int, total: int) -> None:
+        """`done` of `total` parts of the domain are prepared."""
+        if self._progress is not None:
+            if domain not in self._tasks:
+                self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
+            self._progress.update(self._tasks[domain], completed=done, total=total)
+        elif done >= total and domain not in self._finished:
+            self._finished.add(domain)
+            self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)

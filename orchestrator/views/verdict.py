@@ -1,0 +1,216 @@
+"""The verdict in sentences: the same ones in terminal, report, dashboard and comparisons.
+
+Losses are in nats per token and held out, as in every table beside which these sentences stand.
+"""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from orchestrator.runs.divergence import has_broken_off
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.records import DomainSummary, RunSummary, Verdict
+
+HARMFUL: frozenset[Verdict] = frozenset({"worse_than_base", "ended_worse", "diverged"})
+IN_A_WORD: dict[Verdict, str] = {
+    "improved": "improved",
+    "mixed": "mixed",
+    "ended_worse": "ended worse",
+    "worse_than_base": "worse than base",
+    "unchanged": "unchanged",
+    "diverged": "diverged",
+    "not_measured": "not measured",
+}
+MAX_DOMAINS_NAMED = 5
+
+
+def in_a_word(verdict: Verdict | None) -> str:
+    """The verdict where there is room for no more; - in the files of older versions."""
+    return "-" if verdict is None else IN_A_WORD[verdict]
+
+
+def verdict_lines(run: RunFolder, result: RunSummary) -> list[str]:
+    """What came of the run, the verdict first, a sentence or two a line; nothing where an older version wrote it down.
+
+    Of a run that goes on, what came of it so far: only what a person should know before it ends.
+    """
+    if result.verdict is None or (run.summary is None and result.verdict == "not_measured"):
+        return []
+    if run.summary is None and not has_broken_off(run.events):
+        return _so_far(run, result)
+    lines = [verdict_sentence(run, result) + _folders(run, result), *_causes(run, result), *_divergence(result)]
+    return [*lines, *_worse(result), *_past_lowest(result)]
+
+
+def base_of(result: RunSummary) -> str:
+    """What the run is compared with: the model that it started from."""
+    return "the base model" if result.started_from is None else f"the model of {PurePath(result.started_from).name}"
+
+
+def no_best_reason(run: RunFolder, result: RunSummary) -> str:
+    """Why a finished run has no `best/`."""
+    if run.setting("evaluation", "best") is None:
+        return "the run was told to keep none (evaluation.best is null)"
+    if result.best is not None and result.best.step == 0:
+        return (
+            f"no evaluated step was better than {base_of(result)} ({_judged(result)} {_loss(result.best.loss_nats)}), "
+            "so none was kept"
+        )
+    if result.best is None:
+        return "no evaluation of the run had losses that are finite"
+    return "it was removed, or the run is one of those that keep no models, as trials are"
+
+
+def _so_far(run: RunFolder, result: RunSummary) -> list[str]:
+    """Of a run that goes on, or was stopped."""
+    at = f"So far, at the evaluation of step {run.feedback[-1].step:,}," if run.feedback else "So far,"
+    worse = _worse(result, "is", "are")
+    if result.verdict not in HARMFUL:
+        return [f"{at} {worse[0]}"] if worse else []
+    start, now = _judged_losses(result)
+    told = f"{at} the run does harm: the {_judged(result)} was {_loss(start)} at the start and is {_loss(now)} now."
+    return [told, *_causes(run, result), *_divergence(result), *worse]
+
+
+def verdict_sentence(run: RunFolder, result: RunSummary) -> str:
+    """The verdict with its numbers, for a reader who has the model and not the run's folder."""
+    base, judged = base_of(result), _judged(result)
+    start, end = _judged_losses(result)
+    match result.verdict:
+        case "improved":
+            return f"Improved: the {judged} fell {_from_to(start, end)}, and no domain ends worse than {base}."
+        case "mixed":
+            return f"Mixed: the {judged} fell {_from_to(start, end)}, but not every domain gained."
+        case "unchanged":
+            return f"Unchanged: no domain ends otherwise than it began, under {base}."
+        case "worse_than_base":
+            was = f"at no evaluation was the {judged} below {_loss(start)}, where it began; it ends at {_loss(end)}"
+            return f"Worse than {base}: {was}."
+        case "ended_worse":
+            assert result.best is not None
+            was = f"{_loss(start)} at the start, {_loss(result.best.loss_nats)} at step {result.best.step:,}"
+            return f"Ended worse than {base}: the {judged} was {was}, {_loss(end)} at the end."
+        case "diverged":
+            return f"Diverged: {_why_diverged(run, result)}"
+        case _:
+            return f"Not measured: there is no evaluation of {base}, or none after it, to compare."
+
+
+def _why_diverged(run: RunFolder, result: RunSummary) -> str:
+    if run.summary is None:
+        return next(event.message for event in reversed(run.events) if event.kind == "diverged")
+    start, end = _judged_losses(result)
+    return f"the {_judged(result)} was {_loss(start)} at the start and is {_loss(end)} at the end."
+
+
+def _folders(run: RunFolder, result: RunSummary) -> str:
+    """What harm means for the run's folders of models; begins with a space."""
+    best = result.best
+    if result.verdict == "worse_than_base":
+        return f" So {'' if best is None else 'there is no best/, and '}model/ is worse than what the run began with."
+    if result.verdict == "ended_worse" and run.setting("evaluation", "best") is not None:
+        return " Use best/, not model/."
+    if result.verdict == "diverged" and run.summary is not None and best is not None:
+        return f" The model in best/ is that of step {best.step:,}."
+    if result.verdict in ("improved", "mixed") and best is not None and (run.path / "best").is_dir():
+        _, end = _judged_losses(result)
+        if end is not None and best.loss_nats is not None and best.loss_nats < end:
+            return f" It was lowest at step {best.step:,}, {_loss(best.loss_nats)}: the model of that step is in best/."
+    return ""
+
+
+def _causes(run: RunFolder, result: RunSummary) -> list[str]:
+    rate = run.setting("training", "learning_rate")
+    given = "" if rate is None else f" (training.learning_rate is {rate:g})"
+    if result.verdict == "unchanged":
+        return [f"Usual causes, the likeliest first: a learning rate that is too low{given}; too few steps."]
+    if result.verdict == "mixed":
+        return [
+            f"Usual causes, the likeliest first: a learning rate that is too high{given}; domains that are measured "
+            "but hardly trained on; many epochs over few rows."
+        ]
+    if result.verdict not in HARMFUL:
+        return []
+    return [
+        f"Usual causes, the likeliest first: a learning rate that is too high{given}; held-out rows that are unlike "
+        "the training rows, in content or in format; a chat template that the base model does not know; many epochs "
+        "over few rows."
+    ]
+
+
+def _divergence(result: RunSummary) -> list[str]:
+    lines = []
+    if (rise := result.divergence) is not None:
+        lines.append(
+            f"The training loss rose for good: {_loss(rise.loss_nats_lowest)} around step {rise.step:,}, "
+            f"{_loss(rise.loss_nats_end)} at the end."
+        )
+    if result.not_finite:
+        lines.append(f"Not finite at the last evaluation: the loss of {_listed(result.not_finite)}.")
+    return lines
+
+
+def _worse(result: RunSummary, one: str = "ends", several: str = "end") -> list[str]:
+    worse = {name: domain for name, domain in result.domains.items() if domain.is_worse_than_base}
+    if not worse:
+        return []
+    num_all, base = len(result.domains), base_of(result)
+    if len(worse) == num_all > 1:
+        every = "Both domains" if num_all == 2 else f"All {num_all} domains"
+        return [f"{every} {several} worse than {base}."]
+    told = [
+        f"{name} {_loss(domain.loss_nats_start)} to {_loss(domain.loss_nats_end)}"
+        for name, domain in sorted(worse.items(), key=lambda item: -_rise(item[1], item[1].loss_nats_start))
+    ]
+    verb = one if len(worse) == 1 else several
+    return [f"{len(worse)} of {num_all} domains {verb} worse than {base}: {_listed(told)}."]
+
+
+def _past_lowest(result: RunSummary) -> list[str]:
+    past = {name: domain for name, domain in result.domains.items() if domain.is_past_lowest}
+    if not past:
+        return []
+    told = [
+        f"{name} {_loss(domain.loss_nats_lowest)} at step {domain.lowest_step:,}{_passes(domain.lowest_epochs)}, "
+        f"{_loss(domain.loss_nats_end)} at the end{_passes(domain.epochs)}"
+        for name, domain in sorted(past.items(), key=lambda item: -_rise(item[1], item[1].loss_nats_lowest))
+    ]
+    whose = "its" if len(past) == 1 else "their"
+    cure = f"A smaller share{'' if len(past) == 1 else ' for each'}, fewer steps or more rows help."
+    return [f"Past {whose} own lowest loss, the mark of over-fitting: {_listed(told, '; ')}. {cure}"]
+
+
+def _judged(result: RunSummary) -> str:
+    """The loss that counts, in words."""
+    criterion = "mean" if result.best is None else result.best.criterion
+    return f"{criterion} loss" if criterion in ("mean", "worst") else f"loss of {criterion}"
+
+
+def _judged_losses(result: RunSummary) -> tuple[float | None, float | None]:
+    """The loss that counts at the start and at the end."""
+    criterion = "mean" if result.best is None else result.best.criterion
+    if criterion in result.domains:
+        domain = result.domains[criterion]
+        return domain.loss_nats_start, domain.loss_nats_end
+    course = result.worst_loss_nats if criterion == "worst" else result.mean_loss_nats
+    return course.start, course.end
+
+
+def _rise(domain: DomainSummary, since: float | None) -> float:
+    return (domain.loss_nats_end or 0.0) - (since or 0.0)
+
+
+def _loss(loss_nats: float | None) -> str:
+    return "not finite" if loss_nats is None else f"{loss_nats:.3f}"
+
+
+def _from_to(start: float | None, end: float | None) -> str:
+    return f"from {_loss(start)} to {_loss(end)}"
+
+
+def _passes(epochs: float | None) -> str:
+    return "" if epochs is None else f" ({epochs:.1f} epochs)"
+
+
+def _listed(names: Sequence[str], between: str = ", ") -> str:
+    left_out = len(names) - MAX_DOMAINS_NAMED
+    return between.join(names[:MAX_DOMAINS_NAMED]) + (f"{between}and {left_out} more" if left_out > 0 else "")

@@ -1,0 +1,79 @@
+"""What `raymix weights` prints: the shares that hold, the history, and what came of a request."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.controller.operator import ControlRequest, describe_change
+from orchestrator.controller.requests import newest_version, read_versions, submit_request, waiting_requests
+from orchestrator.views.terminal import NOTHING, format_share, printable
+from workers.contracts import DomainWeights
+
+_PATIENCE_SECONDS = 20.0
+_LOOK_EVERY_SECONDS = 0.2
+
+
+def weights_view(run_folder: Path) -> RenderableType:
+    """The newest version, a row for each domain."""
+    version = newest_version(run_folder)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("domain")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for name, share in version.shares.items():
+        table.add_row(Text(printable(name)), format_share(share), "pinned" if name in version.pinned else "")
+    decided = f"version {version.version}, from step {version.effective_step} on, by {version.by} ({version.reason})"
+    lines = [decided + (f": {version.why}" if version.why else "")]
+    lines += ["the algorithm is paused"] if version.paused else []
+    if waiting := waiting_requests(run_folder):
+        lines.append(f"{len(waiting)} changes wait for the next step")
+    return Group(table, *(Text(printable(line), style="dim") for line in lines))
+
+
+def history_view(run_folder: Path) -> RenderableType:
+    """Every version in a row."""
+    versions = read_versions(run_folder)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("version", "from step"):
+        table.add_column(heading, justify="right")
+    table.add_column("by", overflow="fold")
+    for name in versions[0].shares:
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for version in versions:
+        cells = [
+            f"{format_share(share)}{'*' if name in version.pinned else ''}" for name, share in version.shares.items()
+        ]
+        why = "; ".join([*(["paused"] if version.paused else []), *([version.why] if version.why else [])])
+        by = Text(printable(version.by), style="bold" if version.reason == "operator" else "")
+        table.add_row(str(version.version), str(version.effective_step), by, *cells, Text(printable(why or NOTHING)))
+    is_pinned = any(version.pinned for version in versions)
+    return Group(table, Text("* pinned", style="dim")) if is_pinned else table
+
+
+def ask(run_folder: Path, request: ControlRequest, console: Console) -> None:
+    """Hand a request in, wait a while for the run to take it up, and tell what came of it.
+
+    Raises:
+        ValueError: it does not fit the run, as `submit_request` says, or the controller refused it.
+    """
+    request_id = submit_request(run_folder, request)
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while request_id in waiting_requests(run_folder) and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY_SECONDS)
+    if request_id in waiting_requests(run_folder):
+        console.print("asked; it holds from the next step on, or from when the run goes on", markup=False)
+        return
+    made = [version for version in read_versions(run_folder) if version.request == request_id]
+    if not made:
+        raise ValueError(f"refused; {run_folder / 'events.jsonl'} says why")
+    console.print(_told(made[0]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _told(version: DomainWeights) -> str:
+    return (
+        f"version {version.version} holds from step {version.effective_step} on. {printable(describe_change(version))}"
+    )

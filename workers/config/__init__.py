@@ -1,0 +1,1 @@
+"""What the workers are given: domains, data, model, training. No torch import."""

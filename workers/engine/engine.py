@@ -1,0 +1,247 @@
+"""The only engine: DeepSpeed ZeRO 0 to 3, on GPU (NCCL) and CPU (gloo) alike.
+
+`torch.distributed` is initialised by the caller; rank and world size come from it. A step is one `forward_backward`
+on this rank's slice of the global batch, then one `step`. Shapes: B rows, L tokens, K positions whose next token
+counts, N loss tokens, V vocabulary, D domains.
+"""
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
+from workers.data.passes import ForwardPass, idle_pass
+from workers.engine.collectives import max_over_ranks
+from workers.engine.deepspeed_config import build_deepspeed_config
+from workers.engine.gradients import CheckedUpdate, WideGradients
+from workers.engine.partitions import Fragment, stepped_tensors
+from workers.engine.router_loss import find_router_loss
+from workers.engine.trainable import load_trainable
+from workers.engine.weight_decay import parameter_groups
+from workers.model.isolation import Isolation, prove_isolation
+from workers.model.loading import find_decoder, load_hidden_size
+from workers.model.packed_forward import PackedForward, passes_over
+from workers.strategies import STRATEGIES, Attachment
+
+if TYPE_CHECKING:
+    from workers.data.batches import Batch
+
+
+class Engine:
+    """A model that is trained and measured; the same calls on every rank.
+
+    Args:
+        deepspeed_engine: what `deepspeed.initialize` returned.
+        seed: of dropout, which is a function of (seed, step, rank): resuming needs no random state.
+    """
+
+    def __init__(self, deepspeed_engine: Any, model_config: ModelConfig, training: TrainingConfig, seed: int) -> None:
+        self.deepspeed = deepspeed_engine
+        self.module = deepspeed_engine.module
+        self.optimizer = deepspeed_engine.optimizer
+        self.device = torch.device(deepspeed_engine.device)
+        self.zero_stage = int(deepspeed_engine.zero_optimization_stage())
+        self.model_config = model_config
+        self.training = training
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self._seed = seed
+        self._wide_gradients: WideGradients | None = None
+        self._checked_update: CheckedUpdate | None = None
+        if self.zero_stage == 0 and model_config.dtype == "float32":
+            # Before the strategy attaches itself: what it does to a gradient comes after clipping, as elsewhere.
+            self._checked_update = CheckedUpdate(self.module, self.optimizer, training.max_grad_norm)
+        elif self.zero_stage == 0 and training.deepspeed.gradient_dtype == "float32":
+            self._wide_gradients = WideGradients(self.module)
+        attach = getattr(STRATEGIES[training.strategy.type], "attach", None)
+        self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
+        self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
+        self.router_loss_sum = 0.0
+        """This rank's share of the router loss of the last step; the sum over the ranks is the step's."""
+        self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
+
+    @classmethod
+    def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
+        """Load the model, apply the training strategy, and hand both to DeepSpeed; a collective."""
+        deepspeed = _import_deepspeed()
+        hidden_size = load_hidden_size(model_config)
+        config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
+        torch.manual_seed(seed)  # new parameters (adapters) start alike on every rank and in every attempt
+        model = load_trainable(model_config, training, config)
+        on_gpu = torch.cuda.is_available()
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, training.weight_decay),
+            lr=0.0,  # every step sets its own
+            betas=training.betas,
+            eps=training.epsilon,
+            fused=on_gpu,
+        )
+        with redirect_stdout(None):  # one of its optimizers prints the memory in use, group by group
+            engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        _forget_initial_steps(engine.optimizer)
+        return cls(engine, model_config, training, seed)
+
+    def prove_isolation(self, row: "Batch | None") -> Isolation:
+        """Choose how packed examples are kept apart, on a row that all ranks bring alike; a collective.
+
+        Raises:
+            PackingError: no way of packing gives this model correct losses.
+        """
+
+        return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))
+
+    def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Accumulate the gradient of this rank's rows; their loss sums (nats) and loss tokens per domain."""
+        torch.manual_seed(int(np.random.SeedSequence([self._seed, batch.step, self.rank]).generate_state(1)[0]))
+        # DeepSpeed divides by the world size; one denominator for the whole step makes the loss a mean over tokens.
+        scale = self.world_size / batch.global_loss_tokens
+
+        def train_on(one_pass: ForwardPass) -> torch.Tensor:
+            nats_N, router_loss = self._forward_with_routers(one_pass, batch.global_loss_tokens)
+            loss = nats_N.sum() * scale + router_loss * self.world_size
+            self.deepspeed.backward(loss, scale_wrt_gas=False)
+            self.router_loss_sum += float(router_loss)
+            return nats_N
+
+        self.module.train()
+        self.router_loss_sum = 0.0
+        return self._sum_by_domain(batch, num_domains, train_on)
+
+    @torch.no_grad()
+    def forward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss sums (nats) and loss tokens per domain of this rank's rows, without gradients or dropout."""
+        self.module.eval()
+        return self._sum_by_domain(batch, num_domains, self.packed.nats)
+
+    @torch.no_grad()
+    def forward_examples(self, batch: "Batch", example_BL: np.ndarray, num_examples: int) -> torch.Tensor:
+        """Loss sums (nats) by example, (num_examples,), of this rank's rows, without gradients or dropout.
+
+        `example_BL` says which example a token belongs to; every target has one.
+        """
+        self.module.eval()
+        loss_sum_E = torch.zeros(num_examples, dtype=torch.float64, device=self.device)
+        for one_pass in self._passes(batch, self.training.micro_batch_size):
+            example_N = example_BL.ravel()[one_pass.target_origin_N]
+            loss_sum_E.index_add_(0, self.packed.to_device(example_N), self.packed.nats(one_pass).double())
+        return loss_sum_E
+
+    @torch.no_grad()
+    def forward_tokens(self, batch: "Batch") -> tuple[torch.Tensor, torch.Tensor]:
+        """Nats of each loss token, (N,) in float32, row by row, and the last hidden states, (B, L, hidden size).
+
+        One forward pass of all rows of the batch, which is to be a micro batch, without gradients or dropout. The
+        hidden states are those after the final norm, of every token; of padding they may be anything.
+        """
+        self.module.eval()
+        hidden: list[torch.Tensor] = []
+        decoder = find_decoder(base_model(self.module))
+        watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
+        try:
+            passes = self._passes(batch, len(batch.domain_B), cut=False)
+            nats = [self.packed.nats(one_pass) for one_pass in passes]
+        finally:
+            watch.remove()
+        targets = np.concatenate([one_pass.target_origin_N for one_pass in passes])
+        in_order = self.packed.to_device(np.argsort(targets, kind="stable"))
+        hidden_TH = hidden[0].new_zeros(batch.input_ids_BL.size, hidden[0].shape[-1])
+        for one_pass, hidden_SLH in zip(passes, hidden, strict=True):
+            places = one_pass.origin_SL.ravel()
+            read = self.packed.to_device(np.flatnonzero(places >= 0))
+            hidden_TH[self.packed.to_device(places[places >= 0])] = hidden_SLH.flatten(0, 1)[read]
+        return torch.cat(nats)[in_order], hidden_TH.view(*batch.input_ids_BL.shape, -1)
+
+    def step(self, learning_rate: float) -> float:
+        """Update the weights; the norm of the global gradient before clipping.
+
+        Where the norm is not finite no weight, master or moment was changed.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._wide_gradients:
+            self._wide_gradients.complete()
+        self.deepspeed.step()
+        return self._checked_update.norm if self._checked_update else float(self.deepspeed.get_global_grad_norm())
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Name -> parameter, of those that move."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
+        """Each tensor that this rank's inner optimizer steps, with what is in it; the rest of it is padding."""
+        return stepped_tensors(self)
+
+    def destroy(self) -> None:
+        """Free what DeepSpeed holds, so that another engine can be built in this process."""
+        with redirect_stdout(None):
+            self.deepspeed.destroy()
+        del self.deepspeed, self.module, self.optimizer, self.attachment
+        gc.collect()
+
+    def _sum_by_domain(
+        self, batch: "Batch", num_domains: int, compute_nats: Callable[[ForwardPass], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        loss_sum_D = torch.zeros(num_domains, dtype=torch.float64, device=self.device)
+        num_tokens_D = np.zeros(num_domains, dtype=np.int64)
+        for one_pass in self._passes(batch, self.training.micro_batch_size):
+            nats_N = compute_nats(one_pass)
+            loss_sum_D.index_add_(0, self.packed.to_device(one_pass.domain_N), nats_N.detach().double())
+            num_tokens_D += np.bincount(one_pass.domain_N, minlength=num_domains)
+        return loss_sum_D, self.packed.to_device(num_tokens_D)
+
+    def _forward_with_routers(self, one_pass: ForwardPass, global_loss_tokens: int) -> tuple[torch.Tensor, Any]:
+        """Nats of each target, and the pass's part of the step's router loss, which counts by its targets."""
+        if self.router_loss is None:
+            return self.packed.nats(one_pass), 0.0
+        with self.router_loss.watching():
+            nats_N = self.packed.nats(one_pass)
+            # Without targets it counts nothing, but has to be there: under ZeRO-3 all ranks go back through the same
+            # modules, and wait for each other.
+            is_used_SL = one_pass.is_used_SL if len(nats_N) else np.ones_like(one_pass.is_used_SL)
+            part = self.router_loss.value(is_used_SL) * (len(nats_N) / global_loss_tokens)
+        return nats_N, part
+
+    def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:
+        passes = list(passes_over(batch, self.packed.way, rows_per_pass, cut=cut))
+        if self.packed.way == "separate":
+            # Single examples fill another number of passes on each rank, and every pass may be a collective.
+            passes += [idle_pass()] * (int(max_over_ranks(len(passes), self.device)) - len(passes))
+        return passes
+
+
+def base_model(module: Any) -> PreTrainedModel:
+    """The transformers model itself, without peft around it."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
+def _import_deepspeed() -> Any:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    # Its shared-memory collectives want a compiler, take a minute to build, and are slower than none to start.
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # It adopts the process group; without this a ZeRO-3 model that is loaded before the first engine sees one rank.
+    deepspeed.init_distributed(dist_backend=dist.get_backend())
+    return deepspeed
+
+
+def _forget_initial_steps(optimizer: Any) -> None:
+    # DeepSpeed's bf16 optimizer of stage 0 steps once with zero gradients when it is made; Adam would count that step.
+    for state in getattr(optimizer, "optimizer", optimizer).state.values():
+        if "step" in state:
+            state["step"].zero_()

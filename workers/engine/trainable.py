@@ -1,0 +1,60 @@
+"""The model that DeepSpeed gets: loaded as its ZeRO stage wants it, under the training strategy."""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
+from workers.model.base_folder import read_model_type
+from workers.model.loading import check_partitions, load_model
+from workers.strategies import STRATEGIES
+
+# Classes of transformers: MixtralExperts, DbrxExpertGLU, JetMoeParallelExperts.
+_EXPERTS = re.compile("Expert")
+
+
+def load_trainable(model_config: ModelConfig, training: TrainingConfig, config: dict[str, Any]) -> torch.nn.Module:
+    """Load the model and apply the strategy; `config` is DeepSpeed's. At ZeRO-3 a collective."""
+    is_partitioned = config["zero_optimization"]["stage"] == 3
+    model = _load_partitioned(model_config, config) if is_partitioned else load_model(model_config)
+    if training.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainable = STRATEGIES[training.strategy.type].apply(model, training.strategy)
+    if is_partitioned:
+        _gather_experts_together(trainable)
+    return trainable
+
+
+def _load_partitioned(model_config: ModelConfig, config: dict[str, Any]) -> PreTrainedModel:
+    """The model in the partitions of ZeRO-3, so that no rank ever holds it whole, where its family allows that."""
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    check_partitions(read_model_type(model_config, model_config.path))
+    partitioning = HfDeepSpeedConfig(config)  # while it lives, every model that is loaded is partitioned
+    try:
+        with suppress(ValueError):
+            return load_model(model_config)
+    finally:
+        unset_hf_deepspeed_config()
+        del partitioning
+    # Some families compute initial values from shapes of weights, which partitions do not have (xLSTM), or miss a
+    # key that is there (DeepSeek V4). DeepSpeed partitions what comes whole; whatever else is wrong is raised here.
+    return load_model(model_config)
+
+
+def _gather_experts_together(model: torch.nn.Module) -> None:
+    """Let DeepSpeed gather the experts of a layer at once, and look no further into them.
+
+    Which of them a rank calls depends on its tokens. DeepSpeed takes every call of a module for a step that all ranks
+    make together, so ranks whose tokens go to unlike experts would wait for each other for ever.
+    """
+    from deepspeed.utils import set_z3_leaf_module
+
+    for module in model.modules():
+        if _EXPERTS.search(type(module).__name__):
+            set_z3_leaf_module(module, True)

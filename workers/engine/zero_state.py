@@ -1,0 +1,126 @@
+"""Whole masters and Adam moments, in and out of DeepSpeed's four ways (stages 0 to 3) of keeping them.
+
+All of it is collective: every rank makes the same calls in the same order.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TrainedState:
+    """The fp32 master and the two Adam moments of each trainable parameter, as whole tensors, by name."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._optimizer = engine.optimizer
+        # Stage 0 in fp32 has no wrapper around torch's AdamW.
+        self._inner: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        self._parameters = engine.trainable_parameters()
+        self._masters = replicated_masters(engine.optimizer, engine.zero_stage)
+        self.shapes: dict[str, torch.Size] = {
+            name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in self._parameters.items()
+        }
+        self._relink()
+
+    def materialise(self) -> None:
+        """Make the optimizer create its state: DeepSpeed and Adam do so at the first step. Its values are arbitrary."""
+        from workers.data.batches import Batch
+
+        zeros = np.zeros(1, dtype=np.int64)
+        batch = Batch(
+            step=0,
+            weights_version=0,
+            input_ids_BL=np.zeros((1, 2), dtype=np.int32),
+            position_ids_BL=np.arange(2, dtype=np.int32)[None],
+            loss_mask_BL=np.array([[False, True]]),
+            domain_B=zeros,
+            row_B=zeros,
+            global_loss_tokens=self._engine.world_size,
+            global_tokens=0,
+            global_rows_D=zeros,
+            domain_rows_seen_D=zeros,
+        )
+        self._engine.forward_backward(batch, num_domains=1)
+        self._engine.step(learning_rate=0.0)
+        self._relink()
+
+    def get(self, name: str) -> list[torch.Tensor]:
+        """Master and moments of one parameter."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        p = self._parameters[name]
+        if self._engine.zero_stage == 0:
+            master = self._masters.get(id(p), p)
+            return [master.data, *(self._inner.state[master][key] for key in _MOMENTS)]
+        return [safe_get_full_fp32_param(p), *(safe_get_full_optimizer_state(p, key) for key in _MOMENTS)]
+
+    def set(self, name: str, tensors: list[torch.Tensor]) -> None:
+        """Replace master and moments; the model's own weights follow with `publish`."""
+        p = self._parameters[name]
+        if self._engine.zero_stage == 0:
+            master = self._masters.get(id(p), p)
+            for old, new in zip(self.get(name), tensors, strict=True):
+                old.copy_(new)
+            p.data.copy_(master.data)
+        elif self._engine.zero_stage == 3:
+            self._set_partition(p, tensors)
+        else:
+            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+            safe_set_full_fp32_param(p, tensors[0])
+            for key, tensor in zip(_MOMENTS, tensors[1:], strict=True):
+                safe_set_full_optimizer_state(p, tensor, key)
+
+    def publish(self) -> None:
+        """Copy the masters to the weights that the model computes with: DeepSpeed does not."""
+        if self._engine.zero_stage in (1, 2):
+            self._optimizer.update_lp_params()
+
+    def adam_step(self) -> int:
+        """Updates done so far, which Adam's bias correction needs."""
+        return int(next(iter(self._inner.state.values()))["step"])
+
+    def set_adam_step(self, step: int) -> None:
+        """The same for all parameters, whatever groups DeepSpeed made of them."""
+        for state in self._inner.state.values():
+            state["step"].fill_(step)
+
+    def _set_partition(self, p: Any, tensors: list[torch.Tensor]) -> None:
+        import deepspeed
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        # DeepSpeed's own safe_set_full_* fails where the last rank's partition is padded.
+        length = p.ds_tensor.ds_numel
+        start = self._engine.rank * length
+        pieces = []
+        for tensor in tensors:
+            piece = torch.zeros(length, dtype=torch.float32, device=tensor.device)
+            mine = tensor.flatten()[start : start + length]
+            piece[: mine.numel()] = mine
+            pieces.append(piece)
+        safe_set_local_fp32_param(p, pieces[0])
+        for key, piece in zip(_MOMENTS, pieces[1:], strict=True):
+            safe_set_local_optimizer_state(p, piece, key)
+        with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+            p.data.copy_(tensors[0])
+
+    def _relink(self) -> None:
+        # Stages 1 and 2 link optimizer state after the first group's step only: the second group's is not found.
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state") and self._inner.state:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tensor]:
+    """Stage 0 in bf16: id of each weight -> its fp32 master. Empty in fp32, where the weight is its own master."""
+    if zero_stage != 0 or not hasattr(optimizer, "fp32_groups"):
+        return {}
+    pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+    return {id(p): master for weights, masters in pairs for p, master in zip(weights, masters, strict=True)}

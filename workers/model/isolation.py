@@ -1,0 +1,260 @@
+"""The proof that packed examples do not influence each other, made on a model's own weights, dtype and kernels.
+
+Before a run's first step a packed row is compared with its examples alone. First a short one, three examples of a few
+tokens, in every way until one is right. It comes twice in a pass, since some kernels tell examples apart only where a
+pass is one row, and once with the first example's tokens reversed: the loss of each example is what it is alone, in
+training as in evaluation, and the other tokens change no loss of the examples behind them. Then, in that way, the
+longest of the first packed rows of the stores: two forward passes of one row, which also reach what only long rows
+reach (windows and chunks of attention).
+The first way that passes is used. The last of them, every example a sequence of its own, is wrong only where tokens
+behind another change its loss, in models that are not causal; those are refused.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from workers.data.batches import Batch
+from workers.data.measured_batches import build_batch
+from workers.data.store import TokenStore
+from workers.model.packed_forward import PackedForward, Way, passes_over
+
+WAYS: tuple[Way, ...] = ("positions", "mask", "lengths", "separate")
+"""In the order in which they are tried, which is that of their cost."""
+
+_DESCRIPTIONS: dict[Way, str] = {
+    "positions": "by their positions",
+    "mask": "by a block-diagonal mask",
+    "lengths": "by their lengths",
+    "separate": "by giving every example a sequence of its own, which is slower",
+}
+# Mean difference of an example's tokens, nats. In bfloat16 a row and its examples alone are rounded differently (0.004
+# to 0.02 on small models of a hundred families), while rows of one shape that differ in a masked example hardly are.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+_INFLUENCE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.01}
+_SHORT_LENGTHS = (24, 17, 9)
+_ROWS_LOOKED_AT = 256
+
+Losses = NDArray[np.float64]
+"""(B, L) loss of each token of the rows in nats; 0 for the first one of an example."""
+
+
+class PackingError(ValueError):
+    """No way of packing gives the model correct losses; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How packed examples are kept apart, and what was measured."""
+
+    way: Way
+    difference_nats: float | None
+    """Mean over the tokens of an example of how far packing moves their loss, of the worst example; None: there is no
+    row of several examples."""
+    num_tokens: int
+    """Tokens of the row that it was measured on."""
+    refused: dict[str, str]
+    """The ways before it, and why they were not taken."""
+
+    def __str__(self) -> str:
+        if self.difference_nats is None:
+            return "every row holds a single example, so there is nothing to keep apart"
+        measured = f"{self.difference_nats:.1e} nats a token at most, on a row of {self.num_tokens:,} tokens"
+        refused = "; ".join(f"not {_DESCRIPTIONS[way]}: {why}" for way, why in self.refused.items())  # type: ignore[index]
+        text = f"packed examples are kept apart {_DESCRIPTIONS[self.way]} (difference from each alone: {measured})"
+        return f"{text}; {refused}" if refused else text
+
+
+def find_proof_row(stores: Iterable[TokenStore]) -> Batch | None:
+    """The longest of each store's first rows that hold several examples, all its tokens targets; None without one."""
+    longest: tuple[int, TokenStore, int] | None = None
+    for store in stores:
+        packed = np.flatnonzero(store.row_examples > 1)[:_ROWS_LOOKED_AT]  # those of one long example come before them
+        if len(packed):
+            row = int(packed[np.argmax(store.row_lengths[packed])])
+            if longest is None or store.row_lengths[row] > longest[0]:
+                longest = int(store.row_lengths[row]), store, row
+    if longest is None:
+        return None
+    batch = build_batch([longest[1]], [(0, longest[2])])
+    return replace(batch, loss_mask_BL=batch.position_ids_BL > 0)
+
+
+@torch.no_grad()
+def prove_isolation(
+    forward: PackedForward, row: Batch | None, over_ranks: Callable[[float], float] = lambda difference: difference
+) -> Isolation:
+    """Find the first way in which the model is right, and let `forward` use it.
+
+    Args:
+        forward: the model.
+        row: as `find_proof_row` gives it.
+        over_ranks: the largest difference of all ranks, which then agree; every rank brings the same row.
+
+    Raises:
+        PackingError: no way is right.
+    """
+    if row is None:
+        return Isolation("positions", None, 0, {})
+    proof = _Proof(forward, row, over_ranks)
+    refused: dict[str, str] = {}
+    with _without_noise(forward.model):
+        for way in WAYS:
+            fault = forward.why_not(way) or proof.find_fault(way)
+            if fault is None:
+                return Isolation(way, proof.difference, proof.num_tokens, refused)
+            refused[way] = fault
+    faults = "; ".join(f"{way}: {why}" for way, why in refused.items())
+    raise PackingError(
+        f"data.packing: this model's losses depend on neighbouring tokens, even on later ones ({faults}); "
+        "it is not a causal language model that raymix can train"
+    )
+
+
+_CALL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ImportError,
+)
+"""What a model raises that does not know an argument, or has no kernel for it."""
+
+
+class _Proof:
+    """A packed row and a short one, and what their examples lose alone."""
+
+    def __init__(self, forward: PackedForward, row: Batch, over_ranks: Callable[[float], float]) -> None:
+        self._forward = forward
+        self._over_ranks = over_ranks
+        self._tolerance = _TOLERANCE[forward.model.dtype]
+        short = shorten(row)
+        self._row, self._short = row, _twice(short)
+        self._is_longer = row.input_ids_BL.size > short.input_ids_BL.size
+        self._short_alone: Losses | None = None
+        self._alone: Losses | None = None
+        self.difference = 0.0
+        self.num_tokens = row.input_ids_BL.size
+
+    def find_fault(self, way: Way) -> str | None:
+        """What is wrong with a way, or None."""
+        if self._short_alone is None:
+            self._short_alone = self._define()
+            if not np.isfinite(self._short_alone).all():
+                raise PackingError(
+                    "the model's loss on a single example is NaN or infinite before the first step; check the base "
+                    "model and, with LoRA, use_dora (a row of zeros has no direction)"
+                )
+        try:
+            for is_training in (False, True):
+                packed = self._losses(self._short, way, is_training=is_training)
+                self.difference = self._compare(self._short, packed, self._short_alone)
+                if not self.difference <= self._tolerance:
+                    return f"an example's loss differs by {self.difference:.2g} nats a token"
+            influence = self._compare(self._short, packed[1:], packed[:1], first_example=1)
+            if not influence <= _INFLUENCE_TOLERANCE[self._forward.model.dtype]:
+                return f"other tokens in one example change another's loss by {influence:.2g} nats a token"
+            return self._find_fault_of_long_row(way) if self._is_longer and way != "separate" else None
+        except _CALL_ERRORS as error:
+            self._forward.recover()
+            return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+
+    def _define(self) -> Losses:
+        """Whole examples, one a pass, without any padding; a model that is not causal shows by it too."""
+        try:
+            return self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
+        except _CALL_ERRORS as error:
+            raise PackingError(
+                f"the model cannot be called on a single example ({type(error).__name__}: {error}); is this family, "
+                "with this training.strategy, one that transformers and peft can compute?"
+            ) from error
+
+    def _find_fault_of_long_row(self, way: Way) -> str | None:
+        if self._alone is None:
+            self._alone = self._losses(self._row, "separate")
+        self.difference = self._compare(self._row, self._losses(self._row, way), self._alone)
+        if not self.difference <= self._tolerance:
+            return f"in a row of {self.num_tokens:,} tokens a loss differs by {self.difference:.2g} nats a token"
+        return None
+
+    def _losses(
+        self, batch: Batch, way: Way, *, is_training: bool = True, cut: bool = True, tokens_per_pass: int | None = None
+    ) -> Losses:
+        self._forward.way = way
+        self._forward.model.train(is_training)
+        losses = np.zeros(batch.input_ids_BL.size)
+        for one_pass in passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass):
+            losses[one_pass.target_origin_N] = self._forward.nats(one_pass).double().cpu().numpy()
+        return losses.reshape(batch.input_ids_BL.shape)
+
+    def _compare(self, batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:
+        """Mean difference of the example that differs most, of all rows and ranks; from that example of a row on."""
+        example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the rows are alike
+        is_target_L = batch.loss_mask_BL[0]
+        counts = np.bincount(example_L[is_target_L])
+        means = [
+            np.bincount(example_L[is_target_L], weights=difference_L[is_target_L]) / np.maximum(counts, 1)
+            for difference_L in np.abs(ours_BL - theirs_BL)
+        ]
+        return self._over_ranks(float(np.max(np.array(means)[:, first_example:])))
+
+
+def shorten(row: Batch) -> Batch:
+    """The beginnings of the row's first examples as a row of their own."""
+    starts = np.flatnonzero(row.position_ids_BL[0] == 0)
+    ends = np.append(starts[1:], row.position_ids_BL.shape[1])
+    pieces = [
+        np.arange(start, min(end, start + length))
+        for start, end, length in zip(starts, ends, _SHORT_LENGTHS)  # noqa: B905
+    ]
+    columns = np.concatenate(pieces)
+    return replace(
+        row,
+        input_ids_BL=row.input_ids_BL[:, columns],
+        position_ids_BL=row.position_ids_BL[:, columns],
+        loss_mask_BL=row.loss_mask_BL[:, columns],
+    )
+
+
+def _twice(row: Batch) -> Batch:
+    """The row, and the row with its first example's tokens reversed."""
+    end = int(np.flatnonzero(row.position_ids_BL[0] == 0)[1])
+    input_ids_BL = np.repeat(row.input_ids_BL, 2, axis=0)
+    input_ids_BL[1, :end] = input_ids_BL[1, :end][::-1]
+    return replace(
+        row,
+        input_ids_BL=input_ids_BL,
+        position_ids_BL=np.repeat(row.position_ids_BL, 2, axis=0),
+        loss_mask_BL=np.repeat(row.loss_mask_BL, 2, axis=0),
+        domain_B=np.repeat(row.domain_B, 2),
+        row_B=np.repeat(row.row_B, 2),
+    )
+
+
+@contextmanager
+def _without_noise(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout and router jitter, and at the end in the mode in which the model was."""
+    was_training = model.training
+    holders = [*model.modules(), model.config, model.config.get_text_config()]  # some families ask their config
+    noisy = [
+        (module, name, value)
+        for module in holders
+        for name, value in vars(module).items()
+        if isinstance(value, float)
+        and (any(word in name for word in ("drop", "jitter")) or (name == "p" and isinstance(module, torch.nn.Dropout)))
+    ]
+    for module, name, _ in noisy:
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name, value in noisy:
+            setattr(module, name, value)
+        model.train(was_training)

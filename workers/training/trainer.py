@@ -1,0 +1,270 @@
+"""One rank's part in one attempt at a run: what it holds, and the steps that the loop is made of.
+
+All ranks call the same methods in the same order; each of them is a collective.
+"""
+
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from workers.clock import utc_now
+from workers.contracts import DomainFeedback, WeightsSource
+from workers.data.batches import Batch, BatchLoader
+from workers.data.end_of_turn import taught_end
+from workers.data.store import TokenStore
+from workers.durable import write_durably
+from workers.engine import checkpoint
+from workers.engine.collectives import on_rank_zero, sum_over_ranks
+from workers.engine.engine import Engine
+from workers.engine.learning_rate import learning_rate
+from workers.events import note_event
+from workers.export import export_model, held_out_examples
+from workers.model.isolation import find_proof_row
+from workers.model.loading import load_tokenizer
+from workers.signals.meter import SignalMeter
+from workers.signals.pool import SignalPool
+from workers.strategies import Attachment
+from workers.training.plan import TrainingPlan
+from workers.training.step_log import StepLog
+from workers.training.weights_source import SharedSource
+from workers.validation.best import Best, better, with_start
+from workers.validation.loss_meter import LossMeter
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss or gradient is NaN or infinite. No checkpoint after it is written."""
+
+
+class Rank:
+    """Built from the plan, at the newest complete checkpoint or at the base model."""
+
+    def __init__(self, plan: TrainingPlan, source: WeightsSource) -> None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        self.plan = plan
+        self.names = list(plan.domains)
+        train_stores, eval_stores = plan.open_stores()
+        self.trained = list(train_stores)
+        self._train_stores = list(train_stores.values())
+        self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
+        self.source = SharedSource(source, self.engine.device)
+        self.attempt = self.source.open_attempt()
+        self.num_steps_done, self.best = self._restore()
+        self._prove_isolation(train_stores, eval_stores)
+        micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
+        self.loss_meter = LossMeter(self.engine, eval_stores, max_rows, plan.folder, self.num_steps_done)
+        self.signal_meter: SignalMeter | None = None
+        if plan.signals:
+            pool = SignalPool(train_stores, plan.seed, plan.evaluation.signal_examples, micro_batch_size)
+            self.signal_meter = SignalMeter(plan.signals, pool, self.engine, plan.folder, self.num_steps_done)
+        schedule = plan.build_schedule(train_stores)
+        horizon = plan.evaluation.every
+        self.loader = BatchLoader(list(train_stores.values()), schedule, rank, world_size, horizon)
+        row_counts = {name: store.num_rows for name, store in train_stores.items()}
+        self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
+        self.weights_version = 0
+        self._last_saved = self.num_steps_done
+        self._step_began = 0.0
+
+    def follow_history(self) -> None:
+        """Let every version of the journal hold from its step on."""
+        for weights in self.source.history():
+            self.loader.announce(weights)
+
+    def follow_weights(self, step: int) -> bool:
+        """Let the version that the controller gives for `step` hold; the step's time counts from here. False: it gives
+        none, since the training is to stop before this step."""
+        self._step_began = time.perf_counter()
+        weights = self.source.pull(step)
+        if weights is None:
+            return False
+        if weights.version > self.weights_version + 1:  # a person asked for several changes since
+            self.follow_history()
+        self.loader.announce(weights)
+        self.weights_version = weights.version
+        return True
+
+    def train_step(self, step: int) -> None:
+        """One optimizer step on the step's batch.
+
+        Raises:
+            NonFiniteLossError: a loss or the gradient is not finite; the update was not made.
+        """
+        batch = self.loader.get(step)
+        local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
+        loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
+        self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
+        rate = learning_rate(step, self.plan.num_steps, self.plan.training)
+        watched = self._watch(step)
+        grad_norm = self.engine.step(rate)
+        if not math.isfinite(grad_norm):
+            raise self._diverged(
+                step,
+                f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was "
+                "not made; lower training.learning_rate, or look at the rows of this step",
+            )
+        seconds = time.perf_counter() - self._step_began
+        speed = batch.global_tokens / seconds
+        values = {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds}
+        if self.engine.router_loss is not None:
+            values["router_loss"] = sum_over_ranks(self.engine.router_loss_sum, self.engine.device)
+        self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
+
+    def measure(self, step: int) -> None:
+        """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best.
+
+        Raises:
+            NonFiniteLossError: at step 0, a loss of the model to start from is not finite.
+        """
+        began = time.perf_counter()
+        losses = self.loss_meter.measure()
+        if step == 0:
+            _refuse_start({name: part.loss_sum_nats for name, part in losses.items()})
+        evaluated = time.perf_counter()
+        signals = self.signal_meter.measure(step) if self.signal_meter else {}
+        feedback = DomainFeedback(
+            run_id=self.plan.run_id,
+            attempt=self.attempt,
+            step=step,
+            weights_version=self.weights_version,
+            **self.loss_meter.describe(losses),
+            signals=signals,
+            evaluation_seconds=evaluated - began,
+            signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
+            time=utc_now(),
+        )
+        self.loader.announce(self.source.push(feedback))
+        self.loss_meter.record(step, losses)  # only now: an attempt that was fenced out must not get here
+        if (criterion := self.plan.evaluation.best) is None:
+            return
+        before, self.best = self.best, better(self.best, feedback, criterion, self.names)
+        if step == 0:
+            self._drop_best(step)
+        elif self.best is not before:
+            self._write_model(self.plan.folder / "best")
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint of `step`, unless it is there; what the logs say of it is on disk first."""
+        if step == self._last_saved:
+            return
+        self._last_saved = step
+        self.log.flush()
+        training = self.plan.training
+        state = {"step": step, "best": self.best}
+        checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
+
+    def export(self) -> None:
+        """Write the trained model and what it loses on each held-out example, if they are wanted."""
+        if self.plan.export:
+            self.loss_meter.write_last(self.plan.num_steps)
+            self._write_model(self.plan.folder / "model")
+
+    def close(self) -> None:
+        """Free everything."""
+        self.loader.close()
+        self.log.close()
+        self.engine.destroy()
+
+    def _write_model(self, folder: Path) -> None:
+        tokenizer = load_tokenizer(self.plan.model)
+        end_id = taught_end(tokenizer, self._train_stores)
+        export_model(self.engine, tokenizer, folder, held_out_examples(self.loss_meter.batches), end_id)
+
+    def _watch(self, step: int) -> Attachment | None:
+        """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""
+        is_measured = step % self.plan.evaluation.every == 0 or step == self.plan.num_steps
+        if self.engine.attachment is None or not is_measured:
+            return None
+        self.engine.attachment.watch()
+        return self.engine.attachment
+
+    def _prove_isolation(self, *stores: dict[str, TokenStore]) -> None:
+        """Choose how packed examples are kept apart, and write down what was measured."""
+        isolation = self.engine.prove_isolation(find_proof_row(store for part in stores for store in part.values()))
+        if dist.get_rank() == 0:
+            write_durably(self.plan.folder / "isolation.json", json.dumps(asdict(isolation), indent=1).encode())
+            note_event(self.plan.folder, self.num_steps_done, "packing", str(isolation))
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.plan.folder / "checkpoints"
+
+    def _restore(self) -> tuple[int, dict[str, Any] | None]:
+        """Steps done and best model so far, after putting the newest complete checkpoint into the engine."""
+        newest, faults = on_rank_zero(self._find_checkpoint)
+        state: dict[str, Any] = {"step": 0, "best": None}
+        origin, start = "the base model", self.plan.start
+        if newest:
+            state = checkpoint.load(self.engine, newest)
+        elif start:
+            origin = str(start.checkpoint or start.model.path)
+            if start.checkpoint:
+                checkpoint.load(self.engine, start.checkpoint, start.keeps_optimizer)
+        if dist.get_rank() == 0:
+            for fault in faults:
+                note_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
+            begins = f"goes on after step {state['step']}" if newest else f"starts from {origin}"
+            note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
+        return state["step"], self._best_of(state) if newest else None
+
+    def _best_of(self, state: dict[str, Any]) -> Best | None:
+        """The best so far, by a checkpoint's state."""
+        criterion, folder = self.plan.evaluation.best, self.plan.folder
+        best: Best | None = on_rank_zero(lambda: with_start(state["best"], folder, criterion, self.names))
+        if best and best["step"] == 0:
+            self._drop_best(state["step"])
+        return best
+
+    def _drop_best(self, step: int) -> None:
+        """Remove a `best/` of steps that are trained again, or of a version that did not count step 0."""
+        folder = self.plan.folder
+        if dist.get_rank() == 0 and (folder / "best").exists():
+            shutil.rmtree(folder / "best")
+            why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts anew"
+            note_event(folder, step, "best", f"best/ is removed: {why}")
+
+    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
+        faults: list[str] = []
+        return checkpoint.latest_checkpoint(self._checkpoints, faults.append), faults
+
+    def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
+        """Stop on every rank alike: the sums are the same on all of them."""
+        bad = [d for d, loss in enumerate(loss_sum_D) if not math.isfinite(loss)]
+        if bad:
+            mine = [d for d in bad if not math.isfinite(local_sum_D[d])]
+            rows = {self.trained[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
+            raise self._diverged(
+                batch.step,
+                f"step {batch.step}: the training loss of {[self.trained[d] for d in bad]} is not finite, the update "
+                f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate",
+            )
+
+    def _diverged(self, step: int, message: str) -> NonFiniteLossError:
+        """What ends the run, noted in its events too: it leaves no summary."""
+        if dist.get_rank() == 0:
+            note_event(self.plan.folder, step, "diverged", message)
+        return NonFiniteLossError(message)
+
+
+def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
+    """Stop before the first step, on every rank alike: nothing can come of a model that is NaN to begin with."""
+    bad = {name: loss for name, loss in loss_sum_nats.items() if not math.isfinite(loss)}
+    if bad:
+        told = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
+        raise NonFiniteLossError(
+            f"before the first step: under the model to start from the loss of {told}; its weights are damaged, or its "
+            "numbers too large for model.dtype: look at the files of model.path, or try model.dtype float32"
+        )
+
+
+def _sum_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:
+    both = torch.stack([loss_sum_D, num_tokens_D.double()])  # counts are exact in float64 up to 2^53
+    dist.all_reduce(both)
+    loss_sums, counts = both.tolist()
+    return loss_sums, [int(count) for count in counts]

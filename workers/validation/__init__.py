@@ -1,0 +1,1 @@
+"""Held-out losses by domain: which examples, what each of them loses, and how sure that is."""
