@@ -17,13 +17,15 @@ import numpy as np
 from rich.console import Console
 
 from orchestrator.cluster.session import ray_session
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import DetectionConfig
-from orchestrator.config.run import ClusterConfig, RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.prepare.detection.distribution import Distribution
 from orchestrator.prepare.detection.domain_texts import cut_windows, find_domain_texts
 from orchestrator.prepare.detection.judges import JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import parsed
-from orchestrator.prepare.detection.quantification import Calibration, average, correct, hard_answers, total_variation
+from orchestrator.prepare.detection.judges.calibration import Calibration
+from orchestrator.prepare.detection.quantification import average, correct, hard_answers, total_variation
 from orchestrator.prepare.detection.rounds import find_distribution
 from orchestrator.prepare.detection.view import distribution_view
 from workers.model.loading import load_tokenizer
@@ -32,9 +34,9 @@ ROWS_PER_MIXTURE = 300
 CALIBRATION_ROWS = 300  # of each domain, from the training side
 
 
-def read_config(data: Path, model: Path, output: Path, num_texts: int, num_workers: int) -> RunConfig:
+def read_config(data: Path, model: Path, output: Path, num_texts: int, num_workers: int) -> SweepConfig:
     """A configuration that only its detection is used of."""
-    return RunConfig.model_validate(
+    return SweepConfig.model_validate(
         {
             "name": "detection",
             "output_dir": str(output),
@@ -52,7 +54,7 @@ def read_config(data: Path, model: Path, output: Path, num_texts: int, num_worke
     )
 
 
-def measure_mixtures(config: RunConfig, num_mixtures: int) -> dict[str, list[float]]:
+def measure_mixtures(config: SweepConfig, num_mixtures: int) -> dict[str, list[float]]:
     """Total variation of each estimate on random mixtures of rows that neither judge nor calibration has seen."""
     settings: DetectionConfig = config.detection
     assert settings.judge.type == "classifier"

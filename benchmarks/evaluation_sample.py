@@ -25,10 +25,10 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.prepare.token_stores import prepare_stores
 from orchestrator.training.plan import build_plan, domain_sizes
-from orchestrator.training.single_process import train_alone
+from orchestrator.training.single_process import train_in_process
 from orchestrator.views.quiet import chatter_to
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
@@ -63,7 +63,7 @@ def measure(data: Path, model: Path, steps: int, is_larger: bool, folder: Path) 
     for part in sorted(path.parent for path in data.glob("*/train.jsonl.gz")):
         own = {"eval_fraction": LARGER_FRACTION} if is_larger else {"eval": [str(part / "eval.jsonl.gz")]}
         domains[part.name] = {"train": [str(part / "train.jsonl.gz")], **own}
-    config = RunConfig.model_validate(
+    config = SweepConfig.model_validate(
         {
             "name": "larger" if is_larger else "own",
             "output_dir": str(folder),
@@ -86,7 +86,7 @@ def measure(data: Path, model: Path, steps: int, is_larger: bool, folder: Path) 
     stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir)
     plan = build_plan(config, "sample", stores).model_copy(update={"export": False})
     plan.folder.mkdir(parents=True)
-    train_alone(plan, config.mixing, domain_sizes(stores))
+    train_in_process(plan, config.mixing, domain_sizes(stores))
     return {name: pair.eval for name, pair in stores.items()}, plan.folder
 
 

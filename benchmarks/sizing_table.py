@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
 
 GPUS, GPUS_A_NODE, STAGES = (1, 8, 16, 64), 8, (1, 2, 3)
@@ -58,9 +58,9 @@ MODELS = (
 )
 
 
-def run_config(folder: Path, strategy: str, num_gpus: int, stage: int) -> RunConfig:
+def run_config(folder: Path, strategy: str, num_gpus: int, stage: int) -> SweepConfig:
     """Rows of 4,096 tokens, one at a time, activations computed again: as large models are fine-tuned."""
-    return RunConfig.model_validate(
+    return SweepConfig.model_validate(
         {
             "name": "sizing",
             "model": {"path": str(folder), "dtype": "bfloat16"},

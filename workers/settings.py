@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -47,3 +47,12 @@ class Settings(BaseModel):
     """A group of configuration keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def replaced(self, **changes: Any) -> Self:
+        """The same settings with these changes, which are checked like any others.
+
+        Raises:
+            ValidationError: a key is not known, or the settings do not fit together.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate(given | changes)

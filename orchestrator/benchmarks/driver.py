@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.benchmarks.harness import evaluate_model, harness_version, load_tasks
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import read_begun
 from orchestrator.export.driver import find_result
 from orchestrator.runs.benchmark_record import FILE_NAME, add_scores, read_scores, scores_from
 from orchestrator.views.benchmarks import ScoringView, scores_table
@@ -47,8 +47,8 @@ def evaluate(
         raise ValueError("--tasks names no task; for one: --tasks gsm8k")
     version = harness_version()
     read_scores(run_folder)  # a damaged file is told of now, not after hours
-    base = RunConfig.model_validate_json((run_folder / "config.json").read_bytes()).model.with_absolute_paths()
-    result = base.model_copy(update={"path": str(result_folder), "revision": None, "chat_template": None})
+    base = read_begun(run_folder).model.with_absolute_paths()
+    result = base.replaced(path=str(result_folder), revision=None, chat_template=None)
     measured = {}
     with chatter_to(run_folder / "raymix.log") as quiet_console:
         quiet_console.print(f"loading {', '.join(names)}", markup=False, highlight=False)

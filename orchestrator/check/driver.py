@@ -11,14 +11,16 @@ from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan,
 from orchestrator.check.view import print_plan
 from orchestrator.config.files import left_aside
 from orchestrator.config.machine import crowding
+from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
+from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
 from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
 from orchestrator.runs.data_record import DomainCounts, Finding
+from orchestrator.runs.folder import is_finished
 from orchestrator.sweeps.stages.chain import plan_stages
-from orchestrator.training.driver import prepare
 from orchestrator.training.plan import (
     budget_warning,
     count_steps,
@@ -29,7 +31,7 @@ from orchestrator.training.plan import (
 from orchestrator.views.terminal import printable
 
 
-def check(config: RunConfig, console: Console) -> None:
+def check(config: PlanConfig, console: Console) -> None:
     """Prepare the token stores, then print rows and what left them, epochs at the initial weights, steps and memory.
 
     A plan of stages is written out, stage by stage.
@@ -38,7 +40,7 @@ def check(config: RunConfig, console: Console) -> None:
         print_plan(plan, console)
 
 
-def checked_plans(config: RunConfig, console: Console) -> Iterator[CheckedPlan]:
+def checked_plans(config: PlanConfig, console: Console) -> Iterator[CheckedPlan]:
     """The plan of a run, or that of every stage in their order, for programs.
 
     Args:
@@ -48,10 +50,11 @@ def checked_plans(config: RunConfig, console: Console) -> Iterator[CheckedPlan]:
     Raises:
         ValueError: the run could not start.
     """
+    data = PreparedData(console)
     if not config.stage_list:
-        yield _check_run(config, prepare(config, console))
+        yield _check_run(config, data.stores(config))
         return
-    chain = plan_stages(config, lambda run: prepare(run, console))
+    chain = plan_stages(config, data.stores)
     for number, planned in enumerate(chain, start=1):
         folder = planned.find_folder()
         place = StagePlace(
@@ -60,12 +63,12 @@ def checked_plans(config: RunConfig, console: Console) -> Iterator[CheckedPlan]:
             name=planned.stage.name,
             starts_from=None if planned.parent is None else chain[planned.parent].stage.name,
             folder=str(folder),
-            is_finished=(folder / "summary.json").exists(),
+            is_finished=is_finished(folder),
         )
-        yield _check_run(planned.run, planned.stores).model_copy(update={"stage": place})
+        yield _check_run(planned.run, planned.stores, place)
 
 
-def _check_run(config: RunConfig, stores: Mapping[str, DomainStores]) -> CheckedPlan:
+def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: StagePlace | None = None) -> CheckedPlan:
     known = with_known_shares(config)
     num_steps = count_steps(known or config, stores)
     num_rows = num_steps * config.training.global_batch_size
@@ -74,6 +77,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores]) -> Checked
     model = _look_at_model(config, stores)
     return CheckedPlan(
         name=config.name,
+        stage=stage,
         steps=num_steps,
         global_batch_size=config.training.global_batch_size,
         micro_batch_size=config.training.micro_batch_size,

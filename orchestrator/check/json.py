@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.check.record import RefusedPlan
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.run import RunConfig
+from orchestrator.config.plan import PlanConfig
 from orchestrator.runs.data_record import Finding
 
 _KEY = re.compile(r"(?:.*?:\d+: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
@@ -19,7 +19,7 @@ _SET = re.compile(r"--set ([A-Za-z_][\w.\[\]-]*)=")
 _DOMAIN = re.compile(r"domain '([^']+)': ")
 
 
-def print_checked(load: Callable[[], RunConfig]) -> None:
+def print_checked(load: Callable[[], PlanConfig]) -> None:
     """Check the configuration that `load` gives, and print the outcome.
 
     Raises:
@@ -47,7 +47,7 @@ def _where(line: str) -> str:
     if found := _DOMAIN.match(line):
         return f"domains.{found.group(1)}"
     found = _SET.match(line) or _KEY.match(line)
-    is_key = found is not None and re.split(r"[.\[]", found.group(1))[0] in RunConfig.model_fields
+    is_key = found is not None and re.split(r"[.\[]", found.group(1))[0] in PlanConfig.model_fields
     return found.group(1) if found and is_key else ""
 
 

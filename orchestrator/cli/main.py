@@ -48,9 +48,9 @@ def run(config: ConfigFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train; the same command goes on where it stopped."""
     with plain_errors():
         settings = load_config(config, overrides)
-        from orchestrator.training.driver import run as run_training
+        from orchestrator.sweeps.stages.driver import run as run_training
 
-        run_training(settings, Console())
+        run_training(settings.plan, Console())
 
 
 @app.command()
@@ -62,8 +62,8 @@ def reference(
     """Compute the reference losses that VersaTune compares with: the best of fine-tuning on each domain alone."""
     with plain_errors():
         settings = load_config(config, overrides)
-        from orchestrator.sweeps.references import write_references
-        from orchestrator.training.driver import reference as compute
+        from orchestrator.sweeps.references import reference as compute
+        from orchestrator.training.resolve import write_references
 
         losses = compute(settings, Console())
         write_references(output, losses)
@@ -96,7 +96,7 @@ def study(
     """Study how amounts and order of data act (DMT): the cells of `study`, trainings that they share done once."""
     with plain_errors():
         settings = load_config(config, overrides)
-        from orchestrator.sweeps.study.running import run_study
+        from orchestrator.sweeps.study.driver import run_study
 
         run_study(settings, Console(), estimate_only=estimate, tokens_per_second=tokens_per_second)
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from orchestrator.cluster.targets import announced_to_prometheus
-from orchestrator.config.run import ClusterConfig
+from orchestrator.config.cluster import ClusterConfig
 
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",

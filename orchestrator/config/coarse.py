@@ -9,7 +9,7 @@ from workers.settings import Settings
 from workers.strategies.cofitune.config import Module, ModuleSet
 
 if TYPE_CHECKING:
-    from orchestrator.config.run import RunConfig
+    from orchestrator.config.sweep import SweepConfig
 
 Modules = Annotated[list[Module | ModuleSet], Field(min_length=1)]
 
@@ -37,7 +37,7 @@ class CoarseSearchConfig(Settings):
     stops where such files are missing, names them, and goes on by the same command."""
 
 
-def check_coarse_search(config: "RunConfig") -> None:
+def check_coarse_search(config: "SweepConfig") -> None:
     """Refuse a search that cannot be scored.
 
     Raises:

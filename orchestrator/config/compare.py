@@ -8,7 +8,7 @@ from workers.nearest import meant
 from workers.settings import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.config.run import RunConfig
+    from orchestrator.config.sweep import SweepConfig
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 
@@ -23,7 +23,7 @@ class CompareConfig(Settings):
     """Domain that is to be learned: also compare its gain, and what happens to all others. Default: mixing.target."""
 
 
-def check_compare(config: "RunConfig") -> None:
+def check_compare(config: "SweepConfig") -> None:
     """Refuse a target that is no domain.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from workers.nearest import find_nearest, suggest
 
 KeyPath = tuple[str | int, ...]
@@ -46,7 +46,7 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
         if detail["type"] in ("literal_error", "path_type") and isinstance(detail["input"], dict):
             continue  # the branch for a word or a file; the one for a mapping says what is wrong
         what = _what(detail, key, data)
-        if not key and detail["type"] == "value_error":  # RunConfig's own checks put the key in front
+        if not key and detail["type"] == "value_error":  # checks of the whole configuration put the key in front
             name, _, what = what.partition(": ")
             key = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.[\]]+", name))
         known = faults.setdefault(key, [])
@@ -72,7 +72,7 @@ def _misspelt(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Ke
     for detail in error.errors():
         if detail["type"] == "extra_forbidden":
             key = _key_path(detail, data)
-            model = _model_at(RunConfig, key[:-1], data)
+            model = _model_at(SweepConfig, key[:-1], data)
             if model and (near := find_nearest(str(key[-1]), model.model_fields)):
                 yield key, near
 
@@ -113,7 +113,7 @@ def _what(detail: ErrorDetails, key: KeyPath, data: dict[str, Any]) -> str:
         case "literal_error":
             return f"is {found!r}; it must be {context['expected']}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            model = _model_at(RunConfig, key, data)
+            model = _model_at(SweepConfig, key, data)
             return f"is {_shorten(found)}; give a group of keys{f': {_names(model)}' if model else ''}"
         case "string_type" if isinstance(found, int | float):
             kind = "yes or no" if isinstance(found, bool) else "a number"
@@ -136,15 +136,15 @@ def _tags(context: dict[str, Any]) -> list[str]:
 
 def _unknown_key(key: KeyPath, data: dict[str, Any]) -> str:
     name = str(key[-1])
-    model = _model_at(RunConfig, key[:-1], data)
-    homes = dict.fromkeys(format_path((*path, name)) for path, fields in _groups(RunConfig, ()) if name in fields)
+    model = _model_at(SweepConfig, key[:-1], data)
+    homes = dict.fromkeys(format_path((*path, name)) for path, fields in _groups(SweepConfig, ()) if name in fields)
     if homes:
         least = min(home.count(".") for home in homes)
         return f"unknown key here; it belongs at {' or '.join(home for home in homes if home.count('.') == least)}"
     return f"unknown key{suggest(name, model.model_fields if model else [], 'known here')}"
 
 
-def unknown_changes(config: RunConfig) -> list[Fault]:
+def unknown_changes(config: SweepConfig) -> list[Fault]:
     """One fault for every key that a variant to compare, or a space to search, changes and no configuration has."""
     faults: list[Fault] = []
     for label, changes in config.compare.variants.items():
@@ -168,7 +168,7 @@ def _leaves(changes: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
 
 def _unknown_change(key: KeyPath) -> str | None:
     """What is wrong with a key path; None where some kind of configuration has it."""
-    choices: list[type[BaseModel]] = [RunConfig]
+    choices: list[type[BaseModel]] = [SweepConfig]
     is_named = False  # whether the next part is a name of the user's choosing
     for part in key:
         if not choices:

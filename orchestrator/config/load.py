@@ -1,4 +1,4 @@
-"""YAML -> RunConfig, with every fault named by file:line and key path before anything is started.
+"""YAML -> SweepConfig, with every fault named by file:line and key path before anything is started.
 
 Safe YAML only: no tags, no duplicate keys, and bounded in bytes, depth and values, aliases written out.
 """
@@ -14,7 +14,7 @@ from orchestrator.config.errors import ConfigError, Fault, KeyPath, describe, fo
 from orchestrator.config.files import missing_files
 from orchestrator.config.machine import missing_gpus, unwritable_output
 from orchestrator.config.overrides import Origins, apply_overrides
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from workers.nearest import find_nearest
 
 _MAX_BYTES = 2**18
@@ -50,7 +50,7 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> SweepConfig:
     """Read, override and check a configuration.
 
     Args:
@@ -64,7 +64,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
     data, origins = _parse(path)
     apply_overrides(overrides, data, origins, lambda text: yaml.load(text, _BoundedLoader))
     try:
-        config = RunConfig.model_validate(data)
+        config = SweepConfig.model_validate(data)
     except ValidationError as error:
         raise _config_error(path, origins, describe(error, data)) from None
     if faults := unknown_changes(config):

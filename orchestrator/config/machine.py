@@ -2,8 +2,9 @@
 
 import os
 
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.errors import Fault
-from orchestrator.config.run import ClusterConfig, RunConfig
+from orchestrator.config.run import RunConfig
 
 
 def missing_gpus(config: RunConfig) -> list[Fault]:

@@ -43,7 +43,7 @@ def _chain(plan: Plan, domains: Mapping[str, dict[str, float] | None]) -> list[S
     """Stages by name, each from the one before, with the plan's own settings; the first has no optimizer to keep."""
     settings = {key: getattr(plan, key) for key in StageSettings.model_fields}
     stages = [StageConfig(name=name, domains=amounts, **settings) for name, amounts in domains.items()]
-    first = stages[0].model_copy(update={"start": "base", "optimizer": "fresh"})
+    first = stages[0].replaced(start="base", optimizer="fresh")
     return [first, *stages[1:]]
 
 

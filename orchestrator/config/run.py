@@ -1,21 +1,16 @@
-"""The configuration of a run: the workers' parts composed with mixing and cluster. No torch, no Ray: milliseconds.
+"""The configuration of one training: the workers' parts composed with mixing and cluster.
 
-`loading.py` reads it from YAML; this file says what it is and which combinations make sense.
+`plan.py` adds stages, `sweep.py` the sections of the verbs that train many runs.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from orchestrator.config.coarse import CoarseSearchConfig, check_coarse_search
-from orchestrator.config.compare import CompareConfig, check_compare
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import DetectionConfig
-from orchestrator.config.plans import expand
-from orchestrator.config.search import AnySearchConfig, check_search
-from orchestrator.config.stage_runs import check_stages
-from orchestrator.config.stages import AnyPlan, StageConfig, StartConfig
-from orchestrator.config.study import StudyConfig, check_study
+from orchestrator.config.stages import StartConfig
 from orchestrator.config.tracking import AnyTrackerConfig, check_tracking
 from orchestrator.mixing import AnyMixingConfig
 from orchestrator.mixing.base import check_domains, check_target
@@ -30,30 +25,6 @@ from workers.strategies.cofitune import CoFiTuneConfig
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
-class ClusterConfig(Settings):
-    """Where the run's workers are."""
-
-    address: str = "local"
-    """`local` starts Ray on this machine, `auto` joins the cluster this machine belongs to; or a head's host:port."""
-    num_workers: Annotated[int, Field(ge=1)] = 1
-    """Training workers, one rank each."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """GPUs of each worker; 0 trains on the CPU."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """CPUs of each worker."""
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray's runtime environment (pip, env_vars, image_uri, ...) of the run's processes on a cluster that it joins."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often the worker group may be lost and started again from the last checkpoint."""
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _whole_above_one(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError(f"is {value:g}; Ray gives out whole GPUs above one: use {int(value)} or {int(value) + 1}")
-        return value
-
-
 class ReferenceConfig(Settings):
     """How reference losses are computed: fine-tuning on each domain alone, keeping the best held-out loss."""
 
@@ -64,7 +35,7 @@ class ReferenceConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that says what a run does."""
+    """One training."""
 
     name: Name
     """Name of the run, and of its folder in output_dir."""
@@ -92,17 +63,6 @@ class RunConfig(Settings):
     """Where the run's workers are."""
     start: StartConfig | None = None
     """A finished run to go on from; default: the base model."""
-    stages: Annotated[list[StageConfig] | AnyPlan, AfterValidator(expand)] = Field(default_factory=list)
-    """An ordered plan of stages, each an ordinary run that starts where another ended: a list, or a ready-made plan
-    by name (multi_task, sequential, mixed_sequential, dmt), which stands for one."""
-    study: StudyConfig | None = None
-    """What `raymix study` compares; other verbs take no notice of it."""
-    compare: CompareConfig = CompareConfig()
-    """Variants for `raymix compare`; other verbs take no notice of them."""
-    coarse_search: CoarseSearchConfig | None = None
-    """What `raymix coarse-search` looks for; other verbs take no notice of it."""
-    search: AnySearchConfig | None = None
-    """What `raymix tune` searches; other verbs take no notice of it."""
     tracking: Annotated[list[AnyTrackerConfig], AfterValidator(check_tracking)] = Field(default_factory=list)
     """Where the run's numbers are written down as well: tensorboard, mlflow, wandb, by name or with settings."""
 
@@ -110,11 +70,6 @@ class RunConfig(Settings):
     def folder(self) -> Path:
         """The run's folder."""
         return self.output_dir / self.name
-
-    @property
-    def stage_list(self) -> list[StageConfig]:
-        """The stages in order; empty where the run is one training."""
-        return expand(self.stages)
 
     @property
     def trained_domains(self) -> list[str]:
@@ -171,15 +126,4 @@ class RunConfig(Settings):
                     f"training.strategy.importance.domains: {', '.join(unknown)} is not trained on; "
                     f"choose from {', '.join(self.trained_domains)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
-        if self.stages and self.start is not None:
-            raise ValueError("start: a plan's first stage starts from the base model; leave out start or stages")
-        check_stages(self, self.stage_list)
-        check_study(self)
-        check_compare(self)
-        check_coarse_search(self)
-        check_search(self)
         return self

@@ -8,7 +8,7 @@ from workers.nearest import meant
 from workers.settings import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.config.run import RunConfig
+    from orchestrator.config.sweep import SweepConfig
 
 _MADE_ONCE = ("training.strategy", "training.deepspeed", "training.micro_batch_size")
 _STAGE_KEYS = ("training.learning_rate", "training.warmup_fraction")
@@ -110,7 +110,7 @@ class RegMixConfig(SearchConfig):
 AnySearchConfig = Annotated[SampledSearchConfig | PopulationConfig | RegMixConfig, Field(discriminator="type")]
 
 
-def check_search(config: "RunConfig") -> None:
+def check_search(config: "SweepConfig") -> None:
     """Refuse a search that cannot be done, as far as its values are not needed for that.
 
     Raises:
@@ -146,7 +146,7 @@ def _check_key(key: str) -> None:
         raise ValueError(f"search.space: {key!r} is the same for all trials; `raymix compare` has variants of it")
 
 
-def _check_population(config: "RunConfig", search: PopulationConfig) -> None:
+def _check_population(config: "SweepConfig", search: PopulationConfig) -> None:
     steps = config.training.max_steps
     if steps is None or steps % search.generations:
         raise ValueError(

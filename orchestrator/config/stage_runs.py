@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig
 from orchestrator.mixing.base import MixingConfig, normalise
 from workers.config.data import DomainConfig
 from workers.nearest import meant
 
 if TYPE_CHECKING:
-    from orchestrator.config.run import RunConfig
+    from orchestrator.config.plan import PlanConfig
 
 _BUDGETS = ("epochs", "max_steps", "max_tokens")
 _TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
 
 
-def check_stages(config: "RunConfig", stages: Sequence[StageConfig]) -> None:
+def check_stages(config: "PlanConfig", stages: Sequence[StageConfig]) -> None:
     """Refuse a plan that cannot be run.
 
     Raises:
@@ -66,7 +67,7 @@ def find_parent(stages: Sequence[StageConfig], index: int) -> int | None:
             return [stage.name for stage in stages].index(name)
 
 
-def stage_run(config: "RunConfig", stage: StageConfig) -> "RunConfig":
+def stage_run(config: "PlanConfig", stage: StageConfig) -> RunConfig:
     """The stage as an ordinary run, still without the run that it starts from and without the digest in its name.
 
     Raises:
@@ -78,28 +79,26 @@ def stage_run(config: "RunConfig", stage: StageConfig) -> "RunConfig":
     budget = {key: getattr(stage, key) for key in _BUDGETS}
     if any(value is not None for value in budget.values()):
         changed |= budget
-    run = config.model_copy(
-        update={
+    own = {name: getattr(config, name) for name in config.model_fields_set & RunConfig.model_fields.keys()}
+    return RunConfig.model_validate(
+        own
+        | {
             "name": stage.name,
             "seed": config.seed if stage.seed is None else stage.seed,
             "output_dir": config.output_dir / "stages",
-            "data": config.data.model_copy(update={"cache_dir": config.cache_dir}),
+            "data": config.data.replaced(cache_dir=config.cache_dir),
             "domains": domains,
             "mixing": _restrict(stage.mixing or config.mixing, trained),
-            "training": config.training.model_copy(update=changed),
-            "stages": [],
-            "study": None,
-            "search": None,
+            "training": config.training.replaced(**changed),
         }
     )
-    return type(config).model_validate(run.model_dump())
 
 
-def _only_measured(config: "RunConfig") -> set[str]:
+def _only_measured(config: RunConfig) -> set[str]:
     return set(config.domains) - set(config.trained_domains)
 
 
-def _amounts(config: "RunConfig", stage: StageConfig) -> dict[str, float]:
+def _amounts(config: RunConfig, stage: StageConfig) -> dict[str, float]:
     """Of every domain of the run, in the run's order; 0 for those that are only measured."""
     given = dict.fromkeys(config.trained_domains, 1.0) if stage.domains is None else stage.domains
     return {name: given.get(name, 0.0) for name in config.domains}
@@ -110,10 +109,10 @@ def _take(domain: DomainConfig, amount: float) -> DomainConfig:
     if amount == 1:
         return domain
     if amount > 1:
-        return domain.model_copy(update={"fraction": 1.0, "count": int(amount)})
+        return domain.replaced(fraction=1.0, count=int(amount))
     if domain.count and amount:
-        return domain.model_copy(update={"count": max(1, round(amount * domain.count))})
-    return domain.model_copy(update={"fraction": amount * domain.fraction, "count": None})
+        return domain.replaced(count=max(1, round(amount * domain.count)))
+    return domain.replaced(fraction=amount * domain.fraction, count=None)
 
 
 def _restrict(mixing: MixingConfig, trained: Sequence[str]) -> MixingConfig:
@@ -123,4 +122,4 @@ def _restrict(mixing: MixingConfig, trained: Sequence[str]) -> MixingConfig:
         if isinstance(values := getattr(mixing, key, None), dict):
             kept = {name: values[name] for name in trained if name in values}
             update[key] = normalise(kept) if key != "reference" and any(kept.values()) else kept
-    return mixing.model_copy(update=update)
+    return mixing.replaced(**update)

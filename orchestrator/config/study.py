@@ -9,7 +9,7 @@ from workers.nearest import meant
 from workers.settings import Seed, Settings
 
 if TYPE_CHECKING:
-    from orchestrator.config.run import RunConfig
+    from orchestrator.config.sweep import SweepConfig
 
 Grid = Literal["single", "mix", "fixed_general", "fixed_special", "small_general"]
 Strategy = Literal["multi_task", "sequential", "mixed_sequential", "dmt"]
@@ -69,7 +69,7 @@ class StudyConfig(Settings):
         return self
 
 
-def check_study(config: "RunConfig") -> None:
+def check_study(config: "SweepConfig") -> None:
     """Refuse a study that names other domains than the run trains on, or a plan of stages beside it.
 
     Raises:

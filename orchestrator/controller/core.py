@@ -181,7 +181,7 @@ class ControllerCore:
         known = {field: getattr(feedback, field) for field in ERROR_FIELDS}
         errors = {field: {n: values[n] for n in measured if n in values} for field, values in known.items()}
         update = {"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals, **errors}
-        return feedback.model_copy(update=update), events
+        return DomainFeedback(**(dict(feedback) | update)), events
 
     def _complete_signals(self, feedback: DomainFeedback) -> tuple[dict[str, dict[str, float]] | None, list[Event]]:
         """The required signals, likewise."""

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
-from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, read_summary
+from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, is_finished, read_summary
 from orchestrator.runs.step_table import StepTable
 from orchestrator.views.values import format_value, short
 from orchestrator.views.verdict import HARMFUL, in_a_word
@@ -148,7 +148,7 @@ class Catalog:
         folder = self.root / name
         try:
             written_at = last_written(folder)
-            mark = (written_at, float((folder / "summary.json").exists()))
+            mark = (written_at, float(is_finished(folder)))
             known = self._glances.get(name)
             if known is None or known[0] != mark:
                 known = self._glances[name] = (mark, _look(name, folder, written_at))

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.runs.folder import is_finished
+
 State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped"]
 """Stopped early: a search saw enough of this trial; nothing goes on there."""
 
@@ -58,7 +60,7 @@ def run_state(
     A driver on another machine holds its lock there. On storage that machines share a run counts as running while it
     writes: until it was silent for a minute, or for five steps where these are longer.
     """
-    if (folder / "summary.json").exists():
+    if is_finished(folder):
         return "finished"
     if (folder / "failure.json").exists():
         return "failed"

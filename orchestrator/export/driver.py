@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.export.card import Kind, model_card
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.summary import summarise
 from orchestrator.views.quiet import chatter_to
 from orchestrator.views.verdict import HARMFUL, no_best_reason, verdict_lines
@@ -58,8 +58,7 @@ def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
     Raises:
         ValueError: it has not finished, or has kept no such model.
     """
-    run = RunFolder(run_folder)
-    run.refresh()
+    run = read_run(run_folder)
     if run.summary is None:
         raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
     source = run_folder / ("best" if is_best else "model")

@@ -14,9 +14,10 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from orchestrator.cluster.resources import check_resources
+from orchestrator.cluster.tasks import as_completed
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.token_stores import DomainStores
-from orchestrator.training.ray_train import as_they_end, check_resources
 from workers.config.model import ModelConfig
 from workers.data.store import TokenStore
 from workers.strategies.cofitune import CoFiTuneConfig, ImportanceConfig
@@ -52,9 +53,8 @@ def with_importance(
         if in_folder:
             config.folder.mkdir(parents=True, exist_ok=True)
             write_importance(kept, importance, about)
-    settings = strategy.importance.model_copy(update={"files": [_in_cache(config, importance, about)]})
-    training = config.training.model_copy(update={"strategy": strategy.model_copy(update={"importance": settings})})
-    return config.model_copy(update={"training": training})
+    settings = strategy.importance.replaced(files=[_in_cache(config, importance, about)])
+    return config.replaced(training=config.training.replaced(strategy=strategy.replaced(importance=settings)))
 
 
 def _find(
@@ -76,10 +76,10 @@ def _measure(
     files = {name: _scores_file(config, settings, name, trained[name]) for name in names}
     missing = {name: path for name, path in files.items() if not path.exists()}
     if missing:
-        check_resources(config.cluster.model_copy(update={"num_workers": 1}))
+        check_resources(config.cluster.replaced(num_workers=1))
         console.print(f"importance of heads and neurons: measuring the base model on {len(missing)} domains")
     waiting = {_submit(config, settings, trained[name], path): name for name, path in missing.items()}
-    for _ in as_they_end(waiting, "importance on domain"):
+    for _ in as_completed(waiting, "importance on domain"):
         pass
     scores = [read_scores(path) for path in files.values()]
     sets = [Scores.pooled(scores)] if settings.merge == "pool" else scores

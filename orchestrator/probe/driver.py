@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import read_begun
 from orchestrator.prepare.detection.domain_texts import find_domain_texts
 from orchestrator.prepare.detection.view import matrix_figure
 from orchestrator.probe.geometry import Geometry, Ints, describe_geometry
@@ -87,7 +88,7 @@ def _config_of_run(names: Sequence[str]) -> RunConfig:
     run = next((Path(name) for name in names if _is_run(name)), None)
     if run is None:
         raise ValueError(f"none of {list(names)} is a run's folder, so give --config for the domains to probe with")
-    return RunConfig.model_validate_json((run / "config.json").read_bytes())
+    return read_begun(run)
 
 
 def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
@@ -100,14 +101,14 @@ def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
 
     for name in names:
         if not _is_run(name):
-            add(Path(name).name, config.model.model_copy(update={"path": name, "revision": None}))
+            add(Path(name).name, config.model.replaced(path=name, revision=None))
             continue
-        begun = RunConfig.model_validate_json((Path(name) / "config.json").read_bytes())
+        begun = read_begun(Path(name))
         result = Path(name) / "model"
         if not result.is_dir():
             raise ValueError(f"{name}: holds no model/: the run has not ended; let it end, or name a model folder")
         add("base", begun.model)
-        add(begun.name, begun.model.model_copy(update={"path": str(result), "revision": None}))
+        add(begun.name, begun.model.replaced(path=str(result), revision=None))
     return models
 
 

@@ -31,6 +31,18 @@ BLOCK_BYTES = 1 << 24
 REFERENCE_PROGRESS_FILE = "reference-progress.json"
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run, or the plan of stages, in this folder has come to its end; summary.json is written last."""
+    return (folder / "summary.json").exists()
+
+
+def read_run(folder: Path) -> "RunFolder":
+    """A run's files as they are now."""
+    run = RunFolder(folder)
+    run.refresh()
+    return run
+
+
 class _LineTail:
     """Whole lines appended to a file since the last look."""
 

@@ -4,11 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import read_begun
 from orchestrator.runs.untrained import give_back, has_trained
 from workers.durable import write_durably
 from workers.events import note_event
@@ -16,19 +19,20 @@ from workers.events import note_event
 # What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
 _FREE_KEYS = {
     ("cluster",),
-    ("coarse_search",),
     ("detection",),
     ("output_dir",),
     ("reference",),
-    ("compare",),
-    ("search",),
-    ("study",),
     ("tracking",),
     ("data", "cache_dir"),
     ("data", "log_samples"),
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
 }
+
+
+LOCK_FILE = ".driver.lock"
+_LOOK_EVERY_SECONDS = 1.0
+_OWN_KEYS = set(PlanConfig.model_fields)  # not those of verbs that train many runs
 
 
 class ClaimError(RuntimeError):
@@ -40,40 +44,56 @@ class FolderInUseError(ClaimError):
 
 
 @contextmanager
-def claim_folder(config: RunConfig) -> Iterator[str]:
+def hold(lock: Path, refusal: str | None) -> Iterator[None]:
+    """Hold a lock file; the folder that it is in is made.
+
+    Args:
+        lock: the file.
+        refusal: what to say where another process holds it; None waits until it is free.
+
+    Raises:
+        FolderInUseError: another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = FileLock(lock)
+    try:
+        file.acquire(timeout=-1 if refusal is None else 0, poll_interval=_LOOK_EVERY_SECONDS)
+    except Timeout:
+        raise FolderInUseError(refusal) from None
+    try:
+        yield
+    finally:
+        file.release()
+
+
+@contextmanager
+def claim_folder(config: RunConfig, *, waits: bool = False) -> Iterator[str]:
     """Hold the run's folder and yield the run's id.
+
+    Args:
+        config: the run.
+        waits: wait for another driver that holds it.
 
     Raises:
         FolderInUseError: another driver holds it.
         ClaimError: something was trained there with another configuration. Where nothing was, as after a run that was
             refused in its preparation, the folder is begun anew.
     """
-    config.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(config.folder / ".driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise FolderInUseError(
-            f"{config.folder}: another process is running this run; stop it or use another name"
-        ) from None
-    try:
+    refusal = f"{config.folder}: another process is running this run; stop it or use another name"
+    with hold(config.folder / LOCK_FILE, None if waits else refusal):
         _compare_with_begun(config)
         identity = f"{config.folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"
         yield f"{config.name}-{hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()}"
-    finally:
-        lock.release()
 
 
 def _compare_with_begun(config: RunConfig) -> None:
     path = config.folder / "config.json"
     if path.exists():
-        begun = RunConfig.model_validate_json(path.read_bytes())
+        begun = read_begun(config.folder)
         before, now = dict(_flatten(bound_settings(begun))), dict(_flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        # The folder says where it is, whatever name it had when it was begun.
-        begun_here = begun.model_copy(update={"name": config.name, "output_dir": config.output_dir})
         lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
-        if changed and has_trained(begun_here):
+        if changed and has_trained(config.folder, begun.stage_list):
             raise ClaimError(
                 f"{config.folder} was begun with another configuration; use another name, "
                 "or put these keys back to go on:\n" + "\n".join(f"  {line}" for line in lines)
@@ -82,12 +102,12 @@ def _compare_with_begun(config: RunConfig) -> None:
             give_back(config.folder)
             what = "; ".join(lines)
             note_event(config.folder, 0, "begun_anew", f"nothing was trained with the settings before: {what}")
-    write_durably(path, config.model_dump_json(indent=1).encode())
+    write_durably(path, config.model_dump_json(indent=1, include=_OWN_KEYS).encode())
 
 
 def bound_settings(config: RunConfig) -> dict[str, Any]:
     """The configuration without what may differ when a run goes on, as plain data."""
-    data = config.model_dump(mode="json")
+    data = {"stages": []} | config.model_dump(mode="json", include=_OWN_KEYS)  # one training is a plan without stages
     for *parents, last in _FREE_KEYS:
         group = data
         for parent in parents:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.divergence import find_divergence, has_broken_off
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
 from orchestrator.runs.verdict import DomainCourse, decide, domain_course
 from workers.durable import write_durably
@@ -16,8 +16,7 @@ from workers.durable import write_durably
 
 def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:
     """Write summary.json of a run that has ended; `num_bad_rows` are the unreadable rows of each domain."""
-    run = RunFolder(folder)
-    run.refresh()
+    run = read_run(folder)
     summary = summarise(run)
     for name, domain in summary.domains.items():
         domain.num_bad_rows = num_bad_rows[name]

@@ -5,10 +5,10 @@ that a folder is given up only where nothing can be lost.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.stages import StageConfig
 
 # Made for the configuration that began the folder: another one must not find them.
 _OF_THE_CONFIGURATION = {
@@ -34,13 +34,14 @@ _FIRST_VERSION = Path("weights") / "000000.json"
 _OF_RAY = (".ray-train-", ".ray-tune-")
 
 
-def has_trained(begun: RunConfig) -> bool:
+def has_trained(folder: Path, stages: Sequence[StageConfig] = ()) -> bool:
     """Whether the folder of a run holds a step, an evaluation, a checkpoint, or anything that is not of its beginning.
 
     Args:
-        begun: the configuration that the folder was begun with. Of a plan, all its stages are looked at.
+        folder: of the run.
+        stages: those of the plan that it was begun with, whose folders are looked at as well.
     """
-    return _holds_training(begun.folder) or any(_holds_training(folder) for folder in _stage_folders(begun))
+    return any(_holds_training(each) for each in (folder, *_stage_folders(folder.parent / "stages", stages)))
 
 
 def give_back(folder: Path) -> None:
@@ -65,6 +66,6 @@ def _is_of_training(entry: Path) -> bool:
     return name not in _OF_THE_CONFIGURATION | _STAYING and not name.startswith(_OF_RAY)
 
 
-def _stage_folders(begun: RunConfig) -> Iterator[Path]:
-    for stage in begun.stage_list:
-        yield from (path for path in (begun.output_dir / "stages").glob(f"{stage.name}-*") if path.is_dir())
+def _stage_folders(place: Path, stages: Sequence[StageConfig]) -> Iterator[Path]:
+    for stage in stages:
+        yield from (path for path in place.glob(f"{stage.name}-*") if path.is_dir())

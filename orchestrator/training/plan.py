@@ -98,7 +98,7 @@ def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> 
     """
     mixing = config.mixing
     if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
-        mixing = mixing.model_copy(update={"reference": dict.fromkeys(config.trained_domains, 0.0)})
+        mixing = mixing.replaced(reference=dict.fromkeys(config.trained_domains, 0.0))
     return build_mixing_algorithm(mixing, domain_sizes(stores))
 
 

@@ -4,9 +4,7 @@ The truth about progress is the run's folder, not Ray's memory: a worker group t
 back, goes on from the newest complete checkpoint and the journal. So nothing is reported to Ray Train.
 """
 
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,9 +13,11 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from orchestrator.config.run import ClusterConfig
+from orchestrator.cluster.resources import check_resources
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import DomainSize, start_controller
 from orchestrator.mixing import MixingConfig
+from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.training.stopping import run_until_stopped
 from workers.training.plan import TrainingPlan
 
@@ -43,7 +43,7 @@ def train_on_cluster(
     """
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, mixing, sizes)
-    (plan.folder / "failure.json").unlink(missing_ok=True)
+    forget_failure(plan.folder)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
     # Ray Train wants a folder of its own on storage that all nodes share; nothing in it is needed again.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
@@ -68,7 +68,7 @@ def train_on_cluster(
         try:
             run_until_stopped(trainer.fit, source.stop, stopping)
         except WorkerGroupError as error:
-            (plan.folder / "failure.json").write_text(json.dumps({"message": _explain(error)}))
+            note_failure(plan.folder, _explain(error))
             raise TrainingFailedError(_explain(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
@@ -89,36 +89,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
         # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
         if ray.train.get_context().get_world_rank() == 0:
-            (plan.folder / "failure.json").write_text(json.dumps({"message": str(error)}))
-
-
-def as_they_end(waiting: Mapping[ray.ObjectRef, str], what: str) -> Iterator[str]:
-    """Names of these Ray tasks, each as its task ends.
-
-    Raises:
-        TrainingFailedError: a task failed; it is told as `what` and the task's name.
-    """
-    left = dict(waiting)
-    while left:
-        (done, *_), _ = ray.wait(list(left), num_returns=1)
-        name = left.pop(done)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise TrainingFailedError(f"{what} {name!r}: {error.cause}") from error
-        yield name
-
-
-def check_resources(cluster: ClusterConfig) -> None:
-    """Refuse a worker group that the cluster can never hold: Ray Train would wait for it without an end."""
-    there = ray.cluster_resources()
-    for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        needed = each * cluster.num_workers
-        if needed > there.get(kind, 0):
-            raise TrainingFailedError(
-                f"cluster.num_workers {cluster.num_workers} x {each} {kind} = {needed:g} {kind}, but the cluster has "
-                f"{there.get(kind, 0):g}; lower cluster.num_workers or cluster.{kind.lower()}s_per_worker, or add nodes"
-            )
+            note_failure(plan.folder, str(error))
 
 
 def _explain(error: WorkerGroupError) -> str:
@@ -129,6 +100,5 @@ def _explain(error: WorkerGroupError) -> str:
 
 
 def _raise_recorded_failure(folder: Path) -> None:
-    path = folder / "failure.json"
-    if path.exists():
-        raise TrainingFailedError(json.loads(path.read_text())["message"])
+    if reason := read_failure(folder):
+        raise TrainingFailedError(reason)

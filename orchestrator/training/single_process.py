@@ -1,4 +1,4 @@
-"""A training plan in this process alone: no worker group, the controller beside it. For many short trainings."""
+"""A training plan in this process alone: no worker group, the controller beside it."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from orchestrator.mixing import MixingConfig, build_mixing_algorithm
 from workers.training.plan import TrainingPlan
 
 
-def train_alone(
+def train_in_process(
     plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], stopping: Event | None = None
 ) -> None:
     """Train a plan with one rank, this process.

@@ -8,6 +8,8 @@ the model that the other run exported. Base model, tokenizer and chat template s
 from pathlib import Path
 
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import read_begun
+from orchestrator.runs.folder import is_finished
 from workers.config.model import ModelConfig
 from workers.engine.checkpoint import latest_checkpoint
 from workers.training.plan import StartPoint
@@ -41,16 +43,16 @@ def find_start(config: RunConfig) -> StartPoint | None:
 
 
 def _read_finished(folder: Path) -> RunConfig:
-    if not (folder / "summary.json").exists():
+    if not is_finished(folder):
         what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
         raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
-    return RunConfig.model_validate_json((folder / "config.json").read_bytes())
+    return read_begun(folder)
 
 
 def _exported(folder: Path, base: ModelConfig) -> ModelConfig:
     if not (folder / "model" / "config.json").exists():
         raise ValueError(f"start.run: {folder} has no model/, which a start with another strategy needs; run it again")
-    return base.with_absolute_paths().model_copy(update={"path": str(folder / "model"), "revision": None})
+    return base.with_absolute_paths().replaced(path=str(folder / "model"), revision=None)
 
 
 def _last_checkpoint(folder: Path) -> Path:

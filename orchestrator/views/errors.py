@@ -1,6 +1,5 @@
 """Errors as the user sees them: a line each, no traceback, and an exit code."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,17 +7,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.config.errors import ConfigError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
-def _told(error: Exception) -> str:
-    """An error in a line; of the system, with the place and what to do where that is known."""
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    place = f"{error.filename}: " if error.filename else ""
-    rest = "; free some, or choose another output_dir (and data.cache_dir)" if error.errno in _NO_ROOM else ""
-    return f"{place}{error.strerror}{rest}"
+from orchestrator.runs.failure import explain
 
 
 @contextmanager
@@ -32,7 +21,7 @@ def plain_errors() -> Iterator[None]:
             errors.print(line, markup=False)
         raise typer.Exit(2) from None
     except (ValueError, RuntimeError, OSError) as error:
-        errors.print(f"raymix: {_told(error)}", markup=False)
+        errors.print(f"raymix: {explain(error)}", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         errors.print("stopped; the same command goes on from the last checkpoint")

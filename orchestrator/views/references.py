@@ -4,8 +4,8 @@ folder of the run that waits for them, which the dashboard shows. Read from the 
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -75,6 +75,13 @@ class ReferenceView:
         if self._folder is not None:
             with suppress(OSError):
                 (self._folder / REFERENCE_PROGRESS_FILE).unlink(missing_ok=True)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without bars, for others that write to the terminal."""
+        self._progress.stop()
+        yield
+        self._progress.start()
 
     def _look(self) -> None:
         try:

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,8 +22,8 @@ from orchestrator.views.verdict import HARMFUL, in_a_word
 POLL_SECONDS = 0.5
 
 
-class TrialsView:
-    """A view of runs by their files only: `with TrialsView(find_runs, 8, console): train()`.
+class RunsView:
+    """A view of runs by their files only: `with RunsView(find_runs, 8, console): train()`.
 
     Args:
         find_runs: folder -> steps of each run that there is so far; asked again and again.
@@ -37,7 +38,7 @@ class TrialsView:
         self._running: dict[Path, RunFolder] = {}
         self._num_ended = 0
         self._began = time.monotonic()
-        self._polling = Polling(self._look, POLL_SECONDS, "trials-view")
+        self._polling = Polling(self._look, POLL_SECONDS, "runs-view")
         self._progress = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
             BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
@@ -65,6 +66,13 @@ class TrialsView:
         self._polling.stop()
         self._look()
         self._progress.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without bars, for others that write to the terminal."""
+        self._progress.stop()
+        yield
+        self._progress.start()
 
     def _find_new(self) -> None:
         for folder, num_steps in self._find_runs().items():

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.loss_errors import ERROR_NOTE, RunErrors, change_text, error_text, run_errors
 from orchestrator.runs.records import DomainSummary, RunSummary
 from orchestrator.views.terminal import NOTHING, format_loss, format_share, printable
@@ -18,8 +18,7 @@ _STYLES = {"improved": "green", "mixed": "yellow", "unchanged": "yellow"} | dict
 
 def summary_view(run_folder: Path) -> RenderableType:
     """A finished run as its summary.json tells it."""
-    run = RunFolder(run_folder)
-    run.refresh()
+    run = read_run(run_folder)
     if run.summary is None:
         return Text(f"{run.path}: not finished, no summary.json")
     places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]

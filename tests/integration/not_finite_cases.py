@@ -19,7 +19,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.runs.summary import write_summary
     from orchestrator.training.plan import build_plan, domain_sizes
-    from orchestrator.training.single_process import train_alone
+    from orchestrator.training.single_process import train_in_process
     from workers.training.trainer import NonFiniteLossError
     from workers.validation import evaluation
 
@@ -40,7 +40,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
 
     with patch("workers.validation.loss_meter.evaluate", evaluate):
         try:
-            train_alone(plan, config.mixing, domain_sizes(stores))
+            train_in_process(plan, config.mixing, domain_sizes(stores))
         except NonFiniteLossError as error:
             return str(error)
     write_summary(plan.folder, dict.fromkeys(config.domains, 0))

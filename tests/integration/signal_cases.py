@@ -126,7 +126,7 @@ def train_twice(config_path: Path) -> None:
     from orchestrator.config.load import load_config
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.training.plan import build_plan, domain_sizes
-    from orchestrator.training.single_process import train_alone
+    from orchestrator.training.single_process import train_in_process
     from workers.training.trainer import Rank
 
     os.chdir(config_path.parent)
@@ -144,5 +144,5 @@ def train_twice(config_path: Path) -> None:
         plan.folder.mkdir(parents=True)
         if name == "ended":
             with suppress(InterruptedError), patch.object(Rank, "measure", end_at_six):
-                train_alone(plan, config.mixing, domain_sizes(stores))
-        train_alone(plan, config.mixing, domain_sizes(stores))
+                train_in_process(plan, config.mixing, domain_sizes(stores))
+        train_in_process(plan, config.mixing, domain_sizes(stores))

@@ -1,6 +1,7 @@
 """Plans of stages trained in one process, real ZeRO and real data; what the tests of stages run there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -8,18 +9,18 @@ from unittest import mock
 from rich.console import Console
 
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
-from orchestrator.runs.lock import claim_folder
-from orchestrator.sweeps.running import TrialsFailedError
-from orchestrator.sweeps.stages.running import complete_chain
-from orchestrator.sweeps.study import running
-from orchestrator.training.driver import complete, make_ready
+from orchestrator.sweeps import crews, work
+from orchestrator.sweeps.stages import driver
+from orchestrator.sweeps.study import driver as study_driver
+from orchestrator.training.driver import train
 from orchestrator.training.ray_train import TrainingFailedError
+from orchestrator.training.resolve import ReadyRun
+from tests.crews import OneByOne, WorkHere
 from workers.contracts import DomainFeedback, DomainWeights
 
 
-class StoppedError(RuntimeError):
-    """What a killed process would be."""
+class StoppedError(BaseException):
+    """What a killed process would be: nothing catches it."""
 
 
 class StoppingSource:
@@ -45,61 +46,55 @@ class StoppingSource:
 
 def train_plan(config_file: Path, overrides: list[str], stop: tuple[int, int] | None = None) -> list[str]:
     """Train a plan to its end, or to a step of its n-th training; the folders that were trained in."""
-    config = load_config(config_file, overrides)
-    trained: list[str] = []
+    config = load_config(config_file, overrides).plan
 
-    def train(run: RunConfig, run_id: str, console: Console) -> None:
-        trained.append(run.folder.name)
-        if stop is not None and len(trained) == stop[0]:
-            _train_until(run, run_id, console, stop[1])
+    def train_or_stop(run: ReadyRun) -> None:
+        if stop is not None and len(crew.trained) == stop[0]:
+            _train_until(run, stop[1])
         else:
-            complete(make_ready(run, run_id, console), alone=True)
+            train(run, in_this_process=True)
 
-    config.folder.mkdir(parents=True, exist_ok=True)
+    crew = OneByOne(train_or_stop)
     try:
-        complete_chain(config, Console(quiet=True), train)
+        with (
+            mock.patch.object(work, "open_work", _work_here),
+            mock.patch.object(crews, "Foreground", lambda _: crew),
+        ):
+            driver.run(config, Console(quiet=True))
     except StoppedError:
         assert stop is not None
-    return trained
+    return crew.trained
 
 
 def train_run(config_file: Path, overrides: list[str]) -> None:
     """Train an ordinary run."""
-    config = load_config(config_file, overrides)
-    with claim_folder(config) as run_id:
-        complete(make_ready(config, run_id, Console(quiet=True)), alone=True)
+    train_plan(config_file, overrides)
 
 
 def train_study(config_file: Path, overrides: list[str]) -> tuple[list[str], str]:
-    """A study with its trainings one after the other in this process: the folders that were trained in, and what a
-    person is told at the end."""
-    trained: list[str] = []
-
-    def one_by_one(runs: Sequence[RunConfig], console: Console) -> None:
-        reasons = {}
-        for run in runs:
-            trained.append(run.folder.name)
-            try:
-                with claim_folder(run) as run_id:
-                    complete(make_ready(run, run_id, Console(quiet=True)), alone=True)
-            except (ValueError, RuntimeError, OSError) as error:
-                reasons[run.name] = str(error)
-        if reasons:
-            raise TrialsFailedError(reasons, len(runs))
-
+    """A study with its trainings one after the other in this process: the folders that were trained in, and what the
+    user reads at the end."""
+    crew = OneByOne(lambda run: train(run, in_this_process=True))
     try:
-        with mock.patch.object(running, "run_trials", one_by_one):
-            running.run_study(load_config(config_file, overrides), Console(quiet=True))
+        with (
+            mock.patch.object(study_driver, "open_work", _work_here),
+            mock.patch.object(study_driver, "SideBySide", lambda _: crew),
+        ):
+            study_driver.run_study(load_config(config_file, overrides), Console(quiet=True))
     except TrainingFailedError as error:
-        return trained, str(error)
-    return trained, ""
+        return crew.trained, str(error)
+    return crew.trained, ""
 
 
-def _train_until(run: RunConfig, run_id: str, console: Console, step: int) -> None:
+@contextmanager
+def _work_here(log: Path, **settings: bool) -> Iterator[WorkHere]:
+    yield WorkHere()
+
+
+def _train_until(run: ReadyRun, step: int) -> None:
     from orchestrator.controller.journal import DurableController
     from orchestrator.mixing import build_mixing_algorithm
     from workers.training.loop import train
 
-    ready = make_ready(run, run_id, console)
-    algorithm = build_mixing_algorithm(ready.mixing, ready.sizes)
-    train(ready.plan, StoppingSource(DurableController(ready.plan.folder, run_id, algorithm), step))
+    controller = DurableController(run.plan.folder, run.plan.run_id, build_mixing_algorithm(run.mixing, run.sizes))
+    train(run.plan, StoppingSource(controller, step))

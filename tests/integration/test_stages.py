@@ -1,8 +1,6 @@
 """Plans of stages on real ZeRO: what is carried from stage to stage, what is shared, what a stopped plan becomes."""
 
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,11 @@ import yaml
 from rich.console import Console
 
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
-from orchestrator.sweeps.stages.chain import plan_stages
-from orchestrator.sweeps.stages.running import complete_stage
+from orchestrator.prepare.data import PreparedData
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings
-from orchestrator.sweeps.study.running import prepare_once
 from tests.integration import stage_cases
 from tests.integration.zero_processes import processes
 from tests.runs import read_lines, write_run
-from tests.unit.conftest import FakeRun
-from tests.unit.stages.staged import fake_stores
 from workers.contracts import DomainFeedback
 
 DMT = {"plan": "dmt", "specialised": ["add", "copy"], "general": ["law"], "k": 0.1}
@@ -181,7 +174,7 @@ def test_a_training_that_fails_stops_what_starts_from_it_and_nothing_else(config
         f"data.cache_dir={config.parent / 'runs' / 'token-stores'}",
     ]
     settings = load_config(config, given)
-    trainings = plan_trainings(build_cells(settings), prepare_once(Console(quiet=True)))
+    trainings = plan_trainings(build_cells(settings), PreparedData(Console(quiet=True)).stores)
     chains = {planned.cell.group + " " + planned.cell.subject: planned.chain for planned in trainings.cells}
     assert len(trainings.stages) == 5
     first, second, third = (trainings.stages[digest].find_folder() for digest in chains["sequential add+copy+law"])
@@ -215,34 +208,3 @@ def test_a_training_that_fails_stops_what_starts_from_it_and_nothing_else(config
 def _cells(output_dir: Path) -> set[str]:
     """The cells that the study has results of."""
     return {line["cell"] for line in read_lines(output_dir / "dmt" / "study" / "results.jsonl")}
-
-
-def test_a_stage_that_another_process_trains_is_waited_for(config: Path, tmp_path: Path) -> None:
-    settings = load_config(config, [f"stages={json.dumps(DMT)}", f"output_dir={tmp_path}"])
-    planned = plan_stages(settings, _stores)[0]
-    trained: list[str] = []
-
-    def slowly(run: RunConfig, run_id: str, console: Console) -> None:
-        trained.append(run.name)
-        time.sleep(0.5)
-        fake = FakeRun(run.folder, list(run.domains), total_steps=2, every=1, seed=0)
-        fake.write_start()
-        fake.write_steps(1, 2)
-        fake.write_summary()
-
-    found: list[Path] = []
-    console = Console(quiet=True)
-    threads = [
-        threading.Thread(target=lambda: found.append(complete_stage(planned, None, console, slowly))) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(trained) == 1 and found == [planned.find_folder()] * 2
-
-
-def _stores(run: RunConfig) -> Any:
-    renamed = {"add": "math", "copy": "code", "law": "general"}
-    under_other_names = run.model_copy(update={"domains": {renamed[name]: d for name, d in run.domains.items()}})
-    return {name: fake_stores(under_other_names)[renamed[name]] for name in run.domains}

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 
 
-def config(**changes: Any) -> RunConfig:
+def config(**changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "r",
         "model": {"path": "o/m"},
@@ -17,7 +17,7 @@ def config(**changes: Any) -> RunConfig:
         "mixing": {"type": "uniform"},
         "training": {"max_steps": 10},
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def config(**changes: Any) -> RunConfig:
 )
 def test_it_survives_its_own_json(mixing: dict[str, Any]) -> None:
     resolved = config(mixing=mixing, training={"epochs": 1.5, "strategy": {"type": "lora"}, "deepspeed": "ds.json"})
-    again = RunConfig.model_validate_json(resolved.model_dump_json())
+    again = SweepConfig.model_validate_json(resolved.model_dump_json())
     assert again == resolved and list(again.domains) == ["a", "b"]
 
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import machine
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
 from orchestrator.config.machine import crowding
-from orchestrator.config.run import ClusterConfig
 from orchestrator.sweeps.compare.driver import compare
 from tests.runs import raymix, write_run
 

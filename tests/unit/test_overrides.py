@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 
 # ruff: noqa: E501  a table of messages as they are
 
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def value_at(config: RunConfig, path: str) -> Any:
+def value_at(config: SweepConfig, path: str) -> Any:
     found: Any = config
     for part in path.split("/"):
         found = (

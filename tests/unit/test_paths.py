@@ -12,12 +12,12 @@ import typer
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.views.errors import plain_errors
 from tests.runs import raymix, write_run
 
 
-def config(**changes: Any) -> RunConfig:
+def config(**changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "n",
         "model": {"path": "o/m"},
@@ -25,7 +25,7 @@ def config(**changes: Any) -> RunConfig:
         "mixing": {"type": "uniform"},
         "training": {"max_steps": 1},
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 @pytest.mark.parametrize("prefix", ["~", "$HOME", "${HOME}", "$PLACE"])

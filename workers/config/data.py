@@ -91,7 +91,7 @@ class DomainConfig(Settings):
         """The same domain, named so that a process in another folder finds its files."""
         # Links are left as they are: what a link points to may have a name that does not tell its kind.
         absolute = {part: [path.expanduser().absolute() for path in getattr(self, part)] for part in ("train", "eval")}
-        return self.model_copy(update=absolute)
+        return self.replaced(**absolute)
 
     @property
     def is_trained(self) -> bool:

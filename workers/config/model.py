@@ -25,6 +25,4 @@ class ModelConfig(Settings):
         """The same model, named so that a process in another folder finds it; hub names stay as they are."""
         path = Path(self.path).expanduser()
         template = self.chat_template and self.chat_template.resolve()
-        return self.model_copy(
-            update={"path": str(path.resolve()) if path.exists() else self.path, "chat_template": template}
-        )
+        return self.replaced(path=str(path.resolve()) if path.exists() else self.path, chat_template=template)

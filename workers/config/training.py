@@ -87,8 +87,7 @@ class TrainingConfig(Settings):
         path = self.deepspeed.config
         if path is None:
             return self
-        deepspeed = self.deepspeed.model_copy(update={"config": path.expanduser().resolve()})
-        return self.model_copy(update={"deepspeed": deepspeed})
+        return self.replaced(deepspeed=self.deepspeed.replaced(config=path.expanduser().resolve()))
 
     @field_validator("deepspeed", mode="before", json_schema_input_type=Path | DeepSpeedConfig)
     @classmethod

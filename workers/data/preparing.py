@@ -159,7 +159,7 @@ def pack_side(
         num_examples = sum(shard.num_examples[side] for shard in shards)
         chosen = plan.sample.choose(plan.domain, num_examples)
         num_not_chosen = 0 if chosen is None else num_examples - len(chosen)
-        report = report.model_copy(update={"num_not_chosen": num_not_chosen})
+        report = report.replaced(num_not_chosen=num_not_chosen)
     about: dict[str, object] = {
         "fingerprint": f"{plan.key}-{side}",
         "domain": plan.domain,

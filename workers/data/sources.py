@@ -110,9 +110,7 @@ def plan_sources(
             files = [file for path in paths for file in find_files(path).files]
             sources = [_plan_file(config, file, zstd_window_mib) for file in files]
         exclude = [exclusion for exclusion in config.exclude if split == "train" or exclusion.eval]
-        return [
-            source.model_copy(update={"exclude": exclude, **_targets(config, source, train_on)}) for source in sources
-        ]
+        return [source.replaced(exclude=exclude, **_targets(config, source, train_on)) for source in sources]
     except (ValueError, OSError) as error:
         raise ValueError(f"domain {domain!r}: {error}") from error
 

@@ -203,7 +203,7 @@ def _report_batch(
     dropped = Counter(word for tokens in results if isinstance(tokens, Tokens) for word in set(tokens.dropped))
     num_excluded = sum(1 for row in rows if isinstance(row, ExcludedRow))
     counts = {"num_excluded": num_excluded, "dropped": dict(dropped), **_count_cuts(too_long, data)}
-    return report.model_copy(update=counts)
+    return report.replaced(**counts)
 
 
 def _count_cuts(too_long: Sequence[Tokens], data: DataConfig) -> dict[str, int]:

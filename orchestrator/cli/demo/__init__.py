@@ -12,12 +12,12 @@ from orchestrator.views.quiet import chatter_to
 def run_demo(folder: Path, console: Console) -> None:
     """Write the demo, train on it as `raymix run` does, and show what the model answers before and after."""
     from orchestrator.cli.demo.answers import answers_table, generate_answers
-    from orchestrator.training.driver import run
+    from orchestrator.sweeps.stages.driver import run
 
     with chatter_to(folder / "raymix.log") as quiet_console:
         quiet_console.print(f"making the demo's domains and base model in {folder}", markup=False, highlight=False)
         config = load_config(write_demo(folder))
-    run(config, console)
+    run(config.plan, console)
     prompts = demo_prompts()
     asked = [prompt for _, prompt in prompts]
     with chatter_to(folder / "raymix.log"):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cluster.resources import check_resources
 from orchestrator.cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.detection.distribution import Distribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
-from orchestrator.training.ray_train import check_resources
 from orchestrator.views.quiet import chatter_to
 from workers.durable import write_durably
 
@@ -81,7 +81,7 @@ def _unresolved(config: RunConfig) -> Path | str | None:
 def _with_shares(config: RunConfig, shares: Mapping[str, float]) -> RunConfig:
     by_domain = {name: shares[name] for name in config.trained_domains}
     keys = [key for key in _SHARE_KEYS if hasattr(config.mixing, key)]
-    return config.model_copy(update={"mixing": config.mixing.model_copy(update=dict.fromkeys(keys, by_domain))})
+    return config.replaced(mixing=config.mixing.replaced(**dict.fromkeys(keys, by_domain)))
 
 
 def _keep(distribution: Distribution, path: Path, page: Path) -> None:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.detection import CalibrationConfig, GenerationConfig
-from orchestrator.prepare.detection.pool import WorkerPool
 from workers.config.model import ModelConfig
 from workers.data.permutation import derive_key
 from workers.durable import write_durably
@@ -71,7 +71,7 @@ class TextGenerator:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         # One token at a time, a CPU is about three times slower in bfloat16 than in float32.
         dtype = model.dtype if self._device == "cuda" else "float32"
-        self._model: Any = load_model(model.model_copy(update={"dtype": dtype})).eval()
+        self._model: Any = load_model(model.replaced(dtype=dtype)).eval()
         self._model.to(self._device)
         # The library takes what a call leaves open from the model's own generation_config.json: top_k and the like.
         self._model.generation_config = Sampling()

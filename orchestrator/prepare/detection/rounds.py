@@ -10,6 +10,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.detection.distribution import (
     Distribution,
@@ -28,17 +29,9 @@ from orchestrator.prepare.detection.generation import (
 )
 from orchestrator.prepare.detection.judges import Answer, JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import Memory, parsed
+from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
 from orchestrator.prepare.detection.places import Places
-from orchestrator.prepare.detection.pool import WorkerPool
-from orchestrator.prepare.detection.quantification import (
-    Calibration,
-    Floats,
-    average,
-    correct,
-    estimate_all,
-    hard_answers,
-    smooth,
-)
+from orchestrator.prepare.detection.quantification import average, correct, estimate_all, hard_answers, smooth
 from workers.data.permutation import derive_key
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from orchestrator.config.coarse import CoarseSearchConfig
 from orchestrator.config.run import RunConfig
-from orchestrator.runs.folder import RunFolder
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import DomainSummary
 from orchestrator.sweeps.coarse.page import search_table, write_search_page
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
@@ -28,7 +29,9 @@ from orchestrator.sweeps.coarse.scores import (
     versatility_left,
 )
 from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
-from orchestrator.sweeps.running import run_trials
+from orchestrator.sweeps.crews import SideBySide
+from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
+from orchestrator.sweeps.work import Work, open_work
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers
 
@@ -62,24 +65,25 @@ class SearchRecord(BaseModel):
     nodes: list[NodeRecord]
 
 
-def coarse_search(config: RunConfig, console: Console) -> SearchRecord:
+def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
     """Search, then print the nodes and write coarse.json, coarse.html and strategy.yaml.
 
     Raises:
         ValueError: the configuration has no `coarse_search` section, or the model too few layers.
         MissingScoresError: with `scores: files`, models wait for theirs.
-        TrialsFailedError: a node could not be trained.
+        RunsFailedError: a node could not be trained.
     """
     settings = settings_of(config)
     _check_layers(config)
-    trainer = _Trainer(config, settings, console)
-    result = search(
-        trainer.score,
-        versatility_weight=settings.versatility_weight,
-        beam_width=settings.beam_width,
-        tie_margin=settings.tie_margin,
-        module_sets=[tuple(modules) for modules in settings.module_sets],
-    )
+    with open_work(search_folder(config) / "trials.log") as work:
+        trainer = _Trainer(config, settings, work)
+        result = search(
+            trainer.score,
+            versatility_weight=settings.versatility_weight,
+            beam_width=settings.beam_width,
+            tie_margin=settings.tie_margin,
+            module_sets=[tuple(modules) for modules in settings.module_sets],
+        )
     record = _record(config, result, trainer)
     folder = search_folder(config)
     strategy = strategy_of(result.winner)
@@ -95,8 +99,8 @@ def coarse_search(config: RunConfig, console: Console) -> SearchRecord:
 class _Trainer:
     """Trains nodes, and what they are compared with, and scores them."""
 
-    def __init__(self, config: RunConfig, settings: CoarseSearchConfig, console: Console) -> None:
-        self.config, self.settings, self.console = config, settings, console
+    def __init__(self, config: SweepConfig, settings: CoarseSearchConfig, work: Work) -> None:
+        self.config, self.settings, self.work = config, settings, work
         self.full_versatility: float | None = None
 
     def score(self, nodes: Sequence[Node]) -> dict[Node, Score]:
@@ -104,7 +108,9 @@ class _Trainer:
         full = full_runs(self.config)
         runs = {node: node_runs(self.config, node) for node in nodes}
         everything = [*full, *(run for node_runs in runs.values() for run in node_runs)]
-        run_trials(everything, self.console, keep_models=self.settings.scores == "files")
+        keeps_models = self.settings.scores == "files"
+        if failures := train_runs(everything, self.work, SideBySide(self.work.console), keeps_models=keeps_models):
+            raise RunsFailedError(failures, len(everything))
         return self._by_losses(full, runs) if self.settings.scores == "losses" else self._by_tasks(full, runs)
 
     def _by_losses(self, full: Sequence[RunConfig], runs: Mapping[Node, Sequence[RunConfig]]) -> dict[Node, Score]:
@@ -138,13 +144,12 @@ class _Trainer:
 
 
 def _summary(run: RunConfig) -> dict[str, DomainSummary]:
-    folder = RunFolder(run.folder)
-    folder.refresh()
-    assert folder.summary is not None  # a run without one is an error of run_trials
-    return folder.summary.domains
+    summary = read_run(run.folder).summary
+    assert summary is not None  # a run without one has failed
+    return summary.domains
 
 
-def _check_layers(config: RunConfig) -> None:
+def _check_layers(config: SweepConfig) -> None:
     """Refuse a model that has not a layer for every range that the search may come to, before anything is trained."""
     from transformers import AutoConfig
 
@@ -160,7 +165,7 @@ def _check_layers(config: RunConfig) -> None:
             ) from None
 
 
-def _record(config: RunConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
+def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
     kept = {node for step in result.steps for node in step.kept}
     best = set(pareto_set(result.scores))
     nodes = [

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.coarse import CoarseSearchConfig
+from orchestrator.config.derived import derive
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.coarse.tree import Node
-from orchestrator.sweeps.compare.variants import derive_run
 
 
-def settings_of(config: RunConfig) -> CoarseSearchConfig:
+def settings_of(config: SweepConfig) -> CoarseSearchConfig:
     """The section of the search.
 
     Raises:
@@ -40,18 +41,18 @@ def override(strategy: Mapping[str, Any]) -> str:
     return f"training.strategy={{{parts}}}"
 
 
-def node_runs(config: RunConfig, node: Node) -> list[RunConfig]:
+def node_runs(config: SweepConfig, node: Node) -> list[RunConfig]:
     """A node's run for each seed, without the soft mask."""
     first, last = (f"{100 * end:g}" for end in node.layers)
     return _runs(config, f"layers-{first}-{last}-{'-and-'.join(node.modules)}", strategy_of(node) | {"mask": "none"})
 
 
-def full_runs(config: RunConfig) -> list[RunConfig]:
+def full_runs(config: SweepConfig) -> list[RunConfig]:
     """Full fine-tuning for each seed."""
     return _runs(config, "full", {"type": "full"})
 
 
-def _runs(config: RunConfig, name: str, strategy: Mapping[str, Any]) -> list[RunConfig]:
+def _runs(config: SweepConfig, name: str, strategy: Mapping[str, Any]) -> list[RunConfig]:
     """The speciality alone is trained on, everything is measured."""
     settings = settings_of(config)
     others = [domain for domain in config.domains if domain not in settings.speciality]
@@ -60,8 +61,7 @@ def _runs(config: RunConfig, name: str, strategy: Mapping[str, Any]) -> list[Run
         "domains": {domain: {"fraction": 0.0, "count": None} for domain in others},
         "mixing": {"type": "proportional"},
         "training": {"strategy": dict(strategy)},
-        "stages": [],
     }
     seeds = range(config.seed, config.seed + settings.num_seeds)
     named = [changes | {"name": f"{name}-seed{seed}", "seed": seed} for seed in seeds]
-    return [derive_run(config, each, f"coarse_search, {name}") for each in named]
+    return [derive(RunConfig, config, each, f"coarse_search, {name}") for each in named]

@@ -6,17 +6,18 @@ from rich.console import Console
 
 from orchestrator.config.errors import ConfigError, format_path
 from orchestrator.config.machine import missing_gpus
-from orchestrator.config.run import RunConfig
-from orchestrator.sweeps.chains import run_chains
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.compare.page import write_comparison
 from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.compare.table import comparison_view
 from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
-from orchestrator.sweeps.running import TrialsFailedError
+from orchestrator.sweeps.crews import SideBySide
+from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
+from orchestrator.sweeps.work import open_work
 from workers.durable import write_durably
 
 
-def compare(config: RunConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
+def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
     """Do the runs that are not done yet, then print their table and write compare.json and compare.html.
 
     Args:
@@ -27,13 +28,14 @@ def compare(config: RunConfig, labels: Sequence[str], num_seeds: int, console: C
 
     Raises:
         ConfigError: a variant is not a valid configuration, or wants more than this machine has.
-        TrialsFailedError: after the table, where runs failed.
+        RunsFailedError: after the table, where runs failed.
     """
     runs = expand_variants(config, labels or default_labels(config), num_seeds)
     everything = [run for variant in runs.values() for run in variant]
     if faults := [f"{run.name}: {format_path(key)}: {what}" for run in everything for key, what in missing_gpus(run)]:
         raise ConfigError(faults)
-    failures = run_chains(everything, console)
+    with open_work(config.output_dir / "trials.log") as work:
+        failures = train_runs(everything, work, SideBySide(work.console), keeps_models=False)
     comparison = collect(config, runs, failures)
     folder = compare_folder(config)
     write_durably(folder / "compare.json", comparison.model_dump_json(indent=1).encode())
@@ -41,5 +43,5 @@ def compare(config: RunConfig, labels: Sequence[str], num_seeds: int, console: C
     console.print(comparison_view(comparison))
     console.print(f"page: {folder / 'compare.html'}", highlight=False, soft_wrap=True)
     if failures:
-        raise TrialsFailedError(failures, len(everything))
+        raise RunsFailedError(failures, len(everything))
     return comparison

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.loss_errors import differences, read_last_losses
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean
 
@@ -46,8 +46,7 @@ def _by_measure(errors: Mapping[str, float], domains: Sequence[str], mean: str) 
 
 
 def _read(folder: Path) -> Losses:
-    run = RunFolder(folder)
-    run.refresh()
+    run = read_run(folder)
     return read_last_losses(run)
 
 

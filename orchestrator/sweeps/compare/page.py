@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.sweeps.compare import CAVEATS
 from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison
@@ -80,8 +80,7 @@ def _verdicts(comparison: Comparison) -> dict[str, list[str]]:
         for each in result.runs:
             if each.verdict not in HARMFUL and each.verdict != "mixed":
                 continue
-            run = RunFolder(each.folder)
-            run.refresh()
+            run = read_run(each.folder)
             told[f"{name}, seed {each.seed}"] = verdict_lines(run, summarise(run))
     return told
 
@@ -142,8 +141,7 @@ def _mean_course(comparison: Comparison, name: str) -> Course | None:
     """Steps and losses by domain, averaged over the seeds; None where the runs were not measured at the same steps."""
     courses = []
     for result in comparison.variants[name].runs:
-        run = RunFolder(result.folder)
-        run.refresh()
+        run = read_run(result.folder)
         courses.append(evaluation_losses(run))
     if not courses or not len(courses[0][0]) or any(not np.array_equal(courses[0][0], c[0]) for c in courses):
         return None

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from orchestrator.config.run import RunConfig
-from orchestrator.runs.folder import RunFolder
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import RunSummary, Verdict
 from orchestrator.sweeps.compare.held_out import errors_of_differences, errors_of_losses, read_mean_losses
 from orchestrator.sweeps.compare.statistics import Estimate, estimate, paired_difference
@@ -60,13 +61,13 @@ class Comparison(BaseModel):
         return max(tokens) / min(tokens) - 1 if tokens and min(tokens) > 0 else 0.0
 
 
-def target_of(config: RunConfig) -> str | None:
+def target_of(config: SweepConfig) -> str | None:
     """The domain that is to be learned, where the comparison or the run's algorithm names one."""
     target = config.compare.target or getattr(config.mixing, "target", None)
     return target if isinstance(target, str) else None
 
 
-def collect(config: RunConfig, runs: Mapping[str, Sequence[RunConfig]], failed: Mapping[str, str]) -> Comparison:
+def collect(config: SweepConfig, runs: Mapping[str, Sequence[RunConfig]], failed: Mapping[str, str]) -> Comparison:
     """Read what the runs left. A variant without a single result is listed without measures."""
     target = target_of(config)
     results: dict[str, VariantResult] = {}
@@ -101,7 +102,7 @@ def _differences(ours: Sequence[RunResult], theirs: Sequence[RunResult], domains
 
 
 def _with_errors(estimates: Mapping[str, Estimate], errors: Mapping[str, float]) -> dict[str, Estimate]:
-    return {name: value.model_copy(update={"held_out_error": errors.get(name)}) for name, value in estimates.items()}
+    return {name: Estimate(**(dict(value) | {"held_out_error": errors.get(name)})) for name, value in estimates.items()}
 
 
 def _by_measure(runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:
@@ -114,8 +115,7 @@ def _by_measure(runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:
 
 
 def _read(config: RunConfig, target: str | None) -> RunResult | None:
-    run = RunFolder(config.folder)
-    run.refresh()
+    run = read_run(config.folder)
     if run.summary is None:
         return None
     values = measures(run.summary, target)

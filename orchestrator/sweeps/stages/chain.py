@@ -1,24 +1,22 @@
 """The stages of a plan in order, with their data, and the folder of each: named by all that its result depends on."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stage_runs import find_parent, stage_run
 from orchestrator.config.stages import StageConfig, StartConfig
 from orchestrator.runs.lock import bound_settings
+from workers.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from orchestrator.prepare.token_stores import DomainStores
 
 Prepare = Callable[[RunConfig], Mapping[str, "DomainStores"]]
 """Token stores of every domain of a run, made or found."""
-
-_DIGEST_BYTES = 6
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,10 @@ class PlannedStage:
     def started_from(self, parent_folder: Path | None, folder: Path) -> RunConfig:
         """The ordinary run in `folder`, which starts where the run in `parent_folder` ended; None: from the base."""
         start = None if parent_folder is None else StartConfig(run=parent_folder, optimizer=self.stage.optimizer)
-        return self.run.model_copy(update={"name": folder.name, "start": start})
+        return self.run.replaced(name=folder.name, start=start)
 
 
-def plan_stages(config: RunConfig, prepare: Prepare) -> list[PlannedStage]:
+def plan_stages(config: PlanConfig, prepare: Prepare) -> list[PlannedStage]:
     """All stages of a run, with their data prepared."""
     planned: list[PlannedStage] = []
     for index, stage in enumerate(config.stage_list):
@@ -84,4 +82,4 @@ def digest_run(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict
         },
         "start": start,
     }
-    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return fingerprint(identity)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel
 
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary, Verdict
 from orchestrator.runs.summary import summarise
 from orchestrator.runs.verdict import decide, domain_course
@@ -45,8 +45,7 @@ class StageRecord(BaseModel):
     @classmethod
     def of(cls, planned: PlannedStage, folder: Path) -> Self:
         """The record of a stage whose run is finished."""
-        run = RunFolder(folder)
-        run.refresh()
+        run = read_run(folder)
         result = summarise(run)
         start = run.setting("start", "run")
         return cls(
@@ -73,9 +72,7 @@ class StageRecord(BaseModel):
 
 def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:
     """One summary of a chain of finished runs: starts are the first one's, ends the last one's, amounts are added."""
-    runs = [RunFolder(folder) for folder in folders]
-    for run in runs:
-        run.refresh()
+    runs = [read_run(folder) for folder in folders]
     results = [summarise(run) for run in runs]
     first, last = results[0], results[-1]
     seconds, num_tokens = sum(r.seconds for r in results), sum(r.num_tokens for r in results)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.sweeps.stages.chain import PlannedStage
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.training.plan import count_steps, mean_tokens_per_row
@@ -57,7 +57,7 @@ def estimate_study(trainings: Trainings, tokens_per_second: float | None = None)
         tokens_per_second: speed to go by; default: that of the finished trainings.
     """
     folders = {digest: planned.find_folder() for digest, planned in trainings.stages.items()}
-    done = {digest: folder for digest, folder in folders.items() if (folder / "summary.json").exists()}
+    done = {digest: folder for digest, folder in folders.items() if is_finished(folder)}
     costs = {digest: _cost(planned, digest in done) for digest, planned in trainings.stages.items()}
     speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
     return Estimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
@@ -99,8 +99,7 @@ def _cost(planned: PlannedStage, is_done: bool) -> Cost:
 def _measured_speed(folders: list[Path]) -> float:
     tokens, seconds = 0, 0.0
     for folder in folders:
-        run = RunFolder(folder)
-        run.refresh()
+        run = read_run(folder)
         if run.summary is not None:
             tokens, seconds = tokens + run.summary.num_tokens, seconds + run.summary.seconds
     return tokens / seconds if seconds else math.nan

@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from orchestrator.config.plan import PlanConfig
 from orchestrator.config.plans import Plan, expand
-from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
 from orchestrator.config.study import Grid, Strategy, StudyConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.stages.chain import PlannedStage, Prepare, plan_stages
+from orchestrator.sweeps.stages.nodes import StageNode
 
 _MAX_LABEL_LENGTH = 48
 
@@ -36,7 +38,7 @@ class Cell:
     k: float
     """1 for the strategies that have none."""
     seed: int
-    config: RunConfig
+    config: PlanConfig
     """As a plan of stages."""
 
     @property
@@ -45,21 +47,16 @@ class Cell:
         return f"{self.group} {self.subject} k={format_fraction(self.k)} seed={self.seed}"
 
 
-def build_cells(config: RunConfig) -> list[Cell]:
+def build_cells(config: SweepConfig) -> list[Cell]:
     """All cells of the configuration's study, duplicates included."""
     study = _study_of(config)
     cells = []
     for number, seed in enumerate(study.seeds):
-        seeded = config.model_copy(
-            update={
-                "seed": seed,
-                "data": config.data.model_copy(update={"sample_seed": config.data.sample_seed + number}),
-                "study": None,
-            }
-        )
+        data = config.data.replaced(sample_seed=config.data.sample_seed + number)
+        seeded = config.plan.replaced(seed=seed, data=data)
         for group, subject, k, stages in _chains(study):
-            named = [stage.model_copy(update={"name": _label(stage.domains or {})}) for stage in _split(stages, study)]
-            cells.append(Cell(group, subject, k, seed, seeded.model_copy(update={"stages": named})))
+            named = [stage.replaced(name=_label(stage.domains or {})) for stage in _split(stages, study)]
+            cells.append(Cell(group, subject, k, seed, seeded.replaced(stages=named)))
     return cells
 
 
@@ -86,14 +83,13 @@ class Trainings:
         """The cells without duplicates."""
         return {planned.chain for planned in self.cells}
 
-    def waves(self) -> list[list[str]]:
-        """Digests that can be trained side by side: those from the base model, those that start from these, ..."""
-        depth: dict[str, int] = {}
-        for planned in self.cells:
-            for digest in planned.chain:
-                parent = self.parents[digest]
-                depth[digest] = 0 if parent is None else depth[parent] + 1
-        return [[digest for digest in depth if depth[digest] == level] for level in range(max(depth.values()) + 1)]
+    def nodes(self) -> list[StageNode]:
+        """The trainings as nodes of the graph, each after the one that it starts from."""
+        nodes: dict[str, StageNode] = {}
+        for digest, planned in self.stages.items():
+            parent = self.parents[digest]
+            nodes[digest] = StageNode(planned, None if parent is None else nodes[parent])
+        return list(nodes.values())
 
 
 def plan_trainings(cells: Sequence[Cell], prepare: Prepare) -> Trainings:
@@ -116,7 +112,7 @@ def format_fraction(k: float) -> str:
     return str(ratio) if float(ratio) == k else f"{k:g}"
 
 
-def _study_of(config: RunConfig) -> StudyConfig:
+def _study_of(config: SweepConfig) -> StudyConfig:
     if config.study is None:
         raise ValueError("study: is missing; say what to compare, e.g. study: {specialised: [math], general: [chat]}")
     return config.study
@@ -168,7 +164,7 @@ def _split(stages: Sequence[StageConfig], study: StudyConfig) -> list[StageConfi
     for key in ("max_steps", "max_tokens"):
         total = getattr(study, key)
         budget[key] = total and max(1, round(total / len(stages)))
-    return [stage.model_copy(update=budget) for stage in stages]
+    return [stage.replaced(**budget) for stage in stages]
 
 
 def _label(domains: Mapping[str, float]) -> str:

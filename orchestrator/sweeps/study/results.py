@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from orchestrator.config.study import Grid, Strategy
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.runs.records import RunSummary
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.study.grid import Trainings
@@ -58,7 +58,7 @@ def collect_results(trainings: Trainings) -> list[ResultRow]:
     bases: dict[str, dict[str, float | None]] = {}
     for digest, planned in trainings.stages.items():
         folder = planned.find_folder()
-        if (folder / "summary.json").exists():
+        if is_finished(folder):
             records[digest] = StageRecord.of(planned, folder)
             domains = _read_summary(folder).domains
             bases[digest] = {name: domain.loss_nats_start for name, domain in domains.items()}
@@ -83,7 +83,7 @@ def collect_results(trainings: Trainings) -> list[ResultRow]:
                 folders=[record.folder for record in chain],
             )
             rows.append(row)
-    return [row.model_copy(update={"forgotten_nats": _forgotten(row, rows)}) for row in rows]
+    return [ResultRow(**(dict(row) | {"forgotten_nats": _forgotten(row, rows)})) for row in rows]
 
 
 def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
@@ -113,8 +113,7 @@ def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
 
 
 def _read_summary(folder: Path) -> RunSummary:
-    run = RunFolder(folder)
-    run.refresh()
+    run = read_run(folder)
     assert run.summary is not None
     return run.summary
 

@@ -9,43 +9,40 @@ Everything lies in <output_dir>/<name>-tune. The truth is in the trials' folders
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 
-from orchestrator.cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.config.search import PopulationConfig, RegMixConfig, SampledSearchConfig
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.runs.lock import LOCK_FILE, hold
 from orchestrator.sweeps.compare.results import target_of
-from orchestrator.sweeps.running import TrialsFailedError, run_trials, tune_folder
+from orchestrator.sweeps.crews import SideBySide
+from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
 from orchestrator.sweeps.tune.generations import train_generations
 from orchestrator.sweeps.tune.metric import describe_metric, score_losses
 from orchestrator.sweeps.tune.mixture_regression import describe, predict_best_mix
 from orchestrator.sweeps.tune.page import write_search_page
 from orchestrator.sweeps.tune.preparing import SHARES, check_corners, search_folder, share_out, space_of
 from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord, base_score, best_of, collect, write_best
-from orchestrator.sweeps.tune.sampling import train_points
-from orchestrator.sweeps.tune.space import SearchSpace
+from orchestrator.sweeps.tune.sampling import train_points, tune_folder
 from orchestrator.sweeps.tune.trial import TRIAL_FILE, Trials
 from orchestrator.sweeps.tune.view import search_view
-from orchestrator.views.quiet import chatter_to
+from orchestrator.sweeps.work import Work, open_work
 from orchestrator.views.terminal import format_loss
 from workers.durable import write_durably
 
 
-def tune(config: RunConfig, console: Console) -> SearchRecord:
+def tune(config: SweepConfig, console: Console) -> SearchRecord:
     """Search, then print the trials and write search.json, search.html and best.yaml.
 
     Raises:
         ConfigError: values of the space do not fit the run; a line for each.
         ValueError: the configuration has no `search`.
-        TrialsFailedError: no trial came to its end.
+        RunsFailedError: no trial came to its end.
     """
     search = config.search
     if search is None:
@@ -55,64 +52,52 @@ def tune(config: RunConfig, console: Console) -> SearchRecord:
     folder = search_folder(config)
     space = space_of(config)
     check_corners(config, space)
-    with _hold(folder):
-        if isinstance(search, PopulationConfig):
-            found = _population(config, search, space, console)
-        else:
-            found = _sampled(config, search, space, console)
-        _write(config, found, console)
-    return found.record
+    refusal = f"{folder}: another process is at this search; stop it or use another name"
+    with hold(folder / LOCK_FILE, refusal):
+        with open_work(folder / "raymix.log") as work:
+            work.start_ray([config.cluster])
+            trials = share_out(config, space, work)
+            if isinstance(search, PopulationConfig):
+                found = _population(trials, search, work)
+            else:
+                found = _sampled(config, search, trials, work)
+            record = _search_record(config, found)
+        _write(config, record, found, console)
+    return record
 
 
 @dataclass(frozen=True)
 class _Found:
-    record: SearchRecord
-    best: RunConfig | None
+    records: list[TrialRecord]
+    """In the order they began."""
+    best: TrialRecord | None
+    best_run: RunConfig | None
+    notes: list[str]
+    base_score: float | None
 
 
-@contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(f"{folder}: another process is at this search; stop it or use another name") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _sampled(
-    config: RunConfig, search: SampledSearchConfig | RegMixConfig, space: SearchSpace, console: Console
-) -> _Found:
-    folder = search_folder(config)
-    with chatter_to(folder / "raymix.log") as quiet, tune_folder(folder, [folder]) as storage:
-        quiet.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False, highlight=False)
-        with ray_session(config.cluster, include_dashboard=True):
-            trials = share_out(config, space, quiet)
-            points = trials.known_points()
-            learns = search.type == "optuna"
-            if not learns:
-                drawn = space.draw_points(search.num_trials, config.seed)
-                points = (points + [point for point in drawn if point not in points])[: search.num_trials]
-            num_trials = search.num_trials if learns else len(points)
-            train_points(trials, points, num_trials, search, storage, quiet)
+def _sampled(config: SweepConfig, search: SampledSearchConfig | RegMixConfig, trials: Trials, work: Work) -> _Found:
+    points = trials.known_points()
+    learns = search.type == "optuna"
+    if not learns:
+        drawn = trials.space.draw_points(search.num_trials, config.seed)
+        points = (points + [point for point in drawn if point not in points])[: search.num_trials]
+    with tune_folder(search_folder(config)) as storage:
+        train_points(trials, points, search.num_trials if learns else len(points), search, storage, work.console)
     names = dict.fromkeys(trials.run_of(point).name for point in trials.known_points())
     folders = [trials.base.output_dir / name for name in names]
     records = collect(folders, trials)
     notes: list[str] = []
     if isinstance(search, RegMixConfig):
-        validated, notes = _regress(config, search, trials, records, console)
+        validated, notes = _regress(config, search, trials, records, work)
         records.append(validated)
     best = best_of(records)
-    record = _search_record(config, records, best, notes, base_score(folders, trials))
-    return _Found(record, trials.run_with(best.changes) if best else None)
+    best_run = trials.run_with(best.changes) if best else None
+    return _Found(records, best, best_run, notes, base_score(folders, trials))
 
 
 def _regress(
-    config: RunConfig, search: RegMixConfig, trials: Trials, records: list[TrialRecord], console: Console
+    config: SweepConfig, search: RegMixConfig, trials: Trials, records: list[TrialRecord], work: Work
 ) -> tuple[TrialRecord, list[str]]:
     """The run of the mix that the finished runs say is best, and what they say."""
     names, domains = config.trained_domains, list(config.domains)
@@ -126,61 +111,49 @@ def _regress(
     )
     shares = dict(zip(names, prediction.shares_D.tolist(), strict=True))
     run = trials.run_with({SHARES: shares})
-    run = run.model_copy(update={"name": run.name.replace("trial", "predicted")})
+    run = run.replaced(name=run.name.replace("trial", "predicted"))
     run.folder.mkdir(exist_ok=True)
     write_durably(run.folder / TRIAL_FILE, json.dumps({"changes": {SHARES: shares}}, indent=1).encode())
-    console.print("the predicted best mix, trained:", highlight=False)
-    run_trials([run], console, keep_models=False)
+    work.console.print("the predicted best mix, trained:", highlight=False)
+    if failures := train_runs([run], work, SideBySide(work.console), keeps_models=False):
+        raise RunsFailedError(failures, 1)
     (validated,) = collect([run.folder], trials)
     notes = [*describe(prediction, names), f"Trained, it reaches {format_loss(validated.score)}."]
     return validated, notes
 
 
-def _population(config: RunConfig, search: PopulationConfig, space: SearchSpace, console: Console) -> _Found:
-    folder = search_folder(config)
-    with chatter_to(folder / "raymix.log") as quiet:
-        quiet.print(f"{config.name}: starting Ray ({config.cluster.address})", markup=False, highlight=False)
-        with ray_session(config.cluster):
-            trials = share_out(config, space, quiet)
-    records, plans = train_generations(trials, search, console)
+def _population(trials: Trials, search: PopulationConfig, work: Work) -> _Found:
+    records, plans = train_generations(trials, search, work)
     best = best_of(records)
-    record = _search_record(
-        config, records, best, ["(n): in generation n. The best member is a plan: a stage for each generation."], None
-    )
-    return _Found(record, plans[best.name] if best else None)
+    notes = ["(n): in generation n. The best member is a plan: a stage for each generation."]
+    return _Found(records, best, plans[best.name] if best else None, notes, None)
 
 
-def _search_record(
-    config: RunConfig,
-    records: list[TrialRecord],
-    best: TrialRecord | None,
-    notes: list[str],
-    base: float | None,
-) -> SearchRecord:
+def _search_record(config: SweepConfig, found: _Found) -> SearchRecord:
     search = config.search
     assert search is not None
     return SearchRecord(
         name=config.name,
         type=search.type,
         metric=describe_metric(search.metric, target_of(config)),
-        base_score=base,
-        trials=records,
-        best=best.name if best else None,
-        notes=notes,
+        base_score=found.base_score,
+        trials=found.records,
+        best=found.best.name if found.best else None,
+        notes=found.notes,
     )
 
 
-def _write(config: RunConfig, found: _Found, console: Console) -> None:
-    folder, record = search_folder(config), found.record
+def _write(config: SweepConfig, record: SearchRecord, found: _Found, console: Console) -> None:
+    folder = search_folder(config)
     write_durably(folder / "search.json", record.model_dump_json(indent=1).encode())
     write_search_page(record, folder / "search.html")
     console.print(search_view(record))
     console.print(f"page: {folder / 'search.html'}", highlight=False, soft_wrap=True)
-    if found.best is None or record.best is None:
-        raise TrialsFailedError({trial.name: trial.reason for trial in record.trials}, len(record.trials))
-    best = record.trial(record.best)
-    run = found.best.model_copy(update={"name": f"{config.name}-best", "output_dir": config.output_dir})
-    about = f"The best of {len(record.trials)} trials of {config.name}: {record.metric} {best.score:.6f} at the end."
+    if found.best is None or found.best_run is None:
+        raise RunsFailedError({trial.name: trial.reason for trial in record.trials}, len(record.trials))
+    run = found.best_run.replaced(name=f"{config.name}-best", output_dir=config.output_dir)
+    score = f"{record.metric} {found.best.score:.6f} at the end"
+    about = f"The best of {len(record.trials)} trials of {config.name}: {score}."
     path = folder / "best.yaml"
     write_best(path, run, [about])
     console.print(f"the best, as a run: raymix run {path}", highlight=False, markup=False, soft_wrap=True)

@@ -2,31 +2,31 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from orchestrator.cluster.resources import check_resources
+from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.config.search import Distribution, RegMixConfig, SampledSearchConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.mixing.fixed import FixedConfig
 from orchestrator.prepare.detection.rounds import find_distribution
 from orchestrator.prepare.importance import with_importance
 from orchestrator.sweeps.compare.results import target_of
-from orchestrator.sweeps.compare.variants import derive_run, nested
-from orchestrator.sweeps.references import compute_references, wants_computed
+from orchestrator.sweeps.references import compute_references
 from orchestrator.sweeps.tune.space import SearchSpace
 from orchestrator.sweeps.tune.trial import Trials
-from orchestrator.training.driver import prepare
-from orchestrator.training.ray_train import check_resources
+from orchestrator.sweeps.work import Work
+from orchestrator.training.resolve import wants_computed
 
 SHARES = "mixing.shares"
 
 
-def search_folder(config: RunConfig) -> Path:
+def search_folder(config: SweepConfig) -> Path:
     """Where a search's trials and results lie."""
     return config.output_dir / f"{config.name}-tune"
 
 
-def space_of(config: RunConfig) -> SearchSpace:
+def space_of(config: SweepConfig) -> SearchSpace:
     """The space that is searched."""
     search = config.search
     if isinstance(search, RegMixConfig):
@@ -35,15 +35,15 @@ def space_of(config: RunConfig) -> SearchSpace:
     return SearchSpace(search.space, config.trained_domains)
 
 
-def _varied(config: RunConfig) -> RunConfig:
+def _varied(config: SweepConfig) -> RunConfig:
     """The run that trials are variants of."""
     if not isinstance(config.search, RegMixConfig):
-        return config
+        return config.plan
     shares = {name: 1 / len(config.trained_domains) for name in config.trained_domains}
-    return config.model_copy(update={"mixing": FixedConfig(type="fixed", unit=config.mixing.unit, shares=shares)})
+    return config.plan.replaced(mixing=FixedConfig(type="fixed", unit=config.mixing.unit, shares=shares))
 
 
-def check_corners(config: RunConfig, space: SearchSpace) -> None:
+def check_corners(config: SweepConfig, space: SearchSpace) -> None:
     """Refuse a space with values that do not fit the run, every bound and every option tried once.
 
     Raises:
@@ -52,39 +52,39 @@ def check_corners(config: RunConfig, space: SearchSpace) -> None:
     faults = []
     for changes in space.corners():
         try:
-            derive_run(_varied(config), nested(changes), "search.space")
+            derive(RunConfig, _varied(config), nested(changes), "search.space")
         except ConfigError as error:
             faults += error.lines
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def share_out(config: RunConfig, space: SearchSpace, console: Console) -> Trials:
+def share_out(config: SweepConfig, space: SearchSpace, work: Work) -> Trials:
     """What all trials have in common, measured now where it has to be measured. Inside a Ray session."""
     search = config.search
     assert search is not None
     check_resources(config.cluster)
     varied = _varied(config)
-    stores = prepare(varied, console)
-    variants = [varied, *(derive_run(varied, nested(changes), "search.space") for changes in space.corners())]
+    stores = work.data.stores(varied)
+    variants = [varied, *(derive(RunConfig, varied, nested(changes), "search.space") for changes in space.corners())]
     references = shares = None
     for mixing in (variant.mixing for variant in variants):
-        with_mixing = varied.model_copy(update={"mixing": mixing})
+        with_mixing = varied.replaced(mixing=mixing)
         if references is None and wants_computed(mixing):
-            references = compute_references(with_mixing, stores, console)
+            references = compute_references(with_mixing, stores, work)
         if shares is None and "detected" in (getattr(mixing, "initial", None), getattr(mixing, "shares", None)):
-            console.print("initial shares: detecting what the base model knows")
-            found = find_distribution(with_mixing, console).shares
+            work.console.print("initial shares: detecting what the base model knows")
+            found = find_distribution(with_mixing, work.console).shares
             shares = {name: found[name] for name in config.trained_domains}
-    base = with_importance(varied, stores, console, in_folder=False)
+    base = with_importance(varied, stores, work.console, in_folder=False)
     placed = {
         "output_dir": search_folder(config).resolve(),
-        "data": base.data.model_copy(update={"cache_dir": config.cache_dir.resolve()}),
+        "data": base.data.replaced(cache_dir=config.cache_dir.resolve()),
         "model": base.model.with_absolute_paths(),
         "training": base.training.with_absolute_paths(),
     }
     return Trials(
-        base=base.model_copy(update=placed),
+        base=base.replaced(**placed),
         space=space,
         stores=stores,
         metric=search.metric,

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from orchestrator.config.run import RunConfig
-from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.sweeps.tune.trial import STOPPED_FILE, TRIAL_FILE, Trials
 from workers.durable import write_durably
 
@@ -74,8 +74,7 @@ def collect(folders: Iterable[Path], trials: Trials) -> list[TrialRecord]:
 def base_score(folders: Iterable[Path], trials: Trials) -> float | None:
     """The metric of the base model, which every trial measures first."""
     for folder in folders:
-        run = RunFolder(folder)
-        run.refresh()
+        run = read_run(folder)
         if run.feedback and run.feedback[0].step == 0:
             return _finite(trials.score(run.feedback[0]))
     return None
@@ -95,8 +94,7 @@ def write_best(path: Path, run: RunConfig, about: Sequence[str]) -> None:
 
 
 def _read(folder: Path, trials: Trials) -> TrialRecord:
-    run = RunFolder(folder)
-    run.refresh()
+    run = read_run(folder)
     state, reason = _state(folder)
     trained = [feedback for feedback in run.feedback if feedback.step > 0]
     last = trained[-1] if trained else None
@@ -112,7 +110,7 @@ def _read(folder: Path, trials: Trials) -> TrialRecord:
 
 
 def _state(folder: Path) -> tuple[State, str]:
-    if (folder / "summary.json").exists():
+    if is_finished(folder):
         return "finished", ""
     if (folder / STOPPED_FILE).exists():
         return "ended early", ""

@@ -5,20 +5,33 @@ reported before, so what is drawn next, and what ASHA compares with, is as if no
 """
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from rich.console import Console
 
+from orchestrator.cluster.resources import count_fitting
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.search import AshaConfig, RegMixConfig, SampledSearchConfig
-from orchestrator.sweeps.running import TUNE_ENVIRONMENT, last_line, note_failure, num_side_by_side, trial_resources
+from orchestrator.runs.failure import note_failure
 from orchestrator.sweeps.tune.space import Coordinate, Point
 from orchestrator.sweeps.tune.trial import TRIAL_FILE, SearchTrial, Trials, is_done
 from orchestrator.training.plan import count_steps
-from orchestrator.views.runs import TrialsView
+from orchestrator.views.runs import RunsView
+from workers.fingerprint import fingerprint_bytes
 from workers.settings import narrow_seed
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the trials as it ends a run
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+# The driver of a worker group takes nothing that its workers need; every head has this resource, and Tune wants one.
+_DRIVER_BUNDLE = {"node:__internal_head__": 0.001}
 
 METRIC = "score"
 _POINT = "point"  # key of a trial's settings
@@ -57,7 +70,7 @@ def train_points(
         there = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")}
         return dict.fromkeys(sorted(there - old), num_steps)
 
-    with TrialsView(find_runs, num_trials - len(done), console):
+    with RunsView(find_runs, num_trials - len(done), console):
         _tune(
             trials,
             points,
@@ -83,10 +96,10 @@ def _tune(
 ) -> None:
     """Ray Tune over the points: the first of them are given, in order; where it `learns`, Optuna draws the rest."""
     cluster = trials.base.cluster
-    room = num_side_by_side([node["Resources"] for node in ray.nodes() if node["Alive"]], [cluster])
-    os.environ.update(TUNE_ENVIRONMENT)
+    room = count_fitting([cluster])
+    os.environ.update(_ENVIRONMENT)
     results = tune.Tuner(
-        tune.with_resources(tune.with_parameters(SearchTrial, trials=trials), trial_resources(cluster)),
+        tune.with_resources(tune.with_parameters(SearchTrial, trials=trials), _resources(cluster)),
         param_space={} if learns else {_POINT: tune.grid_search(points)},
         tune_config=tune.TuneConfig(
             metric=METRIC,
@@ -110,7 +123,7 @@ def _tune(
         result = results[index]
         point = (result.config or {}).get(_POINT)
         if result.error and point and not is_done(folder := trials.run_of(point).folder):
-            note_failure(folder, f"its process was lost: {last_line(str(result.error))}")
+            note_failure(folder, f"its process was lost: {_last_line(str(result.error))}")
 
 
 def _asha(asha: AshaConfig | None) -> Any:
@@ -148,3 +161,28 @@ def _distribution(coordinate: Coordinate) -> Any:
     if coordinate.num_options is not None:
         return CategoricalDistribution(range(coordinate.num_options))
     return FloatDistribution(coordinate.low, coordinate.high, log=coordinate.is_logarithmic)
+
+
+@contextmanager
+def tune_folder(search: Path) -> Iterator[Path]:
+    """Where Tune may write, on the runs' own file system. Its name follows from the search's folder, which the caller
+    holds: what a driver that was killed left there is found, and goes."""
+    folder = search.resolve() / f".ray-tune-{fingerprint_bytes(str(search.resolve()).encode())}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
+    """One worker is the trial itself. More have a placement group of their own, which Ray Train asks for."""
+    if cluster.num_workers > 1:
+        return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
+    return tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}])
+
+
+def _last_line(text: str) -> str:
+    """The line of a traceback that says what happened."""
+    return text.strip().splitlines()[-1]

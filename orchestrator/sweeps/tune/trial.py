@@ -10,8 +10,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,20 @@ import numpy as np
 from ray import tune
 from rich.console import Console
 
+from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.config.search import Metric
 from orchestrator.prepare.token_stores import DomainStores
-from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.lock import FolderInUseError, claim_folder
-from orchestrator.sweeps.compare.variants import derive_run, nested
-from orchestrator.sweeps.running import explain, note_failure
+from orchestrator.runs.failure import explain, forget_failure, note_failure
+from orchestrator.runs.folder import RunFolder, is_finished
+from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.stages.chain import digest_run
 from orchestrator.sweeps.tune.metric import score_losses
 from orchestrator.sweeps.tune.space import Point, SearchSpace
 from orchestrator.tracking.watch import track
-from orchestrator.training.driver import complete, make_ready
+from orchestrator.training.driver import complete
+from orchestrator.training.resolve import resolve_run
 from workers.contracts import DomainFeedback
 from workers.durable import write_durably
 
@@ -69,9 +69,9 @@ class Trials:
         Raises:
             ConfigError: they do not fit together.
         """
-        changed = derive_run(self.base, nested(changes), "search.space")
-        run = changed.model_copy(update={"mixing": self._with_numbers(changed)})
-        return run.model_copy(update={"name": f"trial-{digest_run(run, self.stores)}"})
+        changed = derive(RunConfig, self.base, nested(changes), "search.space")
+        run = changed.replaced(mixing=self._with_numbers(changed))
+        return run.replaced(name=f"trial-{digest_run(run, self.stores)}")
 
     def score(self, feedback: DomainFeedback) -> float:
         """The metric at an evaluation."""
@@ -103,7 +103,7 @@ class Trials:
                 found[key] = self.here / given
             elif isinstance(given, str) and known.get(given) is not None:
                 found[key] = known[given]
-        return run.mixing.model_copy(update=found) if found else run.mixing
+        return run.mixing.replaced(**found) if found else run.mixing
 
 
 class TrialTraining:
@@ -147,13 +147,14 @@ class TrialTraining:
     def _train(self) -> None:
         folder = self._run.folder
         try:
-            with _claim_patiently(self._run) as run_id:
+            with claim_folder(self._run, waits=True) as run_id:  # a twin may train the same point
                 if is_done(folder):
                     return
-                (folder / "failure.json").unlink(missing_ok=True)
-                ready = make_ready(self._run, run_id, Console(quiet=True), self._trials.stores).without_models()
+                forget_failure(folder)
+                quiet = Console(quiet=True)
+                ready = resolve_run(self._run, run_id, self._trials.stores, quiet, _already_measured).without_models()
                 with track([ready.tracked]):
-                    complete(ready, alone=ready.cluster.num_workers == 1, stopping=self._stopping)
+                    complete(ready, in_this_process=ready.cluster.num_workers == 1, stopping=self._stopping)
         except KeyboardInterrupt:  # `stop`
             pass
         except Exception as error:  # of any kind: the other trials go on, and the person is told
@@ -206,16 +207,8 @@ class SearchTrial(tune.Trainable):
 
 def is_done(folder: Path) -> bool:
     """Whether a trial's training is over for good: at its end, or ended early."""
-    return (folder / "summary.json").exists() or (folder / STOPPED_FILE).exists()
+    return is_finished(folder) or (folder / STOPPED_FILE).exists()
 
 
-@contextmanager
-def _claim_patiently(run: RunConfig) -> Iterator[str]:
-    """Hold the folder once it is free: a twin may train the same point, a driver killed just now may have had it."""
-    while True:
-        try:
-            with claim_folder(run) as run_id:
-                yield run_id
-                return
-        except FolderInUseError:
-            time.sleep(1.0)
+def _already_measured(run: RunConfig) -> Mapping[str, float]:
+    raise AssertionError("the references of a search are measured once, before its trials")

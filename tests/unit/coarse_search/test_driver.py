@@ -11,13 +11,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.coarse.driver import SearchRecord, coarse_search
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs, search_folder
 from orchestrator.sweeps.coarse.scores import MissingScoresError
 from orchestrator.sweeps.coarse.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
-from tests.unit.trials.summaries import write_summary
+from tests.unit.sweeps.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})
 NODES = [Node(layers, modules) for layers in BROAD_RANGES for modules in LAYER_STEP_SETS] + [
@@ -25,11 +25,11 @@ NODES = [Node(layers, modules) for layers in BROAD_RANGES for modules in LAYER_S
 ]
 
 
-def make_config(folder: Path, num_layers: int = 4, **search: Any) -> RunConfig:
+def make_config(folder: Path, num_layers: int = 4, **search: Any) -> SweepConfig:
     (folder / "base").mkdir(exist_ok=True)
     model = {"model_type": "llama", "num_hidden_layers": num_layers, "hidden_size": 8, "num_attention_heads": 2}
     (folder / "base" / "config.json").write_text(json.dumps(model))
-    return RunConfig.model_validate(
+    return SweepConfig.model_validate(
         {
             "name": "where",
             "output_dir": str(folder / "runs"),
@@ -42,14 +42,14 @@ def make_config(folder: Path, num_layers: int = 4, **search: Any) -> RunConfig:
     )
 
 
-def finish(run: RunConfig, gain: float = 1.0, lost: float = 0.0) -> None:
+def finish(run: SweepConfig, gain: float = 1.0, lost: float = 0.0) -> None:
     """A finished run that lowered law's loss by `gain` and raised code's by `lost`."""
     ends = {"law": 3.0 - gain, "code": 3.0 + lost, "chat": 3.0}
     with claim_folder(run):
         write_summary(run, 3.0, ends)
 
 
-def finish_all(config: RunConfig, gain: Callable[[Node, int], float], full: tuple[float, float]) -> None:
+def finish_all(config: SweepConfig, gain: Callable[[Node, int], float], full: tuple[float, float]) -> None:
     for run in full_runs(config):
         finish(run, *full)
     for node in NODES:
@@ -57,7 +57,7 @@ def finish_all(config: RunConfig, gain: Callable[[Node, int], float], full: tupl
             finish(run, gain(node, run.seed))
 
 
-def read_record(config: RunConfig) -> SearchRecord:
+def read_record(config: SweepConfig) -> SearchRecord:
     return SearchRecord.model_validate_json((search_folder(config) / "coarse.json").read_bytes())
 
 

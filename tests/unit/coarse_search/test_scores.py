@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.records import DomainSummary
 from orchestrator.sweeps.coarse.driver import strategy_of
 from orchestrator.sweeps.coarse.page import node_title, search_table, write_search_page
@@ -30,8 +30,8 @@ def summary(start: float, end: float) -> DomainSummary:
     return DomainSummary(loss_nats_start=start, loss_nats_end=end)
 
 
-def config(tmp_path: Path, **search_settings: object) -> RunConfig:
-    return RunConfig.model_validate(
+def config(tmp_path: Path, **search_settings: object) -> SweepConfig:
+    return SweepConfig.model_validate(
         {
             "name": "where",
             "output_dir": tmp_path,
@@ -106,7 +106,7 @@ def test_the_speciality_is_trained_on_and_something_else_is_measured(tmp_path: P
     alone = config(tmp_path).model_dump(mode="json", exclude_unset=True)
     alone["domains"] = {"math": alone["domains"]["math"]}
     with pytest.raises(ValueError, match="no other domain is left"):
-        RunConfig.model_validate(alone)
+        SweepConfig.model_validate(alone)
 
 
 def test_what_is_printed_for_the_winner_is_what_run_takes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.compare.page import write_comparison
 from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
 from orchestrator.sweeps.compare.statistics import estimate, paired_difference
@@ -22,8 +22,8 @@ DOMAINS = ("math", "code", "law")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> RunConfig:
-    return RunConfig.model_validate(
+def config(tmp_path: Path) -> SweepConfig:
+    return SweepConfig.model_validate(
         {
             "name": "study",
             "output_dir": tmp_path,
@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 @pytest.fixture
-def comparison(config: RunConfig) -> Comparison:
+def comparison(config: SweepConfig) -> Comparison:
     """Variants a and b with three and two seeds done; c has failed."""
     make = make_fake_run_in(config.output_dir / "study-compare")
     for number, (label, num_done) in enumerate((("a", 3), ("b", 2))):
@@ -46,7 +46,7 @@ def comparison(config: RunConfig) -> Comparison:
     return collect(config, expand_variants(config, ["a", "b", "c"], 3), {"c-seed0": "too hot"})
 
 
-def summary(config: RunConfig, run: str) -> dict[str, dict[str, float]]:
+def summary(config: SweepConfig, run: str) -> dict[str, dict[str, float]]:
     return json.loads((config.output_dir / "study-compare" / run / "summary.json").read_text())
 
 
@@ -73,7 +73,7 @@ def test_the_paired_difference_cancels_what_the_seed_does() -> None:
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
-def test_errors_over_the_held_out_examples_are_of_the_seeds_means_and_paired(config: RunConfig) -> None:
+def test_errors_over_the_held_out_examples_are_of_the_seeds_means_and_paired(config: SweepConfig) -> None:
     """Worked out from the examples by leaving one out after the other; shown in square brackets."""
     make = make_fake_run_in(config.output_dir / "study-compare")
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_without_losses_by_example_nothing_is_said_of_them(comparison: Compariso
     assert "[" not in shown(comparison) and "square brackets" not in " ".join(notes(comparison))
 
 
-def test_measures_come_from_the_summaries(config: RunConfig, comparison: Comparison) -> None:
+def test_measures_come_from_the_summaries(config: SweepConfig, comparison: Comparison) -> None:
     seeds = [summary(config, f"a-seed{seed}") for seed in range(3)]
     means = comparison.variants["a"].means
     assert means[MEAN].mean == pytest.approx(np.mean([s["mean_loss_nats"]["end"] for s in seeds]))
@@ -136,7 +136,7 @@ def test_measures_come_from_the_summaries(config: RunConfig, comparison: Compari
     assert means[ELSEWHERE].mean == pytest.approx(np.mean(changes))
 
 
-def test_differences_are_paired_against_the_first_variant(config: RunConfig, comparison: Comparison) -> None:
+def test_differences_are_paired_against_the_first_variant(config: SweepConfig, comparison: Comparison) -> None:
     assert comparison.variants["a"].differences == {}
     loss = {run: summary(config, run)["mean_loss_nats"]["end"] for run in ("a-seed0", "a-seed1", "b-seed0", "b-seed1")}
     difference = comparison.variants["b"].differences[MEAN]

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.derived import merge, nested
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.run import RunConfig
-from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants, merge, nested
+from orchestrator.config.plan import PlanConfig
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
 
 
-def config_with(variants: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+def config_with(variants: dict[str, Any] | None = None, **changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "study",
         "seed": 5,
@@ -20,7 +22,7 @@ def config_with(variants: dict[str, Any] | None = None, **changes: Any) -> RunCo
         "training": {"max_steps": 100, "global_batch_size": 8, "micro_batch_size": 4},
         "compare": {"variants": variants or {}},
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 def test_a_name_is_the_runs_own_algorithm_or_anothers_defaults() -> None:
@@ -38,7 +40,7 @@ def test_every_seed_is_a_run_of_its_own_over_the_same_token_stores() -> None:
     assert len({run.folder for run in everything}) == 6
     assert {run.output_dir for run in everything} == {compare_folder(config)}
     assert {run.cache_dir for run in everything} == {config.cache_dir}
-    assert all(run.compare.variants == {} for run in everything)
+    assert all(type(run) is PlanConfig for run in everything)
 
 
 def test_a_variant_overrides_any_part_nested_or_dotted() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.cluster.pool import WorkerPool
+from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import CalibrationConfig, GenerationConfig
-from orchestrator.config.run import ClusterConfig
 from orchestrator.prepare.detection.generation import (
     GeneratedText,
     GenerationJob,
@@ -17,7 +18,6 @@ from orchestrator.prepare.detection.generation import (
     free_jobs,
     generate,
 )
-from orchestrator.prepare.detection.pool import WorkerPool
 from tests.runs import write_llama
 from workers.config.model import ModelConfig
 

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
+from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator, Floats
 from orchestrator.prepare.detection.quantification import (
-    Calibration,
-    Calibrator,
-    Floats,
     average,
     correct,
     estimate_all,

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from workers.contracts import DomainFeedback
 
 DOMAINS = ("math", "code", "law")
 
 
-def config_with(search: dict[str, Any], **changes: Any) -> RunConfig:
+def config_with(search: dict[str, Any], **changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "tuned",
         "seed": 5,
@@ -19,7 +19,7 @@ def config_with(search: dict[str, Any], **changes: Any) -> RunConfig:
         "training": {"max_steps": 100, "global_batch_size": 8, "micro_batch_size": 4},
         "search": search,
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 def write_evaluation(run_folder: Path, step: int, loss_nats: float) -> None:

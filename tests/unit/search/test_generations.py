@@ -1,21 +1,21 @@
 """Generations of plans, trained by something that only writes what plans leave."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.plan import PlanConfig
 from orchestrator.config.search import PopulationConfig
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.tune import generations
 from orchestrator.sweeps.tune.generations import train_generations
 from orchestrator.sweeps.tune.space import SearchSpace
 from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.work import Work
+from tests.crews import WorkHere
 from tests.unit.search.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {
@@ -28,14 +28,13 @@ TRAINING = {"max_steps": 30, "global_batch_size": 8, "schedule": "constant", "le
 
 
 class Chains:
-    """Stands for `run_chains`: a stage's loss is its sigma."""
+    """Stands for `train_runs`: a stage's loss is its sigma."""
 
     def __init__(self) -> None:
-        self.waves: list[list[RunConfig]] = []
+        self.waves: list[list[PlanConfig]] = []
         self.failing: set[int] = set()
 
-    def __call__(self, plans: Sequence[RunConfig], console: Console, *, keep_models: bool) -> dict[str, str]:
-        assert keep_models
+    def __call__(self, plans: Sequence[PlanConfig], work: Work, crew: object) -> dict[str, str]:
         self.waves.append(list(plans))
         failures = {plans[place].name: "the loss is not finite" for place in self.failing if len(self.waves) == 1}
         for plan in plans:
@@ -43,7 +42,7 @@ class Chains:
                 self._write(plan)
         return failures
 
-    def _write(self, plan: RunConfig) -> None:
+    def _write(self, plan: PlanConfig) -> None:
         records = []
         for number, stage in enumerate(plan.stage_list):
             folder = plan.output_dir / "stages" / f"{plan.name}-{number}"
@@ -72,7 +71,7 @@ class Chains:
 @pytest.fixture
 def chains(monkeypatch: pytest.MonkeyPatch) -> Chains:
     chains = Chains()
-    monkeypatch.setattr(generations, "run_chains", chains)
+    monkeypatch.setattr(generations, "train_runs", chains)
     return chains
 
 
@@ -82,10 +81,10 @@ def population_in(folder: Path) -> tuple[Trials, PopulationConfig]:
     return Trials(config, SearchSpace(config.search.space, DOMAINS), {}, "mean", None), config.search
 
 
-def run(folder: Path, chains: Chains) -> tuple[list[Any], dict[str, RunConfig], str]:
-    output = io.StringIO()
-    records, plans = train_generations(*population_in(folder), Console(file=output, width=80))
-    return records, plans, output.getvalue()
+def run(folder: Path, chains: Chains) -> tuple[list[Any], dict[str, PlanConfig], str]:
+    work = WorkHere()
+    records, plans = train_generations(*population_in(folder), work)
+    return records, plans, work.output.export_text()
 
 
 def test_every_generation_is_a_stage_more_with_its_part_of_the_steps(tmp_path: Path, chains: Chains) -> None:

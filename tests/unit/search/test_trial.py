@@ -35,18 +35,18 @@ class Training:
         self.may_end = Event()
         self.may_end.set()
         self.failure: Exception | None = None
-        monkeypatch.setattr(trial, "make_ready", self._make_ready)
+        monkeypatch.setattr(trial, "resolve_run", self._resolve_run)
         monkeypatch.setattr(trial, "complete", self._complete)
 
-    def _make_ready(self, run: RunConfig, run_id: str, console: object, stores: object) -> Any:
+    def _resolve_run(self, run: RunConfig, run_id: str, *rest: object) -> Any:
         ready = SimpleNamespace(run=run, cluster=run.cluster, tracked=SimpleNamespace(folder=run.folder, trackers=()))
         ready.without_models = lambda: ready
         return ready
 
-    def _complete(self, ready: Any, alone: bool, stopping: Event) -> None:
+    def _complete(self, ready: Any, in_this_process: bool, stopping: Event) -> None:
         run: RunConfig = ready.run
         self.started.append(run.name)
-        assert alone
+        assert in_this_process
         if self.failure is not None:
             raise self.failure
         (run.folder / "feedback").mkdir()

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 
 SIZES = {"math": 110_142, "code": 20_022, "general": 86_060}
 
 
-def config(folder: Path = Path("runs"), **changes: Any) -> RunConfig:
+def config(folder: Path = Path("runs"), **changes: Any) -> SweepConfig:
     """The paper's three domains, three epochs of plain concatenation."""
     data: dict[str, Any] = {
         "name": "plan",
@@ -20,7 +21,7 @@ def config(folder: Path = Path("runs"), **changes: Any) -> RunConfig:
         "mixing": {"type": "proportional"},
         "training": {"epochs": 3},
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.stages.chain import plan_stages
 from tests.unit.stages.staged import config, fake_stores
 
 DMT = {"plan": "dmt", "specialised": ["math", "code"], "general": ["general"]}
 
 
-def digests(settings: RunConfig) -> list[str]:
+def digests(settings: SweepConfig) -> list[str]:
     return [planned.digest for planned in plan_stages(settings, fake_stores)]
 
 
-def dmt(**changes: Any) -> RunConfig:
+def dmt(**changes: Any) -> SweepConfig:
     plan = {**DMT, **changes.pop("plan", {})}
     return config(stages=plan, **changes)
 
@@ -81,7 +81,7 @@ def test_how_references_are_measured_counts_where_they_are_measured() -> None:
 
 
 def test_other_rows_in_the_same_files_change_the_digest() -> None:
-    def other(run: RunConfig) -> Any:
+    def other(run: SweepConfig) -> Any:
         stores = dict(fake_stores(run))
         stores["general"] = fake_stores(config(data={"sample_seed": 3}))["general"]
         return stores

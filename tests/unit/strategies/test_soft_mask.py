@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from tests.unit.strategies.test_cofitune_config import build
+from workers.engine.partitions import stepped_tensors
 from workers.strategies.cofitune import CoFiTuneConfig, apply
 from workers.strategies.cofitune.normalisation import write_importance
 from workers.strategies.cofitune.selection import trained_parameters
@@ -48,6 +49,7 @@ def train(
         device=torch.device("cpu"),
         trainable_parameters=lambda: named,
     )
+    engine.stepped_tensors = lambda: stepped_tensors(engine)
     mask = attach(engine, config)
     for step in range(num_steps):
         if mask is not None and step == num_steps - 1:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
 from orchestrator.sweeps.study.grid import Trainings, build_cells, format_fraction, plan_trainings
 from tests.unit.stages.staged import config, fake_stores
@@ -14,11 +14,11 @@ from tests.unit.stages.staged import config, fake_stores
 PAPER = {"specialised": ["code", "math"], "general": ["general"]}
 
 
-def study(**changes: Any) -> RunConfig:
+def study(**changes: Any) -> SweepConfig:
     return config(study=PAPER | changes)
 
 
-def plan(settings: RunConfig) -> Trainings:
+def plan(settings: SweepConfig) -> Trainings:
     return plan_trainings(build_cells(settings), fake_stores)
 
 
@@ -45,7 +45,10 @@ def test_the_papers_grid_has_the_cells_and_trainings_counted_by_hand() -> None:
     }
     assert (len(trainings.cells), len(trainings.distinct_chains), len(trainings.stages)) == (43, 38, 40)
     # From the base: 31 + code-math. After those: sequential's second, general after code-math, 5 of dmt. Then its last.
-    assert [len(wave) for wave in trainings.waves()] == [32, 7, 1]
+    depths: dict[str | None, int] = {None: 0}
+    for node in trainings.nodes():  # each after the one that it starts from
+        depths[node.key] = depths[node.parent.key if node.parent else None] + 1
+    assert sorted(Counter(depths.values()).items()) == [(0, 1), (1, 32), (2, 7), (3, 1)]
     assert len({planned.cell.name for planned in trainings.cells}) == 43
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import ClaimError, claim_folder
 
 _ROOT = Path(__file__).parents[3]
 
 
-def config(folder: Path, **changes: Any) -> RunConfig:
+def config(folder: Path, **changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "r",
         "output_dir": str(folder),
@@ -29,10 +29,10 @@ def config(folder: Path, **changes: Any) -> RunConfig:
         for parent in parents:
             group = group.setdefault(parent, {})
         group[last] = value
-    return RunConfig.model_validate(data)
+    return SweepConfig.model_validate(data)
 
 
-def claim(settings: RunConfig) -> str:
+def claim(settings: SweepConfig) -> str:
     with claim_folder(settings) as run_id:
         return run_id
 
@@ -86,7 +86,7 @@ def test_a_run_that_never_trained_may_be_mended(tmp_path: Path) -> None:
     prepare_only(folder)
     mended = config(tmp_path, mixing__sigma=0.7)
     assert claim(mended) not in (first, "")
-    assert RunConfig.model_validate_json((folder / "config.json").read_bytes()) == mended
+    assert SweepConfig.model_validate_json((folder / "config.json").read_bytes()) == mended
     # What was made for the first configuration is gone; the log and the fence against its workers stay.
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
         "attempt.json", "config.json", "events.jsonl", "raymix.log"
@@ -135,9 +135,9 @@ def test_a_driver_that_is_at_it_is_not_disturbed_by_a_mended_configuration(tmp_p
 def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with claim_folder(config(tmp_path)):
         code = (
-            "import sys; from pathlib import Path; from orchestrator.config.run import RunConfig\n"
+            "import sys; from pathlib import Path; from orchestrator.config.sweep import SweepConfig\n"
             "from orchestrator.runs.lock import claim_folder\n"
-            "with claim_folder(RunConfig.model_validate_json(Path(sys.argv[1]).read_bytes())): pass"
+            "with claim_folder(SweepConfig.model_validate_json(Path(sys.argv[1]).read_bytes())): pass"
         )
         other = [sys.executable, "-c", code, str(tmp_path / "r" / "config.json")]
         refused = subprocess.run(other, cwd=_ROOT, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.cluster import session
 from orchestrator.cluster.session import ClusterError, ray_session
-from orchestrator.config.run import ClusterConfig
+from orchestrator.config.cluster import ClusterConfig
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config.run import ClusterConfig
+from orchestrator.config.cluster import ClusterConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config.detection import ClassifierJudgeConfig
 from orchestrator.prepare.detection.judges.base import Answer, JudgeContext
-from orchestrator.prepare.detection.quantification import Calibration, Calibrator
+from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator
 from workers.settings import narrow_seed
 
 if TYPE_CHECKING:

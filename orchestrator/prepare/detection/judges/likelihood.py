@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.detection import LikelihoodJudgeConfig
 from orchestrator.prepare.detection.judges.base import Answer, JudgeContext
-from orchestrator.prepare.detection.pool import WorkerPool
 
 _TEXTS_PER_JOB = 16
 
@@ -24,7 +24,7 @@ class LikelihoodJudge:
     def __init__(self, config: LikelihoodJudgeConfig, context: JudgeContext) -> None:
         self._cluster = context.cluster
         model = config.model.with_absolute_paths()
-        self._make = partial(LabelScorer, config.model_copy(update={"model": model}), tuple(context.domains))
+        self._make = partial(LabelScorer, config.replaced(model=model), tuple(context.domains))
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """Probabilities, a few texts at a time."""

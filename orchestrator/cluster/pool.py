@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import ray
 
-from orchestrator.config.run import ClusterConfig
+from orchestrator.config.cluster import ClusterConfig
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -1,0 +1,26 @@
+"""Ray tasks: many calls of one function, each result as it is there."""
+
+from collections.abc import Iterator, Mapping
+
+import ray
+
+
+class TaskError(RuntimeError):
+    """A task failed; the message says which, and why."""
+
+
+def as_completed(waiting: Mapping[ray.ObjectRef, str], what: str) -> Iterator[str]:
+    """Names of these Ray tasks, each as its task ends.
+
+    Raises:
+        TaskError: a task failed; reported as `what` and the name of the task.
+    """
+    left = dict(waiting)
+    while left:
+        (done, *_), _ = ray.wait(list(left), num_returns=1)
+        name = left.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TaskError(f"{what} {name!r}: {error.cause}") from error
+        yield name

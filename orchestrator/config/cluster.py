@@ -1,0 +1,31 @@
+"""Where a run's workers are."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from workers.settings import Settings
+
+
+class ClusterConfig(Settings):
+    """Where the run's workers are."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine, `auto` joins the cluster this machine belongs to; or a head's host:port."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers, one rank each."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker; 0 trains on the CPU."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs of each worker."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray's runtime environment (pip, env_vars, image_uri, ...) of the run's processes on a cluster that it joins."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often the worker group may be lost and started again from the last checkpoint."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"is {value:g}; Ray gives out whole GPUs above one: use {int(value)} or {int(value) + 1}")
+        return value

@@ -1,0 +1,49 @@
+"""A whole configuration file: a run, and what the verbs that train many runs make of it.
+
+Every verb reads the whole file, so that a fault in any section is found; `raymix run` then trains the plan in it.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import ConfigDict, model_validator
+
+from orchestrator.config.coarse import CoarseSearchConfig, check_coarse_search
+from orchestrator.config.compare import CompareConfig, check_compare
+from orchestrator.config.plan import PlanConfig
+from orchestrator.config.search import AnySearchConfig, check_search
+from orchestrator.config.study import StudyConfig, check_study
+
+
+class SweepConfig(PlanConfig):
+    """Everything that says what a run does."""
+
+    model_config = ConfigDict(title="RunConfig")
+
+    study: StudyConfig | None = None
+    """What `raymix study` compares; other verbs take no notice of it."""
+    compare: CompareConfig = CompareConfig()
+    """Variants for `raymix compare`; other verbs take no notice of them."""
+    coarse_search: CoarseSearchConfig | None = None
+    """What `raymix coarse-search` looks for; other verbs take no notice of it."""
+    search: AnySearchConfig | None = None
+    """What `raymix tune` searches; other verbs take no notice of it."""
+
+    @property
+    def plan(self) -> PlanConfig:
+        """The run alone, without the sections of other verbs."""
+        own = self.model_fields_set & PlanConfig.model_fields.keys()
+        return PlanConfig.model_validate({name: getattr(self, name) for name in own})
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        check_study(self)
+        check_compare(self)
+        check_coarse_search(self)
+        check_search(self)
+        return self
+
+
+def read_begun(folder: Path) -> PlanConfig:
+    """The configuration that a run's folder was begun with, whatever version of raymix wrote it."""
+    return SweepConfig.model_validate_json((folder / "config.json").read_bytes()).plan

@@ -1,0 +1,94 @@
+"""The data of runs: token stores of every domain, for a base model whose files are in order."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.config.run import RunConfig
+from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, check_ids, prepare_stores
+from orchestrator.views.terminal import PreparationView
+from workers.config.data import DomainConfig
+from workers.hub import reach_hub
+from workers.model.base_name import is_hub_name
+from workers.model.loading import check_model, load_vocabulary_size, reach_model
+
+
+class PreparedData:
+    """The token stores of all runs of one command. What runs share is prepared once.
+
+    Finding a store reads all files of its domain, which for many runs over the same data would take longer than
+    training some of them.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._found: dict[str, DomainStores] = {}
+        self._reported: set[str] = set()
+
+    def stores(self, config: RunConfig) -> dict[str, DomainStores]:
+        """The stores of every domain of a run.
+
+        Raises:
+            ValueError: the base model cannot be loaded, or a domain cannot be used with it.
+        """
+        keys = _keys(config)
+        missing = {name: domain for name, domain in config.domains.items() if keys[name] not in self._found}
+        if missing:
+            made = prepare_domains(config, missing, self._console)
+            self._found |= {keys[name]: pair for name, pair in made.items()}
+        return {name: self._found[key] for name, key in keys.items()}
+
+    def is_new(self, config: RunConfig) -> bool:
+        """Whether this is the first time that it is asked about data as this run has it."""
+        key = " ".join(_keys(config).values())
+        is_new = key not in self._reported
+        self._reported.add(key)
+        return is_new
+
+
+def _keys(config: RunConfig) -> dict[str, str]:
+    """By domain, all that its stores follow from but for the content of its files."""
+    shared = f"{config.model.model_dump_json()} {config.data.model_dump_json()} {config.cache_dir}"
+    return {name: f"{name} {domain.model_dump_json()} {shared}" for name, domain in config.domains.items()}
+
+
+def prepare_domains(
+    config: RunConfig, domains: Mapping[str, DomainConfig], console: Console
+) -> dict[str, DomainStores]:
+    """The token stores of these domains, made or found, for a base model whose files are in order.
+
+    Raises:
+        ValueError: the base model cannot be loaded, or a domain cannot be used with it.
+    """
+    for note in _hub_notes(config, domains):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    model = config.model.with_absolute_paths()
+    on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
+    base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
+    with PreparationView(console) as view:
+        stores = prepare_stores(
+            {name: domain.with_absolute_paths() for name, domain in domains.items()},
+            config.data,
+            model,
+            config.cache_dir,
+            lambda done, total, domain: view.update(domain, int(done), int(total)),
+        )
+    num_embeddings = base.num_embeddings if base is not None else load_vocabulary_size(model)
+    if num_embeddings is not None:
+        check_ids(stores, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
+    return stores
+
+
+def _hub_notes(config: RunConfig, domains: Mapping[str, DomainConfig]) -> list[str]:
+    """A note for each name on the hub that only the local cache has now."""
+    notes: list[str | None] = []
+    if is_hub_name(config.model.path):
+        notes.append(reach_model(config.model))
+    for name, domain in domains.items():
+        if domain.hub is not None and not Path(domain.hub.path).exists():
+            try:
+                notes.append(reach_hub("dataset", domain.hub.path, domain.hub.revision))
+            except ValueError as error:
+                raise ValueError(f"domain {name!r}: {error}") from error
+    return [note for note in notes if note]

@@ -1,0 +1,36 @@
+"""failure.json: why a run has no result, for the user and for whoever looks on."""
+
+import errno
+import json
+from pathlib import Path
+
+from workers.durable import write_durably
+
+_FILE = "failure.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Leave in a run's folder why it has no result."""
+    write_durably(folder / _FILE, json.dumps({"message": reason}).encode())
+
+
+def read_failure(folder: Path) -> str | None:
+    """Why the run's last attempt left no result; None where nothing says so."""
+    path = folder / _FILE
+    return str(json.loads(path.read_text())["message"]) if path.exists() else None
+
+
+def forget_failure(folder: Path) -> None:
+    """The run is tried again."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
+def explain(error: BaseException) -> str:
+    """An error in a line; of the system, with the place, and what to do where that is known."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = f"{error.filename}: " if error.filename else ""
+        rest = "; free some, or choose another output_dir (and data.cache_dir)" if error.errno in _NO_ROOM else ""
+        return f"{place}{error.strerror}{rest}"
+    is_ours = isinstance(error, ValueError | RuntimeError | OSError) and str(error)
+    return str(error) if is_ours else f"{type(error).__name__}: {error}"

@@ -1,0 +1,45 @@
+"""A single training as a node of the graph."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.config.run import RunConfig
+from orchestrator.runs.lock import claim_folder
+from orchestrator.sweeps.graph import Node
+from orchestrator.sweeps.references import resolve
+from orchestrator.sweeps.work import Work
+from orchestrator.training.resolve import ReadyRun
+
+
+class RunNode(Node):
+    """A run in a folder of its own name.
+
+    Args:
+        config: the run.
+        run_id: of a run whose folder the caller holds already.
+    """
+
+    def __init__(self, config: RunConfig, run_id: str | None = None) -> None:
+        self.config = config
+        self.key = str(config.folder.resolve())
+        self.title = config.name
+        self.cluster = config.cluster
+        self._run_id = run_id
+
+    def find_folder(self) -> Path:
+        """The run's own."""
+        return self.config.folder
+
+    @contextmanager
+    def hold(self) -> Iterator[str]:
+        """By the lock of the folder."""
+        if self._run_id is not None:
+            yield self._run_id
+            return
+        with claim_folder(self.config) as run_id:
+            yield run_id
+
+    def resolve(self, run_id: str, work: Work) -> ReadyRun:
+        """Data, measurements, plan."""
+        return resolve(self.config, run_id, work)

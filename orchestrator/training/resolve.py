@@ -1,0 +1,141 @@
+"""A run's configuration -> everything that its training needs, measured where it has to be measured."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+
+from orchestrator.config.cluster import ClusterConfig
+from orchestrator.config.run import RunConfig
+from orchestrator.controller.actor import DomainSize
+from orchestrator.mixing import MixingConfig
+from orchestrator.prepare.detection.driver import with_detected_shares
+from orchestrator.prepare.findings import look_at_data
+from orchestrator.prepare.importance import with_importance
+from orchestrator.prepare.token_stores import DomainStores, template_day
+from orchestrator.runs.data_record import FILE_NAME
+from orchestrator.tracking.watch import TrackedRun
+from orchestrator.training.plan import budget_warning, build_plan, domain_sizes
+from orchestrator.views.findings import print_findings
+from workers.durable import write_durably
+from workers.events import note_event
+from workers.training.plan import TrainingPlan
+
+MeasureReferences = Callable[[RunConfig], Mapping[str, float]]
+"""Computes the reference losses of a run that needs them computed, in nats per token, by domain."""
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run of which only the training is left. Plain data with absolute paths: any process can do it."""
+
+    plan: TrainingPlan
+    mixing: MixingConfig
+    sizes: list[DomainSize]
+    cluster: ClusterConfig
+    num_bad_rows: dict[str, int]
+    tracked: TrackedRun
+
+    def without_models(self) -> Self:
+        """The same run leaving numbers only: neither `model/` nor `best/`, and one checkpoint at a time."""
+        plan = self.plan
+        leaner = plan.replaced(
+            export=False,
+            evaluation=plan.evaluation.replaced(best=None),
+            training=plan.training.replaced(keep_checkpoints=1),
+        )
+        return replace(self, plan=leaner)
+
+
+def resolve_run(
+    config: RunConfig,
+    run_id: str,
+    stores: Mapping[str, DomainStores],
+    console: Console,
+    measure_references: MeasureReferences,
+    *,
+    prints_findings: bool = True,
+) -> ReadyRun:
+    """Everything that comes between the data and the training, inside a Ray session.
+
+    The order is that of the needs: the number of steps follows from the shares, the references' budget from the steps.
+    What was measured is kept in the run's folder, and a run that resumes uses that, so that it trains as it began.
+
+    Args:
+        config: the run, whose folder is held.
+        run_id: its identity.
+        stores: token stores of every domain.
+        console: where progress goes.
+        measure_references: called where the mixing algorithm needs reference losses that are not known.
+        prints_findings: False where a run before this one had the same data.
+    """
+    _note_findings(config, stores, console if prints_findings else None)
+    config = with_detected_shares(config, console)
+    _note_budget(config, stores, console)
+    config = with_importance(config, stores, console)
+    return ReadyRun(
+        plan=build_plan(config, run_id, stores),
+        mixing=_with_references(config, measure_references),
+        sizes=domain_sizes(stores),
+        cluster=config.cluster,
+        num_bad_rows={name: domain.report.num_bad_rows for name, domain in stores.items()},
+        tracked=TrackedRun(config.folder, run_id, tuple(config.tracking)),
+    )
+
+
+def wants_computed(mixing: MixingConfig) -> bool:
+    """Whether reference losses are to be computed for these settings."""
+    return getattr(mixing, "reference", None) == "computed" and getattr(mixing, "update", None) != "loss"
+
+
+def write_references(path: Path, losses: Mapping[str, float]) -> None:
+    """The file that `mixing.reference` can name."""
+    write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())
+
+
+def read_references(path: Path) -> dict[str, float]:
+    """Reference losses by domain, in nats per token."""
+    losses: dict[str, float] = json.loads(path.read_text())["loss_nats"]
+    return losses
+
+
+def _with_references(config: RunConfig, measure: MeasureReferences) -> MixingConfig:
+    """The mixing settings with a reference loss for each domain, where the algorithm needs them.
+
+    The losses used are written to reference.json in the run's folder, and a run that resumes uses those.
+    """
+    mixing = config.mixing
+    given = getattr(mixing, "reference", None)
+    if given is None or getattr(mixing, "update", None) == "loss":
+        return mixing
+    kept = config.folder / "reference.json"
+    if kept.exists():
+        losses: Mapping[str, float] = read_references(kept)
+    elif isinstance(given, Path):
+        losses = read_references(given)
+    else:
+        losses = given if isinstance(given, dict) else measure(config)
+    write_references(kept, losses)
+    return mixing.replaced(reference={name: losses[name] for name in config.trained_domains})
+
+
+def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:
+    """Report once, when the run begins, what happened to the rows of its data, and keep the counts in data.json."""
+    if (config.folder / FILE_NAME).exists():
+        return
+    record = look_at_data(config.data, stores, template_day(config))
+    write_durably(config.folder / FILE_NAME, record.model_dump_json(indent=1).encode())
+    for finding in record.findings:
+        note_event(config.folder, 0, finding.kind, finding.line)
+    if console is not None:
+        print_findings(console, record.findings)
+
+
+def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
+    """Warn once of a budget that is less than a step."""
+    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
+        note_event(config.folder, 0, "budget", warning)
+        console.print(warning, style="yellow", markup=False, highlight=False)

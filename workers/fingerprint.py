@@ -1,0 +1,19 @@
+"""Names for results, by all that they depend on."""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+
+def fingerprint(identity: Any, num_bytes: int = 6) -> str:
+    """A digest of plain data as hexadecimal digits; the order of keys does not matter.
+
+    Raises:
+        TypeError: a value has no JSON form, so the same settings might give other digests in another process.
+    """
+    return fingerprint_bytes(json.dumps(identity, sort_keys=True).encode(), num_bytes)
+
+
+def fingerprint_bytes(content: bytes, num_bytes: int = 6) -> str:
+    """A digest of bytes as hexadecimal digits."""
+    return blake2b(content, digest_size=num_bytes).hexdigest()
