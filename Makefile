@@ -1,4 +1,4 @@
-# Everything here sets up .venv by itself. PYTHON=... names an interpreter, CONSTRAINTS= installs without the pinned versions.
+# Every target sets up .venv automatically. PYTHON=... names an interpreter, CONSTRAINTS= installs without the pinned versions.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; done)
 CONSTRAINTS ?= -c constraints.txt
@@ -11,22 +11,22 @@ STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-setup: $(STAMP) ## Make .venv, or bring it up to date
+setup: $(STAMP) ## Create or update .venv
 
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: unit ## Run all tests; of the files that start Ray or train two at a time
+test: unit ## Run all tests; files that start Ray or train run two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
 
-unit: setup ## Run the tests that want no Ray and no DeepSpeed
+unit: setup ## Run the tests that need neither Ray nor DeepSpeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup ## Bring the code into format
+format: setup ## Fix style and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -36,7 +36,7 @@ types: setup ## Check the types
 clean: ## Remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
 
-# Keyed by what the environment is made from: a changed pin installs again, a second call costs nothing.
+# Keyed by the inputs of the environment: a changed pin installs again, a second call costs nothing.
 $(STAMP):
 ifeq ($(PYTHON),)
 	$(error raymix needs Python 3.11, 3.12 or 3.13, and none of python3.11, python3.12, python3.13, python3 is one; install one or give PYTHON=/path/to/python)

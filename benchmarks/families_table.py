@@ -6,15 +6,15 @@ PARTS = ("full-1", "full-3", "lora-1", "lora-3")
 """Strategy and ZeRO stage."""
 
 _EXPLANATION = """Random models of a few thousand parameters in float32, on two CPU processes, at ZeRO 1 and 3, full
-and LoRA; the largest difference of all four is given, in nats a token. *Packed against alone*: the loss of each example
-in a packed row, against plain transformers on that example alone. *Three steps*: the losses of three steps of full
-fine-tuning, against AdamW in plain torch on single examples. *LoRA reaches*: the share of the parameters of the
-decoder's linear matrices that get an adapter by `all-linear`. *Exported*: whether plain transformers finds every key,
-and the loss of each example by the folder against the engine's.
+and LoRA; each figure is the largest difference of the four, in nats per token. *Packed against alone*: the loss of each
+example in a packed sequence, against plain transformers on that example alone. *Three steps*: the losses of three steps
+of full fine-tuning, against AdamW in plain torch on single examples. *LoRA reaches*: the share of the parameters of the
+decoder's linear matrices that get an adapter with `all-linear`. *Exported*: whether plain transformers finds every key,
+and the loss of each example with the exported folder against the engine's.
 
-Ways, from the fastest: `positions` restart in every example; a block-diagonal `mask`; `lengths` for kernels that know
-them (mamba-ssm, causal-conv1d, flash-linear-attention: GPU packages that were not installed here, where families that
-carry a state fall to the last); `separate`: each example a sequence of its own.
+Ways, fastest first: `positions` restart in every example; a block-diagonal `mask`; `lengths` for kernels that know
+them (mamba-ssm, causal-conv1d, flash-linear-attention: GPU packages that were not installed here, so families that
+carry a state fall back to the last); `separate`: every example fed to the model separately.
 """
 
 
@@ -27,7 +27,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"# Model families\n\nWhat raymix does with {len(whole)} families of causal language models, with transformers "
         f"{__version__}; made by\n`python benchmarks/families.py --markdown docs/families.md`.\n",
         _EXPLANATION,
-        "| family | packed examples apart by | packed against alone | three steps | LoRA reaches | exported |",
+        "| family | packed examples are kept apart by | packed against alone | three steps | LoRA reaches | exported |",
         "|---|---|---|---|---|---|",
     ]
     for row in whole:
