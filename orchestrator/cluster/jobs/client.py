@@ -14,7 +14,7 @@ import ray
 from aiohttp import ClientError
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
-from requests import RequestException
+from requests import RequestException  # Ray's job client is written with requests and requires it
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -183,7 +183,9 @@ def cluster_errors(address: str | None) -> Iterator[None]:
             f"{where}: {fault}; set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or its file in "
             "RAY_AUTH_TOKEN_PATH"
         ) from error
-    except (ConnectionError, RequestException, ClientError) as error:  # Ray's own; of a call, of a log that is followed
+    # Ray's own error, and those that its client lets through: requests' for a call, aiohttp's for a log. OSError is no
+    # base for them: it takes in files that are written here, and leaves out a server that hangs up.
+    except (ConnectionError, RequestException, ClientError) as error:
         raise JobError(
             f"{where}: no Ray dashboard answers there; give --address http://HEAD:8265 of a cluster that is up"
         ) from error

@@ -171,6 +171,32 @@ def test_a_refused_connection_ends_it_and_says_so() -> None:
         ask(endpoint, ["a"], max_attempts=2)
 
 
+def test_a_server_that_takes_longer_than_the_timeout_is_asked_again() -> None:
+    answer_now = threading.Event()
+
+    def slow_at_first(text: str, num_before: int) -> Reply:
+        answer_now.wait(0 if num_before else 10)
+        return says("law")
+
+    with serving(slow_at_first) as endpoint:
+        (answer,) = ask(endpoint, ["a"], timeout_seconds=0.3)
+        answer_now.set()
+    assert answer.probabilities == (1.0, 0.0, 0.0) and len(endpoint.questions) == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [({"Content-Length": "9"}, "RemoteProtocolError"), ({"Content-Encoding": "gzip"}, "DecodingError")],
+    ids=["cut off", "not gzip"],
+)
+def test_a_damaged_answer_is_asked_for_again(headers: dict[str, str], error: str) -> None:
+    with serving(lambda text, n: says("law") if n else (200, b"{}", headers)) as endpoint:
+        (answer,) = ask(endpoint, ["a"])
+        assert answer.probabilities == (1.0, 0.0, 0.0) and len(endpoint.questions) == 2
+        with pytest.raises(EndpointError, match=rf"no answer \({error}\), at each of 1 attempts"):
+            ask(endpoint, ["b"], max_attempts=1)
+
+
 @pytest.mark.parametrize("status", [301, 401, 403, 404])
 def test_a_server_that_refuses_for_good_is_not_asked_again(status: int) -> None:
     with serving(lambda text, n: (status, b"no", {"Location": "http://127.0.0.1:1/"})) as endpoint:

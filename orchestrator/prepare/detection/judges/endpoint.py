@@ -119,7 +119,7 @@ class EndpointJudge:
 
         try:
             response = client.post(f"{self._config.base_url}/chat/completions", json=self._question(text))
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise _BusyError(f"no answer ({type(error).__name__})") from None
         status = response.status_code
         if status in _BUSY or status >= 500:
