@@ -20,7 +20,7 @@ test: unit ## Run all tests; files that start Ray or train run two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
 
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security tests/golden
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

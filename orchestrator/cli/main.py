@@ -13,7 +13,7 @@ from orchestrator.cli.jobs import jobs_app
 from orchestrator.cli.looking import looking_app
 from orchestrator.cli.weights import weights_app
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.views.errors import plain_errors
 
 app = typer.Typer(
@@ -262,9 +262,9 @@ def schema(
     if markdown:
         from orchestrator.config.page import config_page
 
-        sys.stdout.write(config_page(RunConfig.model_json_schema()))
+        sys.stdout.write(config_page(SweepConfig.model_json_schema()))
     else:
-        json.dump(RunConfig.model_json_schema(), sys.stdout, indent=2)
+        json.dump(SweepConfig.model_json_schema(), sys.stdout, indent=2)
         sys.stdout.write("\n")
 
 

@@ -1,0 +1,148 @@
+"""Names of the runs inside a sweep: comparisons, searches, populations, coarse searches, detections.
+
+A sweep that was killed, or is started again with more seeds or trials, finds what it has trained by these names.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.prepare.detection.domain_texts import DomainTexts, find_domain_texts
+from orchestrator.prepare.detection.judges.base import Answer, Memory
+from orchestrator.prepare.detection.places import Places
+from orchestrator.sweeps.coarse.runs import full_runs, node_runs
+from orchestrator.sweeps.coarse.tree import Node
+from orchestrator.sweeps.compare.variants import expand_variants
+from orchestrator.sweeps.stages.chain import digest_run
+from orchestrator.sweeps.tune.generations import _plan
+from orchestrator.sweeps.tune.population import Lineage
+from orchestrator.sweeps.tune.preparing import SHARES, search_folder, space_of
+from orchestrator.sweeps.tune.sampling import tune_folder
+from orchestrator.sweeps.tune.space import Point
+from orchestrator.sweeps.tune.trial import Trials
+from tests.golden.configurations import stores_of, written
+from tests.golden.recorded import check_recorded
+from workers.config.data import DomainConfig
+from workers.data.sources import Source
+
+WHY = "A sweep that users have begun would train again what it has trained."
+SPACE = "{mixing.sigma: {uniform: [0.1, 1.0]}, training.learning_rate: {loguniform: [1.0e-6, 1.0e-4]}}"
+POINTS: list[Point] = [
+    {"mixing.sigma": 0.25, "training.learning_rate": 1e-5},
+    {"mixing.sigma": 0.625, "training.learning_rate": 3e-5},
+]
+
+
+def trials_of(run: SweepConfig) -> Trials:
+    """As a search prepares them."""
+    return Trials(
+        base=run.plan.replaced(output_dir=search_folder(run)),
+        space=space_of(run),
+        stores=stores_of(run),
+        metric="mean",
+        target=None,
+        references={"math": 0.7, "code": 1.1, "chat": 1.9},
+        shares={"math": 0.2, "code": 0.5, "chat": 0.3},
+        here=Path("/no-such-disk"),
+    )
+
+
+def test_runs_of_a_comparison(tmp_path: Path) -> None:
+    run = written(tmp_path, "versatune", "compare.variants.small.training.learning_rate=1e-6")
+    variants = expand_variants(run, ["small", "uniform", "versatune"], 2)
+    found = {
+        label: {str(each.folder): digest_run(each, stores_of(each)) for each in runs}
+        for label, runs in variants.items()
+    }
+    check_recorded("names", "comparison", found, WHY)
+
+
+def test_trials_of_a_search(tmp_path: Path) -> None:
+    trials = trials_of(written(tmp_path, "versatune", f"search={{type: random, space: {SPACE}, num_trials: 3}}"))
+    found = [str(trials.run_of(point).folder) for point in POINTS]
+    check_recorded("names", "trials of a random search", found, WHY)
+
+
+def test_trials_of_a_mixture_regression(tmp_path: Path) -> None:
+    trials = trials_of(written(tmp_path, "fixed", "search={type: regmix, num_trials: 4}"))
+    mixes = [{"math": 0.25, "code": 0.5, "chat": 0.25}, {"math": 0.5, "code": 0.125, "chat": 0.375}]
+    found = [str(trials.run_with({SHARES: mix}).folder) for mix in mixes]
+    check_recorded("names", "trials of RegMix", found, WHY)
+
+
+def test_members_of_a_population(tmp_path: Path) -> None:
+    search = f"search={{type: pbt, population: 3, generations: 2, space: {SPACE}}}"
+    trials = trials_of(written(tmp_path, "versatune", "training.schedule=constant", search))
+    lineages: list[Lineage] = [(POINTS[0],), (POINTS[1],), (POINTS[0], POINTS[1])]
+    plans = [_plan(trials, lineage, 2) for lineage in lineages]
+    check_recorded("names", "members of a population", [str(plan.folder) for plan in plans if plan], WHY)
+
+
+def test_runs_of_a_coarse_search(tmp_path: Path) -> None:
+    run = written(tmp_path, "plain", "coarse_search={speciality: [math], num_seeds: 2}")
+    runs = [*full_runs(run), *node_runs(run, Node((0.25, 0.5), ("attention", "feed_forward")))]
+    found = {str(each.folder): digest_run(each, stores_of(each)) for each in runs}
+    check_recorded("names", "coarse search", found, WHY)
+
+
+def test_folder_of_ray_tune(tmp_path: Path) -> None:
+    """What a driver that was killed left there is found by its name, and removed."""
+    with tune_folder(tmp_path) as folder:
+        assert folder.parent == tmp_path.resolve()
+        assert folder.name == f".ray-tune-{blake2b(str(tmp_path.resolve()).encode(), digest_size=6).hexdigest()}"
+
+
+def texts_of(run: SweepConfig) -> dict[str, DomainTexts]:
+    """The texts of the trained domains, by sources of fixed content."""
+    return {
+        name: DomainTexts(name, [_source(f"{name}-1")], [_source(f"{name}-2")], 0.05) for name in run.trained_domains
+    }
+
+
+def _source(digest: str) -> Source:
+    path = Path("/no-such-disk") / f"{digest}.jsonl"
+    return Source(path=path, format="messages", fields={}, harmless=["id"], digest=digest, size=1000, num_shards=1)
+
+
+def test_files_of_a_detection(tmp_path: Path) -> None:
+    judge = "{type: endpoint, base_url: http://localhost:8000/v1, model: judge}"
+    cases = {
+        "classifier": [],
+        "endpoint": [f"detection.judge={judge}"],
+        "endpoint, more at once": [f"detection.judge={judge}", "detection.judge.concurrency=64"],
+        "likelihood": ["detection.judge={type: likelihood, model: {path: owner/judge}}"],
+        "more texts": ["detection.max_texts=20000"],
+        "hotter": ["detection.generation.temperature=1.3", "seed=4"],
+        "longer openings": ["detection.calibration.opening_tokens=32"],
+    }
+    found = {}
+    for label, changes in cases.items():
+        run = written(tmp_path, "fixed detected", *changes)
+        places = Places.of(run, texts_of(run))
+        paths = [places.texts, *places.continuations.values(), places.answers, places.result]
+        assert {path.parent for path in paths} == {Path("/no-such-disk/runs/detection").resolve()}
+        found[label] = [path.name for path in paths]
+    check_recorded("names", "detection", found, WHY)
+
+
+def test_texts_that_a_detection_reads(tmp_path: Path) -> None:
+    """Chosen by hash: others would be other texts under the same name."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "text number {number}"}}\n' for number in range(40)))
+    texts = find_domain_texts("law", DomainConfig(train=[path], eval_fraction=0.2))
+    found = {"identity": texts.identity, "train": texts.read(False, 4, 7), "held out": texts.read(True, 4, 7)}
+    check_recorded("names", "texts of a detection", found, WHY)
+
+
+class Judge:
+    """Says the same of every text."""
+
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+        yield from ((index, Answer((0.25, 0.75))) for index in range(len(texts)))
+
+
+def test_answers_of_a_judge_are_found_by_their_text(tmp_path: Path) -> None:
+    """They may have been paid for."""
+    Memory(Judge(), tmp_path / "answers.jsonl").ask(["a text", "\u00fcber \ud800"])
+    check_recorded("names", "answers of a judge", (tmp_path / "answers.jsonl").read_text().splitlines(), WHY)

@@ -1,0 +1,83 @@
+"""Numbers of what verbs print at their end: tables of runs, sweeps, plans and benchmarks.
+
+They are compared with those of earlier runs, and scripts cut them out of the output.
+"""
+
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from orchestrator.check.view import print_plan
+from orchestrator.prepare.detection.view import distribution_view
+from orchestrator.probe.driver import _table
+from orchestrator.sweeps.coarse.page import search_table
+from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
+from orchestrator.sweeps.tune.view import search_view
+from orchestrator.views.benchmarks import scores_table
+from orchestrator.views.report import comparison_table
+from orchestrator.views.summary import summary_view
+from tests.golden.finished import (
+    benchmarked,
+    checked_plan,
+    coarse_result,
+    compared,
+    detected,
+    finished_run,
+    finished_study,
+    half_run,
+    probed,
+    searched,
+)
+from tests.golden.recorded import check_recorded
+from tests.golden.shown import read_lines, read_view, wide_console
+
+WHY = "The same files would be shown with other numbers."
+
+
+def check_view(name: str, view: RenderableType) -> None:
+    check_recorded("terminal_numbers", name, read_view(view), WHY)
+
+
+def test_end_of_a_run(tmp_path: Path) -> None:
+    check_view("run", summary_view(finished_run(tmp_path, "one", seed=1)))
+
+
+def test_several_runs(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path, "one", seed=1), finished_run(tmp_path, "two", seed=2), half_run(tmp_path)]
+    check_view("several runs", comparison_table(runs))
+
+
+def test_comparison(tmp_path: Path) -> None:
+    check_view("comparison", comparison_view(compared(tmp_path)))
+
+
+def test_search() -> None:
+    check_view("search", search_view(searched()))
+
+
+def test_coarse_search() -> None:
+    check_view("coarse search", search_table(coarse_result()))
+
+
+def test_estimate_of_a_study(tmp_path: Path) -> None:
+    _, trainings = finished_study(tmp_path)
+    check_view("estimate of a study", estimate_view(estimate_study(trainings)))
+
+
+def test_detection() -> None:
+    check_view("detection", distribution_view(detected()))
+
+
+def test_probe() -> None:
+    check_view("probe", _table(probed()))
+
+
+def test_benchmarks() -> None:
+    check_view("benchmarks", scores_table(benchmarked()))
+
+
+def test_plan() -> None:
+    console = wide_console()
+    print_plan(checked_plan(), console)
+    check_recorded("terminal_numbers", "plan", read_lines(console), WHY)
