@@ -28,7 +28,7 @@ from orchestrator.prepare.detection.judges.calibration import Calibration
 from orchestrator.prepare.detection.quantification import average, correct, hard_answers, total_variation
 from orchestrator.prepare.detection.rounds import find_distribution
 from orchestrator.prepare.detection.view import distribution_view
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 ROWS_PER_MIXTURE = 300
 CALIBRATION_ROWS = 300  # of each domain, from the training side

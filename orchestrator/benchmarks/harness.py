@@ -116,7 +116,8 @@ def evaluate_model(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    from workers.model.loading import load_model, load_tokenizer
+    from workers.model.loading import load_model
+    from workers.model.tokenizer import load_tokenizer
 
     model: Any = load_model(config)
     model.config.use_cache = True  # which loading for training turns off

@@ -5,11 +5,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from orchestrator.cli.arguments import ConfigFile, Overrides
-from orchestrator.config.load import load_config
+from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
 from orchestrator.views.errors import plain_errors
-
-jobs_app = typer.Typer()
 
 Address = Annotated[
     str | None,
@@ -20,10 +17,9 @@ Address = Annotated[
 Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a run's name for its newest job.")]
 
 
-@jobs_app.command()
 def submit(
     config: ConfigFile,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides,
     address: Address = None,
     verb: Annotated[
         Literal["run", "tune", "compare", "study", "coarse-search"], typer.Option(help="What to do with CONFIG there.")
@@ -32,7 +28,7 @@ def submit(
 ) -> None:
     """Train or search on a cluster: files named by relative paths travel along; submitted again, it goes on."""
     with plain_errors():
-        settings = load_config(config, overrides, check_files=False)
+        settings = read_config(config, overrides, check_files=False)
         from orchestrator.cluster.jobs.client import submit as submit_job
 
         console = Console()
@@ -44,7 +40,6 @@ def submit(
             console.print(f"raymix logs -f {job}", markup=False, highlight=False)
 
 
-@jobs_app.command()
 def status(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id, or a run's name.")] = None,
     address: Address = None,
@@ -56,7 +51,6 @@ def status(
         Console().print(jobs_view(address, job))
 
 
-@jobs_app.command()
 def logs(
     job: Job,
     address: Address = None,
@@ -72,7 +66,6 @@ def logs(
             print(printable_lines(read_log(job, address)), end="")
 
 
-@jobs_app.command()
 def stop(job: Job, address: Address = None) -> None:
     """End a run on the cluster after its running step, with a checkpoint; submitted again, it goes on there."""
     with plain_errors():

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from orchestrator.views.errors import plain_errors
@@ -97,6 +96,8 @@ def _ask(
     why: str,
 ) -> None:
     with plain_errors():
+        from pydantic import ValidationError
+
         from orchestrator.controller.operator import ControlRequest
         from orchestrator.views.weights import ask
 

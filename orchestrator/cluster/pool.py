@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import ray
-
 from orchestrator.config.cluster import ClusterConfig
 
 Job = TypeVar("Job")
@@ -39,12 +37,16 @@ class WorkerPool(Generic[Job, Result]):
 
     def release(self) -> None:
         """Give the workers' memory, CPUs and GPUs back; the next job makes new ones."""
+        import ray
+
         for actor in self._actors:
             ray.kill(actor)
         self._actors, self._here = [], None
 
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """(index of the job, result) of every job, as they finish; a ValueError of a job is raised as it was there."""
+        import ray
+
         if jobs and ray.is_initialized():
             yield from self._map_on_ray(jobs)
             return
@@ -54,6 +56,8 @@ class WorkerPool(Generic[Job, Result]):
             yield index, self._here(job)
 
     def _map_on_ray(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        import ray
+
         self._start_actors(min(self._cluster.num_workers, len(jobs)))
         waiting = iter(enumerate(jobs))
         pending: dict[Any, tuple[int, Any]] = {}
@@ -73,6 +77,8 @@ class WorkerPool(Generic[Job, Result]):
             yield index, result
 
     def _start_actors(self, count: int) -> None:
+        import ray
+
         retries = self._cluster.max_failures
         actor = ray.remote(_Worker).options(
             num_cpus=self._cluster.cpus_per_worker,

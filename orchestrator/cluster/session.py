@@ -7,8 +7,6 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-import ray
-
 from orchestrator.cluster.targets import announced_to_prometheus
 from orchestrator.config.cluster import ClusterConfig
 
@@ -37,6 +35,8 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     Raises:
         ClusterError: in place of Ray's own errors.
     """
+    import ray  # here and not above: this module is imported by verbs that may find nothing to run
+
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}

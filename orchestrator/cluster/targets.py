@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import ray
-
 _PREFIX = "prom_metrics_raymix_"
 
 
 @contextmanager
 def announced_to_prometheus() -> Iterator[None]:
     """Name this session's metrics endpoints in a file for as long as the session lasts."""
+    import ray
+
     folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
     path = folder / f"{_PREFIX}{os.getpid()}.json"
     targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]

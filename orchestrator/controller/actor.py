@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import MixingConfig, build_mixing_algorithm
 from workers.contracts import DomainFeedback, DomainWeights
@@ -33,6 +31,8 @@ def start_controller(
 
     It lives as long as the driver: a driver that comes back starts it again and the journal carries the state.
     """
+    import ray
+
     remote_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ControllerActor)
     actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
         run_folder, run_id, mixing, domains
@@ -56,25 +56,32 @@ class RayWeightsSource:
 
     def open_attempt(self) -> int:
         """See `WeightsSource`."""
-        return int(ray.get(self._actor.open_attempt.remote()))
+        return int(_answer(self._actor.open_attempt.remote()))
 
     def history(self) -> list[DomainWeights]:
         """See `WeightsSource`."""
-        return list(ray.get(self._actor.history.remote()))
+        return list(_answer(self._actor.history.remote()))
 
     def pull(self, step: int) -> DomainWeights | None:
         """See `WeightsSource`."""
-        weights = ray.get(self._actor.pull.remote(step))
+        weights = _answer(self._actor.pull.remote(step))
         return None if weights is None else DomainWeights.model_validate(weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
         """See `WeightsSource`."""
-        return DomainWeights.model_validate(ray.get(self._actor.push.remote(feedback)))
+        return DomainWeights.model_validate(_answer(self._actor.push.remote(feedback)))
 
     def stop(self) -> None:
         """Ask the training to end before the next step."""
-        ray.get(self._actor.stop.remote())
+        _answer(self._actor.stop.remote())
 
     def is_stopped(self) -> bool:
         """Whether it ended so."""
-        return bool(ray.get(self._actor.is_stopped.remote()))
+        return bool(_answer(self._actor.is_stopped.remote()))
+
+
+def _answer(call: Any) -> Any:
+    """The result of an actor's method, waited for."""
+    import ray
+
+    return ray.get(call)

@@ -13,7 +13,7 @@ from orchestrator.inspect.showing import print_legend, print_seen, to_json
 from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
 from workers.data.template_date import freeze_date
 from workers.data.tokenization import Side
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,8 +10,8 @@ from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, ch
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
+from workers.model.base_config import load_vocabulary_size, reach_model
 from workers.model.base_name import is_hub_name
-from workers.model.loading import check_model, load_vocabulary_size, reach_model
 
 
 class PreparedData:
@@ -61,6 +61,8 @@ def prepare_domains(
     Raises:
         ValueError: the base model cannot be loaded, or a domain cannot be used with it.
     """
+    from workers.model.loading import check_model  # torch, which a finished run does without
+
     for note in _hub_notes(config, domains):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     model = config.model.with_absolute_paths()

@@ -9,9 +9,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
 from rich.console import Console
 
 from orchestrator.cluster.resources import check_resources
@@ -29,6 +28,9 @@ from workers.strategies.cofitune.normalisation import (
     write_importance,
 )
 from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
+
+if TYPE_CHECKING:
+    import ray
 
 _SCORES_VERSION = 2
 """Raised whenever the same settings would give other scores."""
@@ -90,7 +92,9 @@ def _measure(
     return merge_importance(normalised)
 
 
-def _submit(config: RunConfig, settings: ImportanceConfig, store: TokenStore, path: Path) -> ray.ObjectRef:
+def _submit(config: RunConfig, settings: ImportanceConfig, store: TokenStore, path: Path) -> "ray.ObjectRef":
+    import ray
+
     cluster = config.cluster
     task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
     model = config.model.with_absolute_paths()

@@ -247,7 +247,7 @@ def _attention(config: RunConfig) -> str:
     from transformers import AutoConfig
 
     from workers.model.attention import resolve_attention
-    from workers.model.base_folder import model_class
+    from workers.model.base_config import model_class
 
     described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
     return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)

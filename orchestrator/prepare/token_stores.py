@@ -1,6 +1,8 @@
 """Token stores of all domains: one task for each part of a file, then one for each store; what is cached is not remade.
 
-The tasks run on Ray where it is up, else one after the other in this process.
+The tasks run on Ray where it is up, else one after the other in this process. The driver loads the tokenizer and hands
+it to them: which class a tokenizer is of, transformers decides by the model's configuration class, and those import
+torch. A task imports none of it, and asks no hub.
 """
 
 import os
@@ -10,11 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import ray
 
 from orchestrator.config.run import RunConfig
 from workers.config.data import DataConfig, DomainConfig
@@ -25,9 +25,10 @@ from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
 from workers.data.template_date import freeze_date
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    import ray
     from transformers import PreTrainedTokenizerBase
 
 OnProgress = Callable[[float, float, str], None]
@@ -84,9 +85,12 @@ def prepare_stores(
     """
     cache_dir = cache_dir.resolve()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    fingerprint = fingerprint_tokenizer(cached_tokenizer(model, cache_dir))
+    tokenizer = cached_tokenizer(model, cache_dir)
+    fingerprint = fingerprint_tokenizer(tokenizer)
     plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
-    _build_missing([plan for plan in plans if not (cache_dir / plan.key).exists()], data, model, cache_dir, on_progress)
+    missing = [plan for plan in plans if not (cache_dir / plan.key).exists()]
+    if missing:
+        _build_missing(missing, data, tokenizer, cache_dir, on_progress)
     stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may stem from a more generous run
@@ -108,12 +112,19 @@ def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
 
 
 def _build_missing(
-    plans: list[DomainPlan], data: DataConfig, model: ModelConfig, cache_dir: Path, on_progress: OnProgress
+    plans: list[DomainPlan],
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: Path,
+    on_progress: OnProgress,
 ) -> None:
+    import ray
+
+    # Inside a list a reference stays one: a worker fetches the tokenizer once for all its tasks.
+    run = partial(_run_on_ray, [ray.put(tokenizer)]) if ray.is_initialized() else partial(_run_here, tokenizer)
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
-    run = _run_on_ray if ray.is_initialized() else _run_here
     try:
-        tokenizing = [(task, data, model, cache_dir, building[plan.domain]) for plan in plans for task in plan.tasks]
+        tokenizing = [(task, data, building[plan.domain]) for plan in plans for task in plan.tasks]
         shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
         progress = _Progress(plans, on_progress)
         for index, shard in run(_tokenize, tokenizing):
@@ -126,7 +137,7 @@ def _build_missing(
             check_bad_rows(plan.domain, data, Report.merged([shard.report for shard in of_plan]))
             check_sides(plan, of_plan, data)
             stores = building[plan.domain] / "stores"
-            packing += [(plan, side, of_plan, data, model, cache_dir, stores) for side in plan.sides]
+            packing += [(plan, side, of_plan, data, stores) for side in plan.sides]
         for _ in run(_pack, packing):
             pass
         for plan in plans:
@@ -173,38 +184,42 @@ def _load_frozen(model: ModelConfig, cache_dir: Path) -> tuple["PreTrainedTokeni
     return tokenizer, freeze_date(tokenizer, cache_dir)
 
 
-def _tokenize(task: ShardTask, data: DataConfig, model: ModelConfig, cache_dir: Path, building: Path) -> TokenShard:
-    return tokenize_shard(task, data, cached_tokenizer(model, cache_dir), building)
+def _tokenize(tokenizer: "PreTrainedTokenizerBase", task: ShardTask, data: DataConfig, building: Path) -> TokenShard:
+    return tokenize_shard(task, data, tokenizer, building)
 
 
 def _pack(
+    tokenizer: "PreTrainedTokenizerBase",
     plan: DomainPlan,
     side: Side,
     shards: list[TokenShard],
     data: DataConfig,
-    model: ModelConfig,
-    cache_dir: Path,
     building: Path,
 ) -> None:
     building.mkdir(exist_ok=True)
-    pad_id = cached_tokenizer(model, cache_dir).pad_token_id
-    pack_side(plan, side, shards, data, pad_id, building)
+    pack_side(plan, side, shards, data, tokenizer.pad_token_id, building)
 
 
-def _run_here(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+def _run_here(
+    tokenizer: "PreTrainedTokenizerBase", body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Any]]:
     """(index of the call, result) of every call, in order."""
     for index, arguments in enumerate(calls):
-        yield index, body(*arguments)
+        yield index, body(tokenizer, *arguments)
 
 
-def _run_on_ray(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+def _run_on_ray(
+    tokenizer: "list[ray.ObjectRef]", body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Any]]:
     """(index of the call, result) of every call, as they finish; a ValueError of a task is raised as it was there.
 
     The tasks behind it are left to end by themselves: cancelling one that is just completing ends this process (a
     failed check inside Ray 2.60).
     """
+    import ray
+
     task = ray.remote(num_cpus=1)(_single_threaded)
-    pending = {task.remote(body, *arguments): index for index, arguments in enumerate(calls)}
+    pending = {task.remote(body, tokenizer, *arguments): index for index, arguments in enumerate(calls)}
     try:
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
@@ -216,7 +231,14 @@ def _run_on_ray(body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> I
         raise
 
 
-def _single_threaded(body: Callable[..., Any], *arguments: Any) -> Any:
+def _single_threaded(body: Callable[..., Any], tokenizer: "list[ray.ObjectRef]", *arguments: Any) -> Any:
     # A task has one CPU; the tokenizer would take all of the machine.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return body(*arguments)
+    return body(_fetch(*tokenizer), *arguments)
+
+
+@lru_cache(maxsize=1)
+def _fetch(tokenizer: "ray.ObjectRef") -> "PreTrainedTokenizerBase":
+    import ray
+
+    return ray.get(tokenizer)

@@ -33,7 +33,8 @@ def mean_hidden_states(config: ModelConfig, texts: Sequence[str], layer: str, ma
     """Mean over the tokens of each text, cut at `max_length` tokens, after that layer; shape (N, H)."""
     import torch
 
-    from workers.model.loading import load_model, load_tokenizer
+    from workers.model.loading import load_model
+    from workers.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(config)
     model: Any = load_model(config).eval()

@@ -7,11 +7,7 @@ back, goes on from the newest complete checkpoint and the journal. So nothing is
 import tempfile
 from pathlib import Path
 from threading import Event
-from typing import Any
-
-import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.resources import check_resources
 from orchestrator.config.cluster import ClusterConfig
@@ -20,6 +16,9 @@ from orchestrator.mixing import MixingConfig
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.training.stopping import run_until_stopped
 from workers.training.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from ray.train import WorkerGroupError
 
 _CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit a stuck start is tried for ever
 
@@ -41,6 +40,10 @@ def train_on_cluster(
         KeyboardInterrupt: it was stopped, by a signal or `stopping`, after a checkpoint where that was waited for.
         TrainingFailedError: the cluster has not the resources, or the workers failed more often than allowed.
     """
+    # Seconds: Ray Train brings torch, pandas and pyarrow, which only a driver that trains needs.
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, mixing, sizes)
     forget_failure(plan.folder)
@@ -77,6 +80,8 @@ def train_on_cluster(
 
 def train_rank(settings: dict[str, Any]) -> None:
     """What every worker runs."""
+    import ray.train
+
     from workers.engine.checkpoint import NonFiniteStateError
     from workers.export import ExportError
     from workers.model.isolation import PackingError
@@ -92,7 +97,9 @@ def train_rank(settings: dict[str, Any]) -> None:
             note_failure(plan.folder, str(error))
 
 
-def _explain(error: WorkerGroupError) -> str:
+def _explain(error: "WorkerGroupError") -> str:
+    import ray
+
     ranks = ", ".join(str(rank) for rank in sorted(error.worker_failures))
     first = error.worker_failures[min(error.worker_failures)]
     cause = first.cause if isinstance(first, ray.exceptions.RayTaskError) else first

@@ -11,7 +11,6 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.runs.folder import is_finished
 from workers.config.model import ModelConfig
-from workers.engine.checkpoint import latest_checkpoint
 from workers.training.plan import StartPoint
 
 
@@ -56,6 +55,8 @@ def _exported(folder: Path, base: ModelConfig) -> ModelConfig:
 
 
 def _last_checkpoint(folder: Path) -> Path:
+    from workers.engine.checkpoint import latest_checkpoint  # which imports torch
+
     faults: list[str] = []
     checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
     if checkpoint is None or faults:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from orchestrator.config.errors import ConfigError
 from orchestrator.runs.failure import explain
 
 
@@ -16,11 +15,13 @@ def plain_errors() -> Iterator[None]:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         yield
-    except ConfigError as error:
-        for line in error.lines:
-            errors.print(line, markup=False)
-        raise typer.Exit(2) from None
     except (ValueError, RuntimeError, OSError) as error:
+        from orchestrator.config.errors import ConfigError  # it brings the whole configuration, so not before it is due
+
+        if isinstance(error, ConfigError):
+            for line in error.lines:
+                errors.print(line, markup=False)
+            raise typer.Exit(2) from None
         errors.print(f"raymix: {explain(error)}", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

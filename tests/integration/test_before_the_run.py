@@ -1,6 +1,8 @@
 """What a run finds out about its base model before it trains: the distribution it knows, what is important in it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from orchestrator.prepare.detection.distribution import Distribution
 from tests.integration.masked_training import base_weights
-from tests.runs import DOMAINS, raymix, read_lines, write_run
+from tests.runs import DOMAINS, ROOT, raymix, read_lines, write_run
 from workers.strategies.cofitune.normalisation import read_importance
 
 DETECTION = {
@@ -72,3 +74,15 @@ def test_it_measures_importance_and_trains_under_it(config: Path) -> None:
     trained, base = base_weights(folder / "model"), base_weights(config.parent / "base")
     moved = {name for name in base if not torch.equal(trained[name], base[name])}
     assert moved == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("up", "down")}
+
+
+def test_once_it_has_ended_its_summary_is_shown_without_ray_torch_or_transformers(config: Path) -> None:
+    code = (
+        "import sys; from orchestrator.cli.main import app\n"
+        "app(['run', sys.argv[1]], standalone_mode=False)\n"
+        "print(*{'ray', 'torch', 'transformers', 'deepspeed', 'pandas'} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, str(config)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "report.html" in done.stdout and all(name in done.stdout for name in DOMAINS)
+    assert done.stderr.strip() == ""

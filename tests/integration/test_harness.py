@@ -13,7 +13,7 @@ from orchestrator.benchmarks.harness import evaluate_model, load_tasks
 from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import write_llama
 from workers.config.model import ModelConfig
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 QUESTIONS = ("1+1=", "what is law", "say court")
 

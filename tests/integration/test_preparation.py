@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +15,11 @@ from orchestrator.prepare import token_stores
 from orchestrator.prepare.token_stores import prepare_stores
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
+from workers.data.preparing import fingerprint_tokenizer, plan_domain
+from workers.data.tokenization import ShardTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DATA = DataConfig(max_length=256)
 
@@ -65,7 +72,7 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
         pair.train.folder.parent.name for pair in made.values()
     }
 
-    monkeypatch.setattr(token_stores.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     here = prepare_stores(domains, DATA, model, tmp_path / "here")
     for domain in domains:
         for side in ("train", "eval"):
@@ -77,6 +84,24 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
     monkeypatch.setattr(token_stores, "_tokenize", None)  # a second start has no use for it
     again = prepare_stores(domains, DATA, model, tmp_path / "here")
     assert again["code"].report == made["code"].report and again["code"].report.num_bad_rows == 1
+
+
+def test_a_task_that_tokenises_imports_neither_torch_nor_deepspeed(
+    local_ray: None, domains: dict[str, DomainConfig], model: ModelConfig, tmp_path: Path
+) -> None:
+    tokenizer = token_stores.cached_tokenizer(model, tmp_path)
+
+    def look(tokenizer: "PreTrainedTokenizerBase", task: ShardTask) -> tuple[int, str, set[str]]:
+        shard = token_stores._tokenize(tokenizer, task, DATA, tmp_path)
+        return shard.num_examples["train"], fingerprint_tokenizer(tokenizer), set(sys.modules)
+
+    fingerprint = fingerprint_tokenizer(tokenizer)
+    tasks = plan_domain("math", domains["math"], DATA, fingerprint).tasks
+    answers = dict(token_stores._run_on_ray([ray.put(tokenizer)], look, [(task,) for task in tasks]))
+    assert [answers[index][0] for index in range(3)] == [700, 300, 0]
+    for _, of_task, modules in answers.values():
+        assert of_task == fingerprint and "transformers" in modules
+        assert not modules & {"torch", "deepspeed", "pandas", "datasets"}
 
 
 def test_a_bad_row_in_a_task_is_told_in_plain_words(

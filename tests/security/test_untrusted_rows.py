@@ -16,7 +16,7 @@ from workers.data.preparing import plan_domain
 from workers.data.sources import plan_sources, read_examples
 from workers.data.store import STORE_VERSION, TokenStore
 from workers.data.tokenization import tokenize_shard
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 DATA = DataConfig(max_length=256)
 

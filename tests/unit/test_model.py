@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from benchmarks.tiny_families import build
 from workers.config.model import ModelConfig
-from workers.model.loading import check_model, find_decoder, load_model, load_tokenizer
+from workers.model.loading import check_model, find_decoder, load_model
+from workers.model.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

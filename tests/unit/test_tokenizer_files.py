@@ -11,7 +11,7 @@ import pytest
 
 from tests.runs import raymix, write_llama, write_run
 from workers.config.model import ModelConfig
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 from workers.model.tokenizer_files import explain_missing_package
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("sentencepiece", "tiktoken", "mistral_common")}

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from workers.data.formats import Example, Message
 from workers.data.left_out import find_dropped, find_missing
 from workers.data.message_forms import forms_of, has_written_out_parts, with_system
@@ -142,6 +140,9 @@ class ChatTemplate:
         return self.render(messages, tools), None
 
     def _render_with_blocks(self, conversations: Sequence[Sequence[Message]], tools: Tools) -> list[Rendered]:
+        # Here and not above: it takes half a second, which a driver does not have to spend on a finished run.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         source, _, variables = self._source(tools)
         try:
             rendered: Any = render_jinja_template(

@@ -1,19 +1,22 @@
 """Whether the model has an embedding for every token id that it will be shown."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from workers.data.store import TokenStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BLOCK_TOKENS = 2**24
 _MAX_NAMED = 3
 
 
 def check_token_ids(
-    stores: Mapping[str, Sequence[TokenStore]], tokenizer: PreTrainedTokenizerBase, num_embeddings: int
+    stores: Mapping[str, Sequence[TokenStore]], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int
 ) -> None:
     """Look for ids beyond the embedding; the stores are read only where the tokenizer has such ids at all.
 
@@ -45,7 +48,7 @@ def _ids_from(store: TokenStore, first: int) -> NDArray[np.int32]:
     return np.unique(np.concatenate([np.empty(0, dtype=np.int32), *found]))
 
 
-def _message(where: str, ids: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> str:
+def _message(where: str, ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> str:
     named = ", ".join(f"{i} ({tokenizer.convert_ids_to_tokens(i)})" for i in ids[:_MAX_NAMED].tolist())
     more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
     return (

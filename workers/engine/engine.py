@@ -28,8 +28,9 @@ from workers.engine.partitions import Fragment, stepped_tensors
 from workers.engine.router_loss import find_router_loss
 from workers.engine.trainable import load_trainable
 from workers.engine.weight_decay import parameter_groups
+from workers.model.base_config import load_hidden_size
 from workers.model.isolation import Isolation, prove_isolation
-from workers.model.loading import find_decoder, load_hidden_size
+from workers.model.loading import find_decoder
 from workers.model.packed_forward import PackedForward, passes_over
 from workers.strategies import STRATEGIES, Attachment
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
-from workers.model.base_folder import read_model_type
+from workers.model.base_config import read_model_type
 from workers.model.loading import check_partitions, load_model
 from workers.strategies import STRATEGIES
 

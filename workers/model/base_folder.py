@@ -13,24 +13,20 @@ from typing import Any
 
 import torch
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
+from workers.model.base_config import explain, read_model_type
 from workers.model.model_files import (
     StoredTensor,
     find_weight_files,
     read_headers,
     read_model_config,
-    refuse_quantised,
     shard_names,
 )
 
@@ -72,34 +68,6 @@ class BaseModel:
         return int(weight.shape[0])
 
 
-def read_model_type(config: ModelConfig, path: str) -> PreTrainedConfig:
-    """The model's configuration in transformers.
-
-    Raises:
-        ValueError: transformers does not know the type, needs its code for it, or it is no causal language model.
-    """
-    folder = Path(path)
-    content = read_model_config(folder) if folder.is_dir() else {}
-    model_type = content.get("model_type")
-    if model_type and model_type not in CONFIG_MAPPING:
-        if "auto_map" in content:
-            raise ValueError(
-                f"model.path: {config.path} needs its own code ({folder / 'config.json'}: auto_map, model_type "
-                f"{model_type!r}), and raymix never runs remote code; use a model that transformers itself supports"
-            )
-        raise ValueError(
-            f"model.path: {folder / 'config.json'}: the installed transformers knows no model_type {model_type!r}; "
-            "mend the name, or install a transformers that knows it"
-        )
-    try:
-        loaded: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
-        raise ValueError(f"model.path: {config.path}: its config.json does not load: {explain(error)}") from error
-    _refuse_other_kinds(config.path, loaded)
-    refuse_quantised(loaded.to_dict(), config.path)
-    return loaded
-
-
 def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> BaseModel | None:
     """What the files say of the model; None for a hub model whose weights are not in the local cache.
 
@@ -123,39 +91,6 @@ def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> 
     # On the meta device transformers ties only what is in the files once.
     doubled = {a: b for a, b in tied.items() if shell.get_parameter(a) is not shell.get_parameter(b)}
     return BaseModel(shell, doubled)
-
-
-def model_class(described: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The family's class in transformers."""
-    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
-    assert issubclass(family, PreTrainedModel)
-    return family
-
-
-def explain(error: Exception) -> str:
-    """A library's error in one line."""
-    text = " ".join(str(error).split())
-    if "trust_remote_code" in text:
-        return "it needs its own code, and raymix never runs remote code; use a model that transformers itself supports"
-    return text if isinstance(error, OSError | ValueError | RuntimeError) and text else repr(error)
-
-
-def _refuse_other_kinds(path: str, described: PreTrainedConfig) -> None:
-    kind = described.model_type
-    if getattr(described, "is_encoder_decoder", False):
-        what = "an encoder-decoder"
-    elif type(described) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        what = "of a kind that transformers cannot write text with"
-    elif type(described) in MODEL_FOR_MASKED_LM_MAPPING and not (
-        getattr(described, "is_decoder", False) or getattr(described, "causal", False)
-    ):
-        what = "an encoder, in which a token sees those that come after it"
-    else:
-        return
-    raise ValueError(
-        f"model.path: {path} (model_type {kind!r}) is {what}, and raymix trains causal language models; "
-        "use one of them (Llama, Qwen, Mistral, Gemma, ...)"
-    )
 
 
 def _weight_files(config: ModelConfig, path: str, may_download: bool) -> list[Path] | None:

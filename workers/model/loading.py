@@ -1,57 +1,20 @@
-"""The base model and its tokenizer: safetensors only, remote code never run, nothing printed."""
+"""The base model: safetensors only, remote code never run, nothing printed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from huggingface_hub import try_to_load_from_cache
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
-from workers.hub import reach_hub
 from workers.model.attention import resolve_attention
-from workers.model.base_folder import BaseModel, explain, model_class, read_base, read_model_type
-from workers.model.model_files import read_model_config
-from workers.model.tokenizer_files import explain_missing_package
-
-
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
-    path = _check_model_path(config)
-    read_model_type(config, path)  # whose faults would be told in the tokenizer's name
-    transformers_logging.set_verbosity_error()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
-        if reason := explain_missing_package(_folder_of(config, path), error):
-            raise ValueError(f"model.path: {config.path}: {reason}") from error
-        where = f"model.path: {config.path}"
-        if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
-            where += " holds no tokenizer.json (copy the model's own there)"
-        raise ValueError(f"{where}: its tokenizer does not load: {explain(error)}") from error
-    if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
-        reason = explain_missing_package(_folder_of(config, path), None)
-        reason = reason or "its tokenizer is empty; copy the tokenizer.json of the model there"
-        raise ValueError(f"model.path: {config.path}: {reason}")
-    if config.chat_template is not None:
-        if not config.chat_template.is_file():
-            raise ValueError(f"model.chat_template: no such file: {config.chat_template}")
-        tokenizer.chat_template = config.chat_template.read_text(encoding="utf-8")
-    elif tokenizer.chat_template is None:
-        from workers.data.templates import BUILT_IN_CHAT_TEMPLATE
-
-        tokenizer.chat_template = BUILT_IN_CHAT_TEMPLATE
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(f"model {config.path}: its tokenizer has neither a pad token nor an end-of-text token")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+from workers.model.base_config import check_model_path, explain, model_class, read_model_type
+from workers.model.base_folder import BaseModel, read_base
 
 
 def check_model(
@@ -68,7 +31,7 @@ def check_model(
     Raises:
         ValueError: it could not be loaded, or not with the attention kernel that is asked for.
     """
-    path = _check_model_path(config)
+    path = check_model_path(config)
     described = read_model_type(config, path)
     family: Any = model_class(described)
     resolve_attention(config, family, on_gpu)
@@ -99,7 +62,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     Raises:
         ValueError: the files are not those of the model, or hold a weight that is NaN or infinite.
     """
-    path = _check_model_path(config)
+    path = check_model_path(config)
     partitioning = deepspeed_config()  # of ZeRO-3, where DeepSpeed is to partition the model
     unset_hf_deepspeed_config()
     described = read_model_type(config, path)
@@ -132,47 +95,6 @@ def find_decoder(model: PreTrainedModel) -> torch.nn.Module:
         if part is not model and any(module is embeddings for module in part.modules()):
             return part
     raise ValueError(f"{type(model).__name__}: transformers does not say which part gives the last hidden states")
-
-
-def load_hidden_size(config: ModelConfig) -> int:
-    """Width of the model's residual stream, from its configuration file alone."""
-    hidden_size: int = read_model_type(config, _check_model_path(config)).get_text_config().hidden_size
-    return hidden_size
-
-
-def _folder_of(config: ModelConfig, path: str) -> Path | None:
-    """The model's folder, or that of the local cache which a hub model's files are in."""
-    if Path(path).is_dir():
-        return Path(path)
-    found = try_to_load_from_cache(path, "config.json", revision=config.revision)
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def reach_model(config: ModelConfig) -> str | None:
-    """See `reach_hub`, for a model that is no local folder."""
-    try:
-        return reach_hub("model", config.path, config.revision)
-    except ValueError as error:
-        raise ValueError(f"model.path: {error}") from error
-
-
-def load_vocabulary_size(config: ModelConfig) -> int | None:
-    """Token ids that the model takes, as its configuration file alone says; None where it does not."""
-    described = read_model_type(config, _check_model_path(config)).get_text_config()
-    size: int | None = getattr(described, "vocab_size", None)
-    return size
-
-
-def _check_model_path(config: ModelConfig) -> str:
-    folder = Path(config.path).expanduser()
-    if folder.exists():
-        read_model_config(folder)
-        return str(folder)
-    is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is hardly a name on the hub
-    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1 or is_beside_others:
-        raise ValueError(f"model.path: no such folder: {config.path}")
-    reach_model(config)
-    return config.path
 
 
 @contextmanager

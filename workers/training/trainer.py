@@ -27,7 +27,7 @@ from workers.engine.learning_rate import learning_rate
 from workers.events import note_event
 from workers.export import export_model, held_out_examples
 from workers.model.isolation import find_proof_row
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 from workers.signals.meter import SignalMeter
 from workers.signals.pool import SignalPool
 from workers.strategies import Attachment

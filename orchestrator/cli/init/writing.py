@@ -117,7 +117,7 @@ def _find_tokenizer(model: str, console: Console) -> "PreTrainedTokenizerBase | 
     """The tokenizer of a local model folder; None, and a line on what that means, where there is none."""
     why = f"{model} is no folder of this machine"
     if Path(model).is_dir():
-        from workers.model.loading import load_tokenizer
+        from workers.model.tokenizer import load_tokenizer
 
         try:
             return load_tokenizer(ModelConfig(path=model))

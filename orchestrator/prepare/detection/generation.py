@@ -63,7 +63,8 @@ class TextGenerator:
         import torch
         from transformers import GenerationConfig as Sampling
 
-        from workers.model.loading import load_model, load_tokenizer
+        from workers.model.loading import load_model
+        from workers.model.tokenizer import load_tokenizer
 
         self._opening_tokens = opening_tokens
         self._tokenizer = load_tokenizer(model)

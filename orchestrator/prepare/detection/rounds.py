@@ -79,7 +79,7 @@ class _Detection:
     """One detection under way."""
 
     def __init__(self, config: RunConfig, domains: Mapping[str, DomainTexts], places: Places, console: Console) -> None:
-        from workers.model.loading import load_tokenizer
+        from workers.model.tokenizer import load_tokenizer
 
         self.config, self.settings = config, config.detection
         self.model = config.model.with_absolute_paths()

@@ -14,7 +14,7 @@ from workers.data.preparing import Sample, check_sides, fingerprint_tokenizer, p
 from workers.data.report import Report
 from workers.data.store import TokenStore
 from workers.data.tokenization import tokenize_shard
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 DATA = DataConfig(max_length=64, packing=False)
 

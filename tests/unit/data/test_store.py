@@ -24,7 +24,7 @@ DATA = DataConfig(max_length=64)
 @pytest.fixture
 def tokenizer(tokenizer_folder: Path) -> Any:
     from workers.config.model import ModelConfig
-    from workers.model.loading import load_tokenizer
+    from workers.model.tokenizer import load_tokenizer
 
     return load_tokenizer(ModelConfig(path=str(tokenizer_folder)))
 

@@ -13,7 +13,7 @@ from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
 from workers.data.formats import Example
 from workers.data.templates import Tokens, tokenize_examples
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

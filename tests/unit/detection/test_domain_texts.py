@@ -9,7 +9,7 @@ from orchestrator.prepare.detection.domain_texts import cut_openings, cut_window
 from workers.config.data import DomainConfig
 from workers.config.model import ModelConfig
 from workers.data.formats import Example
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 
 def write_rows(path: Path, texts: list[str]) -> Path:

@@ -15,7 +15,8 @@ from orchestrator.prepare.detection.judges.likelihood import LabelScorer
 from tests.runs import write_llama
 from tests.unit.detection.wordy_model import WORDS, write_words
 from workers.config.model import ModelConfig
-from workers.model.loading import load_model, load_tokenizer
+from workers.model.loading import load_model
+from workers.model.tokenizer import load_tokenizer
 
 
 def texts_of(seed: int, count: int, num_words: int = 25) -> dict[str, list[str]]:

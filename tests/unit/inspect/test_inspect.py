@@ -20,7 +20,7 @@ from workers.config.model import ModelConfig
 from workers.data.preparing import fingerprint_tokenizer, plan_domain
 from workers.data.templates import Tokens
 from workers.data.tokenization import Piece
-from workers.model.loading import load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 
 def inspect(file: Path, *options: str) -> tuple[list[dict[str, Any]], Any]:

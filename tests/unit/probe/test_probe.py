@@ -14,7 +14,8 @@ from orchestrator.probe.driver import probe
 from orchestrator.probe.hidden_states import layer_index, mean_hidden_states
 from tests.runs import write_llama
 from workers.config.model import ModelConfig
-from workers.model.loading import load_model, load_tokenizer
+from workers.model.loading import load_model
+from workers.model.tokenizer import load_tokenizer
 
 
 def write_model(folder: Path, seed: int) -> ModelConfig:

@@ -3,8 +3,8 @@
 from typing import NoReturn
 
 import pytest
+import ray
 
-from orchestrator.cluster import session
 from orchestrator.cluster.session import ClusterError, ray_session
 from orchestrator.config.cluster import ClusterConfig
 
@@ -22,12 +22,12 @@ def test_a_ray_that_does_not_start_is_told_in_a_line(
     def init(**settings: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(session.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     with pytest.raises(ClusterError, match=told), ray_session(ClusterConfig()):
         pytest.fail("there is no session")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.ray, "init", None)
+    monkeypatch.setattr(ray, "init", None)
     with pytest.raises(TypeError), ray_session(ClusterConfig()):
         pytest.fail("there is no session")

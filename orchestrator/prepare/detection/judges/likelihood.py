@@ -41,7 +41,8 @@ class LabelScorer:
     def __init__(self, config: LikelihoodJudgeConfig, domains: Sequence[str]) -> None:
         import torch
 
-        from workers.model.loading import load_model, load_tokenizer
+        from workers.model.loading import load_model
+        from workers.model.tokenizer import load_tokenizer
 
         self._tokenizer = load_tokenizer(config.model)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

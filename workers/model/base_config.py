@@ -1,0 +1,121 @@
+"""What a base model's config.json says of it: where the model is, its type, its sizes. No weight is read.
+
+transformers is imported inside the functions: its configuration classes bring torch, and who imports this module for
+one function of it (a process that only tokenises, say) must not pay for the others.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workers.config.model import ModelConfig
+from workers.hub import reach_hub
+from workers.model.model_files import read_model_config, refuse_quantised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def check_model_path(config: ModelConfig) -> str:
+    """`model.path` as transformers takes it, once its folder or its name on the hub can be read.
+
+    Raises:
+        ValueError: there is no such folder, or no such model on the hub.
+    """
+    folder = Path(config.path).expanduser()
+    if folder.exists():
+        read_model_config(folder)
+        return str(folder)
+    is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is hardly a name on the hub
+    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1 or is_beside_others:
+        raise ValueError(f"model.path: no such folder: {config.path}")
+    reach_model(config)
+    return config.path
+
+
+def reach_model(config: ModelConfig) -> str | None:
+    """See `reach_hub`, for a model that is no local folder."""
+    try:
+        return reach_hub("model", config.path, config.revision)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
+
+
+def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
+    """The model's configuration in transformers.
+
+    Raises:
+        ValueError: transformers does not know the type, needs its code for it, or it is no causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    folder = Path(path)
+    content = read_model_config(folder) if folder.is_dir() else {}
+    model_type = content.get("model_type")
+    if model_type and model_type not in CONFIG_MAPPING:
+        if "auto_map" in content:
+            raise ValueError(
+                f"model.path: {config.path} needs its own code ({folder / 'config.json'}: auto_map, model_type "
+                f"{model_type!r}), and raymix never runs remote code; use a model that transformers itself supports"
+            )
+        raise ValueError(
+            f"model.path: {folder / 'config.json'}: the installed transformers knows no model_type {model_type!r}; "
+            "mend the name, or install a transformers that knows it"
+        )
+    try:
+        loaded: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
+        raise ValueError(f"model.path: {config.path}: its config.json does not load: {explain(error)}") from error
+    _refuse_other_kinds(config.path, loaded)
+    refuse_quantised(loaded.to_dict(), config.path)
+    return loaded
+
+
+def model_class(described: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """The family's class in transformers."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
+    assert issubclass(family, PreTrainedModel)
+    return family
+
+
+def load_hidden_size(config: ModelConfig) -> int:
+    """Width of the model's residual stream, from its configuration file alone."""
+    hidden_size: int = read_model_type(config, check_model_path(config)).get_text_config().hidden_size
+    return hidden_size
+
+
+def load_vocabulary_size(config: ModelConfig) -> int | None:
+    """Token ids that the model takes, as its configuration file alone says; None where it does not."""
+    described = read_model_type(config, check_model_path(config)).get_text_config()
+    size: int | None = getattr(described, "vocab_size", None)
+    return size
+
+
+def explain(error: Exception) -> str:
+    """A library's error in one line."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs its own code, and raymix never runs remote code; use a model that transformers itself supports"
+    return text if isinstance(error, OSError | ValueError | RuntimeError) and text else repr(error)
+
+
+def _refuse_other_kinds(path: str, described: "PreTrainedConfig") -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = described.model_type
+    if getattr(described, "is_encoder_decoder", False):
+        what = "an encoder-decoder"
+    elif type(described) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        what = "of a kind that transformers cannot write text with"
+    elif type(described) in MODEL_FOR_MASKED_LM_MAPPING and not (
+        getattr(described, "is_decoder", False) or getattr(described, "causal", False)
+    ):
+        what = "an encoder, in which a token sees those that come after it"
+    else:
+        return
+    raise ValueError(
+        f"model.path: {path} (model_type {kind!r}) is {what}, and raymix trains causal language models; "
+        "use one of them (Llama, Qwen, Mistral, Gemma, ...)"
+    )
