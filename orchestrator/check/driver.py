@@ -13,6 +13,7 @@ from orchestrator.config.files import left_aside
 from orchestrator.config.machine import crowding
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
+from orchestrator.mixing import initial_weights
 from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
@@ -24,7 +25,7 @@ from orchestrator.sweeps.stages.chain import plan_stages
 from orchestrator.training.plan import (
     budget_warning,
     count_steps,
-    initial_algorithm,
+    domain_sizes,
     mean_tokens_per_row,
     row_shares,
 )
@@ -72,7 +73,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
     known = with_known_shares(config)
     num_steps = count_steps(known or config, stores)
     num_rows = num_steps * config.training.global_batch_size
-    shares = initial_algorithm(known, stores).initial_weights() if known else {}
+    shares = initial_weights(known.mixing, domain_sizes(stores)) if known else {}
     record = look_at_data(config.data, stores, template_day(config))
     model = _look_at_model(config, stores)
     return CheckedPlan(

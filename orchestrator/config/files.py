@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from orchestrator.config.errors import Fault, KeyPath
 from orchestrator.config.run import RunConfig
 from orchestrator.config.tracking import missing_package
-from orchestrator.mixing.base import GivenShares, check_domains
 from workers.data.files import BadRow, Shard
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
@@ -25,8 +22,7 @@ def missing_files(config: RunConfig) -> list[Fault]:
         *_model_folder(config),
         *_plain_file(("model", "chat_template"), config.model.chat_template),
         *_plain_file(("training", "deepspeed", "config"), config.training.deepspeed.config),
-        *_reference_file(config),
-        *_distribution_file(config),
+        *_files_of_numbers(config),
         *_strategy(config),
         *_tracker_packages(config),
     ]
@@ -95,41 +91,17 @@ def _model_folder(config: RunConfig) -> Iterator[Fault]:
         yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); mend the path or give a hub name"
 
 
-def _reference_file(config: RunConfig) -> Iterator[Fault]:
-    path = getattr(config.mixing, "reference", None)
-    if not isinstance(path, Path):
-        return
-    key: KeyPath = ("mixing", "reference")
-    if faults := list(_plain_file(key, path)):
-        yield from faults
-        return
-    try:
-        losses = json.loads(path.read_text())["loss_nats"]
-        check_domains(str(path), losses, config.trained_domains)
-    except (ValueError, KeyError, TypeError) as error:
-        yield key, f"{path}: not a file that `raymix reference` wrote: {error}"
-
-
-def _distribution_file(config: RunConfig) -> Iterator[Fault]:
-    """Shares by domain in a file: whole, of exactly the trained domains, and summing to 1."""
-    for name in ("initial", "shares"):
-        path = getattr(config.mixing, name, None)
-        if not isinstance(path, Path):
-            continue
-        key: KeyPath = ("mixing", name)
-        if faults := list(_plain_file(key, path)):
+def _files_of_numbers(config: RunConfig) -> Iterator[Fault]:
+    """Reference losses and shares in files: whole, and of exactly the trained domains."""
+    for file in config.mixing.files():
+        key: KeyPath = ("mixing", file.key)
+        if faults := list(_plain_file(key, file.path)):
             yield from faults
             continue
         try:
-            shares = json.loads(path.read_text())["shares"]
-            check_domains(str(path), shares, config.trained_domains)
-            TypeAdapter(GivenShares).validate_python(shares)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            yield key, f"{path}: {where}{first['msg'].removeprefix('Value error, ')}"
-        except (ValueError, KeyError, TypeError) as error:
-            yield key, f"{path}: not a file of shares by domain: {error}"
+            file.check(config.trained_domains)
+        except ValueError as error:
+            yield key, str(error)
 
 
 def _strategy(config: RunConfig) -> Iterator[Fault]:

@@ -3,7 +3,7 @@
 Safe YAML only: no tags, no duplicate keys, and bounded in bytes, depth and values, aliases written out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from orchestrator.config.machine import missing_gpus, unwritable_output
 from orchestrator.config.overrides import Origins, apply_overrides
 from orchestrator.config.sweep import SweepConfig
 from workers.nearest import find_nearest
+from workers.plugins import plugin_faults
+from workers.signals import build_signal
 
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
@@ -61,17 +63,28 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
     Raises:
         ConfigError: with one line for each fault.
     """
+    if lines := plugin_faults():
+        raise ConfigError(lines)
     data, origins = _parse(path)
     apply_overrides(overrides, data, origins, lambda text: yaml.load(text, _BoundedLoader))
     try:
         config = SweepConfig.model_validate(data)
     except ValidationError as error:
         raise _config_error(path, origins, describe(error, data)) from None
-    if faults := unknown_changes(config):
+    if faults := [*unknown_changes(config), *_unknown_signals(config)]:
         raise _config_error(path, origins, faults)
     if check_files and (faults := [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]):
         raise _config_error(path, origins, faults)
     return config
+
+
+def _unknown_signals(config: SweepConfig) -> Iterator[Fault]:
+    """Signals that the mixing algorithm needs and workers cannot measure."""
+    for name in config.mixing.required_signals:
+        try:
+            build_signal(name, config.trained_domains)
+        except ValueError as error:
+            yield ("mixing", "type"), f"{config.mixing.type}: {error}"
 
 
 def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> ConfigError:

@@ -18,7 +18,7 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
         return []
     there = _count_gpus()
     groups = {"cluster.num_workers": cluster.num_workers}
-    if getattr(config.mixing, "reference", None) == "computed":
+    if config.mixing.needs.references == "computed":
         groups["reference.num_workers"] = config.reference.num_workers
     wanted = {key: number * cluster.gpus_per_worker for key, number in groups.items()}
     worst = max(wanted, key=lambda key: wanted[key])

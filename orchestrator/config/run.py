@@ -13,8 +13,6 @@ from orchestrator.config.detection import DetectionConfig
 from orchestrator.config.stages import StartConfig
 from orchestrator.config.tracking import AnyTrackerConfig, check_tracking
 from orchestrator.mixing import AnyMixingConfig
-from orchestrator.mixing.base import check_domains, check_target
-from orchestrator.mixing.versatune import VersaTuneConfig, floor_fault
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
 from workers.config.training import EvaluationConfig, TrainingConfig
@@ -104,17 +102,11 @@ class RunConfig(Settings):
         names = self.trained_domains
         if not names:
             raise ValueError("domains: all of them are only measured; give one of them `train` files")
-        for key in ("shares", "initial", "reference"):
-            if isinstance(value := getattr(self.mixing, key, None), dict):
-                check_domains(f"mixing.{key}", value, names)
-        if (target := getattr(self.mixing, "target", None)) is not None:
-            check_target(target, names)
+        self.mixing.check_domains(names)
         best, known = self.evaluation.best, list(self.domains)
         if best is not None and best not in ("mean", "worst", *known):
             near = meant([best], ["mean", "worst", *known])
             raise ValueError(f"evaluation.best: {best!r} is neither mean nor worst nor one of {known}{near}")
-        if isinstance(self.mixing, VersaTuneConfig) and self.mixing.floor * len(names) > 1:
-            raise ValueError(floor_fault(self.mixing.floor, len(names)))
         return self
 
     @model_validator(mode="after")

@@ -129,7 +129,7 @@ def check_search(config: "SweepConfig") -> None:
             )
         if not any(search.metric.values()):
             raise ValueError("search.metric: all weights are 0; give at least one domain some")
-    if search.metric == "target" and not (config.compare.target or getattr(config.mixing, "target", None)):
+    if search.metric == "target" and not (config.compare.target or config.mixing.needs.target):
         raise ValueError("search.metric: target, but no domain is one; set compare.target")
     for key in getattr(search, "space", {}):
         _check_key(key)

@@ -1,13 +1,12 @@
 """A stage as the ordinary run that it is, and what a plan must not say. Pure: no files, no torch, no Ray."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig
-from orchestrator.mixing.base import MixingConfig, normalise
 from workers.config.data import DomainConfig
 from workers.nearest import meant
 
@@ -88,7 +87,7 @@ def stage_run(config: "PlanConfig", stage: StageConfig) -> RunConfig:
             "output_dir": config.output_dir / "stages",
             "data": config.data.replaced(cache_dir=config.cache_dir),
             "domains": domains,
-            "mixing": _restrict(stage.mixing or config.mixing, trained),
+            "mixing": (stage.mixing or config.mixing).restricted_to(trained),
             "training": config.training.replaced(**changed),
         }
     )
@@ -113,13 +112,3 @@ def _take(domain: DomainConfig, amount: float) -> DomainConfig:
     if domain.count and amount:
         return domain.replaced(count=max(1, round(amount * domain.count)))
     return domain.replaced(fraction=amount * domain.fraction, count=None)
-
-
-def _restrict(mixing: MixingConfig, trained: Sequence[str]) -> MixingConfig:
-    """What is given by domain, for these domains alone; shares keep their proportions."""
-    update: dict[str, Any] = {}
-    for key in ("shares", "initial", "reference"):
-        if isinstance(values := getattr(mixing, key, None), dict):
-            kept = {name: values[name] for name in trained if name in values}
-            update[key] = normalise(kept) if key != "reference" and any(kept.values()) else kept
-    return mixing.replaced(**update)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.controller.journal import DurableController
-from orchestrator.mixing import MixingConfig, build_mixing_algorithm
+from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from workers.contracts import DomainFeedback, DomainWeights
 
 NAMESPACE = "raymix"
@@ -25,7 +25,7 @@ class DomainSize:
 
 
 def start_controller(
-    run_folder: Path, run_id: str, mixing: MixingConfig, domains: list[DomainSize]
+    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]
 ) -> "RayWeightsSource":
     """Start the controller of a run, or go on from its journal, and return the workers' way to reach it.
 
@@ -44,7 +44,7 @@ def start_controller(
 class ControllerActor(DurableController):
     """The durable controller, built inside its own process."""
 
-    def __init__(self, run_folder: Path, run_id: str, mixing: MixingConfig, domains: list[DomainSize]) -> None:
+    def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]) -> None:
         super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
 
 

@@ -1,70 +1,44 @@
 """Mixing algorithms: how the shares of the domains follow from what was measured. Pure: no Ray, no torch, no clock.
 
-To add one, write a file with a config class (its `type` names it) and a subclass of `MixingAlgorithm`, and put it in
-the table and the union below. Nothing else changes: not the controller, not the loop, not the workers. An algorithm
-that answers to more than losses names its signals in its config class (`required_signals`; workers/signals has them).
+base.py       what every algorithm and its settings are
+needs.py      what settings can leave open: reference losses, a base distribution; how fields say so
+resolved.py   settings as written -> settings with numbers
+table.py      the algorithms, those of installed plugins included
+
+To add one, write a file with a config class (its `type` names it) and a subclass of `MixingAlgorithm`, and give it a
+line in the table. Nothing else changes: no other part knows the fields of an algorithm's settings. One that answers to
+more than losses names its signals in its config class (`required_signals`; workers/signals has them). An algorithm in
+a package of its own is an entry point: docs/extending.md.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-from pydantic import Field, TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig
-from orchestrator.mixing.fixed import Fixed, FixedConfig
-from orchestrator.mixing.inverse import Inverse, InverseConfig
-from orchestrator.mixing.mixture_of_skills import MixtureOfSkills, MixtureOfSkillsConfig
-from orchestrator.mixing.proportional import Proportional, ProportionalConfig
-from orchestrator.mixing.target import Target, TargetConfig
-from orchestrator.mixing.temperature import Temperature, TemperatureConfig
-from orchestrator.mixing.uniform import Uniform, UniformConfig
-from orchestrator.mixing.versatune import VersaTune, VersaTuneConfig
+from orchestrator.mixing.needs import Measured, Needs
+from orchestrator.mixing.resolved import ResolvedMixing, resolve
 
-MIXING_ALGORITHMS: dict[str, type[MixingAlgorithm[Any]]] = {
-    "uniform": Uniform,
-    "proportional": Proportional,
-    "temperature": Temperature,
-    "inverse": Inverse,
-    "fixed": Fixed,
-    "target": Target,
-    "versatune": VersaTune,
-    "mixture_of_skills": MixtureOfSkills,
-}
-
-AnyMixingConfig = Annotated[
-    UniformConfig
-    | ProportionalConfig
-    | TemperatureConfig
-    | InverseConfig
-    | FixedConfig
-    | TargetConfig
-    | VersaTuneConfig
-    | MixtureOfSkillsConfig,
-    Field(discriminator="type"),
-]
-
-_ADAPTER: TypeAdapter[MixingConfig] = TypeAdapter(AnyMixingConfig)
-
-
-def build_mixing_algorithm(config: MixingConfig | Mapping[str, Any], domains: Sequence[Domain]) -> MixingAlgorithm[Any]:
-    """The algorithm that `config` names, for these domains.
-
-    Args:
-        config: a validated config, or plain data such as {"type": "versatune", "sigma": 0.5, "reference": {...}}.
-        domains: name, num_examples and num_tokens of every domain.
-
-    Raises:
-        ValueError: the config is not valid, or names other domains than `domains`.
-    """
-    checked = config if isinstance(config, MixingConfig) else _ADAPTER.validate_python(dict(config))
-    return MIXING_ALGORITHMS[checked.type](checked, domains)
-
+if TYPE_CHECKING:
+    from orchestrator.mixing.table import MIXING_ALGORITHMS, AnyMixingConfig, build_mixing_algorithm, initial_weights
 
 __all__ = [
     "MIXING_ALGORITHMS",
     "AnyMixingConfig",
     "Domain",
+    "Measured",
     "MixingAlgorithm",
     "MixingConfig",
+    "Needs",
+    "ResolvedMixing",
     "build_mixing_algorithm",
+    "initial_weights",
+    "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: the table imports plugins, whose modules import this package.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from orchestrator.mixing import table
+
+    return getattr(table, name)

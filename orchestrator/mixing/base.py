@@ -2,39 +2,28 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast, get_args
 
-from pydantic import AfterValidator, Field
-
+from orchestrator.mixing.needs import (
+    DISTRIBUTION,
+    ByDomain,
+    DomainName,
+    Initial,
+    Measured,
+    Needs,
+    NumbersFile,
+    Source,
+    check_keys,
+    check_target,
+    find_marks,
+)
 from workers.contracts import DomainFeedback
-from workers.nearest import meant
-from workers.settings import LocalPath, Settings
+from workers.settings import Settings
 
 Shares = dict[str, float]
-
-_GIVEN_SUM_TOLERANCE = 1e-6  # people write 0.333333
-
-
-def _sum_to_one(shares: Shares) -> Shares:
-    total = math.fsum(shares.values())
-    if abs(total - 1.0) > _GIVEN_SUM_TOLERANCE:
-        remedy = f"divide each by {total:.9g} or mend one" if total > 0 else "give at least one of them a share"
-        raise ValueError(f"shares sum to {total:.9g}, not to 1; {remedy}")
-    return shares
-
-
-def _json_file(path: Path) -> Path:
-    if path.suffix != ".json":  # a misspelt word would pass for a path
-        raise ValueError(f"{str(path)!r} is neither a known word nor the name of a .json file")
-    return path
-
-
-GivenShares = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1), AfterValidator(_sum_to_one)]
-DistributionFile = Annotated[LocalPath, AfterValidator(_json_file)]
-"""A JSON file {"shares": {domain: share}}, as the detection of a model's own distribution writes it."""
-Initial = Literal["uniform", "proportional", "detected"] | DistributionFile | GivenShares
 
 
 class Domain(Protocol):
@@ -54,7 +43,7 @@ class Domain(Protocol):
 
 
 class MixingConfig(Settings):
-    """Settings that every mixing algorithm has."""
+    """Settings that every mixing algorithm has, and what the rest of the system asks of them, whichever it is."""
 
     type: str
     """Name in the table of algorithms."""
@@ -66,6 +55,65 @@ class MixingConfig(Settings):
         """Names of the further signals (workers/signals) that the algorithm answers to."""
         return ()
 
+    @property
+    def needs(self) -> Needs:
+        """What has to be known before the algorithm can be built."""
+        needs = Needs(target=next((target for _, target in self._targets()), None))
+        for _, kind, value in self._numbers():
+            source = kind.source(value)
+            if kind == DISTRIBUTION:
+                needs = replace(needs, distribution=source or needs.distribution)
+            else:
+                needs = replace(needs, references=value if isinstance(value, dict) else source)
+        return needs
+
+    def check_domains(self, names: Sequence[str]) -> None:
+        """Refuse settings that name other domains than those that are trained on.
+
+        Raises:
+            ValueError: with the key and what to change.
+        """
+        for key, _, value in self._numbers():
+            if isinstance(value, dict):
+                check_keys(f"mixing.{key}", value, names)
+        for key, target in self._targets():
+            check_target(key, target, names)
+
+    def restricted_to(self, names: Sequence[str]) -> Self:
+        """The same settings with what they give by domain for these domains alone; shares keep their proportions."""
+        changed: dict[str, Any] = {}
+        for key, kind, value in self._numbers():
+            if isinstance(value, dict):
+                kept = {name: value[name] for name in names if name in value}
+                changed[key] = normalise(kept) if kind == DISTRIBUTION and any(kept.values()) else kept
+        return self.replaced(**changed)
+
+    def files(self) -> list[NumbersFile]:
+        """The files that the settings name."""
+        return [NumbersFile(key, value, kind) for key, kind, value in self._numbers() if isinstance(value, Path)]
+
+    def with_files_in(self, folder: Path) -> Self:
+        """The same settings with relative paths taken to be relative to a folder."""
+        return self.replaced(**{file.key: folder / file.path for file in self.files()})
+
+    def with_measured(self, measured: Measured) -> Self:
+        """The same settings with numbers where a word or a file stands for them, as far as they are known."""
+        known = {key: measured.find(kind, kind.source(value)) for key, kind, value in self._numbers()}
+        return self.replaced(**{key: dict(numbers) for key, numbers in known.items() if numbers is not None})
+
+    def _numbers(self) -> Iterator[tuple[str, ByDomain, Any]]:
+        """The fields that hold numbers by domain or stand for them: key, kind and value."""
+        for key, field in type(self).model_fields.items():
+            for mark in find_marks(field):
+                if isinstance(mark, ByDomain):
+                    yield key, mark, getattr(self, key)
+
+    def _targets(self) -> Iterator[tuple[str, str]]:
+        """The fields that name a domain to be learned: key and name."""
+        for key, field in type(self).model_fields.items():
+            if any(isinstance(mark, DomainName) for mark in find_marks(field)) and getattr(self, key) is not None:
+                yield key, getattr(self, key)
+
 
 Config = TypeVar("Config", bound=MixingConfig)
 
@@ -73,12 +121,24 @@ Config = TypeVar("Config", bound=MixingConfig)
 class MixingAlgorithm(ABC, Generic[Config]):
     """Answers feedback with shares. The controller hands in only complete, finite losses and required signals.
 
+    `build_mixing_algorithm` builds it, after it has checked names and needs: what the settings give by domain is there
+    as numbers, for exactly these domains.
+
     Beside the losses a feedback says how far to trust them (`standard_error_nats`, `change_from_first`,
     `change_from_previous`), where that is known: a domain may be missing there, and no published method looks at them.
     """
 
     state_fields: ClassVar[tuple[str, ...]] = ()
     """Attributes that make up its state, each of plain JSON types."""
+    config_class: ClassVar[type[MixingConfig]]
+    """Its settings, by its type parameter."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, MixingConfig):
+                    cls.config_class = argument
 
     def __init__(self, config: Config, domains: Sequence[Domain]) -> None:
         if not domains:
@@ -94,7 +154,7 @@ class MixingAlgorithm(ABC, Generic[Config]):
 
     @abstractmethod
     def initial_weights(self) -> Shares:
-        """Shares before any feedback; they sum to 1."""
+        """Shares before any feedback; they sum to 1 and do not depend on reference losses."""
 
     @abstractmethod
     def observe(self, feedback: DomainFeedback) -> Shares | None:
@@ -126,7 +186,7 @@ class MixingAlgorithm(ABC, Generic[Config]):
             raise ValueError(f"{self.config.type}: state has {sorted(state)}, expected {sorted(self.state_fields)}")
         for field, value in state.items():
             if isinstance(value, dict):
-                check_domains(f"{self.config.type}: state field {field!r}", value, self.names)
+                check_keys(f"{self.config.type}: state field {field!r}", value, self.names)
             setattr(self, field, value)
 
 
@@ -137,22 +197,6 @@ class ConstantMixing(MixingAlgorithm[Config]):
         """No change, whatever was measured."""
 
 
-def check_domains(what: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse values that are not given for exactly these domains."""
-    if unknown := [name for name in values if name not in names]:
-        near = meant(unknown, names)
-        raise ValueError(f"{what}: {unknown} are not domains of this run{near}; its domains are {list(names)}")
-    if missing := [name for name in names if name not in values]:
-        raise ValueError(f"{what}: no value for {missing}; give one for each of {list(names)}")
-
-
-def check_target(target: str, names: Sequence[str]) -> None:
-    """Refuse a target that is not one of these domains."""
-    if target not in names:
-        near = meant([target], names)
-        raise ValueError(f"mixing.target: {target!r} is not a domain that is trained on{near}; these are {list(names)}")
-
-
 def normalise(values: Mapping[str, float]) -> Shares:
     """Values divided by their sum."""
     total = math.fsum(values.values())
@@ -160,28 +204,18 @@ def normalise(values: Mapping[str, float]) -> Shares:
 
 
 def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Shares:
-    """The shares that `initial` stands for: uniform, by size in `unit`, or given.
-
-    Raises:
-        ValueError: it names other domains, or a distribution that has to be found out or read first.
-    """
+    """The shares that `initial` stands for: uniform, by size in `unit`, or given."""
     if initial == "uniform":
         return {domain.name: 1.0 / len(domains) for domain in domains}
     if initial == "proportional":
         return normalise({d.name: d.num_examples if unit == "examples" else d.num_tokens for d in domains})
-    return given_shares("mixing.initial", initial, [domain.name for domain in domains])
+    return given_shares(initial, domains)
 
 
-def given_shares(key: str, given: Path | str | Mapping[str, float], names: Sequence[str]) -> Shares:
-    """Shares that a configuration gives for exactly these domains, in their order.
-
-    Raises:
-        ValueError: they are for other domains, or are still the word or the file that stands for them.
-    """
-    if isinstance(given, Path | str):
-        raise ValueError(f"{key}: {given} has to be turned into shares by domain first")
-    check_domains(key, given, names)
-    return normalise({name: given[name] for name in names})
+def given_shares(given: Source | Mapping[str, float], domains: Sequence[Domain]) -> Shares:
+    """Shares that settings give for these domains, in their order."""
+    shares = cast(Mapping[str, float], given)  # by the time that an algorithm is built
+    return normalise({domain.name: shares[domain.name] for domain in domains})
 
 
 def flatten_by_temperature(shares: Shares, tau: float) -> Shares:

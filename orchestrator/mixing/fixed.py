@@ -5,14 +5,8 @@
 
 from typing import Literal
 
-from orchestrator.mixing.base import (
-    ConstantMixing,
-    DistributionFile,
-    GivenShares,
-    MixingConfig,
-    Shares,
-    given_shares,
-)
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, given_shares
+from orchestrator.mixing.needs import BaseDistribution
 
 
 class FixedConfig(MixingConfig):
@@ -20,7 +14,7 @@ class FixedConfig(MixingConfig):
 
     type: Literal["fixed"] = "fixed"
     """The shares below."""
-    shares: Literal["detected"] | DistributionFile | GivenShares
+    shares: BaseDistribution
     """Share of each domain, which sum to 1; or `detected`: the base model's own distribution; or the .json file that a
     detection wrote."""
 
@@ -30,4 +24,4 @@ class Fixed(ConstantMixing[FixedConfig]):
 
     def initial_weights(self) -> Shares:
         """The given shares."""
-        return given_shares("mixing.shares", self.config.shares, self.names)
+        return given_shares(self.config.shares, self.domains)

@@ -5,7 +5,8 @@ VersaTune's second baseline (arXiv 2411.11266, experiments): the opposite of tra
 
 from typing import Literal
 
-from orchestrator.mixing.base import ConstantMixing, Initial, MixingConfig, Shares, initial_shares
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, initial_shares
+from orchestrator.mixing.needs import Initial
 
 
 class InverseConfig(MixingConfig):

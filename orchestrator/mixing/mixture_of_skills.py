@@ -34,10 +34,10 @@ from orchestrator.mixing.base import (
     MixingAlgorithm,
     MixingConfig,
     Shares,
-    check_target,
     flatten_by_temperature,
     initial_shares,
 )
+from orchestrator.mixing.needs import TargetDomain
 from orchestrator.mixing.scorer import SCORERS, policy_gradient, unweighted_gradient
 from workers.contracts import DomainFeedback
 
@@ -53,7 +53,7 @@ class MixtureOfSkillsConfig(MixingConfig):
     reward: Literal["similarity", "perplexity"] = "similarity"
     """`similarity` (CosSim): how much a domain's hidden states resemble all domains'. `perplexity` (Diff): perplexity
     as a ratio to the base model's."""
-    target: str | None = None
+    target: TargetDomain | None = None
     """MoSpec: the domain to serve. Rewards are similarity to it, or its perplexity ratio counts double."""
     span: Literal["response", "sequence"] = "response"
     """Tokens of the perplexity: the assistant's, or all of the example, as in the authors' released code."""
@@ -90,8 +90,6 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
 
     def __init__(self, config: MixtureOfSkillsConfig, domains: Sequence[Domain]) -> None:
         super().__init__(config, domains)
-        if config.target is not None:
-            check_target(config.target, self.names)
         self.reward: dict[str, float] | None = None
         self.smoothed_reward: dict[str, float] | None = None
         self._scorer = SCORERS[config.scorer](np.array([self.initial_weights()[name] for name in self.names]))

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, check_target
+from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares
+from orchestrator.mixing.needs import TargetDomain
 
 
 class TargetConfig(MixingConfig):
@@ -17,7 +18,7 @@ class TargetConfig(MixingConfig):
 
     type: Literal["target"] = "target"
     """`share` for the target, (1 - share) / (k - 1) for each other domain."""
-    target: str
+    target: TargetDomain
     """Name of the domain."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Its share; 1 trains on nothing else."""
@@ -29,7 +30,6 @@ class Target(ConstantMixing[TargetConfig]):
     def initial_weights(self) -> Shares:
         """The target's share and equal parts of the rest."""
         target = self.config.target
-        check_target(target, self.names)
         others = len(self.names) - 1
         if not others:
             return {target: 1.0}

@@ -19,24 +19,23 @@ does: P_j * exp(l_j), without references.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from orchestrator.mixing.base import (
-    Initial,
     MixingAlgorithm,
     MixingConfig,
     Shares,
-    check_domains,
-    check_target,
     initial_shares,
     normalise,
     raise_to_floor,
 )
 from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
+from orchestrator.mixing.needs import Initial, Needs, ReferenceLosses, TargetDomain
 from workers.contracts import DomainFeedback
-from workers.settings import LocalPath
 
 
 class VersaTuneConfig(MixingConfig):
@@ -47,7 +46,7 @@ class VersaTuneConfig(MixingConfig):
     initial: Initial = "proportional"
     """Shares before any feedback: `uniform`, `proportional`, `detected` (the base model's own distribution; the
     paper's), the .json file that a detection wrote, or a share for each domain."""
-    reference: Literal["computed"] | LocalPath | dict[str, Annotated[float, Field(ge=0)]] = "computed"
+    reference: ReferenceLosses = "computed"
     """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`:
     fine-tune on each domain alone before the run, once."""
     sigma: Annotated[float, Field(gt=0)] = 0.5
@@ -56,7 +55,7 @@ class VersaTuneConfig(MixingConfig):
     """`ratio` multiplies by 1 + sigma * gamma, `exponential` by exp(sigma * gamma), `loss` by exp(loss)."""
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Smallest share of a domain."""
-    target: str | None = None
+    target: TargetDomain | None = None
     """Domain to expand: its share is raised while the others forget little. Without one all domains are alike."""
     delta: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Size of a raise of the target's share; it ends at 1 minus the floors of the others."""
@@ -69,6 +68,17 @@ class VersaTuneConfig(MixingConfig):
             raise ValueError("target: a raise is weighed against learnable potential, which update: loss has not")
         return self
 
+    @property
+    def needs(self) -> Needs:
+        """References only where the update weighs losses against them."""
+        return replace(super().needs, references=None) if self.update == "loss" else super().needs
+
+    def check_domains(self, names: Sequence[str]) -> None:
+        """Names as ever, and that all of the domains can have the floor."""
+        super().check_domains(names)
+        if self.floor * len(names) > 1.0:
+            raise ValueError(floor_fault(self.floor, len(names)))
+
 
 class VersaTune(MixingAlgorithm[VersaTuneConfig]):
     """The loop's state is the shares and the losses of the evaluation before; the rest is kept to be shown."""
@@ -77,16 +87,10 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
 
     def __init__(self, config: VersaTuneConfig, domains: Any) -> None:
         super().__init__(config, domains)
-        if config.floor * len(self.names) > 1.0:
-            raise ValueError(floor_fault(config.floor, len(self.names)))
-        if config.target is not None:
-            check_target(config.target, self.names)
         self.reference: dict[str, float] = {}
         if config.update != "loss":
-            if not isinstance(config.reference, dict):
-                raise ValueError(f"mixing.reference: {config.reference} has to be turned into losses by domain first")
-            check_domains("mixing.reference", config.reference, self.names)
-            self.reference = config.reference
+            losses = cast(Mapping[str, float], config.reference)  # by the time that an algorithm is built
+            self.reference = {name: losses[name] for name in self.names}
         self.shares = self.initial_weights()
         self.gamma = dict.fromkeys(self.names, 0.0)
         self.phi = dict.fromkeys(self.names, 0.0)

@@ -16,6 +16,9 @@ from rich.console import Console
 
 from orchestrator.config.run import RunConfig
 from orchestrator.controller.actor import DomainSize
+from orchestrator.mixing import Measured
+from orchestrator.mixing import resolve as resolve_mixing
+from orchestrator.mixing.needs import REFERENCES
 from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.prepare.importance import with_importance
 from orchestrator.prepare.token_stores import DomainStores
@@ -27,7 +30,7 @@ from orchestrator.sweeps.work import Work, open_work
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.plan import build_plan, count_steps, domain_sizes
 from orchestrator.training.ray_train import TrainingFailedError
-from orchestrator.training.resolve import ReadyRun, read_references, resolve_run, write_references
+from orchestrator.training.resolve import ReadyRun, resolve_run, write_references
 from orchestrator.views.references import ReferenceView
 from orchestrator.views.terminal import printable
 from workers.events import note_event
@@ -78,7 +81,7 @@ def compute_references(
     for name, node in nodes.items():
         if node.key in failures:
             raise TrainingFailedError(f"reference of domain {name!r}: {failures[node.key]}")
-    return {name: read_references(node.find_folder() / _FILE)[name] for name, node in nodes.items()}
+    return {name: REFERENCES.read(node.find_folder() / _FILE)[name] for name, node in nodes.items()}
 
 
 class _ReferenceNode(Node):
@@ -110,7 +113,8 @@ class _ReferenceNode(Node):
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
         """The plan is all that it needs."""
         tracked = TrackedRun(self.plan.folder, run_id)
-        return ReadyRun(self.plan, UniformConfig(), self._sizes, self.cluster, {}, tracked)
+        mixing = resolve_mixing(UniformConfig(), Measured(), list(self.plan.domains))
+        return ReadyRun(self.plan, mixing, self._sizes, self.cluster, {}, tracked)
 
     def finish(self, run: ReadyRun, work: Work) -> None:
         """Keep the best loss, and nothing that was needed to find it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from orchestrator.config.run import RunConfig
 from orchestrator.controller.actor import DomainSize
-from orchestrator.mixing import MixingAlgorithm, build_mixing_algorithm
+from orchestrator.mixing import initial_weights
 from orchestrator.mixing.base import normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.training.start import find_start
@@ -81,25 +81,13 @@ def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -
     """Tokens in a row at the initial weights; over all rows alike while those are still to be detected."""
     trained = training_stores(stores)
     try:
-        shares = initial_algorithm(config, stores).initial_weights()
+        shares = initial_weights(config.mixing, domain_sizes(stores))
     except ValueError:
         return sum(store.num_tokens for store in trained.values()) / sum(store.num_rows for store in trained.values())
     shares_of_rows = row_shares(stores, shares, config.mixing.unit)
     return math.fsum(
         share * trained[name].num_tokens / trained[name].num_rows for name, share in shares_of_rows.items()
     )
-
-
-def initial_algorithm(config: RunConfig, stores: Mapping[str, DomainStores]) -> MixingAlgorithm:
-    """The algorithm before any feedback; its first weights do not depend on references still to be computed.
-
-    Raises:
-        ValueError: its initial shares are still to be detected.
-    """
-    mixing = config.mixing
-    if hasattr(mixing, "reference") and not isinstance(mixing.reference, dict):
-        mixing = mixing.replaced(reference=dict.fromkeys(config.trained_domains, 0.0))
-    return build_mixing_algorithm(mixing, domain_sizes(stores))
 
 
 def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], unit: str) -> dict[str, float]:

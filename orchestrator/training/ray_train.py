@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster.resources import check_resources
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import DomainSize, start_controller
-from orchestrator.mixing import MixingConfig
+from orchestrator.mixing import ResolvedMixing
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.training.stopping import run_until_stopped
 from workers.training.plan import TrainingPlan
@@ -29,7 +29,7 @@ class TrainingFailedError(RuntimeError):
 
 def train_on_cluster(
     plan: TrainingPlan,
-    mixing: MixingConfig,
+    mixing: ResolvedMixing,
     sizes: list[DomainSize],
     cluster: ClusterConfig,
     stopping: Event | None = None,

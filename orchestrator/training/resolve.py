@@ -11,7 +11,8 @@ from rich.console import Console
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.controller.actor import DomainSize
-from orchestrator.mixing import MixingConfig
+from orchestrator.mixing import Measured, ResolvedMixing, resolve
+from orchestrator.mixing.needs import REFERENCES, Numbers
 from orchestrator.prepare.detection.driver import with_detected_shares
 from orchestrator.prepare.findings import look_at_data
 from orchestrator.prepare.importance import with_importance
@@ -33,7 +34,7 @@ class ReadyRun:
     """A run of which only the training is left. Plain data with absolute paths: any process can do it."""
 
     plan: TrainingPlan
-    mixing: MixingConfig
+    mixing: ResolvedMixing
     sizes: list[DomainSize]
     cluster: ClusterConfig
     num_bad_rows: dict[str, int]
@@ -86,40 +87,30 @@ def resolve_run(
     )
 
 
-def wants_computed(mixing: MixingConfig) -> bool:
-    """Whether reference losses are to be computed for these settings."""
-    return getattr(mixing, "reference", None) == "computed" and getattr(mixing, "update", None) != "loss"
-
-
 def write_references(path: Path, losses: Mapping[str, float]) -> None:
     """The file that `mixing.reference` can name."""
     write_durably(path, json.dumps({"loss_nats": dict(losses)}, indent=1).encode())
 
 
-def read_references(path: Path) -> dict[str, float]:
-    """Reference losses by domain, in nats per token."""
-    losses: dict[str, float] = json.loads(path.read_text())["loss_nats"]
-    return losses
-
-
-def _with_references(config: RunConfig, measure: MeasureReferences) -> MixingConfig:
+def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedMixing:
     """The mixing settings with a reference loss for each domain, where the algorithm needs them.
 
     The losses used are written to reference.json in the run's folder, and a run that resumes uses those.
     """
-    mixing = config.mixing
-    given = getattr(mixing, "reference", None)
-    if given is None or getattr(mixing, "update", None) == "loss":
-        return mixing
+    source, names = config.mixing.needs.references, config.trained_domains
     kept = config.folder / "reference.json"
+    if not isinstance(source, str | Path):
+        if source is not None:
+            write_references(kept, source)
+        return resolve(config.mixing, Measured(), names)
     if kept.exists():
-        losses: Mapping[str, float] = read_references(kept)
-    elif isinstance(given, Path):
-        losses = read_references(given)
+        losses: Numbers = REFERENCES.read(kept)
+    elif isinstance(source, Path):
+        losses = REFERENCES.read(source)
     else:
-        losses = given if isinstance(given, dict) else measure(config)
+        losses = measure(config)
     write_references(kept, losses)
-    return mixing.replaced(reference={name: losses[name] for name in config.trained_domains})
+    return resolve(config.mixing, Measured(references={source: {name: losses[name] for name in names}}), names)
 
 
 def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:

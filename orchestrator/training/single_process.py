@@ -7,12 +7,12 @@ from threading import Event
 
 from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.journal import DurableController
-from orchestrator.mixing import MixingConfig, build_mixing_algorithm
+from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from workers.training.plan import TrainingPlan
 
 
 def train_in_process(
-    plan: TrainingPlan, mixing: MixingConfig, sizes: list[DomainSize], stopping: Event | None = None
+    plan: TrainingPlan, mixing: ResolvedMixing, sizes: list[DomainSize], stopping: Event | None = None
 ) -> None:
     """Train a plan with one rank, this process.
 

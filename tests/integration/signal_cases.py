@@ -124,6 +124,7 @@ def plain_signals(base: Path, trained: Path, step: int) -> dict[str, dict[str, f
 def train_twice(config_path: Path) -> None:
     """One training in one go, and the same in another folder, ended at step 6 and taken up from its checkpoint."""
     from orchestrator.config.load import load_config
+    from orchestrator.mixing import Measured, resolve
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.training.plan import build_plan, domain_sizes
     from orchestrator.training.single_process import train_in_process
@@ -144,5 +145,5 @@ def train_twice(config_path: Path) -> None:
         plan.folder.mkdir(parents=True)
         if name == "ended":
             with suppress(InterruptedError), patch.object(Rank, "measure", end_at_six):
-                train_in_process(plan, config.mixing, domain_sizes(stores))
-        train_in_process(plan, config.mixing, domain_sizes(stores))
+                train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
+        train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))

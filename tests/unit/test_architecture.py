@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.config.load import load_config
 from orchestrator.config.run import RunConfig
+from orchestrator.mixing import MIXING_ALGORITHMS, MixingConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py"))
@@ -102,6 +103,64 @@ def test_what_every_process_imports_brings_no_heavy_library(module: str) -> None
     script = f"import sys, {module}; print(*sorted({LIGHT[module]!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def is_of_mixing(node: ast.AST) -> bool:
+    """`mixing`, `config.mixing`, `stage.mixing or config.mixing`, and what is called or indexed so."""
+    if isinstance(node, ast.BoolOp):
+        return any(is_of_mixing(value) for value in node.values)
+    return dotted_name(node).rpartition(".")[2].lstrip("_") in ("mixing", "mixing_config")
+
+
+def questions_about_mixing(tree: ast.Module) -> Iterator[str]:
+    """Where code asks mixing settings what only one algorithm's have, or which algorithm's they are."""
+    kinds = {algorithm.config_class for algorithm in MIXING_ALGORITHMS.values()}
+    fields = {field for kind in kinds for field in kind.model_fields} - set(MixingConfig.model_fields)
+    classes = {kind.__name__ for kind in kinds}
+    for node in ast.walk(tree):
+        asked = ""
+        match node:
+            case ast.Attribute(value=value, attr=attr) if is_of_mixing(value):
+                asked = attr if attr in fields or attr in ("model_copy", "model_fields", "__dict__") else ""
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr" | "setattr" | "vars" | "type" as name), args=[first, *_]
+            ):
+                asked = name if is_of_mixing(first) else ""
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass" as name), args=[_, wanted]):
+                names = {dotted_name(part).rpartition(".")[2] for part in ast.walk(wanted)}
+                asked = f"{name} {', '.join(sorted(names & classes))}" if names & classes else ""
+            case ast.MatchClass(cls=wanted):
+                asked = f"case {wanted.id}" if isinstance(wanted, ast.Name) and wanted.id in classes else ""
+        if asked:
+            yield f"line {getattr(node, 'lineno', 0)}: {asked}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if not path.is_relative_to(ROOT / "orchestrator" / "mixing")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_only_its_own_room_knows_what_is_in_the_settings_of_a_mixing_algorithm(path: Path) -> None:
+    """All else asks for needs, names and files (`MixingConfig`), whichever algorithm it is."""
+    assert list(questions_about_mixing(parse(path))) == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "config.mixing.reference",
+        "(stage.mixing or config.mixing).sigma",
+        "self._mixing.target",
+        "getattr(config.mixing, 'needs')",
+        "hasattr(mixing, key)",
+        "mixing.model_copy(update={'reference': losses})",
+        "isinstance(settings, (str, versatune.VersaTuneConfig))",
+        "type(run.mixing) is VersaTuneConfig",
+        "match settings:\n    case FixedConfig(): pass",
+    ],
+)
+def test_a_question_about_one_algorithm_is_found(question: str) -> None:
+    assert len(list(questions_about_mixing(ast.parse(question)))) == 1
 
 
 @every_source

@@ -14,6 +14,7 @@ import yaml
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
 from orchestrator.config.run import RunConfig
+from orchestrator.mixing.mixture_of_skills import MixtureOfSkillsConfig
 
 # ruff: noqa: E501  a table of messages as they are
 
@@ -36,6 +37,15 @@ def fault(folder: Path, text: str, *overrides: str, check_files: bool = False) -
         load_config(path, overrides, check_files)
     assert all("\n" not in line for line in error.value.lines)
     return [line.replace(f"{folder}/", "") for line in error.value.lines]
+
+
+def test_a_signal_that_workers_cannot_measure_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = GOOD.replace("type: uniform", "type: mixture_of_skills")
+    monkeypatch.setattr(MixtureOfSkillsConfig, "required_signals", ("perplexity_ratio", "gradient_norm"))
+    (line,) = fault(tmp_path, text)
+    assert line.startswith("run.yaml:6: mixing.type: mixture_of_skills: signal 'gradient_norm' is not known; known: ")
 
 
 @pytest.mark.parametrize(

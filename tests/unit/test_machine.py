@@ -55,6 +55,7 @@ def test_reference_losses_have_workers_of_their_own(tmp_path: Path) -> None:
     load_config(write_run(tmp_path, **changes))
     with pytest.raises(ConfigError, match=r"reference\.num_workers 4 x 1 = 4 GPUs, but this machine has 2"):
         load_config(write_run(tmp_path, **changes, mixing__reference="computed"))
+    load_config(write_run(tmp_path, **changes, mixing__reference="computed", mixing__update="loss"))  # needs none
 
 
 @pytest.mark.usefixtures("two_gpus")

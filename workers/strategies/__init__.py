@@ -1,34 +1,26 @@
 """Which parameters move: one file per training strategy.
 
-To add one, write a file with a config class (its `type` names it) and an `apply(model, config)` function that
-freezes or wraps the model, and put both in the two lines below. Neither the loop nor the engine changes.
-Files here import torch and peft inside their functions, so that a configuration is checked without them.
+To add one, write a file with a config class (its `type` names it; `config_class` is that class) and an
+`apply(model, config)` function that freezes or wraps the model, and give it a line in the table (`table.py`). Neither
+the loop nor the engine changes. A strategy in a package of its own is an entry point: docs/extending.md.
 
-A strategy that acts at every optimizer step as well has an `attach(engine, config)` function. It is called once, on
-every rank, when the engine is built, and hangs what it needs on the engine; it returns an `Attachment` or None.
+Files here import torch and peft inside their functions, so that a configuration is checked without them.
 """
 
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from workers.strategies.base import Attachment, Strategy, StrategySettings
 
-from workers.strategies import cofitune, full, lora
+if TYPE_CHECKING:
+    from workers.strategies.table import STRATEGIES, StrategyConfig
 
-STRATEGIES = {"full": full, "lora": lora, "cofitune": cofitune}
-
-StrategyConfig = Annotated[
-    full.FullConfig | lora.LoraStrategyConfig | cofitune.CoFiTuneConfig, Field(discriminator="type")
-]
+__all__ = ["STRATEGIES", "Attachment", "Strategy", "StrategyConfig", "StrategySettings"]
 
 
-class Attachment(Protocol):
-    """What a strategy hung on an engine; both calls are made on all ranks."""
+def __getattr__(name: str) -> Any:
+    # Not imported above: the table imports plugins, whose modules import this package.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from workers.strategies import table
 
-    def watch(self) -> None:
-        """Look closely at the next optimizer step."""
-
-    def observations(self) -> dict[str, Any]:
-        """What was seen there, for the step's line of metrics.jsonl: plain JSON content, the same on all ranks."""
-
-
-__all__ = ["STRATEGIES", "Attachment", "StrategyConfig"]
+    return getattr(table, name)

@@ -2,17 +2,20 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from workers.settings import Settings
+from workers.strategies.base import StrategySettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class FullConfig(Settings):
+class FullConfig(StrategySettings):
     """Train all parameters."""
 
     type: Literal["full"] = "full"
     """Full fine-tuning."""
+
+
+config_class = FullConfig
 
 
 def apply(model: "PreTrainedModel", config: FullConfig) -> "PreTrainedModel":

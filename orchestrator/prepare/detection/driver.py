@@ -1,7 +1,5 @@
 """`raymix detect`, and `detected` in a configuration turned into shares before its run starts."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -9,13 +7,12 @@ from rich.console import Console
 from orchestrator.cluster.resources import check_resources
 from orchestrator.cluster.session import ray_session
 from orchestrator.config.run import RunConfig
+from orchestrator.mixing.needs import DISTRIBUTION, Measured, Numbers, Source
 from orchestrator.prepare.detection.distribution import Distribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
 from orchestrator.views.quiet import chatter_to
 from workers.durable import write_durably
-
-_SHARE_KEYS = ("initial", "shares")  # of mixing; no algorithm has both
 
 
 def detect(config: RunConfig, output: Path, console: Console) -> None:
@@ -44,44 +41,34 @@ def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:
     The distribution used is kept as distribution.json in the run's folder, and a run that goes on uses that one. To be
     called inside a Ray session.
     """
-    given = _unresolved(config)
-    if given is None:
+    source = config.mixing.needs.distribution
+    if source is None:
         return config
     kept = config.folder / "distribution.json"
     if not kept.exists():
         config.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(given, Path):
-            write_durably(kept, given.read_bytes())
+        if isinstance(source, Path):
+            write_durably(kept, source.read_bytes())
         else:
             console.print("initial shares: detecting what the base model knows")
             _keep(find_distribution(config, console), kept, config.folder / "distribution.html")
-    return _with_shares(config, json.loads(kept.read_text())["shares"])
+    return _with_shares(config, source, DISTRIBUTION.read(kept))
 
 
 def with_known_shares(config: RunConfig) -> RunConfig | None:
     """The same without detecting anything, or writing: None where the shares are still to be detected."""
-    given = _unresolved(config)
-    if given is None:
+    source = config.mixing.needs.distribution
+    if source is None:
         return config
-    if isinstance(given, Path):
-        return _with_shares(config, json.loads(given.read_text())["shares"])
+    if isinstance(source, Path):
+        return _with_shares(config, source, DISTRIBUTION.read(source))
     known = known_distribution(config)
-    return None if known is None else _with_shares(config, known.shares)
+    return None if known is None else _with_shares(config, source, known.shares)
 
 
-def _unresolved(config: RunConfig) -> Path | str | None:
-    """The word, or the file, that stands for shares by domain."""
-    for key in _SHARE_KEYS:
-        given = getattr(config.mixing, key, None)
-        if given == "detected" or isinstance(given, Path):
-            return given
-    return None
-
-
-def _with_shares(config: RunConfig, shares: Mapping[str, float]) -> RunConfig:
+def _with_shares(config: RunConfig, source: Source, shares: Numbers) -> RunConfig:
     by_domain = {name: shares[name] for name in config.trained_domains}
-    keys = [key for key in _SHARE_KEYS if hasattr(config.mixing, key)]
-    return config.replaced(mixing=config.mixing.replaced(**dict.fromkeys(keys, by_domain)))
+    return config.replaced(mixing=config.mixing.with_measured(Measured(distributions={source: by_domain})))
 
 
 def _keep(distribution: Distribution, path: Path, page: Path) -> None:

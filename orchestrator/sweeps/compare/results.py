@@ -63,8 +63,7 @@ class Comparison(BaseModel):
 
 def target_of(config: SweepConfig) -> str | None:
     """The domain that is to be learned, where the comparison or the run's algorithm names one."""
-    target = config.compare.target or getattr(config.mixing, "target", None)
-    return target if isinstance(target, str) else None
+    return config.compare.target or config.mixing.needs.target
 
 
 def collect(config: SweepConfig, runs: Mapping[str, Sequence[RunConfig]], failed: Mapping[str, str]) -> Comparison:

@@ -16,7 +16,6 @@ from orchestrator.sweeps.references import compute_references
 from orchestrator.sweeps.tune.space import SearchSpace
 from orchestrator.sweeps.tune.trial import Trials
 from orchestrator.sweeps.work import Work
-from orchestrator.training.resolve import wants_computed
 
 SHARES = "mixing.shares"
 
@@ -70,9 +69,9 @@ def share_out(config: SweepConfig, space: SearchSpace, work: Work) -> Trials:
     references = shares = None
     for mixing in (variant.mixing for variant in variants):
         with_mixing = varied.replaced(mixing=mixing)
-        if references is None and wants_computed(mixing):
+        if references is None and mixing.needs.references == "computed":
             references = compute_references(with_mixing, stores, work)
-        if shares is None and "detected" in (getattr(mixing, "initial", None), getattr(mixing, "shares", None)):
+        if shares is None and mixing.needs.distribution == "detected":
             work.console.print("initial shares: detecting what the base model knows")
             found = find_distribution(with_mixing, work.console).shares
             shares = {name: found[name] for name in config.trained_domains}

@@ -23,6 +23,7 @@ from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.config.search import Metric
+from orchestrator.mixing import Measured, MixingConfig
 from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.failure import explain, forget_failure, note_failure
 from orchestrator.runs.folder import RunFolder, is_finished
@@ -93,17 +94,13 @@ class Trials:
         except ConfigError:
             return None
 
-    def _with_numbers(self, run: RunConfig) -> Any:
+    def _with_numbers(self, run: RunConfig) -> MixingConfig:
         """Mixing settings with what was measured once for all trials, and with absolute paths."""
-        known = {"computed": self.references, "detected": self.shares}
-        found: dict[str, Any] = {}
-        for key in ("reference", "initial", "shares"):
-            given = getattr(run.mixing, key, None)
-            if isinstance(given, Path):
-                found[key] = self.here / given
-            elif isinstance(given, str) and known.get(given) is not None:
-                found[key] = known[given]
-        return run.mixing.replaced(**found) if found else run.mixing
+        measured = Measured(
+            distributions={} if self.shares is None else {"detected": self.shares},
+            references={} if self.references is None else {"computed": self.references},
+        )
+        return run.mixing.with_files_in(self.here).with_measured(measured)
 
 
 class TrialTraining:

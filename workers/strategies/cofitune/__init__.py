@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from workers.strategies.cofitune.soft_mask import SoftMask, SteppingEngine
 
-__all__ = ["CoFiTuneConfig", "ImportanceConfig", "apply", "attach", "check_model", "trained_layers"]
+__all__ = ["CoFiTuneConfig", "ImportanceConfig", "apply", "attach", "check_model", "config_class", "trained_layers"]
+
+config_class = CoFiTuneConfig
 
 
 def apply(model: "PreTrainedModel", config: CoFiTuneConfig) -> "PreTrainedModel":

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from workers.settings import LocalPath, Settings
+from workers.strategies.base import StrategySettings
 
 Module = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ModuleSet = Literal["attention", "feed_forward"]
@@ -36,7 +37,7 @@ class ImportanceConfig(Settings):
     """`pool` measures all domains as one set of tokens; `max` each alone, and takes the elementwise maximum."""
 
 
-class CoFiTuneConfig(Settings):
+class CoFiTuneConfig(StrategySettings):
     """Train some modules of some layers, and protect what is important in them by a soft mask."""
 
     type: Literal["cofitune"] = "cofitune"

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["LoraStrategyConfig", "apply"]
+__all__ = ["LoraStrategyConfig", "apply", "config_class"]
+
+config_class = LoraStrategyConfig
 
 
 def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":

@@ -5,10 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from workers.settings import Settings
+from workers.strategies.base import StrategySettings
 
 
-class LoraStrategyConfig(Settings):
+class LoraStrategyConfig(StrategySettings):
     """Train low-rank adapters on matrices of the model and freeze everything else."""
 
     type: Literal["lora"] = "lora"

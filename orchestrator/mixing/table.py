@@ -1,0 +1,86 @@
+"""The table of mixing algorithms, and what is derived from it: the union of their settings, and how one is built."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
+
+from pydantic import Field, TypeAdapter
+
+from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig, Shares
+from orchestrator.mixing.fixed import Fixed
+from orchestrator.mixing.inverse import Inverse
+from orchestrator.mixing.mixture_of_skills import MixtureOfSkills
+from orchestrator.mixing.needs import Measured
+from orchestrator.mixing.proportional import Proportional
+from orchestrator.mixing.resolved import ResolvedMixing, resolve
+from orchestrator.mixing.target import Target
+from orchestrator.mixing.temperature import Temperature
+from orchestrator.mixing.uniform import Uniform
+from orchestrator.mixing.versatune import VersaTune
+from workers.plugins import has_type, with_plugins
+
+_OWN: dict[str, type[MixingAlgorithm[Any]]] = {
+    "uniform": Uniform,
+    "proportional": Proportional,
+    "temperature": Temperature,
+    "inverse": Inverse,
+    "fixed": Fixed,
+    "target": Target,
+    "versatune": VersaTune,
+    "mixture_of_skills": MixtureOfSkills,
+}
+
+
+def _fault(name: str, entry: Any) -> str | None:
+    """What keeps an object from being the algorithm of this name."""
+    if not (isinstance(entry, type) and issubclass(entry, MixingAlgorithm)):
+        return "is not a MixingAlgorithm"
+    if not has_type(getattr(entry, "config_class", None), MixingConfig, name):
+        return f"has no config class, as its type parameter, whose type is Literal[{name!r}]"
+    return None
+
+
+MIXING_ALGORITHMS = with_plugins("raymix.mixing", _OWN, _fault)
+
+if TYPE_CHECKING:
+    AnyMixingConfig: TypeAlias = MixingConfig
+else:
+    AnyMixingConfig = Annotated[
+        Union[tuple(algorithm.config_class for algorithm in MIXING_ALGORITHMS.values())],  # noqa: UP007
+        Field(discriminator="type"),
+    ]
+
+_ADAPTER: TypeAdapter[MixingConfig] = TypeAdapter(AnyMixingConfig)
+
+
+def build_mixing_algorithm(
+    config: ResolvedMixing | MixingConfig | Mapping[str, Any], domains: Sequence[Domain]
+) -> MixingAlgorithm[Any]:
+    """The algorithm that `config` names, for these domains.
+
+    Args:
+        config: resolved settings; or settings that are complete as they are written, validated or as plain data such as
+            {"type": "versatune", "sigma": 0.5, "reference": {...}}.
+        domains: name, num_examples and num_tokens of every domain.
+
+    Raises:
+        ValueError: the config is not valid, is not complete, or names other domains than `domains`.
+    """
+    if isinstance(config, Mapping):
+        config = _ADAPTER.validate_python(dict(config))
+    if isinstance(config, MixingConfig):
+        config = resolve(config, Measured(), [domain.name for domain in domains])
+    return MIXING_ALGORITHMS[config.config.type](config.config, domains)
+
+
+def initial_weights(config: MixingConfig, domains: Sequence[Domain]) -> Shares:
+    """Shares before any feedback. They do not depend on reference losses, so these may still be unknown.
+
+    Raises:
+        ValueError: the base distribution that they start from is not known yet.
+    """
+    source = config.needs.references
+    any_losses = dict.fromkeys((domain.name for domain in domains), 0.0)
+    measured = Measured(references={source: any_losses} if isinstance(source, str | Path) else {})
+    resolved = resolve(config, measured, [domain.name for domain in domains])
+    return build_mixing_algorithm(resolved, domains).initial_weights()

@@ -1,0 +1,63 @@
+"""Entries of tables from installed distributions: Python's entry points, so nothing runs that was not installed.
+
+A distribution names them in its pyproject.toml, `[project.entry-points."raymix.mixing"]`. One that cannot be used is
+left out of its table, so that a finished run can still be looked at; reading a configuration shows `plugin_faults`.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
+
+Entry = TypeVar("Entry")
+
+_faults: dict[EntryPoint, str] = {}
+
+
+def with_plugins(group: str, own: Mapping[str, Entry], fault_of: Callable[[str, Any], str | None]) -> dict[str, Entry]:
+    """A table with the entries of installed plugins after its own.
+
+    Args:
+        group: group of entry points, such as raymix.mixing.
+        own: the entries of this package.
+        fault_of: what keeps an object from being an entry of this name; None: nothing does.
+    """
+    table = dict(own)
+    for point in entry_points(group=group):
+        fault = _add(table, point, fault_of)
+        if fault is not None:
+            _faults[point] = fault
+    return table
+
+
+def _add(table: dict[str, Any], point: EntryPoint, fault_of: Callable[[str, Any], str | None]) -> str | None:
+    if point.name in table:
+        return f"the name {point.name!r} is taken"
+    try:
+        entry = point.load()
+    except Exception as error:  # of any kind: it is other people's code
+        return f"{point.value} cannot be imported: {type(error).__name__}: {error}"
+    if fault := fault_of(point.name, entry):
+        return f"{point.value} {fault}"
+    table[point.name] = entry
+    return None
+
+
+def has_type(config: Any, base: type[BaseModel], name: str) -> bool:
+    """Whether `config` is a settings class derived from `base` that a configuration names by `type: name`."""
+    if not (isinstance(config, type) and issubclass(config, base)):
+        return False
+    return config.model_fields["type"].annotation == Literal[name]
+
+
+def plugin_faults() -> list[str]:
+    """A line for each installed plugin that cannot be used."""
+    return [
+        f"plugin {point.name!r} of {_distribution(point)}, group {point.group}: {fault}; fix or uninstall it"
+        for point, fault in _faults.items()
+    ]
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
