@@ -40,7 +40,7 @@ from orchestrator.sweeps.compare.results import (
     Comparison,
 )
 from orchestrator.sweeps.compare.statistics import Estimate
-from orchestrator.sweeps.compare.table import format_estimate
+from orchestrator.sweeps.compare.table import estimate_cell
 
 RAYMIX = [sys.executable, "-m", "orchestrator.cli.main"]
 SPECIALISED, GENERAL = ["math", "code"], ["general"]
@@ -204,8 +204,8 @@ def results_table(results: dict[str, Comparison]) -> Table:
         table.add_row(f"{group}, target {comparison.target}", style="bold")
         for name, result in comparison.variants.items():
             signs = {MEAN: "", WORST: "", TARGET_GAIN: "+", ELSEWHERE: "+"}
-            cells = [format_estimate(result.means.get(measure), sign) for measure, sign in signs.items()]
-            difference = format_estimate(result.differences.get(MEAN), "+")
+            cells = [estimate_cell(result.means.get(measure), sign).whole for measure, sign in signs.items()]
+            difference = estimate_cell(result.differences.get(MEAN), "+").whole
             amounts = [f"{mean.mean:,.0f}" if (mean := result.means.get(measure)) else "-" for measure in AMOUNTS]
             table.add_row(name, *cells, difference, str(len(result.runs)), *amounts)
     return table

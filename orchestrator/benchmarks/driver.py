@@ -62,6 +62,6 @@ def evaluate(
     scores = scores_from(measured["base"], measured["result"], version, terms)
     add_scores(run_folder, scores)
     write_report([run_folder], run_folder / "report.html")
-    console.print(scores_table(scores))
+    console.print(scores_table(scores).to_rich())
     places = f"scores: {run_folder / FILE_NAME}, report: {run_folder / 'report.html'}"
     console.print(places, markup=False, highlight=False, soft_wrap=True)

@@ -29,7 +29,7 @@ from orchestrator.training.plan import (
     mean_tokens_per_row,
     row_shares,
 )
-from orchestrator.views.terminal import printable
+from orchestrator.views.format import printable
 
 
 def check(config: PlanConfig, console: Console) -> None:

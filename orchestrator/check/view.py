@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, MemoryNeed, StagePlace
 from orchestrator.views.findings import print_findings
-from orchestrator.views.terminal import NOTHING, format_share, printable
+from orchestrator.views.format import NOTHING, format_share, printable
 
 _WIDEST = 1000
 _ALWAYS: dict[str, Callable[[CheckedDomain], str]] = {

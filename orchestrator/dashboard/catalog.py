@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, is_finished, read_summary
+from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.step_table import StepTable
-from orchestrator.views.values import format_value, short
+from orchestrator.views.format import format_value, short
 from orchestrator.views.verdict import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
 
@@ -229,5 +230,4 @@ def _mean_loss(folder: Path, domains: list[str], is_last: bool) -> float:
         feedback = DomainFeedback.model_validate_json((folder / "feedback" / name).read_bytes())
     except (OSError, ValidationError):
         return math.nan
-    losses = [feedback.loss_nats(domain) for domain in domains]
-    return math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.nan
+    return mean_loss(map(feedback.loss_nats, domains))

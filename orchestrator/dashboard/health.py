@@ -7,7 +7,7 @@ import numpy as np
 
 from orchestrator.dashboard.states import State
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.terminal import format_duration
+from orchestrator.views.format import format_duration
 
 SLOW_STEP = 3.0  # times the median
 

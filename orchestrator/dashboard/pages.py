@@ -19,22 +19,16 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.loss_errors import RunErrors, run_errors
 from orchestrator.runs.records import RunSummary
 from orchestrator.runs.summary import summarise
+from orchestrator.views.format import format_count, format_duration
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.benchmarks import benchmark_sections
-from orchestrator.views.report.comparison import all_domains, compare, comparison_sections, run_colors
+from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
 from orchestrator.views.report.data import data_sections
 from orchestrator.views.report.figures import Section
-from orchestrator.views.report.html import (
-    MAX_EVENTS_SHOWN,
-    best_fact,
-    environment,
-    mean_loss_text,
-    run_times,
-    shown_verdict,
-)
+from orchestrator.views.report.html import MAX_EVENTS_SHOWN, environment, run_facts, shown_verdict
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.report.series import Thinning, figure_json
-from orchestrator.views.terminal import format_duration, format_loss
+from orchestrator.views.summary import domain_table
 from workers.contracts import DomainWeights
 
 LIVE = Thinning(max_points=600, is_steady=True)
@@ -132,7 +126,6 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "result": result,
         "verdict": shown_verdict(run, result),
         "model": run.setting("model", "path") or "-",
-        "loss_errors": errors,
         "domain_colors": color_by_name(run.domains),
         "facts": _facts(run, state, result, errors),
         "health": health,
@@ -148,7 +141,6 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "head": "run_head.html",
         "numbers": "run_numbers.html",
         "verdict": "verdict.html",
-        "table": "domain_table.html",
         "health": "run_health.html",
         "holding": "run_holding.html",
         "steer": "run_steer.html",
@@ -157,6 +149,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         OUTLINE: "sections.html",
     }
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
+    parts["table"] = domain_table(run, result, errors).to_html()
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
     if (holding := _holding(run)) is not None:
         values |= {"shares": holding.shares, "pinned": holding.pinned}
@@ -190,18 +183,12 @@ def _progress(run: RunFolder) -> dict[str, Any]:
 
 
 def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) -> dict[str, str]:
-    is_going = state in ("running", "waiting")
-    speed = run.recent_tokens_per_second() if is_going else result.tokens_per_second
-    worst = result.worst_loss_nats
-    facts = {
-        "Mean loss": mean_loss_text(result, errors),
-        "Worst loss": f"{format_loss(worst.start)} \u2192 {format_loss(worst.end)}",
-        "Tokens per second": f"{speed:,.0f}" if math.isfinite(speed) else "-",
-        "Tokens": f"{result.num_tokens:,}",
-        "Training time": format_duration(result.seconds),
-        "Weights versions": f"{result.weights_versions:,}",
-    }
-    return facts | run_times(result) | best_fact(result)
+    """Those of the report, losses first; the step is shown with the progress."""
+    facts = run_facts(result, errors)
+    del facts["Steps"]
+    if state in ("running", "waiting"):
+        facts["Tokens per second"] = format_count(run.recent_tokens_per_second())
+    return {name: facts[name] for name in ("Mean loss", "Worst loss")} | facts
 
 
 class ComparePage:
@@ -218,15 +205,10 @@ class ComparePage:
         if not self._is_stale:
             return None
         sections = [*benchmark_sections(runs), *comparison_sections(runs, LIVE)]
-        common = {
-            "comparison": compare(runs),
-            "run_colors": run_colors(runs),
-            "domain_colors": color_by_name(all_domains(runs)),
-            "sections": sections,
-        }
-        names = {"table": "comparison_table.html", "domains": "domains.html", OUTLINE: "sections.html"}
+        common = {"domain_colors": color_by_name(all_domains(runs)), "sections": sections}
+        names = {"domains": "domains.html", OUTLINE: "sections.html"}
         parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-        snapshot = Snapshot(parts, _figures(sections))
+        snapshot = Snapshot(parts | {"table": runs_table(runs).to_html()}, _figures(sections))
         self._is_stale = False
         return snapshot
 

@@ -8,8 +8,7 @@ from orchestrator.controller.operator import describe_change
 from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.summary import summarise
-from orchestrator.views.benchmarks import format_change, format_score
-from orchestrator.views.terminal import NOTHING, format_loss, format_share, printable
+from orchestrator.views.format import NOTHING, format_loss, format_score, format_score_change, format_share, printable
 from orchestrator.views.verdict import HARMFUL, verdict_sentence
 from workers.contracts import DomainWeights
 from workers.model.base_name import base_name, is_hub_name
@@ -111,7 +110,7 @@ def _benchmark_rows(run: RunFolder, model: str) -> list[list[str]]:
             _plain(metric) + (", in the chat template" if score.chat else ""),
             format_score(values.base),
             format_score(values.result),
-            format_change(values),
+            format_score_change(values),
         ]
         for score in asked_for(run.tasks)
         if score.model == model

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.inspect.reading import RefusedRow, SeenExample
-from orchestrator.views.terminal import printable
+from orchestrator.views.format import printable
 from workers.data.templates import Tokens
 
 if TYPE_CHECKING:

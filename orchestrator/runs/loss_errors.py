@@ -7,19 +7,15 @@ versions have none: NaN, or None where one number is asked for.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
 from workers.contracts import Change, DomainFeedback
 from workers.validation.example_losses import evaluated_steps, read_losses
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean, is_clear, paired_difference
-
-PLUS_MINUS = "\u00b1"
-ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
-CHANGE_NOTE = "a change is paired over the examples, and coloured where it is more than two standard errors"
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,6 @@ class RunErrors:
     def are_known(self) -> bool:
         """Whether any loss has one."""
         return any(errors.end is not None for errors in self.domains.values())
-
-    @property
-    def note(self) -> str:
-        """What a reader must know of them."""
-        return f"{ERROR_NOTE}; {CHANGE_NOTE}" if self.are_known else "No standard errors were recorded"
 
     def of(self, domain: str) -> LossErrors:
         """Of a domain; without numbers where it has none."""
@@ -126,26 +117,7 @@ def mean_difference(changes: dict[str, Change], domains: Sequence[str]) -> Chang
     return Change(nats=nats, standard_error=error_of_mean(changes[name].standard_error for name in domains))
 
 
-def error_text(error: float | None) -> str:
-    """` ±0.012`, or nothing where it is not known."""
-    return "" if error is None or not math.isfinite(error) else f" {PLUS_MINUS}{error:.3f}"
-
-
-def change_nats_text(change: Change) -> str:
-    """`-0.123 ±0.004`"""
-    return f"{change.nats:+.3f}{error_text(change.standard_error)}"
-
-
-def change_text(loss_nats: float | None, base_nats: float | None, error: float | None = None) -> Text:
-    """Loss minus base loss with its sign and its standard error: green where it fell, red where the model forgot."""
-    if loss_nats is None or base_nats is None or not math.isfinite(loss_nats - base_nats):
-        return Text("-", style="dim")
-    change = loss_nats - base_nats
-    style = {"same": "dim", "better": "green", "worse": "red"}[verdict(change, error)]
-    return Text(f"{change:+.3f}{error_text(error)}", style=style)
-
-
-def verdict(change: float | None, error: float | None) -> str:
+def verdict(change: float | None, error: float | None) -> Literal["better", "worse", "same"]:
     """`better`, `worse` or `same`: beyond noise where the error is known, else by any change that can be seen."""
     if change is None or not math.isfinite(change) or abs(change) < 0.0005:
         return "same"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.runs.divergence import find_divergence, has_broken_off
 from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.losses import mean_course, worst_course
 from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
 from orchestrator.runs.verdict import DomainCourse, decide, domain_course
 from workers.durable import write_durably
@@ -52,10 +53,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     seconds = float(step_seconds[np.isfinite(step_seconds)].sum())
     tokens = int(np.nansum(num_tokens))
     steps, losses = evaluation_losses(run)
-    matrix_DE = np.array(list(losses.values())).reshape(len(losses), len(steps))
-    unknown_E = np.full(len(steps), np.nan)
-    mean_E = matrix_DE.mean(axis=0) if losses else unknown_E
-    worst_E = matrix_DE.max(axis=0) if losses else unknown_E
+    mean_E, worst_E = mean_course(losses, len(steps)), worst_course(losses, len(steps))
     criterion = str(run.setting("evaluation", "best") or "mean")
     judged_E = {"mean": mean_E, "worst": worst_E, **losses}.get(criterion, mean_E)
     best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None  # of equal ones the first

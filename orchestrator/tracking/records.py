@@ -15,7 +15,7 @@ has the time at which its step was written down, where the files say it.
 import bisect
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.losses import mean_loss, worst_loss
 from workers.clock import parse_time
 from workers.contracts import DomainFeedback, DomainWeights
 
@@ -148,19 +149,12 @@ class _Moments:
         return values
 
 
-def worst_loss(losses: Iterable[float]) -> float:
-    """The highest of them, NaN where one of them is NaN or there is none. Python's own `max` gives NaN only where it
-    stands first: any comparison with it is False."""
-    values = list(losses)
-    return float(np.max(values)) if values else math.nan
-
-
 def _evaluation(feedback: DomainFeedback) -> dict[str, float]:
     losses = {domain: feedback.loss_nats(domain) for domain in feedback.loss_sum_nats}
     return {
         **{f"loss_nats/{domain}": loss for domain, loss in losses.items()},
         **{f"standard_error_nats/{domain}": error for domain, error in feedback.standard_error_nats.items()},
-        "mean_loss_nats": sum(losses.values()) / len(losses) if losses else math.nan,
+        "mean_loss_nats": mean_loss(losses.values()),
         "worst_loss_nats": worst_loss(losses.values()),
         "evaluation_seconds": feedback.evaluation_seconds,
         "signal_seconds": feedback.signal_seconds,

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.text import Text
 
-from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores, asked_for
-from orchestrator.views.terminal import NOTHING, printable
-
-_STYLES = {"better": "green", "worse": "red", "same": "dim"}
+from orchestrator.runs.benchmark_record import TaskScores, asked_for
+from orchestrator.views.bars import progress_bars
+from orchestrator.views.format import format_count, format_score, format_score_change
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 
 
 class ScoringView:
@@ -21,16 +19,8 @@ class ScoringView:
 
     def __init__(self, name: str, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        remaining = TimeRemainingColumn(elapsed_when_finished=True)
+        self._progress = progress_bars(console, MofNCompleteColumn(), remaining)
         self._name = name
         self._num_requests = 0
         self._bar = self._progress.add_task(f"{name}: loading", total=None)
@@ -56,37 +46,22 @@ class ScoringView:
         self._progress.advance(self._bar)
 
 
-def format_score(score: Score) -> str:
-    """0.412 +- its standard error."""
-    if score.value is None:
-        return NOTHING
-    return _number(score.value) + ("" if score.stderr is None else f" \u00b1{_number(score.stderr)}")
-
-
-def format_change(metric: MetricScores) -> str:
-    """Result minus base, with its sign."""
-    return NOTHING if metric.change is None else f"{metric.change:+.3f}"
-
-
-def scores_table(scores: Sequence[TaskScores]) -> Table:
-    """A row for each metric of each task; green and red where the change is more than two standard errors."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
-    for heading in ("task", "metric"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("samples", "base", "result", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for score in asked_for(scores):
-        for name, metric in score.metrics.items():
-            table.add_row(
-                Text(printable(score.label)),
-                Text(printable(name)),
-                NOTHING if score.num_samples is None else f"{score.num_samples:,}",
-                format_score(metric.base),
-                format_score(metric.result),
-                Text(format_change(metric), style=_STYLES[metric.verdict]),
-            )
-    return table
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+def scores_table(scores: Sequence[TaskScores]) -> ResultTable:
+    """A row for each metric of each task; a change stands out where it is more than two standard errors."""
+    shown = [(score, name, metric) for score in asked_for(scores) for name, metric in score.metrics.items()]
+    changes = [Cell(format_score_change(metric), style=metric.verdict) for _, _, metric in shown]
+    return ResultTable(
+        "Task",
+        [Row(score.label, name) for score, name, _ in shown],
+        [
+            Column("Samples", [Cell(format_count(score.num_samples)) for score, _, _ in shown]),
+            Column("Few-shot", [Cell(format_count(score.num_fewshot)) for score, _, _ in shown], is_on_page_only=True),
+            Column("Base", [Cell(format_score(metric.base)) for _, _, metric in shown]),
+            Column(
+                "Result",
+                [Cell(format_score(metric.result)) for _, _, metric in shown],
+            ),
+            Column("Change", changes),
+        ],
+        detail_heading="Metric",
+    )

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.runs.data_record import Finding, Severity
-from orchestrator.views.terminal import printable
+from orchestrator.views.format import printable
 
 _STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": ""}
 

@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Column
+from rich.progress import MofNCompleteColumn, TaskID
 from rich.text import Text
 
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
+from orchestrator.views.bars import note_column, progress_bars
+from orchestrator.views.format import format_duration, format_loss, printable
 from orchestrator.views.polling import Polling
-from orchestrator.views.terminal import format_duration, format_loss, printable
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan
@@ -41,16 +41,7 @@ class ReferenceView:
         self._console, self._folder = console, run_folder
         self._polling = Polling(self._look, POLL_SECONDS, "reference-view")
         self._told_up_to = dict.fromkeys(plans, 0)
-        self._progress = Progress(
-            TextColumn("  {task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
-            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
         self._bars: dict[str, TaskID] = {}
         self._pace_from: tuple[int, float] | None = None
 
@@ -58,7 +49,7 @@ class ReferenceView:
         for name, run in self._runs.items():
             run.refresh()
             self._told_up_to[name] = max((feedback.step for feedback in run.feedback), default=0)  # by who began it
-            bar = self._progress.add_task(printable(name), total=self._num_steps[name], note="")
+            bar = self._progress.add_task(f"  {printable(name)}", total=self._num_steps[name], note="")
             self._bars[name] = bar
         self._num_done_before = self._num_done()
         self._progress.start()

@@ -1,7 +1,6 @@
 """What a person sees while many runs go on: a line for each that ended, and in a terminal those that are under way."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Column
+from rich.progress import MofNCompleteColumn, TaskID
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.losses import mean_loss
+from orchestrator.views.bars import note_column, progress_bars
+from orchestrator.views.format import format_duration, format_loss, printable
 from orchestrator.views.polling import Polling
-from orchestrator.views.terminal import format_duration, format_loss, printable
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
 POLL_SECONDS = 0.5
@@ -39,16 +39,7 @@ class RunsView:
         self._num_ended = 0
         self._began = time.monotonic()
         self._polling = Polling(self._look, POLL_SECONDS, "runs-view")
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
-            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
         self._all = self._progress.add_task("all runs", total=num_runs, note="")
         self._bars: dict[Path, TaskID] = {}
 
@@ -120,6 +111,5 @@ class RunsView:
         if folder not in self._bars:
             self._bars[folder] = self._progress.add_task(printable(run.name), total=self._num_steps[folder], note="")
         feedback = run.feedback
-        losses = [feedback[-1].loss_nats(domain) for domain in run.domains] if feedback else []
-        note = f"mean loss {format_loss(math.fsum(losses) / len(losses))}" if losses else ""
+        note = f"mean loss {format_loss(mean_loss(map(feedback[-1].loss_nats, run.domains)))}" if feedback else ""
         self._progress.update(self._bars[folder], completed=run.metrics.last_step, note=note)

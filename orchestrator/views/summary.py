@@ -1,18 +1,30 @@
-"""The end of a run in the terminal: a row for each domain, what came of it all, and where the results lie."""
+"""A run's table, a row for each domain, and its end in the terminal: what came of it, and where the results lie."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder, read_run
-from orchestrator.runs.loss_errors import ERROR_NOTE, RunErrors, change_text, error_text, run_errors
+from orchestrator.runs.loss_errors import LossErrors, RunErrors, run_errors
 from orchestrator.runs.records import DomainSummary, RunSummary
-from orchestrator.views.terminal import NOTHING, format_loss, format_share, printable
+from orchestrator.views.format import (
+    ERROR_NOTE,
+    NOTHING,
+    format_epochs,
+    format_error,
+    format_loss,
+    format_share,
+    printable,
+)
+from orchestrator.views.palette import color_by_name
+from orchestrator.views.table import Cell, ResultTable, Row, change_cell, columns_of
 from orchestrator.views.verdict import HARMFUL, verdict_lines
 
+_HEADINGS = ("Share", "Epochs", "Loss, base", "best", "end", "Change")
+_LOSSES = "Losses in nats per loss token on held-out rows, assistant tokens only; change is end minus base. "
+_ERRORS = f"{ERROR_NOTE}; a change is paired over the examples, and coloured where it is more than two standard errors."
 _STYLES = {"improved": "green", "mixed": "yellow", "unchanged": "yellow"} | dict.fromkeys(HARMFUL, "bold red")
 
 
@@ -23,51 +35,45 @@ def summary_view(run_folder: Path) -> RenderableType:
         return Text(f"{run.path}: not finished, no summary.json")
     places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]
     lines = [Text(f"{label:<8}{printable(path)}", overflow="fold") for label, path in places if path.exists()]
-    best = run.summary.best
-    of_best = (
-        "" if best is None else f"; best is {'the base' if best.step == 0 else f'the evaluation at step {best.step:,}'}"
+    verdict = [Text(printable(line), overflow="fold") for line in verdict_lines(run, run.summary)]
+    if verdict and run.summary.verdict is not None:
+        verdict[0].stylize(_STYLES.get(run.summary.verdict, ""))
+    return Group(domain_table(run, run.summary, run_errors(run)).to_rich(), *verdict, *lines)
+
+
+def domain_table(run: RunFolder, result: RunSummary, errors: RunErrors) -> ResultTable:
+    """A row for each domain of a run: shares, epochs, and losses with their standard errors.
+
+    Args:
+        run: whose domains they are.
+        result: what came of it so far.
+        errors: what its losses leave open.
+    """
+    colors = color_by_name(run.domains)
+    columns = columns_of(_HEADINGS, (_cells(each, errors.of(name)) for name, each in result.domains.items()))
+    return ResultTable(
+        "Domain",
+        [Row(name, color=colors.get(name, "gray"), part=each.share_final) for name, each in result.domains.items()],
+        [replace(column, brief=column.heading.removeprefix("Loss, ")) for column in columns],
+        notes=[_LOSSES + _best(result) + (_ERRORS if errors.are_known else "No standard errors were recorded.")],
     )
-    note = Text(f"losses in nats per token{of_best}; {ERROR_NOTE}", style="dim")
-    return Group(_domain_table(run.summary, run_errors(run)), note, *_verdict(run, run.summary), *lines)
 
 
-def _domain_table(summary: RunSummary, of_run: RunErrors) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("domain", overflow="fold")
-    headings = ("share", "epochs", "base", "best", "end", "change")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for domain, result in summary.domains.items():
-        errors = of_run.of(domain)
-        table.add_row(
-            Text(printable(domain)),
-            _shares(result),
-            NOTHING if result.epochs is None else f"{result.epochs:.2f}",
-            format_loss(result.loss_nats_start),
-            format_loss(result.loss_nats_best),
-            format_loss(result.loss_nats_end) + error_text(errors.end),
-            change_text(result.loss_nats_end, result.loss_nats_start, errors.change_error),
-        )
-    return table
-
-
-def _which_is_best(summary: RunSummary) -> str:
-    if summary.best is None:
+def _best(result: RunSummary) -> str:
+    if result.best is None:
         return ""
-    step = summary.best.step
-    return f"; best is {'the base' if step == 0 else f'the evaluation at step {step:,}'}"
+    return f"Best is {f'the evaluation at step {result.best.step:,}' if result.best.step else 'the base'}. "
 
 
-def _shares(result: DomainSummary) -> str:
-    """First and last; one dash for a domain that is only measured."""
-    if result.share_initial is None and result.share_final is None:
-        return NOTHING
-    return f"{format_share(result.share_initial)} -> {format_share(result.share_final)}"
-
-
-def _verdict(run: RunFolder, summary: RunSummary) -> list[Text]:
-    """A line each, the first in colour."""
-    lines = [Text(printable(line), overflow="fold") for line in verdict_lines(run, summary)]
-    if lines and summary.verdict is not None:
-        lines[0].stylize(_STYLES.get(summary.verdict, ""))
-    return lines
+def _cells(domain: DomainSummary, errors: LossErrors) -> list[Cell | str]:
+    start, end = domain.loss_nats_start, domain.loss_nats_end
+    shares = [format_share(share) for share in (domain.share_initial, domain.share_final)]
+    is_measured_only = domain.share_initial is None and domain.share_final is None
+    return [
+        NOTHING if is_measured_only else Cell(" \u2192 ".join(shares), brief=" -> ".join(shares)),
+        format_epochs(domain.epochs),
+        Cell(format_loss(start), format_error(errors.start), brief=format_loss(start)),
+        format_loss(domain.loss_nats_best),
+        Cell(format_loss(end), format_error(errors.end)),
+        change_cell(end, start, errors.change_error),
+    ]

@@ -15,49 +15,31 @@ from typing import Self
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import TaskID, TaskProgressColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import change_text, error_text
 from orchestrator.runs.records import Event
+from orchestrator.views.bars import progress_bars
+from orchestrator.views.format import (
+    format_count,
+    format_duration,
+    format_epochs,
+    format_error,
+    format_loss,
+    format_share,
+    printable,
+)
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.polling import Polling
+from orchestrator.views.table import change_cell
 from workers.contracts import DomainFeedback
 
 POLL_SECONDS = 0.25
 CLOCK_TRUST_SECONDS = 10.0  # watched for longer, the wall clock tells the pace better than the steps' own times
 BAR_WIDTH = 60
-NOTHING = "-"
-
-
-def printable(text: object) -> str:
-    """The text with control, direction and line characters shown by their escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
-
-
-def format_duration(seconds: float) -> str:
-    """4 s, 12 min 30 s, 3 h 05 min, 2 d 4 h; - where it is not known."""
-    if not math.isfinite(seconds):
-        return NOTHING
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    if total < 86_400:
-        return f"{total // 3600} h {total % 3600 // 60:02d} min"
-    return f"{total // 86_400} d {total % 86_400 // 3600} h"
-
-
-def format_loss(loss_nats: float | None) -> str:
-    return NOTHING if loss_nats is None or not math.isfinite(loss_nats) else f"{loss_nats:.3f}"
-
-
-def format_share(share: float | None) -> str:
-    return NOTHING if share is None else f"{share:.1%}"
 
 
 class RunView:
@@ -171,9 +153,11 @@ class RunView:
                 Text(printable(domain)),
                 ProgressBar(total=1.0, completed=share or 0.0, width=10, complete_style=color, finished_style=color),
                 format_share(share),
-                f"{epochs:.2f}" if math.isfinite(epochs) else NOTHING,
-                format_loss(loss) + error_text(latest.standard_error_nats.get(domain) if latest else None),
-                change_text(loss, base.loss_nats(domain) if base else None, change.standard_error if change else None),
+                format_epochs(epochs),
+                format_loss(loss) + format_error(latest.standard_error_nats.get(domain) if latest else None),
+                change_cell(
+                    loss, base.loss_nats(domain) if base else None, change.standard_error if change else None
+                ).to_rich(),
             )
         return table
 
@@ -227,7 +211,7 @@ def _describe_event(event: Event) -> str:
 
 
 def _format_speed(tokens_per_second: float) -> str:
-    return f"{tokens_per_second:,.0f} tokens/s" if math.isfinite(tokens_per_second) else f"{NOTHING} tokens/s"
+    return f"{format_count(tokens_per_second)} tokens/s"
 
 
 class PreparationView:
@@ -235,34 +219,24 @@ class PreparationView:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = (
-            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
-            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
-            TaskProgressColumn(),
-        )
-        self._progress = None
-        if console.is_terminal:
-            self._progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+        self._progress = progress_bars(console, TaskProgressColumn())
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
-        if self._progress is not None:
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._progress.stop()
 
     def update(self, domain: str, done: int, total: int) -> None:
         """`done` of `total` parts of the domain are prepared."""
-        if self._progress is not None:
-            if domain not in self._tasks:
-                self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
-            self._progress.update(self._tasks[domain], completed=done, total=total)
-        elif done >= total and domain not in self._finished:
+        if domain not in self._tasks:
+            self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
+        self._progress.update(self._tasks[domain], completed=done, total=total)
+        if not self.console.is_terminal and done >= total and domain not in self._finished:
             self._finished.add(domain)
             self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)

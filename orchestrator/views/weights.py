@@ -9,7 +9,8 @@ from rich.text import Text
 
 from orchestrator.controller.operator import ControlRequest, describe_change
 from orchestrator.controller.requests import newest_version, read_versions, submit_request, waiting_requests
-from orchestrator.views.terminal import NOTHING, format_share, printable
+from orchestrator.views.format import NOTHING, format_share, printable
+from orchestrator.views.table import ResultTable, Row, columns_of
 from workers.contracts import DomainWeights
 
 _PATIENCE_SECONDS = 20.0
@@ -19,18 +20,17 @@ _LOOK_EVERY_SECONDS = 0.2
 def weights_view(run_folder: Path) -> RenderableType:
     """The newest version, a row for each domain."""
     version = newest_version(run_folder)
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("domain")
-    table.add_column("share", justify="right")
-    table.add_column("")
-    for name, share in version.shares.items():
-        table.add_row(Text(printable(name)), format_share(share), "pinned" if name in version.pinned else "")
+    cells = [
+        (format_share(share), "pinned" if name in version.pinned else "") for name, share in version.shares.items()
+    ]
     decided = f"version {version.version}, from step {version.effective_step} on, by {version.by} ({version.reason})"
     lines = [decided + (f": {version.why}" if version.why else "")]
     lines += ["the algorithm is paused"] if version.paused else []
     if waiting := waiting_requests(run_folder):
         lines.append(f"{len(waiting)} changes wait for the next step")
-    return Group(table, *(Text(printable(line), style="dim") for line in lines))
+    return ResultTable(
+        "Domain", list(map(Row, version.shares)), columns_of(("Share", ""), cells), notes=lines
+    ).to_rich()
 
 
 def history_view(run_folder: Path) -> RenderableType:

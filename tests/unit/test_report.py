@@ -326,8 +326,9 @@ def test_comparison_marks_the_best_of_each_column(fake_run: MakeFakeRun) -> None
     for domain in half.domains:
         best = min(ends, key=lambda name: ends[name][domain])
         for name, losses in ends.items():
-            text = f"{losses[domain]:.3f} \u00b1{0.011 + 0.001 * half.domains.index(domain):.3f}"
-            assert table[name][f"{domain} end"] == (f"<strong>{text}</strong>" if name == best else text)
+            text, error = f"{losses[domain]:.3f}", 0.011 + 0.001 * half.domains.index(domain)
+            told = f"<small> \u00b1{error:.3f}</small>"
+            assert table[name][f"{domain} end"] == (f"<strong>{text}</strong>" if name == best else text) + told
     assert f"{np.mean(list(half.losses[20].values())):.3f}" in table["half"]["mean end"]
     assert f"{max(half.losses[20].values()):.3f}" in table["half"]["worst end"]
     assert table["half"]["steps"] == "20 of 40" and table["a"]["tokens"] == "327,680"
@@ -344,7 +345,8 @@ def test_comparison_of_runs_with_other_domains_and_the_same_name(fake_run: MakeF
     page, plots = report_of(one, other)
     table = comparison_cells(page)
     assert len(table) == 2 and all(str(run.path) in " ".join(table) for run in (one, other))
-    assert "mean and worst are over the run's domains" in page and "Benchmarks: the result" not in page
+    shown = html.unescape(page)
+    assert "mean and worst are over the run's domains" in shown and "Benchmarks: the result" not in shown
     assert [table[name]["math end"] for name in table][1] == "-"
     colors = {trace["name"]: trace["line"]["color"] for trace in plots[f"Shares over time same ({other.path})"]["data"]}
     assert colors["code"] == color_by_name(["math", "code", "law"])["code"]

@@ -9,8 +9,9 @@ import time
 import pytest
 from rich.console import Console
 
+from orchestrator.views.format import format_duration, printable
 from orchestrator.views.summary import summary_view
-from orchestrator.views.terminal import PreparationView, RunView, format_duration, printable
+from orchestrator.views.terminal import PreparationView, RunView
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
 HOSTILE = ("[bold red]x[/]", "\x1b[2Jgone", "<script>alert(1)</script>", "plain")

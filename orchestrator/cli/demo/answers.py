@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.views.terminal import printable
+from orchestrator.views.format import printable
 
 _MAX_NEW_TOKENS = 40
 

@@ -25,7 +25,7 @@ from orchestrator.cluster.jobs.entrypoint import python_command
 from orchestrator.cluster.jobs.package import write_package
 from orchestrator.config.run import RunConfig
 from orchestrator.runs.folder import read_summary
-from orchestrator.views.terminal import NOTHING, format_duration, printable
+from orchestrator.views.format import NOTHING, format_duration, printable
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
 _STOP_WAIT_SECONDS = 900  # for the running step and a checkpoint; Ray kills what takes longer

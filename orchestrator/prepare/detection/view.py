@@ -4,39 +4,46 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import Distribution, EstimatedShares
+from orchestrator.views.format import PLUS_MINUS, format_share
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout
 from orchestrator.views.report.html import render_page
 from orchestrator.views.report.series import label
-from orchestrator.views.terminal import printable
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably
 
 _TITLES = {"average": "plain average", "counts": "hard counts", "corrected": "corrected"}
 
 
+def table(distribution: Distribution) -> ResultTable:
+    """The estimates side by side: with their intervals on a page, with half the width of them in the terminal."""
+    columns = [
+        Column(_TITLES[name], [_estimate(estimate, domain) for domain in distribution.domains])
+        for name, estimate in distribution.estimates.items()
+    ]
+    shares = [Cell(format_share(distribution.shares.get(domain))) for domain in distribution.domains]
+    return ResultTable(
+        "Domain",
+        [Row(name, color=color) for name, color in color_by_name(distribution.domains).items()],
+        [*columns, Column("Share", shares)],
+        explanation=f"In brackets: {distribution.confidence:.0%} intervals; those of the plain average and of the hard "
+        f"counts know nothing of the judge's errors. Share: {_TITLES[distribution.estimate]}, smoothed, over the "
+        "domains that are trained on.",
+    )
+
+
+def _estimate(estimate: EstimatedShares, domain: str) -> Cell:
+    share, (low, high) = format_share(estimate.shares[domain]), estimate.intervals[domain]
+    brief = f"{share} {PLUS_MINUS} {format_share((high - low) / 2)}"
+    return Cell(share, f" ({format_share(low)} to {format_share(high)})", brief=brief)
+
+
 def distribution_view(distribution: Distribution) -> RenderableType:
-    """The estimates side by side, with half the width of their intervals."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("domain", no_wrap=True)
-    for name in distribution.estimates:
-        table.add_column(_TITLES[name], justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    for domain in distribution.domains:
-        cells = [
-            f"{estimate.shares[domain]:.1%} \u00b1 {_half_width(estimate.intervals[domain]):.1%}"
-            for estimate in distribution.estimates.values()
-        ]
-        share = distribution.shares.get(domain)
-        table.add_row(printable(domain), *cells, Text("-" if share is None else f"{share:.1%}", style="bold"))
-    return Group(table, Text(_facts(distribution), style="dim"))
-
-
-def _half_width(interval: tuple[float, float]) -> float:
-    return (interval[1] - interval[0]) / 2.0
+    """The table for a terminal, and how it came about."""
+    return Group(table(distribution).to_rich(), Text(_facts(distribution), style="dim"))
 
 
 def _facts(distribution: Distribution) -> str:
@@ -48,7 +55,7 @@ def _facts(distribution: Distribution) -> str:
     return (
         f"{distribution.num_texts:,} texts{unparsed}, {len(rounds)} round{'s' if len(rounds) > 1 else ''}, {end}; "
         f"judge: {judge['type']}{cost}; share: {_TITLES[distribution.estimate]}, smoothed; "
-        f"\u00b1 half the {distribution.confidence:.0%} interval"
+        f"{PLUS_MINUS} half the {distribution.confidence:.0%} interval"
     )
 
 
@@ -73,7 +80,7 @@ def write_page(distribution: Distribution, path: Path) -> None:
         _sections(distribution),
         title="Knowledge distribution",
         distribution=distribution,
-        titles=_TITLES,
+        table=table(distribution),
         facts=_page_facts(distribution),
         domain_colors=color_by_name(distribution.domains),
     )

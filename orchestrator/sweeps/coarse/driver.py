@@ -18,7 +18,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import DomainSummary
-from orchestrator.sweeps.coarse.page import search_table, write_search_page
+from orchestrator.sweeps.coarse.page import table, write_search_page
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
 from orchestrator.sweeps.coarse.scores import (
     mean_scores,
@@ -90,7 +90,7 @@ def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
     write_durably(folder / "coarse.json", record.model_dump_json(indent=1).encode())
     write_durably(folder / "strategy.yaml", _strategy_yaml(strategy).encode())
     write_search_page(config.name, result, folder / "coarse.html")
-    console.print(search_table(result))
+    console.print(table(result).to_rich())
     console.print(f"page: {folder / 'coarse.html'}", highlight=False, soft_wrap=True)
     console.print(f"raymix run CONFIG --set '{override(strategy)}'", highlight=False, markup=False, soft_wrap=True)
     return record

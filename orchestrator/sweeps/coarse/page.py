@@ -1,23 +1,24 @@
-"""What a search found: a table for the terminal, and a page with the tree and with Spec against Vers."""
+"""What a search found: its table, and a page with the tree and with Spec against Vers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from orchestrator.sweeps.coarse.tree import Node, SearchResult, halves, pareto_set
 from orchestrator.views.palette import COLORS
-from orchestrator.views.report.comparison import Cell, Comparison
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
-from orchestrator.views.report.html import render_page, write_page
+from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import label
+from orchestrator.views.table import Cell, ResultTable, Row, columns_of
 
 _TREE_ROW_HEIGHT = 46
 _STEP_TITLES = ("base model", "broad ranges", "their halves", "sets of modules")
+_CAVEATS = (
+    "The search is greedy: a range whose halves are good only together is lost.",
+    "Scores of single trainings are noisy: nodes that differ by less than seeds do are equally good.",
+)
 
 
 def node_title(node: Node) -> str:
@@ -26,35 +27,28 @@ def node_title(node: Node) -> str:
     return f"layers {first}-{last} %, {' + '.join(node.modules)}".replace("_", "-")
 
 
-def search_table(result: SearchResult) -> Table:
-    """All nodes, best first; the winner in bold, what nothing is better than marked."""
+def table(result: SearchResult) -> ResultTable:
+    """All nodes, best first, and which of them nothing is better than."""
+    nodes = sorted(result.scores, key=result.uni, reverse=True)
     best = set(pareto_set(result.scores))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("node", overflow="fold")
-    for heading in ("Spec", "Vers", "Uni", "Pareto"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for node in sorted(result.scores, key=result.uni, reverse=True):
-        style = "bold green" if node == result.winner else ""
-        cells = (*_numbers(result, node), "yes" if node in best else "")
-        table.add_row(Text(node_title(node), style=style), *(Text(cell, style=style) for cell in cells))
-    return table
-
-
-def _numbers(result: SearchResult, node: Node) -> tuple[str, str, str]:
-    score = result.scores[node]
-    return f"{score.spec:.3f}", f"{score.vers:.3f}", f"{result.uni(node):.3f}"
+    rows: list[list[Cell | str]] = []
+    for node in nodes:
+        score = result.scores[node]
+        numbers = (score.spec, score.vers, result.uni(node))
+        rows.append([*(Cell(f"{each:.3f}", value=each) for each in numbers), "yes" if node in best else ""])
+    return ResultTable(
+        "Run",
+        [Row(node_title(node), color=_color(result, node), is_best=node == result.winner) for node in nodes],
+        columns_of(("Spec", "Vers", "Uni", "Pareto"), rows),
+        explanation="Spec: gain of the speciality relative to full fine-tuning's. Vers: what is left of everything "
+        f"else, relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers. Bold: the winner of the "
+        "last step; a node on the way there may score higher, which a reader is free to prefer.",
+        caveats=_CAVEATS,
+    )
 
 
 def write_search_page(name: str, result: SearchResult, output: Path) -> None:
     """Write the page."""
-    nodes = sorted(result.scores, key=result.uni, reverse=True)
-    best = set(pareto_set(result.scores))
-    numbers = [_numbers(result, node) for node in nodes]
-    columns = {
-        heading: [Cell(row[index], is_best=heading == "Uni" and node == result.winner) for node, row in rows]
-        for index, heading in enumerate(("Spec", "Vers", "Uni"))
-        for rows in [list(zip(nodes, numbers, strict=True))]
-    } | {"Pareto": [Cell("yes" if node in best else "") for node in nodes]}
     sections = [
         Section("Tree", _tree_note(result), [Plot("", tree_figure(result))], is_wide=True),
         Section(
@@ -64,22 +58,7 @@ def write_search_page(name: str, result: SearchResult, output: Path) -> None:
             is_wide=True,
         ),
     ]
-    page = render_page(
-        "comparison.html",
-        sections,
-        [
-            "The search is greedy: a range whose halves are good only together is lost.",
-            "Scores of single trainings are noisy: nodes that differ by less than seeds do are equally good.",
-        ],
-        note="Spec: gain of the speciality relative to full fine-tuning's. Vers: what is left of everything else, "
-        f"relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers. Bold: the winner of the "
-        "last step; a node on the way there may score higher, which a reader is free to prefer.",
-        title=f"{name}: where to train",
-        comparison=Comparison([node_title(node) for node in nodes], columns),
-        run_colors={node_title(node): _color(result, node) for node in nodes},
-        domain_colors={},
-    )
-    write_page(output, page)
+    write_table_page(output, f"{name}: where to train", table(result), sections)
 
 
 def _tree_note(result: SearchResult) -> str:

@@ -9,7 +9,7 @@ from orchestrator.config.machine import missing_gpus
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.compare.page import write_comparison
 from orchestrator.sweeps.compare.results import Comparison, collect
-from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.sweeps.compare.table import table
 from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
@@ -40,7 +40,7 @@ def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console:
     folder = compare_folder(config)
     write_durably(folder / "compare.json", comparison.model_dump_json(indent=1).encode())
     write_comparison(comparison, folder / "compare.html")
-    console.print(comparison_view(comparison))
+    console.print(table(comparison).to_rich())
     console.print(f"page: {folder / 'compare.html'}", highlight=False, soft_wrap=True)
     if failures:
         raise RunsFailedError(failures, len(everything))

@@ -1,32 +1,24 @@
 """compare.html: the table, every seed of every variant, and the course of the held-out losses."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.summary import evaluation_losses, summarise
-from orchestrator.sweeps.compare import CAVEATS
 from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison
-from orchestrator.sweeps.compare.table import (
-    amount_columns,
-    domain_columns,
-    loss_columns,
-    lowest,
-    notes,
-    target_columns,
-)
-from orchestrator.views.palette import color_by_name
-from orchestrator.views.report.comparison import RUN_COLORS, Cell
-from orchestrator.views.report.comparison import Comparison as Columns
+from orchestrator.sweeps.compare.table import failures, table
+from orchestrator.views.palette import color_by_name, color_by_run
+from orchestrator.views.report.comparison import Course, loss_section, remark_on
 from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, layout, line
-from orchestrator.views.report.html import render_page, write_page
-from orchestrator.views.report.series import gaps, label
-from orchestrator.views.verdict import HARMFUL, verdict_lines
+from orchestrator.views.report.html import write_table_page
+from orchestrator.views.report.series import label
+from orchestrator.views.table import Remark
+from orchestrator.views.verdict import HARMFUL
 
 _PLOTTED = {
     MEAN: "Mean of the domains",
@@ -38,56 +30,22 @@ _PLOTTED = {
 
 def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write the page."""
-    colors = variant_colors(comparison)
-    domains = color_by_name(comparison.domains)
-    best = {"mean loss": MEAN, "worst loss": WORST} | {name: f"loss_nats/{name}" for name in comparison.domains}
-    columns = {
-        heading: [
-            Cell(text, is_best=heading in best and lowest(comparison, best[heading]) == variant)
-            for variant, text in zip(comparison.variants, cells, strict=True)
-        ]
-        for columns_of in (loss_columns, target_columns, amount_columns, domain_columns)
-        for heading, cells in columns_of(comparison).items()
-    }
-    page = render_page(
-        "comparison.html",
-        [*_seed_sections(comparison, colors), *_course_sections(comparison, colors, domains)],
-        [*CAVEATS, *(f"Failed: {name}: {why}" for name, why in comparison.failed.items())],
-        note=" ".join(notes(comparison)),
-        title=f"{comparison.name}: {len(comparison.variants)} variants compared",
-        comparison=Columns(
-            list(comparison.variants), columns, harmful=_harmful(comparison), verdicts=_verdicts(comparison)
-        ),
-        run_colors=colors,
-        domain_colors=domains,
-    )
-    write_page(output, page)
+    shown = replace(table(comparison), remarks=[*_verdicts(comparison), *failures(comparison)])
+    colors = color_by_run(comparison.variants)
+    sections = [*_seed_sections(comparison, colors), *_course_sections(comparison, colors)]
+    title = f"{comparison.name}: {len(comparison.variants)} variants compared"
+    write_table_page(output, title, shown, sections, comparison.domains)
 
 
-def _harmful(comparison: Comparison) -> frozenset[str]:
-    return frozenset(
-        f"{name}, seed {each.seed}"
-        for name, result in comparison.variants.items()
-        for each in result.runs
-        if each.verdict in HARMFUL
-    )
-
-
-def _verdicts(comparison: Comparison) -> dict[str, list[str]]:
-    """Run of a variant that ended with harm, or with some domains worse than they began -> what came of it."""
-    told = {}
+def _verdicts(comparison: Comparison) -> list[Remark]:
+    """What came of each run that ended with harm, or with some domains worse than they began."""
+    remarks = []
     for name, result in comparison.variants.items():
         for each in result.runs:
-            if each.verdict not in HARMFUL and each.verdict != "mixed":
-                continue
-            run = read_run(each.folder)
-            told[f"{name}, seed {each.seed}"] = verdict_lines(run, summarise(run))
-    return told
-
-
-def variant_colors(comparison: Comparison) -> dict[str, str]:
-    """The colour of each variant, by label."""
-    return {name: RUN_COLORS[index % len(RUN_COLORS)] for index, name in enumerate(comparison.variants)}
+            if each.verdict in HARMFUL or each.verdict == "mixed":
+                run = read_run(each.folder)
+                remarks.append(remark_on(f"{name}, seed {each.seed}", run, summarise(run)))
+    return remarks
 
 
 def _seed_sections(comparison: Comparison, colors: Mapping[str, str]) -> list[Section]:
@@ -124,17 +82,10 @@ def _seeds_figure(comparison: Comparison, measure: str, colors: Mapping[str, str
     return figure
 
 
-def _course_sections(comparison: Comparison, colors: Mapping[str, str], domains: Mapping[str, str]) -> list[Section]:
+def _course_sections(comparison: Comparison, colors: Mapping[str, str]) -> list[Section]:
     courses = {name: course for name in comparison.variants if (course := _mean_course(comparison, name)) is not None}
-    if not courses:
-        return []
-    plots = [Plot("Mean of the domains", _overlay(courses, None, colors))]
-    plots += [Plot(name, _overlay(courses, name, colors), color, name) for name, color in domains.items()]
     note = f"{LOSS_NOTE}; a line for each variant, the mean over its seeds, step 0 is the base model."
-    return [Section("Loss per domain", note, plots)]
-
-
-Course = tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]
+    return [loss_section(courses, colors, color_by_name(comparison.domains), note)] if courses else []
 
 
 def _mean_course(comparison: Comparison, name: str) -> Course | None:
@@ -147,11 +98,3 @@ def _mean_course(comparison: Comparison, name: str) -> Course | None:
         return None
     steps = courses[0][0]
     return steps, {domain: np.mean([losses[domain] for _, losses in courses], axis=0) for domain in comparison.domains}
-
-
-def _overlay(courses: Mapping[str, Course], domain: str | None, colors: Mapping[str, str]) -> go.Figure:
-    figure = go.Figure(layout=layout(230, yaxis={"hoverformat": ".3f"}))
-    for name, (steps, losses) in courses.items():
-        values = np.mean(list(losses.values()), axis=0) if domain is None else losses[domain]
-        figure.add_trace(line(steps.tolist(), gaps(values), name, colors[name]))
-    return figure

@@ -1,6 +1,7 @@
 """The page of a plan: what each domain loses along all stages, then the stages side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -9,9 +10,9 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.summary import evaluation_losses
 from orchestrator.sweeps.stages import CAVEATS
 from orchestrator.views.palette import color_by_name
-from orchestrator.views.report.comparison import all_domains, compare, comparison_sections, load_runs, run_colors
+from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
 from orchestrator.views.report.figures import LOSS_NOTE, NEUTRAL, Plot, Section, layout, line
-from orchestrator.views.report.html import render_page, write_page
+from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import gaps
 
 
@@ -30,16 +31,9 @@ def write_plan_page(output: Path, name: str, folders: Sequence[Path]) -> None:
         [Plot("", along_figure(stages))],
         is_wide=True,
     )
-    page = render_page(
-        "comparison.html",
-        [along, *comparison_sections(stages)],
-        CAVEATS,
-        title=f"{name}, stage by stage",
-        comparison=compare(stages),
-        run_colors=run_colors(stages),
-        domain_colors=color_by_name(all_domains(stages)),
-    )
-    write_page(output, page)
+    table = replace(runs_table(stages), caveats=CAVEATS)
+    sections = [along, *comparison_sections(stages)]
+    write_table_page(output, f"{name}, stage by stage", table, sections, all_domains(stages))
 
 
 def along_figure(stages: Sequence[RunFolder]) -> go.Figure:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary, Verdict
 from orchestrator.runs.summary import summarise
 from orchestrator.runs.verdict import decide, domain_course
@@ -104,7 +105,7 @@ def _ends(runs: Sequence[RunFolder]) -> list[DomainFeedback]:
 def _verdict(runs: Sequence[RunFolder], results: Sequence[RunSummary]) -> Verdict:
     ends = _ends(runs)
     domains = list(results[-1].domains)
-    judged_E = np.array([np.mean([feedback.loss_nats(name) for name in domains]) for feedback in ends])
+    judged_E = np.array([mean_loss(map(feedback.loss_nats, domains)) for feedback in ends])
     courses = {name: domain_course(name, ends) for name in domains}
     has_diverged = results[-1].divergence is not None or bool(results[-1].not_finite)
     return decide(ends, judged_E, courses, has_diverged=has_diverged, has_broken_off=False)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.sweeps.stages.chain import PlannedStage
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.training.plan import count_steps, mean_tokens_per_row
-from orchestrator.views.terminal import NOTHING, format_duration, printable
+from orchestrator.views.format import format_count, format_duration, printable
+from orchestrator.views.table import ResultTable, Row, columns_of
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,19 @@ def estimate_view(estimate: Estimate) -> RenderableType:
     """The estimate for a terminal."""
     costs = list(estimate.costs.values())
     left = [cost for cost in costs if not cost.is_done]
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("", "trainings", "steps", "rows", "tokens", "time"):
-        table.add_column(header, justify="left" if not header else "right")
-    for label, part in (("all", costs), ("left to do", left)):
+    amounts = []
+    for part in (costs, left):
         tokens = sum(cost.num_tokens for cost in part)
-        seconds = tokens / estimate.tokens_per_second
-        table.add_row(
-            label,
-            f"{len(part):,}",
-            f"{sum(cost.steps for cost in part):,}",
-            f"{sum(cost.num_rows for cost in part):,}",
-            f"{tokens:,}",
-            format_duration(seconds) if math.isfinite(seconds) else NOTHING,
-        )
-    speed = f"{estimate.tokens_per_second:,.0f} tokens/s" if math.isfinite(estimate.tokens_per_second) else "unknown"
+        counts = (len(part), sum(cost.steps for cost in part), sum(cost.num_rows for cost in part), tokens)
+        amounts.append([*map(format_count, counts), format_duration(tokens / estimate.tokens_per_second)])
+    columns = columns_of(("trainings", "steps", "rows", "tokens", "time"), amounts)
+    table = ResultTable("", [Row("all"), Row("left to do")], columns)
+    is_known = math.isfinite(estimate.tokens_per_second)
+    speed = f"{format_count(estimate.tokens_per_second)} tokens/s" if is_known else "unknown"
     merged = f"{estimate.num_cells:,} cells, {estimate.num_distinct_cells:,} of them distinct, {len(costs):,} trainings"
     return Group(
         Text(printable(merged), style="bold"),
-        table,
+        table.to_rich(),
         Text(f"speed: {speed} (of finished trainings, or --tokens-per-second); time is one training after the other"),
     )
 

@@ -13,12 +13,14 @@ from orchestrator.sweeps.study.figures import SERIES_COLORS, curves_figure, trad
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.results import ResultRow
 from orchestrator.sweeps.study.series import Points, load_points
+from orchestrator.views.format import format_count, format_loss
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.figures import Plot, Section
 from orchestrator.views.report.html import render_page, write_page
-from orchestrator.views.terminal import format_loss
+from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 
 _LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"
+_ONE_SEED = "One seed: the intervals know of evaluation rows only, not of training noise."
 
 
 def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence[ResultRow], num_cells: int) -> None:
@@ -59,28 +61,49 @@ def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence
             is_wide=True,
         ),
     ]
+    shown = table(rows, study)
     page = render_page(
         "study.html",
         [section for section in sections if any(plot.figure.data for plot in section.plots)],
-        CAVEATS,
+        shown.caveats,
         title=name,
         study=study,
         domain_colors={},
         num_cells=num_cells,
-        rows=sorted(rows, key=lambda row: ([*GRIDS, *STRATEGIES].index(row.group), row.subject, row.k, row.seed)),
+        num_done=len(rows),
+        table=shown,
         facts={
             "Cells": f"{len(rows)} of {num_cells}",
             "Trainings": f"{len({folder for row in rows for folder in row.folders})}",
             "Seeds": f"{len(study.seeds)}",
             "Budget": _budget(study),
         },
-        table_colors=color_by_name(domains),
         series_colors=SERIES_COLORS,
         crossings={domain: describe_crossing(crossing) for domain, crossing in crossings.items()},
-        format_k=format_fraction,
-        format_loss=format_loss,
     )
     write_page(output, page)
+
+
+def table(rows: Sequence[ResultRow], study: StudyConfig) -> ResultTable:
+    """A row for each cell that is done: amounts, and of each domain what it loses and what was forgotten of it."""
+    order = [*GRIDS, *STRATEGIES]
+    rows = sorted(rows, key=lambda row: (order.index(row.group), row.subject, row.k, row.seed))
+    plain = [(format_fraction(row.k), str(row.seed), str(row.num_stages)) for row in rows]
+    counted = [map(format_count, (row.steps, row.num_rows, row.num_tokens)) for row in rows]
+    amounts = [[*first, *rest] for first, rest in zip(plain, counted, strict=True)]
+    columns = columns_of(("k", "seed", "stages", "steps", "rows", "tokens"), amounts)
+    for domain, color in color_by_name([*study.specialised, *study.general]).items():
+        losses = [Cell(format_loss(row.loss_nats.get(domain))) for row in rows]
+        forgotten = [Cell(format_loss(row.forgotten_nats.get(domain))) for row in rows]
+        columns += [Column(domain, losses, color=color), Column("forgotten", forgotten)]
+    return ResultTable(
+        "Cell",
+        [Row(f"{row.group} {row.subject}" if row.group == "single" else row.group) for row in rows],
+        columns,
+        explanation="Loss in nats per loss token on held-out rows at the end of the last stage; forgotten: minus that "
+        "of the single run on all of the domain's data. Steps, rows and tokens are of all stages together.",
+        caveats=[*([_ONE_SEED] if len(study.seeds) == 1 else []), *CAVEATS],
+    )
 
 
 def _budget(study: StudyConfig) -> str:

@@ -29,10 +29,10 @@ from orchestrator.sweeps.tune.page import write_search_page
 from orchestrator.sweeps.tune.preparing import SHARES, check_corners, search_folder, share_out, space_of
 from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord, base_score, best_of, collect, write_best
 from orchestrator.sweeps.tune.sampling import train_points, tune_folder
+from orchestrator.sweeps.tune.table import MAX_ROWS, table
 from orchestrator.sweeps.tune.trial import TRIAL_FILE, Trials
-from orchestrator.sweeps.tune.view import search_view
 from orchestrator.sweeps.work import Work, open_work
-from orchestrator.views.terminal import format_loss
+from orchestrator.views.format import format_loss
 from workers.durable import write_durably
 
 
@@ -147,7 +147,7 @@ def _write(config: SweepConfig, record: SearchRecord, found: _Found, console: Co
     folder = search_folder(config)
     write_durably(folder / "search.json", record.model_dump_json(indent=1).encode())
     write_search_page(record, folder / "search.html")
-    console.print(search_view(record))
+    console.print(table(record).to_rich(MAX_ROWS))
     console.print(f"page: {folder / 'search.html'}", highlight=False, soft_wrap=True)
     if found.best is None or found.best_run is None:
         raise RunsFailedError({trial.name: trial.reason for trial in record.trials}, len(record.trials))

@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import change_nats_text, differences, mean_difference, read_last_losses
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dotted, layout
+from orchestrator.runs.loss_errors import differences, mean_difference, read_last_losses
+from orchestrator.views.format import format_change
+from orchestrator.views.report.figures import NEUTRAL, Plot, Point, Section, dotted, points_figure
 from orchestrator.views.report.series import label
 from workers.contracts import Change
 from workers.validation.loss_statistics import CLEAR
 
 _MEAN = "mean of the domains"
-_APART = 0.36  # of the distance between two lines of a plot, for the points of one
-_ROW_PIXELS, _AXIS_PIXELS = 34, 44
 
 
 def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
@@ -47,27 +46,17 @@ def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], do
 
 
 def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, str]) -> go.Figure:
-    figure = go.Figure(layout=layout(_AXIS_PIXELS + _ROW_PIXELS * len(rows)))
-    for index, (name, color) in enumerate(colors.items()):
-        shift = _APART * (index / max(len(colors) - 1, 1) - 0.5) if len(colors) > 1 else 0.0
-        found = [(row, place, of_run[index + 1]) for place, (row, of_run) in enumerate(rows.items())]
-        known = [(row, place, change) for row, place, change in found if change is not None]
-        errors = {"type": "data", "array": [CLEAR * change.standard_error for *_, change in known]}
-        figure.add_trace(
-            go.Scatter(
-                x=[change.nats for *_, change in known],
-                y=[place + shift for _, place, _ in known],
-                error_x=errors | {"color": color, "thickness": 1.4, "width": 4},
-                mode="markers",
-                marker={"size": 8, "color": color},
-                name=label(name),
-                customdata=[[label(row), change_nats_text(change)] for row, _, change in known],
-                hovertemplate="%{customdata[0]}: %{customdata[1]}",
-            )
-        )
+    points = {
+        name: {
+            place: Point(change.nats, CLEAR * change.standard_error, [label(row), format_change(change)])
+            for place, (row, of_run) in enumerate(rows.items())
+            if (change := of_run[index + 1]) is not None
+        }
+        for index, name in enumerate(colors)
+    }
     names = [label(row) for row in rows]
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, ticks="", range=[len(names) - 0.5, -0.5])
+    figure = points_figure(names, points, colors, "%{customdata[0]}: %{customdata[1]}", row_pixels=34)
     figure.update_xaxes(rangemode="normal", tickformat="+.3~f", hoverformat="+.3f")
     zero = dotted(NEUTRAL, xref="x", yref="y domain", x0=0, x1=0, y0=0, y1=1)
-    figure.update_layout(hovermode="closest", shapes=[zero])
+    figure.update_layout(shapes=[zero])
     return figure

@@ -1,6 +1,6 @@
 """What plots are made of. Colours of text, grid and ground come from the page, which knows light from dark."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,14 @@ import plotly.graph_objects as go
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.views.report.series import Thinning, label
-from orchestrator.views.report.tables import Rows
+from orchestrator.views.table import ResultTable
 
 NEUTRAL = "#7f8ea3"
 MAX_POINTS_WITH_MARKERS = 60
 MAX_STEPS_ALL_TICKED = 6
 MAX_OPERATOR_LINES = 50
+_APART = 0.36  # of the distance between two lines of a plot, for the points of one
+_AXIS_PIXELS = 44
 ALL_POINTS = Thinning()
 
 LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
@@ -38,7 +40,7 @@ class Section:
     note: str
     plots: list[Plot] = field(default_factory=list)
     is_wide: bool = False
-    table: Rows | None = None
+    table: ResultTable | None = None
     legend: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,6 +85,54 @@ def line(
 def dotted(color: str, **place: Any) -> dict[str, Any]:
     """A dotted line from edge to edge; plotly's own call for it takes ten times as long."""
     return {"type": "line", "line": {"color": color, "dash": "dot", "width": 1.2}, **place}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with its bar to each side, and what its line says of it where a reader points at it."""
+
+    value: float | None
+    half_width: float | None
+    told: list[str]
+
+
+Points = Mapping[str, Mapping[int, Point]]
+"""Model -> place of a line -> the model's point on it."""
+
+
+def points_figure(
+    names: Sequence[str], points: Points, colors: Mapping[str, str], hover: str, row_pixels: int
+) -> go.Figure:
+    """A line for each name, and on it a point for each model or run, the first on top.
+
+    Args:
+        names: of the lines.
+        points: on them.
+        colors: of the models.
+        hover: plotly's template, where `customdata` is what a point tells.
+        row_pixels: from a line to the next.
+    """
+    figure = go.Figure(layout=layout(_AXIS_PIXELS + row_pixels * len(names)))
+    for index, (model, by_line) in enumerate(points.items()):
+        shift = _APART * (index / (len(points) - 1) - 0.5) if len(points) > 1 else 0.0
+        bars = {"type": "data", "array": [point.half_width for point in by_line.values()], "thickness": 1.4, "width": 4}
+        figure.add_trace(
+            go.Scatter(
+                x=[point.value for point in by_line.values()],
+                y=[place + shift for place in by_line],
+                error_x=bars | {"color": colors[model]},
+                mode="markers",
+                marker={"size": 8, "color": colors[model]},
+                name=label(model),
+                customdata=[point.told for point in by_line.values()],
+                hovertemplate=hover,
+            )
+        )
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=list(names), ticks="", range=[len(names) - 0.5, -0.5]
+    )
+    figure.update_layout(hovermode="closest")
+    return figure
 
 
 def shares_figure(

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -15,26 +14,22 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import RunErrors, change_nats_text, error_text, run_errors, verdict
-from orchestrator.runs.records import RunSummary
+from orchestrator.runs.loss_errors import RunErrors, run_errors
+from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
+from orchestrator.views.format import format_change, format_count, format_duration, format_loss, format_share
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.benchmarks import benchmark_sections
-from orchestrator.views.report.comparison import (
-    all_domains,
-    compare,
-    comparison_sections,
-    error_note,
-    load_runs,
-    run_colors,
-)
+from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
 from orchestrator.views.report.data import data_sections
 from orchestrator.views.report.figures import Section
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.report.series import figure_json
-from orchestrator.views.terminal import format_duration, format_loss, format_share
+from orchestrator.views.summary import domain_table
+from orchestrator.views.table import ResultTable, change_cell
 from orchestrator.views.verdict import HARMFUL, verdict_lines
 from workers.clock import parse_time
+from workers.contracts import Change
 
 MAX_EVENTS_SHOWN = 100
 
@@ -44,7 +39,27 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
     if not run_folders:
         raise ValueError("a report needs at least one run folder")
     runs = load_runs(run_folders)
-    write_page(output, _run_page(runs[0]) if len(runs) == 1 else _comparison_page(runs))
+    if len(runs) == 1:
+        write_page(output, _run_page(runs[0]))
+    else:
+        sections = [*benchmark_sections(runs), *comparison_sections(runs)]
+        write_table_page(output, f"{len(runs)} runs compared", runs_table(runs), sections, all_domains(runs))
+
+
+def write_table_page(
+    output: Path, title: str, table: ResultTable, sections: Sequence[Section], domains: Sequence[str] = ()
+) -> None:
+    """Write a page of a table and its plots.
+
+    Args:
+        output: the file.
+        title: of the page.
+        table: on top; its caveats stand at the end.
+        sections: the plots.
+        domains: those that a reader may hide in all plots.
+    """
+    values = {"title": title, "table": table, "domain_colors": color_by_name(domains)}
+    write_page(output, render_page("comparison.html", sections, table.caveats, **values))
 
 
 def write_page(output: Path, page: str) -> None:
@@ -64,8 +79,8 @@ def _run_page(run: RunFolder) -> str:
         model=run.setting("model", "path") or "-",
         result=result,
         verdict=shown_verdict(run, result),
-        facts=_facts(result, errors),
-        loss_errors=errors,
+        facts=run_facts(result, errors),
+        table=domain_table(run, result, errors),
         domain_colors=color_by_name(run.domains),
         events=run.events[-MAX_EVENTS_SHOWN:],
         num_events=len(run.events),
@@ -73,44 +88,30 @@ def _run_page(run: RunFolder) -> str:
     )
 
 
-def _comparison_page(runs: Sequence[RunFolder]) -> str:
-    return render_page(
-        "comparison.html",
-        [*benchmark_sections(runs), *comparison_sections(runs)],
-        title=f"{len(runs)} runs compared",
-        comparison=compare(runs),
-        run_colors=run_colors(runs),
-        domain_colors=color_by_name(all_domains(runs)),
-    )
-
-
-def _facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
+def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
+    """The numbers on top of a run's page; its times are not known for runs of older versions."""
     facts = {
         "Steps": f"{result.steps:,}",
         "Tokens": f"{result.num_tokens:,}",
-        "Tokens per second": f"{result.tokens_per_second:,.0f}" if math.isfinite(result.tokens_per_second) else "-",
+        "Tokens per second": format_count(result.tokens_per_second),
         "Training time": format_duration(result.seconds),
         "Weights versions": f"{result.weights_versions:,}",
-        "Mean loss": mean_loss_text(result, errors),
-        "Worst loss": f"{format_loss(result.worst_loss_nats.start)} \u2192 {format_loss(result.worst_loss_nats.end)}",
+        "Mean loss": _course(result.mean_loss_nats, errors.mean.change),
+        "Worst loss": _course(result.worst_loss_nats),
     }
-    return facts | run_times(result) | best_fact(result)
+    if result.started_at is not None and result.ended_at is not None:
+        began, ended = parse_time(result.started_at), parse_time(result.ended_at)
+        facts["Began"] = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        facts["Wall time"] = format_duration(ended - began)
+    if result.best is not None:
+        facts["Best at step"] = f"{result.best.step:,}" + ("" if result.best.step else " (base)")
+    return facts
 
 
-def run_times(result: RunSummary) -> dict[str, str]:
-    """When the run began, and how long it took, all that came between its steps included; nothing in older files."""
-    if result.started_at is None or result.ended_at is None:
-        return {}
-    began, ended = parse_time(result.started_at), parse_time(result.ended_at)
-    shown = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"Began": shown, "Wall time": format_duration(ended - began)}
-
-
-def best_fact(result: RunSummary) -> dict[str, str]:
-    """The step of the best evaluation, where there is one."""
-    if result.best is None:
-        return {}
-    return {"Best at step": f"{result.best.step:,}" + (" (base)" if result.best.step == 0 else "")}
+def _course(loss: LossCourse, change: Change | None = None) -> str:
+    """From its start to its end, and the error of what lies between."""
+    told = f" ({format_change(change)})" if change else ""
+    return f"{format_loss(loss.start)} \u2192 {format_loss(loss.end)}{told}"
 
 
 def shown_verdict(run: RunFolder, result: RunSummary) -> dict[str, Any]:
@@ -150,27 +151,13 @@ def environment(*packages: str) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    made.filters |= {"loss": format_loss, "share": format_share, "change": _change, "error": error_text}
-    made.filters["error_note"] = error_note
+    made.filters |= {"loss": format_loss, "share": format_share, "change": change_cell}
     return made
 
 
 def asset(name: str) -> str:
     """A style sheet or a script that every page has."""
     return resources.files("orchestrator.views.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def mean_loss_text(result: RunSummary, errors: RunErrors) -> str:
-    """Mean loss of the domains at the start and at the end, and the error of what lies between."""
-    mean = result.mean_loss_nats
-    text = f"{format_loss(mean.start)} \u2192 {format_loss(mean.end)}"
-    return text if errors.mean.change is None else f"{text} ({change_nats_text(errors.mean.change)})"
-
-
-def _change(end: float | None, start: float | None, error: float | None = None) -> dict[str, str]:
-    if end is None or start is None or not math.isfinite(end - start):
-        return {"text": "-", "kind": "same"}
-    return {"text": f"{end - start:+.3f}", "kind": verdict(end - start, error)}
 
 
 def _figures_json(sections: Sequence[Section]) -> str:

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import change_errors, error_text, evaluation_errors
+from orchestrator.runs.loss_errors import change_errors, evaluation_errors
 from orchestrator.runs.summary import base_losses, evaluation_losses
+from orchestrator.views.format import format_error
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.figures import (
     ALL_POINTS,
@@ -178,7 +179,7 @@ def _by_cell(
 
 
 def _told(change: float, error: float) -> str:
-    return f"{change:+.3f}{error_text(error)}"
+    return f"{change:+.3f}{format_error(error)}"
 
 
 def _cell(change: float, error: float) -> str:

@@ -11,7 +11,7 @@ from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.records import DomainSummary
 from orchestrator.sweeps.coarse.driver import strategy_of
-from orchestrator.sweeps.coarse.page import node_title, search_table, write_search_page
+from orchestrator.sweeps.coarse.page import node_title, table, write_search_page
 from orchestrator.sweeps.coarse.runs import node_runs, override
 from orchestrator.sweeps.coarse.scores import (
     MissingScoresError,
@@ -121,7 +121,7 @@ def test_what_is_printed_for_the_winner_is_what_run_takes(tmp_path: Path) -> Non
 
 def test_table_and_page_show_every_node(tmp_path: Path) -> None:
     result = search(Table(near(0.3, {("up",): 0.2})))
-    assert search_table(result).row_count == 13
+    assert len(table(result).rows) == 13
     write_search_page("where", result, tmp_path / "coarse.html")
     page = (tmp_path / "coarse.html").read_text()
     assert all(node_title(node) in page for node in result.scores)

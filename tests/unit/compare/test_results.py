@@ -13,7 +13,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.compare.page import write_comparison
 from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
 from orchestrator.sweeps.compare.statistics import estimate, paired_difference
-from orchestrator.sweeps.compare.table import comparison_view, notes
+from orchestrator.sweeps.compare.table import table
 from orchestrator.sweeps.compare.variants import expand_variants
 from tests.unit.conftest import make_fake_run_in
 from workers.validation.loss_statistics import ExampleLosses
@@ -109,18 +109,18 @@ def test_errors_over_the_held_out_examples_are_of_the_seeds_means_and_paired(con
     assert difference.held_out_error == pytest.approx(error)
     assert found.variants["b"].differences[WORST].held_out_error is None
     assert f"{difference.mean:+.3f} \u00b1{difference.half_width:.3f} [{error:.3f}]" in shown(found)
-    assert "In square brackets: one standard error over the held-out examples" in " ".join(notes(found))
+    assert "In square brackets: one standard error over the held-out examples" in " ".join(table(found).notes)
 
 
 def shown(comparison: Comparison) -> str:
     console = Console(file=io.StringIO(), width=200)
-    console.print(comparison_view(comparison))
+    console.print(table(comparison).to_rich())
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_without_losses_by_example_nothing_is_said_of_them(comparison: Comparison) -> None:
-    assert "[" not in shown(comparison) and "square brackets" not in " ".join(notes(comparison))
+    assert "[" not in shown(comparison) and "square brackets" not in " ".join(table(comparison).notes)
 
 
 def test_measures_come_from_the_summaries(config: SweepConfig, comparison: Comparison) -> None:
@@ -146,7 +146,7 @@ def test_differences_are_paired_against_the_first_variant(config: SweepConfig, c
 
 def test_the_table_shows_every_variant_and_names_what_failed(comparison: Comparison) -> None:
     console = Console(width=200, file=io.StringIO())
-    console.print(comparison_view(comparison))
+    console.print(table(comparison).to_rich())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     rows = {line.split()[0]: line for line in reversed(text.splitlines()) if line.strip()}
     assert f"{comparison.variants['a'].means[MEAN].mean:.3f}" in rows["a"]
@@ -155,9 +155,9 @@ def test_the_table_shows_every_variant_and_names_what_failed(comparison: Compari
 
 
 def test_unequal_tokens_are_said(comparison: Comparison) -> None:
-    assert not any("different numbers of tokens" in note for note in notes(comparison))
+    assert not any("different numbers of tokens" in note for note in table(comparison).notes)
     comparison.variants["b"].means["num_tokens"].mean *= 1.2
-    assert any("different numbers of tokens (up to 20.0% apart)" in note for note in notes(comparison))
+    assert any("different numbers of tokens (up to 20.0% apart)" in note for note in table(comparison).notes)
 
 
 def test_the_page_stands_alone_and_shows_names_as_text(tmp_path: Path, comparison: Comparison) -> None:

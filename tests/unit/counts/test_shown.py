@@ -33,15 +33,14 @@ def test_the_report_has_a_table_of_what_became_of_the_data(fake_run: MakeFakeRun
     assert folder.refresh() and folder.data == record and not folder.refresh()
     (section,) = data_sections(folder)
     assert section.table is not None
-    shown = [dict(zip(section.table.headings[1:], row[2:], strict=True)) for row in section.table.rows]
-    assert [row[:2] for row in section.table.rows] == [["math", ""], ["law", "only measured"]]
+    columns = {column.heading: column.cells for column in section.table.columns}
+    shown = [{heading: cells[place].text for heading, cells in columns.items()} for place in (0, 1)]
+    assert [(row.label, row.detail) for row in section.table.rows] == [("math", ""), ("law", "only measured")]
     assert (shown[0]["Rows read"], shown[0]["Too long"], shown[0]["Tokens cut"]) == ("1,500", "17", "4,321")
     assert (shown[0]["Trained examples"], shown[0]["Repeats"], shown[1]["Repeats"]) == ("20", "15", "-")
     assert (shown[0]["Dropped by the template"], shown[0]["Held-out prompts"]) == ("reasoning 2", "7")
-    assert [row["Of these in training data"] for row in shown] == ["6", "0"] and section.table.kinds == [
-        "worse",
-        "same",
-    ]
+    leaked = columns["Of these in training data"]
+    assert [(cell.text, cell.style) for cell in leaked] == [("6", "worse"), ("0", "same")]
     write_report([run.path], run.path / "report.html")
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "<h2>Data</h2>" in page and "<td>4,321</td>" in page

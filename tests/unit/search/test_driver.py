@@ -13,9 +13,9 @@ from orchestrator.sweeps.tune.driver import tune
 from orchestrator.sweeps.tune.page import write_search_page
 from orchestrator.sweeps.tune.preparing import check_corners, search_folder, space_of
 from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.table import MAX_ROWS, table
 from orchestrator.sweeps.tune.trial import Trials
-from orchestrator.sweeps.tune.view import search_view
-from orchestrator.views.values import format_value
+from orchestrator.views.format import format_value
 from tests.unit.search.searches import DOMAINS, config_with
 
 
@@ -111,9 +111,9 @@ def record() -> SearchRecord:
 
 def test_the_table_has_the_best_first_and_says_what_became_of_the_others(record: SearchRecord) -> None:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(search_view(record))
+    console.print(table(record).to_rich(MAX_ROWS))
     lines = [line.split() for line in console.export_text().splitlines() if line.strip()]
-    assert lines[0] == ["trial", "mean", "loss", "steps", "sigma", "initial"]
+    assert lines[0] == ["Run", "mean", "loss", "steps", "sigma", "initial"]
     good, bad, gone, broken = lines[2:14:3]  # a line for each domain of the mix
     assert [line[0] for line in (good, bad, gone, broken)] == ["good", "bad", "gone", "broken"]
     assert good[1:] == ["2.125", "8", "0.75", "math", "50.0%"] and lines[3:5] == [["code", "25.0%"], ["law", "25.0%"]]

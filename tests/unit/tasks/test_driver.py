@@ -72,7 +72,8 @@ def test_runs_are_compared_by_their_results(fake_run: MakeFakeRun, tmp_path: Pat
     assert "gsm|8k: acc 0.750 \u00b10.010 (+0.500) 0.500 \u00b10.010 (+0.250) - " in text
     write_report([run.path for run in runs], tmp_path / "comparison.html")
     page = (tmp_path / "comparison.html").read_text()
-    assert "<strong>0.750 \u00b10.010 (+0.500)</strong>" in page and "<strong>0.500 \u00b10.010" not in page
+    assert "<strong>0.750 \u00b10.010</strong><small> (+0.500)</small>" in page
+    assert "<strong>0.500 \u00b10.010" not in page
     assert 'aria-label="Benchmarks Scores from 0 to 1, higher is better"' in page and "Benchmarks: the result" in page
 
 

@@ -115,7 +115,9 @@ def test_a_change_counts_beyond_its_noise(
 def test_the_table_says_it_all_and_steers_nothing() -> None:
     console = Console(file=io.StringIO(), width=100)
     console.print(
-        scores_table([*scores_from(BASE, RESULT, "1", {"limit": 10}), record("[red]\x1b]0;", num_samples=1234)])
+        scores_table(
+            [*scores_from(BASE, RESULT, "1", {"limit": 10}), record("[red]\x1b]0;", num_samples=1234)]
+        ).to_rich()
     )
     assert isinstance(console.file, io.StringIO)
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.records import RunRecords, StepRecord, worst_loss
+from orchestrator.runs.losses import mean_loss, worst_loss
+from orchestrator.tracking.records import RunRecords, StepRecord
 from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
 from workers.events import note_event
@@ -146,9 +147,9 @@ def test_without_times_records_are_the_same(fake_run: MakeFakeRun) -> None:
 # Wherever the NaN stands: every comparison with it is False.
 @pytest.mark.parametrize("losses", list(itertools.permutations([1.0, 2.0, math.nan])))
 def test_the_worst_of_losses_is_nan_where_one_is(losses: tuple[float, ...]) -> None:
-    assert math.isnan(worst_loss(losses))
+    assert math.isnan(worst_loss(losses)) and math.isnan(mean_loss(losses))
     assert worst_loss([1.0, 3.0, 2.0]) == 3.0 and worst_loss([1.0, math.inf]) == math.inf
-    assert math.isnan(worst_loss([]))
+    assert math.isnan(worst_loss([])) and math.isnan(mean_loss([])) and mean_loss([1.0, 3.0, 2.0]) == 2.0
 
 
 def test_values_are_those_of_the_step(fake_run: MakeFakeRun) -> None:

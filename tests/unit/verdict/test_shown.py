@@ -11,7 +11,7 @@ from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage
 from orchestrator.export.card import model_card
 from orchestrator.sweeps.compare.results import Comparison, RunResult, VariantResult
-from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.sweeps.compare.table import table
 from orchestrator.views.report import write_report
 from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.report.html import shown_verdict
@@ -60,11 +60,11 @@ def test_comparisons_say_which_run_did_harm(tmp_path: Path) -> None:
         folder, summary = finished(planted(tmp_path, CASES[verdict], name=verdict.replace("_", "-")))
         folders.append(folder.path)
     line = verdict_lines(folder, summary)[0]
-    table = printed(comparison_table(folders))
-    row = next(row for row in table.splitlines() if row.split()[:1] == ["verdict"])
+    told = printed(comparison_table(folders))
+    row = next(row for row in told.splitlines() if row.split()[:1] == ["verdict"])
     assert row.split() == ["verdict", "improved", "worse", "than", "base"]
-    assert f"worse-than-base: {line}" in " ".join(table.split())
-    assert "improved:" not in table
+    assert f"worse-than-base: {line}" in " ".join(told.split())
+    assert "improved:" not in told
     write_report(folders, tmp_path / "comparison.html")
     snapshot = ComparePage(Catalog(tmp_path), ["improved", "worse-than-base"]).look()
     assert snapshot is not None
@@ -95,7 +95,7 @@ def test_a_comparison_of_variants_counts_them(tmp_path: Path) -> None:
         for label, each in verdicts.items()
     }
     comparison = Comparison(name="c", target=None, baseline="good", domains=[], variants=variants, failed={})
-    text = printed(comparison_view(comparison))
+    text = printed(table(comparison).to_rich())
     assert "bad: 1 of 2 worse than base;" in text and "good: " not in text and "old: " not in text
 
 

@@ -281,8 +281,8 @@ def test_a_run_that_ends_above_its_best_names_the_folder_of_the_better_model(tmp
 
 def test_the_end_in_the_terminal_says_which_evaluation_is_the_best(tmp_path: Path) -> None:
     for name, losses, words in (
-        ("later", both((2.0, 3.0), (1.0, 2.0), (1.4, 2.5)), "best is the evaluation at step 10;"),
-        ("base", CASES["worse_than_base"], "best is the base;"),
+        ("later", both((2.0, 3.0), (1.0, 2.0), (1.4, 2.5)), "Best is the evaluation at step 10."),
+        ("base", CASES["worse_than_base"], "Best is the base."),
     ):
         folder, _ = finished(planted(tmp_path, losses, name=name))
         console = Console(file=io.StringIO(), width=200)

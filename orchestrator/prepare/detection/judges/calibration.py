@@ -39,6 +39,7 @@ class Calibrator:
         The loss is convex: to begin at a fit that is `near` saves time and changes nothing else.
         """
         from scipy.optimize import minimize
+        from scipy.special import log_softmax
 
         features_CD, labels_C = _features(calibration.answers_CD), calibration.labels_C
         num_texts, num_domains = features_CD.shape
@@ -50,7 +51,7 @@ class Calibrator:
 
         def loss(parameters: Floats) -> tuple[float, Floats]:
             scale, bias_D, mixing_DD = _unpack(parameters, num_domains)
-            log_posterior_CD = _log_softmax(scale * features_CD + bias_D + features_CD @ mixing_DD)
+            log_posterior_CD = log_softmax(scale * features_CD + bias_D + features_CD @ mixing_DD, axis=1)
             error_CD = (np.exp(log_posterior_CD) - truth_CD) * weights_C[:, None]
             nats = -float(weights_C @ log_posterior_CD[np.arange(num_texts), labels_C])
             gradients = (
@@ -66,18 +67,17 @@ class Calibrator:
 
     def __call__(self, answers_ND: Floats) -> Floats:
         """Posteriors, shape (N, D)."""
+        from scipy.special import softmax
+
         features_ND = _features(answers_ND)
-        return np.exp(_log_softmax(self._scale * features_ND + self._bias_D + features_ND @ self._mixing_DD))
+        scores_ND = self._scale * features_ND + self._bias_D + features_ND @ self._mixing_DD
+        posteriors_ND: Floats = softmax(scores_ND, axis=1)
+        return posteriors_ND
 
 
 def _unpack(parameters: Floats, num_domains: int) -> tuple[float, Floats, Floats]:
     bias_D, mixing = parameters[1 : 1 + num_domains], parameters[1 + num_domains :]
     return float(parameters[0]), bias_D, mixing.reshape(num_domains, num_domains)
-
-
-def _log_softmax(scores_ND: Floats) -> Floats:
-    shifted_ND = scores_ND - scores_ND.max(axis=1, keepdims=True)
-    return shifted_ND - np.log(np.exp(shifted_ND).sum(axis=1, keepdims=True))
 
 
 def _features(answers_ND: Floats) -> Floats:

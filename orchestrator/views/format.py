@@ -1,0 +1,103 @@
+"""How numbers, names and values read, in the terminal and on pages. Pure: text from plain values.
+
+Losses, changes and errors are in nats per token; an unknown or non-finite number is a dash.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.runs.benchmark_record import MetricScores, Score
+from workers.contracts import Change
+
+NOTHING = "-"
+PLUS_MINUS = "\u00b1"
+ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
+
+
+def printable(text: object) -> str:
+    """The text with control, direction and line characters shown by their escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def format_duration(seconds: float | None) -> str:
+    """4 s, 12 min 30 s, 3 h 05 min, 2 d 4 h."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    if total < 86_400:
+        return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return f"{total // 86_400} d {total % 86_400 // 3600} h"
+
+
+def format_count(count: float | None) -> str:
+    """12,345; also of a mean of counts, and of tokens per second."""
+    return NOTHING if count is None or not math.isfinite(count) else f"{count:,.0f}"
+
+
+def format_loss(loss_nats: float | None) -> str:
+    """1.234"""
+    return NOTHING if loss_nats is None or not math.isfinite(loss_nats) else f"{loss_nats:.3f}"
+
+
+def format_error(error: float | None) -> str:
+    """` ±0.012`, to stand behind a number; empty where it is not known."""
+    return "" if error is None or not math.isfinite(error) else f" {PLUS_MINUS}{error:.3f}"
+
+
+def format_change(change: Change) -> str:
+    """`-0.123 ±0.004`"""
+    return f"{change.nats:+.3f}{format_error(change.standard_error)}"
+
+
+def format_share(share: float | None) -> str:
+    """12.5%"""
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+def format_epochs(epochs: float | None) -> str:
+    """1.53"""
+    return NOTHING if epochs is None or not math.isfinite(epochs) else f"{epochs:.2f}"
+
+
+def format_score(score: Score) -> str:
+    """A benchmark's score: `0.412 ±0.010`"""
+    if score.value is None:
+        return NOTHING
+    return _number(score.value) + ("" if score.stderr is None else f" {PLUS_MINUS}{_number(score.stderr)}")
+
+
+def format_score_change(metric: MetricScores) -> str:
+    """Result minus base, with its sign."""
+    return NOTHING if metric.change is None else f"{metric.change:+.3f}"
+
+
+def format_value(value: Any) -> str:
+    """A value of a configuration key: numbers short, shares in per cent."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if is_shares(value):
+        return ", ".join(f"{name} {format_share(share)}" for name, share in value.items())
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {format_value(part)}" for key, part in value.items())
+    return str(value)
+
+
+def is_shares(value: Any) -> bool:
+    """Whether a value is a mix."""
+    return isinstance(value, Mapping) and all(isinstance(part, float) for part in value.values())
+
+
+def short(key: str) -> str:
+    """The last part of a dotted key."""
+    return key.rpartition(".")[2]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
