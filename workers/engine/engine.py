@@ -32,7 +32,8 @@ from workers.model.base_config import load_hidden_size
 from workers.model.isolation import Isolation, prove_isolation
 from workers.model.loading import find_decoder
 from workers.model.packed_forward import PackedForward, passes_over
-from workers.strategies import STRATEGIES, Attachment
+from workers.strategies import STRATEGIES
+from workers.strategy import Attachment
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch

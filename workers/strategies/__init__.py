@@ -1,26 +1,41 @@
 """Which parameters move: one file per training strategy.
 
 To add one, write a file with a config class (its `type` names it; `config_class` is that class) and an
-`apply(model, config)` function that freezes or wraps the model, and give it a line in the table (`table.py`). Neither
-the loop nor the engine changes. A strategy in a package of its own is an entry point: docs/extending.md.
+`apply(model, config)` function that freezes or wraps the model, and give it a line in the table below. Neither the loop
+nor the engine changes. A strategy in a package of its own is an entry point: docs/extending.md.
 
 Files here import torch and peft inside their functions, so that a configuration is checked without them.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
-from workers.strategies.base import Attachment, Strategy, StrategySettings
+from pydantic import Field
+
+from workers.plugins import has_type, with_plugins
+from workers.strategies import cofitune, full, lora
+from workers.strategy import Strategy, StrategySettings
+
+_OWN: dict[str, Strategy] = {"full": full, "lora": lora, "cofitune": cofitune}
+
+
+def _fault(name: str, entry: Any) -> str | None:
+    """What keeps an object from being the strategy of this name."""
+    if not callable(getattr(entry, "apply", None)):
+        return "is not a strategy: it has no function `apply`"
+    config = getattr(entry, "config_class", None)
+    if not has_type(config, StrategySettings, name):
+        return f"has no `config_class` of StrategySettings whose type is Literal[{name!r}]"
+    return None
+
+
+STRATEGIES = with_plugins("raymix.strategies", _OWN, _fault)
 
 if TYPE_CHECKING:
-    from workers.strategies.table import STRATEGIES, StrategyConfig
+    StrategyConfig: TypeAlias = StrategySettings
+else:
+    StrategyConfig = Annotated[
+        Union[tuple(strategy.config_class for strategy in STRATEGIES.values())],  # noqa: UP007
+        Field(discriminator="type"),
+    ]
 
-__all__ = ["STRATEGIES", "Attachment", "Strategy", "StrategyConfig", "StrategySettings"]
-
-
-def __getattr__(name: str) -> Any:
-    # Not imported above: the table imports plugins, whose modules import this package.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workers.strategies import table
-
-    return getattr(table, name)
+__all__ = ["STRATEGIES", "StrategyConfig"]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from workers.strategies.base import StrategySettings
+from workers.strategy import StrategySettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -30,7 +30,7 @@ from workers.model.isolation import find_proof_row
 from workers.model.tokenizer import load_tokenizer
 from workers.signals.meter import SignalMeter
 from workers.signals.pool import SignalPool
-from workers.strategies import Attachment
+from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
 from workers.training.step_log import StepLog
 from workers.training.weights_source import SharedSource

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from workers.settings import LocalPath, Settings
-from workers.strategies.base import StrategySettings
+from workers.strategy import StrategySettings
 
 Module = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ModuleSet = Literal["attention", "feed_forward"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from workers.strategies.base import StrategySettings
+from workers.strategy import StrategySettings
 
 
 class LoraStrategyConfig(StrategySettings):
