@@ -9,11 +9,12 @@ from rich.console import RenderableType
 
 from orchestrator.check.view import print_plan
 from orchestrator.prepare.detection.view import distribution_view
-from orchestrator.probe.driver import _table
-from orchestrator.sweeps.coarse.page import search_table
-from orchestrator.sweeps.compare.table import comparison_view
+from orchestrator.probe.driver import table as probe_table
+from orchestrator.sweeps.coarse.page import table as coarse_table
+from orchestrator.sweeps.compare.table import table as compare_table
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
-from orchestrator.sweeps.tune.view import search_view
+from orchestrator.sweeps.tune.table import MAX_ROWS
+from orchestrator.sweeps.tune.table import table as search_table
 from orchestrator.views.benchmarks import scores_table
 from orchestrator.views.report import comparison_table
 from orchestrator.views.summary import summary_view
@@ -49,15 +50,15 @@ def test_several_runs(tmp_path: Path) -> None:
 
 
 def test_comparison(tmp_path: Path) -> None:
-    check_view("comparison", comparison_view(compared(tmp_path)))
+    check_view("comparison", compare_table(compared(tmp_path)).to_rich())
 
 
 def test_search() -> None:
-    check_view("search", search_view(searched()))
+    check_view("search", search_table(searched()).to_rich(MAX_ROWS))
 
 
 def test_coarse_search() -> None:
-    check_view("coarse search", search_table(coarse_result()))
+    check_view("coarse search", coarse_table(coarse_result()).to_rich())
 
 
 def test_estimate_of_a_study(tmp_path: Path) -> None:
@@ -70,11 +71,11 @@ def test_detection() -> None:
 
 
 def test_probe() -> None:
-    check_view("probe", _table(probed()))
+    check_view("probe", probe_table(probed()).to_rich())
 
 
 def test_benchmarks() -> None:
-    check_view("benchmarks", scores_table(benchmarked()))
+    check_view("benchmarks", scores_table(benchmarked()).to_rich())
 
 
 def test_plan() -> None:
