@@ -20,7 +20,7 @@ from orchestrator.cluster.session import ray_session
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import DetectionConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import DetectedDistribution
 from orchestrator.prepare.detection.domain_texts import cut_windows, find_domain_texts
 from orchestrator.prepare.detection.judges import JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import parsed
@@ -88,7 +88,7 @@ def measure_mixtures(config: SweepConfig, num_mixtures: int) -> dict[str, list[f
     return distances
 
 
-def compare(distribution: Distribution, truth: dict[str, float]) -> dict[str, float]:
+def compare(distribution: DetectedDistribution, truth: dict[str, float]) -> dict[str, float]:
     """Total variation of each estimate, and of the shares that a run would start from."""
     truth_D = np.array([truth[name] for name in distribution.domains])
     shares = {name: estimate.shares for name, estimate in distribution.estimates.items()}

@@ -30,7 +30,7 @@ from orchestrator.mixing import Measured, resolve
 from orchestrator.prepare.token_stores import prepare_stores
 from orchestrator.training.plan import build_plan, domain_sizes
 from orchestrator.training.single_process import train_in_process
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
 from workers.validation.example_losses import read_losses
@@ -161,7 +161,7 @@ def main() -> None:
     content = {}
     with tempfile.TemporaryDirectory() as folder:
         for title, is_larger in (("own eval file", False), ("set aside from training", True)):
-            with chatter_to(Path(folder) / "log"):
+            with redirect_output(Path(folder) / "log"):
                 stores, run = measure(arguments.data, arguments.model, arguments.steps, is_larger, Path(folder))
             losses = [read_losses(run, step) for step in (0, arguments.steps)]
             results = [

@@ -39,7 +39,7 @@ from orchestrator.sweeps.compare.results import (
     WORST,
     Comparison,
 )
-from orchestrator.sweeps.compare.statistics import Estimate
+from orchestrator.sweeps.compare.statistics import MeanEstimate
 from orchestrator.sweeps.compare.table import estimate_cell
 
 RAYMIX = [sys.executable, "-m", "orchestrator.cli.main"]
@@ -211,7 +211,7 @@ def results_table(results: dict[str, Comparison]) -> Table:
     return table
 
 
-def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+def _plain(estimate: MeanEstimate | None) -> dict[str, Any] | None:
     return None if estimate is None else estimate.model_dump()
 
 

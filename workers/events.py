@@ -6,7 +6,7 @@ from pathlib import Path
 from workers.clock import utc_now
 
 
-def note_event(run_folder: Path, step: int, kind: str, message: str) -> None:
+def log_event(run_folder: Path, step: int, kind: str, message: str) -> None:
     """Append one event, with the time of day; `kind` is for filtering, `message` for reading."""
     with (run_folder / "events.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "time": utc_now(), "kind": kind, "message": message}) + "\n")

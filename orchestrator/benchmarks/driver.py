@@ -10,7 +10,7 @@ from orchestrator.config.sweep import read_begun
 from orchestrator.export.driver import find_result
 from orchestrator.runs.benchmark_record import FILE_NAME, add_scores, read_scores, scores_from
 from orchestrator.views.benchmarks import ScoringView, scores_table
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 from orchestrator.views.report import write_report
 
 
@@ -50,7 +50,7 @@ def evaluate(
     base = read_begun(run_folder).model.with_absolute_paths()
     result = base.replaced(path=str(result_folder), revision=None, chat_template=None)
     measured = {}
-    with chatter_to(run_folder / "raymix.log") as quiet_console:
+    with redirect_output(run_folder / "raymix.log") as quiet_console:
         quiet_console.print(f"loading {', '.join(names)}", markup=False, highlight=False)
         tasks = load_tasks(names, tasks_folder, allow_code)
         for name, model in {"base": base, "result": result}.items():

@@ -25,7 +25,7 @@ class FencedOutError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Event:
+class ControllerEvent:
     """Something a person should know: `kind` for filtering, `message` for reading."""
 
     step: int
@@ -38,7 +38,7 @@ class Decision:
     """What followed from one feedback."""
 
     version: DomainWeights | None = None  # the new version, if there is one
-    events: list[Event] = field(default_factory=list)
+    events: list[ControllerEvent] = field(default_factory=list)
 
 
 class ControllerCore:
@@ -139,7 +139,7 @@ class ControllerCore:
         self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
         if complete is not None and feedback.step == 0:
-            events += [Event(0, "mixing", text) for text in self.algorithm.concerns(complete)]
+            events += [ControllerEvent(0, "mixing", text) for text in self.algorithm.concerns(complete)]
         shares = self._held(self.algorithm.observe(complete) if complete else None)
         if shares is None:
             return Decision(None, events)
@@ -160,7 +160,7 @@ class ControllerCore:
         now = self.versions[-1]
         return None if answer is None or now.paused else hold_pinned(answer, now)
 
-    def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[Event]]:
+    def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[ControllerEvent]]:
         """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
         signals, events = self._complete_signals(feedback)
         measured = []
@@ -172,7 +172,7 @@ class ControllerCore:
             what = "missing" if math.isnan(loss) and name not in feedback.loss_sum_nats else f"{loss}"
             instead = "keeps its last value" if name in self._last else "the weights stay until it has one"
             message = f"loss of domain {name!r} at step {feedback.step} is {what}; {instead}"
-            events.append(Event(feedback.step, "non_finite_loss", message))
+            events.append(ControllerEvent(feedback.step, "non_finite_loss", message))
         if signals is None or set(self._last) != set(self.algorithm.names):
             return None, events
         sums = {name: self._last[name][0] for name in self.algorithm.names}
@@ -183,7 +183,9 @@ class ControllerCore:
         update = {"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals, **errors}
         return DomainFeedback(**(dict(feedback) | update)), events
 
-    def _complete_signals(self, feedback: DomainFeedback) -> tuple[dict[str, dict[str, float]] | None, list[Event]]:
+    def _complete_signals(
+        self, feedback: DomainFeedback
+    ) -> tuple[dict[str, dict[str, float]] | None, list[ControllerEvent]]:
         """The required signals, likewise."""
         events = []
         wanted = [(signal, name) for signal in self.algorithm.required_signals for name in self.algorithm.names]
@@ -195,7 +197,7 @@ class ControllerCore:
             what = "missing" if value is None else f"{value}"
             instead = "keeps its last value" if (signal, name) in self._last_signals else "no update until it has one"
             message = f"signal {signal} of domain {name!r} at step {feedback.step} is {what}; {instead}"
-            events.append(Event(feedback.step, "non_finite_signal", message))
+            events.append(ControllerEvent(feedback.step, "non_finite_signal", message))
         if any(pair not in self._last_signals for pair in wanted):
             return None, events
         signals: dict[str, dict[str, float]] = {signal: {} for signal in self.algorithm.required_signals}

@@ -20,7 +20,7 @@ from orchestrator.controller.requests import forget_request, read_request, waiti
 from orchestrator.mixing import MixingAlgorithm
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
-from workers.events import note_event
+from workers.events import log_event
 
 
 class DurableController:
@@ -57,7 +57,7 @@ class DurableController:
     def stop(self) -> None:
         """Answer no more pulls with a version: the training ends before the next step."""
         self._stopping.set()
-        note_event(self.folder, self.core.last_pulled, "stop", "asked to end after the running step, with a checkpoint")
+        log_event(self.folder, self.core.last_pulled, "stop", "asked to end after the running step, with a checkpoint")
 
     def is_stopped(self) -> bool:
         """Whether a pull was answered so: the training has not come to its end by itself."""
@@ -84,7 +84,7 @@ class DurableController:
             self.core = core  # only now: whatever could not be written was never decided
             self._note_values(feedback)
             for event in decision.events:
-                note_event(self.folder, event.step, event.kind, event.message)
+                log_event(self.folder, event.step, event.kind, event.message)
         return self.core.version_of(feedback.step + 1)
 
     def _operate(self, step: int, request_id: str) -> None:
@@ -94,11 +94,11 @@ class DurableController:
             try:
                 version = core.operate(step, read_request(self.folder, request_id), request_id)
             except ValueError as error:
-                note_event(self.folder, step, "request_refused", str(error))
+                log_event(self.folder, step, "request_refused", str(error))
             else:
                 self._write("weights", f"{version.version:06d}", version)
                 self.core = core
-                note_event(self.folder, step, "operator", describe_change(version))
+                log_event(self.folder, step, "operator", describe_change(version))
         forget_request(self.folder, request_id)
 
     def _replay(self) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from orchestrator.export.card import Kind, model_card
 from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.summary import summarise
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 from orchestrator.views.verdict import HARMFUL, no_best_reason, verdict_lines
 from workers.durable import commit_folder, temporary_folder
 
@@ -38,7 +38,7 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
         raise ValueError(f"{source} holds no adapter: the run's strategy is {strategy}, not lora")
     temporary = temporary_folder(output.resolve())
     try:
-        with chatter_to(run_folder / "raymix.log"):
+        with redirect_output(run_folder / "raymix.log"):
             _fill(source, temporary, kind)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -14,7 +14,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.runs.untrained import give_back, has_trained
 from workers.durable import write_durably
-from workers.events import note_event
+from workers.events import log_event
 
 # What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
 _FREE_KEYS = {
@@ -101,7 +101,7 @@ def _compare_with_begun(config: RunConfig) -> None:
         if changed:
             give_back(config.folder)
             what = "; ".join(lines)
-            note_event(config.folder, 0, "begun_anew", f"nothing was trained with the settings before: {what}")
+            log_event(config.folder, 0, "begun_anew", f"nothing was trained with the settings before: {what}")
     write_durably(path, config.model_dump_json(indent=1, include=_OWN_KEYS).encode())
 
 

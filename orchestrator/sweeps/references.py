@@ -33,7 +33,7 @@ from orchestrator.training.ray_train import TrainingFailedError
 from orchestrator.training.resolve import ReadyRun, resolve_run, write_references
 from orchestrator.views.format import printable
 from orchestrator.views.references import ReferenceView
-from workers.events import note_event
+from workers.events import log_event
 from workers.fingerprint import fingerprint
 from workers.training.plan import TrainingPlan
 
@@ -121,7 +121,7 @@ class _ReferenceNode(Node):
         told = _keep_best(self.plan)
         work.console.print(f"  {told}", markup=False, highlight=False, soft_wrap=True)
         if self._run_folder is not None:
-            note_event(self._run_folder, 0, "reference", told)
+            log_event(self._run_folder, 0, "reference", told)
 
 
 def plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:

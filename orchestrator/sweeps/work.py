@@ -9,7 +9,7 @@ from rich.console import Console
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.machine import crowding
 from orchestrator.prepare.data import PreparedData
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 
 
 class Work:
@@ -42,5 +42,5 @@ def open_work(log: Path, *, frees_lost_workers: bool = True) -> Iterator[Work]:
     Ray frees what a worker group held whose driver died only where its dashboard runs, which takes seconds to start:
     `frees_lost_workers` is for commands that go on after that.
     """
-    with chatter_to(log) as console, ExitStack() as session:
+    with redirect_output(log) as console, ExitStack() as session:
         yield Work(console, session, frees_lost_workers=frees_lost_workers)

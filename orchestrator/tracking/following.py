@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.tracking.base import RunIdentity, Tracker
 from orchestrator.tracking.records import RunRecords
-from workers.events import note_event
+from workers.events import log_event
 
 MAX_RECORDS = 500  # handed over at once
 _MAX_REASON_LENGTH = 300
@@ -57,7 +57,7 @@ class RunFollower:
         run = self._records.run
         message = f"{self._kind}: {what[:_MAX_REASON_LENGTH]}; the run goes on without it (see raymix.log)"
         with suppress(OSError):
-            note_event(run.path, run.metrics.last_step, "tracking", message)
+            log_event(run.path, run.metrics.last_step, "tracking", message)
 
     def _pass_on(self, is_over: bool = False) -> None:
         with suppress(OSError):  # a file system that stalls: the next look tells

@@ -15,7 +15,7 @@ from typing import Protocol
 from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
 from orchestrator.tracking.base import RunIdentity, Tracker
 from orchestrator.tracking.following import RunFollower
-from workers.events import note_event
+from workers.events import log_event
 
 POLL_SECONDS = 2.0
 CLOSING_SECONDS = 60.0  # what trackers are given for their last values; they must not hold up the run's end for longer
@@ -117,4 +117,4 @@ def _end(watches: Sequence[Watch], runs: Sequence[TrackedRun]) -> None:
             for run in runs:
                 if watch.kind in {settings.type for settings in run.trackers}:
                     with suppress(OSError):
-                        note_event(run.folder, 0, "tracking", message)
+                        log_event(run.folder, 0, "tracking", message)

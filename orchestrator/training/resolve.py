@@ -22,7 +22,7 @@ from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.plan import budget_warning, build_plan, domain_sizes
 from orchestrator.views.findings import print_findings
 from workers.durable import write_durably
-from workers.events import note_event
+from workers.events import log_event
 from workers.training.plan import TrainingPlan
 
 MeasureReferences = Callable[[RunConfig], Mapping[str, float]]
@@ -120,7 +120,7 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
     record = look_at_data(config.data, stores, template_day(config))
     write_durably(config.folder / FILE_NAME, record.model_dump_json(indent=1).encode())
     for finding in record.findings:
-        note_event(config.folder, 0, finding.kind, finding.line)
+        log_event(config.folder, 0, finding.kind, finding.line)
     if console is not None:
         print_findings(console, record.findings)
 
@@ -128,5 +128,5 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
 def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
     """Warn once of a budget that is less than a step."""
     if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
-        note_event(config.folder, 0, "budget", warning)
+        log_event(config.folder, 0, "budget", warning)
         console.print(warning, style="yellow", markup=False, highlight=False)

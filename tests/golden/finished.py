@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
 from orchestrator.config.study import StudyConfig
-from orchestrator.prepare.detection.distribution import Distribution, EstimatedShares, ExampleText, Round
+from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares, ExampleText, Round
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores
@@ -142,7 +142,7 @@ def _finish_stage(folder: Path, seed: int) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"domains": losses}))
 
 
-def detected() -> Distribution:
+def detected() -> DetectedDistribution:
     """Three estimates over two rounds, by a judge that costs."""
     estimates = {
         "corrected": _estimate(0.5, 0.3125, 0.1875),
@@ -151,7 +151,7 @@ def detected() -> Distribution:
     }
     chosen = estimates["corrected"]
     names = list(chosen.shares)
-    return Distribution(
+    return DetectedDistribution(
         shares=chosen.shares,
         standard_errors=chosen.standard_errors,
         intervals=chosen.intervals,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.prepare.detection.domain_texts import DomainTexts, find_domain_texts
-from orchestrator.prepare.detection.judges.base import Answer, Memory
+from orchestrator.prepare.detection.judges.base import JudgeAnswer, Memory
 from orchestrator.prepare.detection.places import Places
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs
 from orchestrator.sweeps.coarse.tree import Node
@@ -138,8 +138,8 @@ def test_texts_that_a_detection_reads(tmp_path: Path) -> None:
 class Judge:
     """Says the same of every text."""
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
-        yield from ((index, Answer((0.25, 0.75))) for index in range(len(texts)))
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
+        yield from ((index, JudgeAnswer((0.25, 0.75))) for index in range(len(texts)))
 
 
 def test_answers_of_a_judge_are_found_by_their_text(tmp_path: Path) -> None:

@@ -128,14 +128,14 @@ def train_twice(config_path: Path) -> None:
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.training.plan import build_plan, domain_sizes
     from orchestrator.training.single_process import train_in_process
-    from workers.training.trainer import Rank
+    from workers.training.trainer import Trainer
 
     os.chdir(config_path.parent)
     config = load_config(config_path)
     stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir, lambda *progress: None)
-    measure = Rank.measure
+    measure = Trainer.measure
 
-    def end_at_six(rank: Rank, step: int) -> None:
+    def end_at_six(rank: Trainer, step: int) -> None:
         if step == 6:
             raise InterruptedError
         measure(rank, step)
@@ -144,6 +144,6 @@ def train_twice(config_path: Path) -> None:
         plan = build_plan(config.model_copy(update={"name": name}), name, stores)
         plan.folder.mkdir(parents=True)
         if name == "ended":
-            with suppress(InterruptedError), patch.object(Rank, "measure", end_at_six):
+            with suppress(InterruptedError), patch.object(Trainer, "measure", end_at_six):
                 train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
         train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import DetectedDistribution
 from tests.integration.masked_training import base_weights
 from tests.runs import DOMAINS, ROOT, raymix, read_lines, write_run
 from workers.strategies.cofitune.normalisation import read_importance
@@ -42,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_starts_from_what_its_base_model_knows(config: Path) -> None:
     run = config.parent / "runs" / "small"
-    found = Distribution.read(run / "distribution.json")
+    found = DetectedDistribution.read(run / "distribution.json")
     first = json.loads((run / "weights" / "000000.json").read_text())
     assert first["shares"] == pytest.approx(found.shares) and set(found.shares) == set(DOMAINS)
     assert (run / "distribution.html").exists()
@@ -56,8 +56,8 @@ def test_the_distribution_is_found_again_without_a_cluster_a_model_or_a_new_text
     assert again.returncode == 0, again.stderr
     assert "corrected" in again.stdout and "round" in again.stdout
     assert not (config.parent / "runs" / "detection" / "raymix.log").exists()  # where a cluster's chatter would be
-    found = Distribution.read(tmp_path / "distribution.json")
-    assert found == Distribution.read(config.parent / "runs" / "small" / "distribution.json")
+    found = DetectedDistribution.read(tmp_path / "distribution.json")
+    assert found == DetectedDistribution.read(config.parent / "runs" / "small" / "distribution.json")
     assert len(batches) == 6 or found.is_converged
     assert {path: path.stat().st_mtime_ns for path in batches} == times
 

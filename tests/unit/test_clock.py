@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workers.clock import TIME_PATTERN, format_time, parse_time, utc_now
-from workers.events import note_event
+from workers.events import log_event
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Pacific/Apia"])
@@ -29,7 +29,7 @@ def test_a_time_without_its_zone_is_refused() -> None:
 
 def test_an_event_says_when_it_was_noted(tmp_path: Path) -> None:
     before = utc_now()
-    note_event(tmp_path, 3, "stop", "asked")
+    log_event(tmp_path, 3, "stop", "asked")
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert before <= event.pop("time") <= utc_now()
     assert event == {"step": 3, "kind": "stop", "message": "asked"}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from workers.data.measured_batches import build_batch
 from workers.durable import write_durably
 from workers.engine.collectives import on_rank_zero
-from workers.events import note_event
+from workers.events import log_event
 from workers.signals import MeasuredExamples, build_signal
 from workers.signals.examples import Array, Span
 from workers.signals.pool import PoolBatch, SignalPool, number_examples
@@ -143,7 +143,7 @@ class SignalMeter:
         seconds = time.perf_counter() - began
         if self._engine.rank == 0:
             what = f"the base model's losses on {self._pool.num_examples} examples took {seconds:.1f} s"
-            note_event(run_folder, 0, "signals", what)
+            log_event(run_folder, 0, "signals", what)
         return base
 
     def _measure_base(self) -> dict[Span, Array]:

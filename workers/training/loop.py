@@ -6,29 +6,29 @@ It runs on every rank, under Ray Train or without it: the caller initialises tor
 
 from workers.contracts import WeightsSource
 from workers.training.plan import TrainingPlan
-from workers.training.trainer import Rank
+from workers.training.trainer import Trainer
 
 
 def train(plan: TrainingPlan, source: WeightsSource) -> None:
     """Train from the last checkpoint, or from the base model, to the last step; then write `model/`. Where the source
     says stop, end after the step before, with a checkpoint to go on from."""
     evaluate_every, checkpoint_every = plan.evaluation.every, plan.training.checkpoint_every
-    rank = Rank(plan, source)
-    rank.follow_history()
-    if rank.num_steps_done == 0:
-        rank.measure(step=0)
+    trainer = Trainer(plan, source)
+    trainer.follow_history()
+    if trainer.num_steps_done == 0:
+        trainer.measure(step=0)
 
-    for step in range(rank.num_steps_done + 1, plan.num_steps + 1):
+    for step in range(trainer.num_steps_done + 1, plan.num_steps + 1):
         is_last = step == plan.num_steps
-        if not rank.follow_weights(step):
-            rank.save_checkpoint(step - 1)
+        if not trainer.follow_weights(step):
+            trainer.save_checkpoint(step - 1)
             break
-        rank.train_step(step)
+        trainer.train_step(step)
         if step % evaluate_every == 0 or is_last:
-            rank.measure(step)
+            trainer.measure(step)
         if step % checkpoint_every == 0 or is_last:
-            rank.save_checkpoint(step)
+            trainer.save_checkpoint(step)
     else:
-        rank.export()
+        trainer.export()
 
-    rank.close()
+    trainer.close()

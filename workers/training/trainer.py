@@ -24,7 +24,7 @@ from workers.engine import checkpoint
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.learning_rate import learning_rate
-from workers.events import note_event
+from workers.events import log_event
 from workers.export import export_model, held_out_examples
 from workers.model.isolation import find_proof_row
 from workers.model.tokenizer import load_tokenizer
@@ -33,7 +33,7 @@ from workers.signals.pool import SignalPool
 from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
 from workers.training.step_log import StepLog
-from workers.training.weights_source import SharedSource
+from workers.training.weights_source import BroadcastWeightsSource
 from workers.validation.best import Best, better, with_start
 from workers.validation.loss_meter import LossMeter
 
@@ -42,7 +42,7 @@ class NonFiniteLossError(RuntimeError):
     """A training loss or gradient is NaN or infinite. No checkpoint after it is written."""
 
 
-class Rank:
+class Trainer:
     """Built from the plan, at the newest complete checkpoint or at the base model."""
 
     def __init__(self, plan: TrainingPlan, source: WeightsSource) -> None:
@@ -53,7 +53,7 @@ class Rank:
         self.trained = list(train_stores)
         self._train_stores = list(train_stores.values())
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
-        self.source = SharedSource(source, self.engine.device)
+        self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
         self._prove_isolation(train_stores, eval_stores)
@@ -189,7 +189,7 @@ class Rank:
         isolation = self.engine.prove_isolation(find_proof_row(store for part in stores for store in part.values()))
         if dist.get_rank() == 0:
             write_durably(self.plan.folder / "isolation.json", json.dumps(asdict(isolation), indent=1).encode())
-            note_event(self.plan.folder, self.num_steps_done, "packing", str(isolation))
+            log_event(self.plan.folder, self.num_steps_done, "packing", str(isolation))
 
     @property
     def _checkpoints(self) -> Path:
@@ -208,9 +208,9 @@ class Rank:
                 checkpoint.load(self.engine, start.checkpoint, start.keeps_optimizer)
         if dist.get_rank() == 0:
             for fault in faults:
-                note_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
+                log_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
             begins = f"goes on after step {state['step']}" if newest else f"starts from {origin}"
-            note_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
+            log_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
         return state["step"], self._best_of(state) if newest else None
 
     def _best_of(self, state: dict[str, Any]) -> Best | None:
@@ -227,7 +227,7 @@ class Rank:
         if dist.get_rank() == 0 and (folder / "best").exists():
             shutil.rmtree(folder / "best")
             why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts anew"
-            note_event(folder, step, "best", f"best/ is removed: {why}")
+            log_event(folder, step, "best", f"best/ is removed: {why}")
 
     def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
         faults: list[str] = []
@@ -248,7 +248,7 @@ class Rank:
     def _diverged(self, step: int, message: str) -> NonFiniteLossError:
         """What ends the run, noted in its events too: it leaves no summary."""
         if dist.get_rank() == 0:
-            note_event(self.plan.folder, step, "diverged", message)
+            log_event(self.plan.folder, step, "diverged", message)
         return NonFiniteLossError(message)
 
 

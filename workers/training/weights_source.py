@@ -11,7 +11,7 @@ from workers.contracts import DomainFeedback, DomainWeights, WeightsSource
 _NO_VERSION = -1
 
 
-class SharedSource:
+class BroadcastWeightsSource:
     """A `WeightsSource` whose calls are collectives; only rank 0's inner source is asked."""
 
     def __init__(self, source: WeightsSource, device: torch.device) -> None:

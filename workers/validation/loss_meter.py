@@ -12,7 +12,7 @@ from workers.contracts import Change
 from workers.data.batches import Batch
 from workers.data.store import TokenStore
 from workers.engine.collectives import on_rank_zero
-from workers.events import note_event
+from workers.events import log_event
 from workers.validation.evaluation import build_evaluation_batches, evaluate
 from workers.validation.example_losses import EvaluationHistory, Losses, write_evaluation_json
 from workers.validation.held_out import draw_sample
@@ -95,7 +95,7 @@ def _open_history(folder: Path, num_steps_done: int) -> EvaluationHistory:
             "the evaluations so far were made by an older version of raymix, which kept no losses by example and "
             "measured the first rows of each store: losses may jump here, and differences from step 0 have no error"
         )
-        note_event(folder, num_steps_done, "evaluation", told)
+        log_event(folder, num_steps_done, "evaluation", told)
     return history
 
 

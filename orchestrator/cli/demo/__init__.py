@@ -6,7 +6,7 @@ from rich.console import Console
 
 from orchestrator.cli.demo.files import demo_prompts, write_demo
 from orchestrator.config.load import load_config
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 
 
 def run_demo(folder: Path, console: Console) -> None:
@@ -14,13 +14,13 @@ def run_demo(folder: Path, console: Console) -> None:
     from orchestrator.cli.demo.answers import answers_table, generate_answers
     from orchestrator.sweeps.stages.driver import run
 
-    with chatter_to(folder / "raymix.log") as quiet_console:
+    with redirect_output(folder / "raymix.log") as quiet_console:
         quiet_console.print(f"making the demo's domains and base model in {folder}", markup=False, highlight=False)
         config = load_config(write_demo(folder))
     run(config.plan, console)
     prompts = demo_prompts()
     asked = [prompt for _, prompt in prompts]
-    with chatter_to(folder / "raymix.log"):
+    with redirect_output(folder / "raymix.log"):
         before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
     console.print()
     console.print(answers_table(prompts, before, after))

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from orchestrator.prepare.detection.quantification import Estimate
+from orchestrator.prepare.detection.quantification import SharesEstimate
 from workers.durable import write_durably
 
 Shares = dict[str, float]
@@ -20,7 +20,7 @@ class EstimatedShares(BaseModel):
     intervals: dict[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, estimate: Estimate, domains: list[str]) -> Self:
+    def of(cls, estimate: SharesEstimate, domains: list[str]) -> Self:
         """The arrays of shape (D,) by name."""
         ends = zip(estimate.lower_D.tolist(), estimate.upper_D.tolist(), strict=True)
         return cls(
@@ -45,7 +45,7 @@ class ExampleText(BaseModel):
     probability: float
 
 
-class Distribution(BaseModel):
+class DetectedDistribution(BaseModel):
     """The knowledge distribution of a model."""
 
     model_config = ConfigDict(allow_inf_nan=False)

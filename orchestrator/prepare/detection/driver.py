@@ -8,10 +8,10 @@ from orchestrator.cluster.resources import check_resources
 from orchestrator.cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing.needs import DISTRIBUTION, Measured, Numbers, Source
-from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import DetectedDistribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
-from orchestrator.views.quiet import chatter_to
+from orchestrator.views.redirect import redirect_output
 from workers.durable import write_durably
 
 
@@ -27,8 +27,8 @@ def detect(config: RunConfig, output: Path, console: Console) -> None:
     console.print(f"distribution: {output}, page: {page}", highlight=False, markup=False)
 
 
-def _detect_on_cluster(config: RunConfig) -> Distribution:
-    with chatter_to(config.output_dir / "detection" / "raymix.log") as quiet_console:
+def _detect_on_cluster(config: RunConfig) -> DetectedDistribution:
+    with redirect_output(config.output_dir / "detection" / "raymix.log") as quiet_console:
         quiet_console.print(f"detection: starting Ray ({config.cluster.address})", markup=False)
         with ray_session(config.cluster):
             check_resources(config.cluster)
@@ -71,6 +71,6 @@ def _with_shares(config: RunConfig, source: Source, shares: Numbers) -> RunConfi
     return config.replaced(mixing=config.mixing.with_measured(Measured(distributions={source: by_domain})))
 
 
-def _keep(distribution: Distribution, path: Path, page: Path) -> None:
+def _keep(distribution: DetectedDistribution, path: Path, page: Path) -> None:
     write_page(distribution, page)
     distribution.write(path)  # last: it says that the rest is there

@@ -30,7 +30,7 @@ _EM_ITERATIONS = 2000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SharesEstimate:
     """Shares of shape (D,), their standard errors and the interval's ends."""
 
     shares_D: Floats
@@ -69,7 +69,7 @@ def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, n
 
 def estimate_all(
     answers_ND: Floats, calibration: Calibration | None, num_bootstrap: int, confidence: float, seed: int
-) -> dict[str, Estimate]:
+) -> dict[str, SharesEstimate]:
     """Each estimate with its intervals: texts drawn again, and for `corrected` calibration texts too, domain by domain.
 
     The intervals of `average` and `counts` know nothing of the judge's errors.
@@ -79,11 +79,11 @@ def estimate_all(
     hard_ND = hard_answers(answers_ND)
     drawn_BN = rng.multinomial(num_texts, np.full(num_texts, 1.0 / num_texts), size=num_bootstrap).astype(np.float64)
 
-    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> Estimate:
+    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> SharesEstimate:
         resampled_BD = np.array(resampled)
         tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
         lower_D, upper_D = np.quantile(resampled_BD, tails, axis=0)
-        return Estimate(shares_D, resampled_BD.std(axis=0, ddof=1), lower_D, upper_D)
+        return SharesEstimate(shares_D, resampled_BD.std(axis=0, ddof=1), lower_D, upper_D)
 
     estimates = {
         name: with_intervals(average(values_ND), [average(values_ND, drawn_N) for drawn_N in drawn_BN])

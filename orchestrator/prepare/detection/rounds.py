@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.detection.distribution import (
-    Distribution,
+    DetectedDistribution,
     EstimatedShares,
     ExampleText,
     Round,
@@ -27,7 +27,7 @@ from orchestrator.prepare.detection.generation import (
     free_jobs,
     generate,
 )
-from orchestrator.prepare.detection.judges import Answer, JudgeContext, build_judge
+from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
 from orchestrator.prepare.detection.places import Places
@@ -43,13 +43,13 @@ _EXAMPLE_CHARACTERS = 600
 _NOTES_KEPT = 10
 
 
-def known_distribution(config: RunConfig) -> Distribution | None:
+def known_distribution(config: RunConfig) -> DetectedDistribution | None:
     """The distribution, where it was detected before."""
     path = Places.of(config, _domain_texts(config)).result / "distribution.json"
-    return Distribution.read(path) if path.exists() else None
+    return DetectedDistribution.read(path) if path.exists() else None
 
 
-def find_distribution(config: RunConfig, console: Console) -> Distribution:
+def find_distribution(config: RunConfig, console: Console) -> DetectedDistribution:
     """The distribution of the configuration's model over its domains: detected, or read where it was before.
 
     On the workers of the cluster where Ray is up, else in this process.
@@ -65,7 +65,7 @@ def find_distribution(config: RunConfig, console: Console) -> Distribution:
     with FileLock(places.answers.with_suffix(".lock")):  # two processes may want the same one
         if not kept.exists():
             _Detection(config, domains, places, console).run().write(kept)
-    return Distribution.read(kept)
+    return DetectedDistribution.read(kept)
 
 
 def _domain_texts(config: RunConfig) -> dict[str, DomainTexts]:
@@ -93,7 +93,7 @@ class _Detection:
             partial(TextGenerator, self.model, self.settings.generation, opening_tokens), config.cluster
         )
 
-    def run(self) -> Distribution:
+    def run(self) -> DetectedDistribution:
         """Calibration, rounds, intervals."""
         with self.pool:
             calibration = self._calibrate() if self.settings.calibration.texts_per_domain else None
@@ -147,21 +147,21 @@ class _Detection:
             batches = generate(jobs, self.places.continuations[name], self.pool, advance)
         return [text for batch in batches for text in batch]
 
-    def _write_and_judge(self, num_texts: int) -> tuple[list[GeneratedText], list[Answer]]:
+    def _write_and_judge(self, num_texts: int) -> tuple[list[GeneratedText], list[JudgeAnswer]]:
         jobs = free_jobs(self.settings.generation, self.config.seed, num_texts)
         with self._progress("writing texts", sum(job.num_texts for job in jobs)) as advance:
             batches = generate(jobs, self.places.texts, self.pool, advance)
         texts = [text for batch in batches for text in batch][:num_texts]
         return texts, self._ask("judging texts", texts)
 
-    def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[Answer]:
+    def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[JudgeAnswer]:
         if self.settings.judge.type == "likelihood":
             self.pool.release()  # a judge that is a model needs the place of the model that wrote
         with self._progress(what, len(texts)) as advance:
             return self.judge.ask([text.judged for text in texts], partial(advance, 1))
 
     def _round(
-        self, answers: Sequence[Answer], calibration: Calibration | None, before: Round | None, num_texts: int
+        self, answers: Sequence[JudgeAnswer], calibration: Calibration | None, before: Round | None, num_texts: int
     ) -> Round:
         answers_ND, _ = parsed(answers)
         if not len(answers_ND):
@@ -182,11 +182,11 @@ class _Detection:
     def _conclude(
         self,
         texts: Sequence[GeneratedText],
-        answers: Sequence[Answer],
+        answers: Sequence[JudgeAnswer],
         calibration: Calibration | None,
         rounds: list[Round],
         is_converged: bool,
-    ) -> Distribution:
+    ) -> DetectedDistribution:
         answers_ND, kept_N = parsed(answers)
         seed = int(derive_key(self.config.seed, "bootstrap"))
         estimates = {
@@ -197,7 +197,7 @@ class _Detection:
         }
         chosen = estimates[self.settings.estimate]
         smoothed_D = smooth(np.array(list(chosen.shares.values())), len(answers_ND), self.settings.smoothing)
-        return Distribution(
+        return DetectedDistribution(
             shares=trained_shares(smoothed_D, self.names, self.config.trained_domains),
             standard_errors=chosen.standard_errors,
             intervals=chosen.intervals,
@@ -248,7 +248,7 @@ class _Bar:
         self._progress.stop()
 
 
-def _notes(answers: Sequence[Answer]) -> list[tuple[str, int]]:
+def _notes(answers: Sequence[JudgeAnswer]) -> list[tuple[str, int]]:
     return Counter(answer.note for answer in answers if answer.probabilities is None).most_common(_NOTES_KEPT)
 
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.prepare.detection.distribution import Distribution, EstimatedShares
+from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares
 from orchestrator.views.format import PLUS_MINUS, format_share
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout
@@ -18,7 +18,7 @@ from workers.durable import write_durably
 _TITLES = {"average": "plain average", "counts": "hard counts", "corrected": "corrected"}
 
 
-def table(distribution: Distribution) -> ResultTable:
+def table(distribution: DetectedDistribution) -> ResultTable:
     """The estimates side by side: with their intervals on a page, with half the width of them in the terminal."""
     columns = [
         Column(_TITLES[name], [_estimate(estimate, domain) for domain in distribution.domains])
@@ -41,12 +41,12 @@ def _estimate(estimate: EstimatedShares, domain: str) -> Cell:
     return Cell(share, f" ({format_share(low)} to {format_share(high)})", brief=brief)
 
 
-def distribution_view(distribution: Distribution) -> RenderableType:
+def distribution_view(distribution: DetectedDistribution) -> RenderableType:
     """The table for a terminal, and how it came about."""
     return Group(table(distribution).to_rich(), Text(_facts(distribution), style="dim"))
 
 
-def _facts(distribution: Distribution) -> str:
+def _facts(distribution: DetectedDistribution) -> str:
     rounds = distribution.rounds
     end = "converged" if distribution.is_converged else "stopped at max_texts"
     unparsed = f", {distribution.num_unparsed:,} of them unparsed" if distribution.num_unparsed else ""
@@ -59,7 +59,7 @@ def _facts(distribution: Distribution) -> str:
     )
 
 
-def _page_facts(distribution: Distribution) -> dict[str, str]:
+def _page_facts(distribution: DetectedDistribution) -> dict[str, str]:
     judge = distribution.judge
     facts = {
         "Texts": f"{distribution.num_texts:,}",
@@ -73,7 +73,7 @@ def _page_facts(distribution: Distribution) -> dict[str, str]:
     return facts
 
 
-def write_page(distribution: Distribution, path: Path) -> None:
+def write_page(distribution: DetectedDistribution, path: Path) -> None:
     """Write the page, one file that needs no network."""
     page = render_page(
         "detection.html",
@@ -87,7 +87,7 @@ def write_page(distribution: Distribution, path: Path) -> None:
     write_durably(path, page.encode("utf-8", "replace"))
 
 
-def _sections(distribution: Distribution) -> list[Section]:
+def _sections(distribution: DetectedDistribution) -> list[Section]:
     sections = [
         Section(
             "Estimates",
@@ -112,7 +112,7 @@ def _sections(distribution: Distribution) -> list[Section]:
     return sections
 
 
-def _estimates_figure(distribution: Distribution) -> go.Figure:
+def _estimates_figure(distribution: DetectedDistribution) -> go.Figure:
     colors = color_by_name(distribution.domains)
     figure = go.Figure(layout=layout(300, yaxis={"tickformat": ".0%", "hoverformat": ".1%", "rangemode": "tozero"}))
     figure.update_layout(showlegend=True, bargap=0.6)
@@ -143,7 +143,7 @@ def _estimates_figure(distribution: Distribution) -> go.Figure:
     return figure
 
 
-def _rounds_figure(distribution: Distribution) -> go.Figure:
+def _rounds_figure(distribution: DetectedDistribution) -> go.Figure:
     figure = go.Figure(layout=layout(240, yaxis={"tickformat": ".0%", "hoverformat": ".1%", "rangemode": "tozero"}))
     x = [done.num_texts for done in distribution.rounds]
     for domain, color in color_by_name(distribution.domains).items():

@@ -11,7 +11,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import RunSummary, Verdict
 from orchestrator.sweeps.compare.held_out import errors_of_differences, errors_of_losses, read_mean_losses
-from orchestrator.sweeps.compare.statistics import Estimate, estimate, paired_difference
+from orchestrator.sweeps.compare.statistics import MeanEstimate, estimate, paired_difference
 
 MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
 TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"
@@ -34,8 +34,8 @@ class VariantResult(BaseModel):
     """All runs of a label."""
 
     runs: list[RunResult]
-    means: dict[str, Estimate]
-    differences: dict[str, Estimate]
+    means: dict[str, MeanEstimate]
+    differences: dict[str, MeanEstimate]
     """Of every measure, paired by seed, against the first variant; empty for that one."""
 
 
@@ -90,7 +90,7 @@ def collect(config: SweepConfig, runs: Mapping[str, Sequence[RunConfig]], failed
     )
 
 
-def _differences(ours: Sequence[RunResult], theirs: Sequence[RunResult], domains: list[str]) -> dict[str, Estimate]:
+def _differences(ours: Sequence[RunResult], theirs: Sequence[RunResult], domains: list[str]) -> dict[str, MeanEstimate]:
     """Of every measure, paired by seed, and over the held-out examples of the seeds that both have."""
     values, others = _by_measure(ours), _by_measure(theirs)
     pairs = {name: paired_difference(of_seed, others.get(name, {})) for name, of_seed in values.items()}
@@ -100,8 +100,10 @@ def _differences(ours: Sequence[RunResult], theirs: Sequence[RunResult], domains
     return _with_errors(known, errors_of_differences(losses[0], losses[1], domains, MEAN))
 
 
-def _with_errors(estimates: Mapping[str, Estimate], errors: Mapping[str, float]) -> dict[str, Estimate]:
-    return {name: Estimate(**(dict(value) | {"held_out_error": errors.get(name)})) for name, value in estimates.items()}
+def _with_errors(estimates: Mapping[str, MeanEstimate], errors: Mapping[str, float]) -> dict[str, MeanEstimate]:
+    return {
+        name: MeanEstimate(**(dict(value) | {"held_out_error": errors.get(name)})) for name, value in estimates.items()
+    }
 
 
 def _by_measure(runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:

@@ -10,7 +10,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 
 
-class Estimate(BaseModel):
+class MeanEstimate(BaseModel):
     """A mean over seeds with half the width of its interval; None where one seed tells nothing of the spread."""
 
     mean: float
@@ -25,7 +25,7 @@ class Estimate(BaseModel):
         return self.half_width is not None and abs(self.mean) > self.half_width
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate(values: Sequence[float]) -> MeanEstimate | None:
     """Mean and t interval of at least one finite value, else None. Infinite and missing values do not count."""
     finite = np.array([value for value in values if math.isfinite(value)])
     if not finite.size:
@@ -34,9 +34,9 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if finite.size > 1:
         quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, finite.size - 1))
         half_width = quantile * float(finite.std(ddof=1)) / math.sqrt(finite.size)
-    return Estimate(mean=float(finite.mean()), half_width=half_width, num_seeds=int(finite.size))
+    return MeanEstimate(mean=float(finite.mean()), half_width=half_width, num_seeds=int(finite.size))
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> MeanEstimate | None:
     """Ours less theirs, seed by seed: what the seed does to both cancels. Seeds that one of them lacks do not count."""
     return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])

@@ -16,13 +16,13 @@ from orchestrator.sweeps.compare.results import (
     WORST,
     Comparison,
 )
-from orchestrator.sweeps.compare.statistics import CONFIDENCE, Estimate
+from orchestrator.sweeps.compare.statistics import CONFIDENCE, MeanEstimate
 from orchestrator.views.format import NOTHING, PLUS_MINUS, format_count, format_duration, format_error
 from orchestrator.views.palette import color_by_run
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
-Estimates = list[Estimate | None]
+Estimates = list[MeanEstimate | None]
 
 
 def table(comparison: Comparison) -> ResultTable:
@@ -65,7 +65,7 @@ def table(comparison: Comparison) -> ResultTable:
     )
 
 
-def estimate_cell(estimate: Estimate | None, sign: str = "") -> Cell:
+def estimate_cell(estimate: MeanEstimate | None, sign: str = "") -> Cell:
     """A mean over seeds with its interval and its error, in nats; `sign` is "+" for differences."""
     if estimate is None:
         return Cell(NOTHING)
@@ -88,7 +88,7 @@ def _losses(estimates: Estimates) -> list[Cell]:
     return best_marked([estimate_cell(estimate) for estimate in estimates], [_mean(estimate) for estimate in estimates])
 
 
-def _difference(estimate: Estimate | None) -> Cell:
+def _difference(estimate: MeanEstimate | None) -> Cell:
     """It stands out where it is more than its interval."""
     cell = estimate_cell(estimate, "+")
     if estimate is None or not estimate.is_clear:
@@ -96,11 +96,11 @@ def _difference(estimate: Estimate | None) -> Cell:
     return replace(cell, style="better" if estimate.mean < 0 else "worse")
 
 
-def _mean(estimate: Estimate | None) -> float | None:
+def _mean(estimate: MeanEstimate | None) -> float | None:
     return None if estimate is None else estimate.mean
 
 
-def _amount(estimate: Estimate | None, text: str) -> Cell:
+def _amount(estimate: MeanEstimate | None, text: str) -> Cell:
     return Cell(text, value=_mean(estimate))
 
 

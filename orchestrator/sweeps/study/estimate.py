@@ -28,7 +28,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Of a whole study."""
 
     num_cells: int
@@ -49,7 +49,7 @@ class Estimate:
         return self.num_tokens_left / self.tokens_per_second
 
 
-def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> Estimate:
+def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> CostEstimate:
     """Count, and look at what is done already.
 
     Args:
@@ -60,10 +60,10 @@ def estimate_study(trainings: Trainings, tokens_per_second: float | None = None)
     done = {digest: folder for digest, folder in folders.items() if is_finished(folder)}
     costs = {digest: _cost(planned, digest in done) for digest, planned in trainings.stages.items()}
     speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
-    return Estimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
+    return CostEstimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
 
 
-def estimate_view(estimate: Estimate) -> RenderableType:
+def estimate_view(estimate: CostEstimate) -> RenderableType:
     """The estimate for a terminal."""
     costs = list(estimate.costs.values())
     left = [cost for cost in costs if not cost.is_done]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.detection import EndpointJudgeConfig
-from orchestrator.prepare.detection.judges import Answer, JudgeContext
+from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext
 from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.endpoint import EndpointError, EndpointJudge
 
@@ -96,7 +96,7 @@ def make_judge(endpoint: Endpoint, **changes: Any) -> EndpointJudge:
     return EndpointJudge(EndpointJudgeConfig(**settings), JudgeContext(DOMAINS, dict))
 
 
-def ask(endpoint: Endpoint, texts: list[str], **changes: Any) -> list[Answer]:
+def ask(endpoint: Endpoint, texts: list[str], **changes: Any) -> list[JudgeAnswer]:
     by_index = dict(make_judge(endpoint, **changes).answers(texts))
     return [by_index[index] for index in range(len(texts))]
 

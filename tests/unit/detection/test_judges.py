@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config.detection import ClassifierJudgeConfig, LikelihoodJudgeConfig
-from orchestrator.prepare.detection.judges import Answer, JudgeContext, build_judge
+from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.likelihood import LabelScorer
 from tests.runs import write_llama
@@ -49,7 +49,7 @@ def test_the_classifier_gives_the_same_bits_again() -> None:
 def test_a_classifier_of_one_domain_has_nothing_to_ask() -> None:
     context = JudgeContext(["law"], dict)
     answers = [answer for _, answer in build_judge(ClassifierJudgeConfig(), context).answers(["x", "y"])]
-    assert answers == [Answer((1.0,)), Answer((1.0,))]
+    assert answers == [JudgeAnswer((1.0,)), JudgeAnswer((1.0,))]
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_an_answer_is_on_disk_before_the_next_is_waited_for(tmp_path: Path) -> N
     seen = []
 
     class Slow:
-        def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+        def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
             for index in range(len(texts)):
                 seen.append(path.read_bytes().count(b"\n"))
-                yield index, Answer((1.0,))
+                yield index, JudgeAnswer((1.0,))
 
     Memory(Slow(), path).ask(["a", "b", "c"])
     assert seen == [0, 1, 2]

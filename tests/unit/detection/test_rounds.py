@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.prepare.detection import judges, rounds
-from orchestrator.prepare.detection.distribution import Distribution
+from orchestrator.prepare.detection.distribution import DetectedDistribution
 from orchestrator.prepare.detection.driver import with_detected_shares
-from orchestrator.prepare.detection.judges import Answer
+from orchestrator.prepare.detection.judges import JudgeAnswer
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
 from tests.unit.detection.wordy_model import SHARES, WordyModel, write_config
@@ -92,10 +92,10 @@ class Reticent:
     def __init__(self, *settings: Any) -> None:
         pass
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         for index, text in enumerate(texts):
             is_answered = "statute" in text
-            yield index, Answer((1.0, 0.0, 0.0) if is_answered else None, "" if is_answered else "no idea")
+            yield index, JudgeAnswer((1.0, 0.0, 0.0) if is_answered else None, "" if is_answered else "no idea")
 
 
 def test_what_the_judge_did_not_say_is_counted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +111,8 @@ def test_what_the_judge_did_not_say_is_counted_and_left_out(tmp_path: Path, monk
 
 def test_a_judge_that_says_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(Reticent):
-        def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
-            yield from ((index, Answer(None, "HTTP 400: what?")) for index in range(len(texts)))
+        def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
+            yield from ((index, JudgeAnswer(None, "HTTP 400: what?")) for index in range(len(texts)))
 
     monkeypatch.setitem(judges.JUDGES, "classifier", Silent)
     config = write_config(tmp_path, estimate="average", calibration={"texts_per_domain": 0})
@@ -123,7 +123,7 @@ def test_a_judge_that_says_nothing_is_an_error(tmp_path: Path, monkeypatch: pyte
 def test_detected_becomes_shares_and_a_run_that_goes_on_keeps_them(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     ready = with_detected_shares(config, quiet())
-    kept = Distribution.read(config.folder / "distribution.json")
+    kept = DetectedDistribution.read(config.folder / "distribution.json")
     assert ready.mixing.initial == kept.shares  # type: ignore[union-attr]
     assert (config.folder / "distribution.html").stat().st_size > 100_000
     other = kept.model_copy(update={"shares": {"law": 0.2, "code": 0.2, "health": 0.6}})
@@ -136,7 +136,7 @@ def test_a_file_of_shares_is_used_and_kept(tmp_path: Path) -> None:
     find_distribution(config, quiet()).write(tmp_path / "found.json")
     mixing = config.mixing.model_copy(update={"initial": tmp_path / "found.json"})
     ready = with_detected_shares(config.model_copy(update={"mixing": mixing}), quiet())
-    assert ready.mixing.initial == Distribution.read(tmp_path / "found.json").shares  # type: ignore[union-attr]
+    assert ready.mixing.initial == DetectedDistribution.read(tmp_path / "found.json").shares  # type: ignore[union-attr]
     assert (config.folder / "distribution.json").exists()
 
 

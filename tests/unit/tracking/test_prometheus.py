@@ -12,7 +12,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.tracking.prometheus import COUNTERS, GAUGES, counted, newest
 from tests.unit.conftest import FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
-from workers.events import note_event
+from workers.events import log_event
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 BOARD = json.loads((DEPLOY / "grafana" / "raymix.json").read_text())
@@ -42,7 +42,7 @@ def test_gauges_are_the_newest_numbers(fake_run: MakeFakeRun) -> None:
 def test_counters_are_totals_of_the_run_and_not_of_the_process(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=40, num_steps=20, every=10)
     for kind in ("attempt", "non_finite_loss", "attempt"):
-        note_event(run.path, 5, kind, "")
+        log_event(run.path, 5, kind, "")
     totals = counted(read(run))
     assert totals.keys() == COUNTERS.keys()
     assert totals["raymix_tokens_total"] == {"": 20 * 8192}

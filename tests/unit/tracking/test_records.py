@@ -12,7 +12,7 @@ from orchestrator.runs.losses import mean_loss, worst_loss
 from orchestrator.tracking.records import RunRecords, StepRecord
 from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
-from workers.events import note_event
+from workers.events import log_event
 
 
 def take(records: RunRecords, after: int) -> list[StepRecord]:
@@ -117,7 +117,7 @@ def test_a_run_that_ended_before_its_first_evaluation_has_nothing_to_tell(fake_r
 
 def test_what_ended_a_run_is_counted_with_its_last_step(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=40, num_steps=13, every=10)
-    note_event(run.path, 14, "diverged", "the loss of law is nan")  # at a step that was never done
+    log_event(run.path, 14, "diverged", "the loss of law is nan")  # at a step that was never done
     records = RunRecords(run.path)
     records.refresh(is_over=True)
     *others, last = records.after(-1)
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_is_left_out_and_its_event_counted(fake_run: M
     run.append("metrics.jsonl", run.metric_line(10))
     run.write_evaluation(10, losses=dict.fromkeys(run.domains, 1.0) | {"law": float("nan")})
     for step in (4, 10):
-        note_event(run.path, step, "non_finite_loss", "law: nan")
+        log_event(run.path, step, "non_finite_loss", "law: nan")
     run.write_steps(11, 20)
     run.write_summary()
     told = take(RunRecords(run.path), -1)

@@ -18,7 +18,7 @@ from orchestrator.views.summary import summary_view
 from orchestrator.views.verdict import HARMFUL, IN_A_WORD, verdict_lines
 from tests.unit.conftest import FakeRun
 from workers.contracts import DomainWeights
-from workers.events import note_event
+from workers.events import log_event
 
 DOMAINS = ("math", "law")
 EVERY = 10
@@ -193,14 +193,14 @@ def test_the_final_share_is_one_that_was_trained_with(tmp_path: Path) -> None:
 def test_what_ended_a_run_by_a_loss_that_is_not_finite_is_its_verdict_until_it_is_tried_again(tmp_path: Path) -> None:
     run = planted(tmp_path, CASES["improved"])
     folder = RunFolder(run.path)
-    note_event(run.path, 0, "attempt", "attempt 1 starts from the base model")
-    note_event(run.path, 21, "diverged", "step 21: the training loss of ['law'] is not finite")
+    log_event(run.path, 0, "attempt", "attempt 1 starts from the base model")
+    log_event(run.path, 21, "diverged", "step 21: the training loss of ['law'] is not finite")
     folder.refresh()
     assert summarise(folder).verdict == "diverged"
     assert verdict_lines(folder, summarise(folder))[0] == (
         "Diverged: step 21: the training loss of ['law'] is not finite"
     )
-    note_event(run.path, 0, "attempt", "attempt 2 goes on after step 20")
+    log_event(run.path, 0, "attempt", "attempt 2 goes on after step 20")
     folder.refresh()
     assert summarise(folder).verdict == "improved" and verdict_lines(folder, summarise(folder)) == []
 

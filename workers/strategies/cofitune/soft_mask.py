@@ -26,7 +26,7 @@ NUM_BINS = 10
 _NO_BIN = NUM_BINS  # elements without importance: padding, other modules
 
 
-class Fragment(Protocol):
+class SteppedFragment(Protocol):
     """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
 
     @property
@@ -53,7 +53,7 @@ class SteppingEngine(Protocol):
     optimizer: Any
     device: torch.device
 
-    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, Sequence[Fragment]]]:
+    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, Sequence[SteppedFragment]]]:
         """Each tensor that this rank's inner optimizer steps, with what is in it; the rest of it is padding."""
 
 
@@ -188,7 +188,7 @@ def row_importance(trained: TrainedParameter, importance: Importance) -> NDArray
 
 def _build(
     stepped: torch.Tensor,
-    fragments: Sequence[Fragment],
+    fragments: Sequence[SteppedFragment],
     by_id: dict[int, TrainedParameter],
     config: CoFiTuneConfig,
     importance: Importance | None,
@@ -218,7 +218,7 @@ def _build(
     )
 
 
-def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: Fragment) -> torch.Tensor:
+def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: SteppedFragment) -> torch.Tensor:
     """The row values laid over the parameter's elements, of which this is the fragment."""
     whole = rows.view(_over_rows(trained)).expand(trained.shape).reshape(-1)
     return whole[fragment.start : fragment.start + fragment.length]

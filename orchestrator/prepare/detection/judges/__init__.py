@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.config.detection import AnyJudgeConfig
-from orchestrator.prepare.detection.judges.base import Answer, Judge, JudgeContext
+from orchestrator.prepare.detection.judges.base import Judge, JudgeAnswer, JudgeContext
 from orchestrator.prepare.detection.judges.classifier import ClassifierJudge
 from orchestrator.prepare.detection.judges.endpoint import EndpointJudge
 from orchestrator.prepare.detection.judges.likelihood import LikelihoodJudge
@@ -25,4 +25,4 @@ def build_judge(config: AnyJudgeConfig, context: JudgeContext) -> Judge:
     return JUDGES[config.type](config, context)
 
 
-__all__ = ["JUDGES", "Answer", "Judge", "JudgeContext", "build_judge"]
+__all__ = ["JUDGES", "Judge", "JudgeAnswer", "JudgeContext", "build_judge"]

@@ -14,7 +14,7 @@ from orchestrator.config.cluster import ClusterConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JudgeAnswer:
     """What a judge said of one text: a probability for each domain, in their order, or None for what it did not say."""
 
     probabilities: tuple[float, ...] | None
@@ -43,7 +43,7 @@ class JudgeContext:
 class Judge(Protocol):
     """Judges texts."""
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """(index of the text, answer) of every text, as they are known. None of the texts is blank."""
 
 
@@ -56,17 +56,17 @@ class Memory:
     def __init__(self, judge: Judge, path: Path) -> None:
         self._judge = judge
         self._path = path
-        self._known: dict[str, Answer] = {}
+        self._known: dict[str, JudgeAnswer] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_bytes().split(b"\n") if path.exists() else []:
             try:
                 entry = json.loads(line)
                 key, probabilities = entry.pop("text"), entry.pop("probabilities")
-                self._known[key] = Answer(probabilities and tuple(probabilities), **entry)
+                self._known[key] = JudgeAnswer(probabilities and tuple(probabilities), **entry)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
 
-    def ask(self, texts: Sequence[str], on_answer: Callable[[], None] = lambda: None) -> list[Answer]:
+    def ask(self, texts: Sequence[str], on_answer: Callable[[], None] = lambda: None) -> list[JudgeAnswer]:
         """The answer of every text, in order; a blank text is answered without asking."""
         keys = [blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest() for text in texts]
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if text.strip() and key not in self._known}
@@ -79,7 +79,7 @@ class Memory:
                 file.write(json.dumps({"text": key} | asdict(answer)).encode() + b"\n")
                 file.flush()
                 on_answer()
-        return [self._known.get(key, Answer(None, "empty text")) for key in keys]
+        return [self._known.get(key, JudgeAnswer(None, "empty text")) for key in keys]
 
     @property
     def num_tokens(self) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Memory:
         return sum(a.num_input_tokens for a in known), sum(a.num_output_tokens for a in known)
 
 
-def parsed(answers: Sequence[Answer]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def parsed(answers: Sequence[JudgeAnswer]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities of the texts that were answered, shape (N, D), and which texts they are, shape (N,)."""
     kept = [index for index, answer in enumerate(answers) if answer.probabilities is not None]
     return np.array([answers[index].probabilities for index in kept], dtype=np.float64), np.array(kept, dtype=np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.detection import ClassifierJudgeConfig
-from orchestrator.prepare.detection.judges.base import Answer, JudgeContext
+from orchestrator.prepare.detection.judges.base import JudgeAnswer, JudgeContext
 from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator
 from workers.settings import narrow_seed
 
@@ -31,10 +31,10 @@ class ClassifierJudge:
         self._context = context
         self._fitted: tuple[Pipeline, Calibrator] | None = None
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """Probabilities of all texts."""
         if len(self._context.domains) == 1:
-            yield from ((index, Answer((1.0,))) for index in range(len(texts)))
+            yield from ((index, JudgeAnswer((1.0,))) for index in range(len(texts)))
             return
         if not texts:
             return
@@ -43,7 +43,7 @@ class ClassifierJudge:
         model, calibrator = self._fitted
         answers_ND = calibrator(_probabilities(model, list(texts)))
         for index, answer_D in enumerate(answers_ND.tolist()):
-            yield index, Answer(tuple(answer_D))
+            yield index, JudgeAnswer(tuple(answer_D))
 
     def _fit(self) -> "tuple[Pipeline, Calibrator]":
         by_domain = self._context.training_texts()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.detection import EndpointJudgeConfig
-from orchestrator.prepare.detection.judges.base import Answer, JudgeContext
+from orchestrator.prepare.detection.judges.base import JudgeAnswer, JudgeContext
 
 if TYPE_CHECKING:
     import httpx2
@@ -45,7 +45,7 @@ class EndpointJudge:
         if len(self._by_name) < len(self._domains):
             raise ValueError(f"domains {self._domains}: two names differ in case or marks only, so answers are unclear")
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """One-hot answers, in the order in which they arrive.
 
         Raises:
@@ -85,7 +85,7 @@ class EndpointJudge:
             raise EndpointError(f"detection.judge.api_key_env: {name} holds characters that no key has")
         return key
 
-    def _ask(self, client: "httpx2.Client", key: str, text: str, stopped: threading.Event) -> Answer:
+    def _ask(self, client: "httpx2.Client", key: str, text: str, stopped: threading.Event) -> JudgeAnswer:
         import tenacity
 
         attempts = tenacity.Retrying(
@@ -114,7 +114,7 @@ class EndpointJudge:
         asked_for = error.pause_seconds if isinstance(error, _BusyError) else 0.0
         return min(max(growing, asked_for), longest)
 
-    def _ask_once(self, client: "httpx2.Client", key: str, text: str) -> Answer:
+    def _ask_once(self, client: "httpx2.Client", key: str, text: str) -> JudgeAnswer:
         import httpx2
 
         try:
@@ -127,7 +127,7 @@ class EndpointJudge:
         said = " ".join(response.text[: 10 * _NOTE_CHARACTERS].split())
         said = (said.replace(key, "***") if key else said)[:_NOTE_CHARACTERS]
         if status in _REFUSED_TEXT:
-            return Answer(None, f"HTTP {status}: {said}")
+            return JudgeAnswer(None, f"HTTP {status}: {said}")
         if status != 200:
             raise EndpointError(
                 f"{self._config.base_url}: HTTP {status}: {said}; check detection.judge: base_url, model, api_key_env"
@@ -150,23 +150,23 @@ class EndpointJudge:
                 {
                     "role": "user",
                     "content": f"Subjects:\n{names}\n\nText:\n{text[: self._config.max_text_characters]}\n\n"
-                    "Which one of the subjects above does the text belong to? Answer with its name only.",
+                    "Which one of the subjects above does the text belong to? JudgeAnswer with its name only.",
                 },
             ],
         }
 
-    def _read(self, response: "httpx2.Response", said: str) -> Answer:
+    def _read(self, response: "httpx2.Response", said: str) -> JudgeAnswer:
         try:
             body = response.json()
             content = body["choices"][0]["message"]["content"]
             usage = body.get("usage") or {}
             tokens = tuple(int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         except (ValueError, LookupError, TypeError, AttributeError):
-            return Answer(None, f"not a chat answer: {said}")
+            return JudgeAnswer(None, f"not a chat answer: {said}")
         index = self._by_name.get(_normalise(content)) if isinstance(content, str) else None
         if index is None:
-            return Answer(None, f"no domain: {str(content)[:_NOTE_CHARACTERS]!r}", *tokens)
-        return Answer(tuple(float(place == index) for place in range(len(self._domains))), "", *tokens)
+            return JudgeAnswer(None, f"no domain: {str(content)[:_NOTE_CHARACTERS]!r}", *tokens)
+        return JudgeAnswer(tuple(float(place == index) for place in range(len(self._domains))), "", *tokens)
 
 
 def _normalise(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.detection import LikelihoodJudgeConfig
-from orchestrator.prepare.detection.judges.base import Answer, JudgeContext
+from orchestrator.prepare.detection.judges.base import JudgeAnswer, JudgeContext
 
 _TEXTS_PER_JOB = 16
 
@@ -26,13 +26,13 @@ class LikelihoodJudge:
         model = config.model.with_absolute_paths()
         self._make = partial(LabelScorer, config.replaced(model=model), tuple(context.domains))
 
-    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """Probabilities, a few texts at a time."""
         jobs = [list(texts[start : start + _TEXTS_PER_JOB]) for start in range(0, len(texts), _TEXTS_PER_JOB)]
         with WorkerPool(self._make, self._cluster) as pool:
             for number, scored in pool.map(jobs):
                 for place, probabilities in enumerate(scored):
-                    yield number * _TEXTS_PER_JOB + place, Answer(tuple(probabilities))
+                    yield number * _TEXTS_PER_JOB + place, JudgeAnswer(tuple(probabilities))
 
 
 class LabelScorer:

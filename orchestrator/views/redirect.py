@@ -10,7 +10,7 @@ from rich.console import Console
 
 
 @contextmanager
-def chatter_to(log: Path) -> Iterator[Console]:
+def redirect_output(log: Path) -> Iterator[Console]:
     """Send everything that this process and its children write to stdout and stderr to `log`.
 
     Ray's raylet, DeepSpeed's compiled parts and bare prints write to the descriptors themselves, past any logger; so
