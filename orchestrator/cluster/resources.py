@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-import ray
-
 from orchestrator.config.cluster import ClusterConfig
 
 
@@ -13,6 +11,8 @@ class ResourceError(RuntimeError):
 
 def check_resources(cluster: ClusterConfig) -> None:
     """Refuse a worker group that the cluster can never hold: Ray Train would wait for it without an end."""
+    import ray  # here and not above: verbs that may find nothing to run import this module
+
     there = ray.cluster_resources()
     for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         needed = each * cluster.num_workers
@@ -25,6 +25,8 @@ def check_resources(cluster: ClusterConfig) -> None:
 
 def count_fitting(clusters: Iterable[ClusterConfig]) -> int:
     """How many runs the cluster that Ray is connected to has room for at a time; see `num_side_by_side`."""
+    import ray
+
     return num_side_by_side([node["Resources"] for node in ray.nodes() if node["Alive"]], clusters)
 
 

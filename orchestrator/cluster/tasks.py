@@ -1,20 +1,24 @@
 """Ray tasks: many calls of one function, each result as it is there."""
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-import ray
+if TYPE_CHECKING:
+    import ray
 
 
 class TaskError(RuntimeError):
     """A task failed; the message says which, and why."""
 
 
-def as_completed(waiting: Mapping[ray.ObjectRef, str], what: str) -> Iterator[str]:
+def as_completed(waiting: Mapping["ray.ObjectRef", str], what: str) -> Iterator[str]:
     """Names of these Ray tasks, each as its task ends.
 
     Raises:
         TaskError: a task failed; reported as `what` and the name of the task.
     """
+    import ray
+
     left = dict(waiting)
     while left:
         (done, *_), _ = ray.wait(list(left), num_returns=1)

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import ray
 from rich.console import Console
 
 from orchestrator.cluster.resources import check_resources, count_fitting
@@ -15,6 +14,9 @@ from orchestrator.training.driver import train
 from orchestrator.training.resolve import ReadyRun
 from orchestrator.views.runs import RunsView
 from orchestrator.views.terminal import RunView
+
+if TYPE_CHECKING:
+    import ray
 
 
 class Foreground:
@@ -122,6 +124,8 @@ class SideBySide:
 
     def start(self, node: Node, run: ReadyRun) -> None:
         """Submit it. A task whose process is lost is tried again, and resumes; one that failed would fail again."""
+        import ray  # here and not above: a run that is finished does without
+
         self._begun[run.plan.folder] = run.plan.num_steps
         task = ray.remote(_train_task).options(
             **_task_resources(run.cluster), max_retries=run.cluster.max_failures, retry_exceptions=False
@@ -130,6 +134,8 @@ class SideBySide:
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
         """Those that ended."""
+        import ray
+
         done, _ = ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
         return [(self._tasks.pop(task), _error_of(task)) for task in done]
 
@@ -140,6 +146,8 @@ class SideBySide:
     def close(self, is_interrupted: bool) -> None:
         """Where the user interrupts, ask every run to end by a checkpoint, and wait for that."""
         if is_interrupted and self._tasks:
+            import ray
+
             for task in self._tasks:
                 ray.cancel(task, recursive=False)
             self._console.print("stopping: every run writes a checkpoint first; Ctrl-C again stops at once")
@@ -159,7 +167,9 @@ def _train_task(run: ReadyRun) -> None:
     train(run, in_this_process=run.cluster.num_workers == 1)
 
 
-def _error_of(task: ray.ObjectRef) -> Exception | None:
+def _error_of(task: "ray.ObjectRef") -> Exception | None:
+    import ray
+
     try:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:

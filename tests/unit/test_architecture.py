@@ -29,6 +29,7 @@ LIGHT = {
     "orchestrator.config.load": _HEAVY | _PLOTS,
     "orchestrator.views.weights": _HEAVY | _PLOTS,
     "orchestrator.training.driver": _HEAVY,
+    "orchestrator.sweeps.stages.driver": _HEAVY,
     "orchestrator.training.ray_train": _HEAVY | _PLOTS,
     "orchestrator.prepare.token_stores": _HEAVY | _PLOTS,
     "workers.config": _HEAVY | _PLOTS | {"pyarrow"},
