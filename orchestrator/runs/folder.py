@@ -9,25 +9,22 @@
 `RunFolder.refresh` takes in what is new. Whoever shows a run (terminal, report, dashboard) needs no more than this.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.runs.benchmark_record import FILE_NAME as TASK_FILE
 from orchestrator.runs.benchmark_record import TaskFile, TaskScores
 from orchestrator.runs.data_record import FILE_NAME as DATA_FILE
 from orchestrator.runs.data_record import DataRecord
+from orchestrator.runs.growing_files import LineTail, ModelFolder, load_model, parse_line
 from orchestrator.runs.records import Event, ReferenceProgress, RunSummary
 from orchestrator.runs.step_table import StepTable
 from workers.clock import format_time
 from workers.contracts import DomainFeedback, DomainWeights
 
-BLOCK_BYTES = 1 << 24
 REFERENCE_PROGRESS_FILE = "reference-progress.json"
 
 
@@ -43,109 +40,10 @@ def read_run(folder: Path) -> "RunFolder":
     return run
 
 
-class _LineTail:
-    """Whole lines appended to a file since the last look."""
-
-    def __init__(self, path: Path, on_restart: Callable[[], None] | None = None) -> None:
-        self.path = path
-        self.num_unreadable = 0
-        self._offset = 0
-        self._inode: int | None = None
-        self._on_restart = on_restart
-
-    def new_blocks(self) -> Iterator[bytes]:
-        """Whole lines, many at a time."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            self._restart_if_rewritten(os.fstat(file.fileno()))
-            file.seek(self._offset)
-            while block := file.read(BLOCK_BYTES):
-                block += file.readline()
-                whole = block[: block.rfind(b"\n") + 1]
-                self._offset += len(whole)
-                if whole:
-                    yield whole
-                if len(whole) < len(block):  # what follows belongs to this line
-                    return
-
-    def new_records(self) -> Iterator[dict[str, Any]]:
-        for block in self.new_blocks():
-            yield from self.records(block)
-
-    def records(self, block: bytes) -> Iterator[dict[str, Any]]:
-        for line in block.split(b"\n")[:-1]:
-            record = _parse(line)
-            if record is None:
-                self.num_unreadable += 1
-            else:
-                yield record
-
-    def _restart_if_rewritten(self, stat: os.stat_result) -> None:
-        """A resumed run may cut the file back, or put another in its place."""
-        if self._offset and (stat.st_size < self._offset or stat.st_ino != self._inode):
-            self._offset = 0
-            if self._on_restart is not None:
-                self._on_restart()
-        self._inode = stat.st_ino
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # two lines run into one where a killed writer left half of the first
-        return None
-    return record if isinstance(record, dict) else None
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class _ModelFolder(Generic[Model]):
-    """The files `<number>.json` of a folder, in order of their number."""
-
-    def __init__(self, path: Path, model: type[Model]) -> None:
-        self.path = path
-        self.model = model
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._models: dict[int, Model] = {}
-
-    def refresh(self) -> bool:
-        """Read new and changed files; True where there were any."""
-        try:
-            entries = [(e.name, e.stat()) for e in os.scandir(self.path) if e.name.endswith(".json")]
-        except FileNotFoundError:
-            return False
-        changed = False
-        for name, stat in entries:
-            mark = (stat.st_mtime_ns, stat.st_size)
-            number = name.removesuffix(".json")
-            if self._seen.get(name) == mark or not number.isdecimal():
-                continue
-            self._seen[name] = mark
-            model = _load(self.path / name, self.model)
-            if model is not None:
-                self._models[int(number)] = model
-                changed = True
-        return changed
-
-    def models(self) -> list[Model]:
-        return [self._models[number] for number in sorted(self._models)]
-
-
-def _load(path: Path, model: type[Model]) -> Model | None:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):  # not there yet, or not whole: the next look tells
-        return None
-
-
 def read_summary(folder: Path) -> RunSummary | None:
     """A run's summary.json, and nothing else of it; None where there is none that can be read."""
     try:
-        return _load(folder / "summary.json", RunSummary)
+        return load_model(folder / "summary.json", RunSummary)
     except OSError:
         return None
 
@@ -164,11 +62,11 @@ class RunFolder:
         self.tasks: list[TaskScores] = []
         self.reference: ReferenceProgress | None = None
         self._marks: dict[str, tuple[int, int] | None] = {}
-        self._weights = _ModelFolder(path / "weights", DomainWeights)
-        self._feedback = _ModelFolder(path / "feedback", DomainFeedback)
-        self._metrics_tail = _LineTail(path / "metrics.jsonl")
-        self._mixing_tail = _LineTail(path / "mixing.jsonl")
-        self._events_tail = _LineTail(path / "events.jsonl", on_restart=self.events.clear)
+        self._weights = ModelFolder(path / "weights", DomainWeights)
+        self._feedback = ModelFolder(path / "feedback", DomainFeedback)
+        self._metrics_tail = LineTail(path / "metrics.jsonl")
+        self._mixing_tail = LineTail(path / "mixing.jsonl")
+        self._events_tail = LineTail(path / "events.jsonl", on_restart=self.events.clear)
 
     def refresh(self) -> bool:
         """Take in what was written since the last call; True where anything was."""
@@ -253,34 +151,34 @@ class RunFolder:
         if self.config:
             return False
         try:
-            self.config = _parse((self.path / "config.json").read_bytes()) or {}
+            self.config = parse_line((self.path / "config.json").read_bytes()) or {}
         except FileNotFoundError:
             return False
         return bool(self.config)
 
     def _refresh_summary(self) -> bool:
         if self.summary is None:
-            self.summary = _load(self.path / "summary.json", RunSummary)
+            self.summary = load_model(self.path / "summary.json", RunSummary)
             return self.summary is not None
         return False
 
     def _refresh_data(self) -> bool:
         if self.data is None:
-            self.data = _load(self.path / DATA_FILE, DataRecord)
+            self.data = load_model(self.path / DATA_FILE, DataRecord)
             return self.data is not None
         return False
 
     def _refresh_tasks(self) -> bool:
         if self._is_same(TASK_FILE):
             return False
-        found = _load(self.path / TASK_FILE, TaskFile)
+        found = load_model(self.path / TASK_FILE, TaskFile)
         self.tasks = found.tasks if found else []
         return True
 
     def _refresh_reference(self) -> bool:
         if self._is_same(REFERENCE_PROGRESS_FILE):
             return False
-        self.reference = _load(self.path / REFERENCE_PROGRESS_FILE, ReferenceProgress)
+        self.reference = load_model(self.path / REFERENCE_PROGRESS_FILE, ReferenceProgress)
         return True
 
     def _is_same(self, name: str) -> bool:
@@ -294,7 +192,7 @@ class RunFolder:
         return mark == before
 
     @staticmethod
-    def _extend(tail: _LineTail, table: StepTable) -> bool:
+    def _extend(tail: LineTail, table: StepTable) -> bool:
         num_before, unreadable_before = len(table), tail.num_unreadable
         for block in tail.new_blocks():
             if table.extend(block):

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from orchestrator.config.page import config_page
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_page_in_the_documentation_is_up_to_date() -> None:
     written = PAGE.read_text(encoding="utf-8")
-    assert written == config_page(RunConfig.model_json_schema()), "raymix schema --markdown > docs/configuration.md"
+    assert written == config_page(SweepConfig.model_json_schema()), "raymix schema --markdown > docs/configuration.md"
 
 
 def test_every_key_stands_there_once_with_what_it_means() -> None:
-    schema = RunConfig.model_json_schema()
+    schema = SweepConfig.model_json_schema()
     page = config_page(schema)
     groups = [schema, *schema["$defs"].values()]
     for group in groups:

@@ -13,7 +13,7 @@ import yaml
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.mixing.mixture_of_skills import MixtureOfSkillsConfig
 
 # ruff: noqa: E501  a table of messages as they are
@@ -181,12 +181,12 @@ def test_the_command_says_it_in_a_line_and_at_once(tmp_path: Path) -> None:
 
 
 def test_the_schema_accepts_what_is_good_and_refuses_an_unknown_key() -> None:
-    schema = RunConfig.model_json_schema()
+    schema = SweepConfig.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     data = yaml.safe_load(GOOD)
     jsonschema.validate(data | {"training": {"max_steps": 1, "deepspeed": "ds.json"}}, schema)
     jsonschema.validate(data, schema)
-    jsonschema.validate(json.loads(RunConfig.model_validate(data).model_dump_json()), schema)
+    jsonschema.validate(json.loads(SweepConfig.model_validate(data).model_dump_json()), schema)
     for group in (data, data["training"], data["mixing"], data["domains"]["math"]):
         group["unknown_key"] = 1
         with pytest.raises(jsonschema.ValidationError):
@@ -198,7 +198,7 @@ def test_the_command_prints_the_schema_with_a_sentence_for_every_key() -> None:
     command = [sys.executable, "-m", "orchestrator.cli.main", "schema"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     schema = json.loads(done.stdout)
-    assert schema == RunConfig.model_json_schema() and done.stderr == ""
+    assert schema == SweepConfig.model_json_schema() and done.stderr == ""
     groups = {"RunConfig": schema, **schema["$defs"]}
     keys = {f"{name}.{key}": about for name, group in groups.items() for key, about in group["properties"].items()}
 

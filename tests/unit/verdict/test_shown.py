@@ -15,7 +15,7 @@ from orchestrator.sweeps.compare.table import table
 from orchestrator.views.report import write_report
 from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.report.html import shown_verdict
-from orchestrator.views.runs import TrialsView
+from orchestrator.views.runs import RunsView
 from orchestrator.views.verdict import verdict_lines, verdict_sentence
 from tests.unit.verdict.test_verdict import CASES, both, finished, planted
 
@@ -105,7 +105,7 @@ def test_a_trial_that_did_harm_says_so_in_its_line(tmp_path: Path) -> None:
         ("improved", "mean loss 1.500, "),
     ):
         folder, _ = finished(planted(tmp_path, CASES[verdict], name=verdict))
-        outcome = TrialsView(dict, 1, Console(file=io.StringIO()))._outcome(folder)
+        outcome = RunsView(dict, 1, Console(file=io.StringIO()))._outcome(folder)
         assert outcome is not None and outcome.startswith(words) and ("worse" in outcome) == ("worse" in words)
 
 
