@@ -152,6 +152,9 @@ class _Graph:
         self._kept = {node.key for node in distinct if node.key in parents or keeps_model(node)}
         self._running: dict[str, tuple[ReadyRun, ExitStack]] = {}
         self._elsewhere: set[str] = set()
+        for node in distinct:
+            if node not in self.left and node.key not in self._kept:
+                _drop_checkpoints(node.find_folder())
         if num_found := len(distinct) - len(self.left):
             work.console.print(f"{num_found} of {len(distinct)} runs are done already", highlight=False)
 
@@ -217,7 +220,7 @@ class _Graph:
                     raise error
                 node.finish(run, self._work)
                 if node.key not in self._kept:
-                    shutil.rmtree(run.plan.folder / "checkpoints", ignore_errors=True)
+                    _drop_checkpoints(run.plan.folder)
             except Exception as failure:
                 note_failure(run.plan.folder, explain(failure))
                 self.failures[node.key] = explain(failure)
@@ -226,6 +229,12 @@ class _Graph:
         self.left.remove(node)
         self._elsewhere.discard(node.key)
         self.failures[node.key] = reason
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Of a training that leaves numbers only. One that kept its model may be started from, whoever asks now."""
+    if not (folder / "model").exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _with_parents(nodes: Iterable[Node]) -> list[Node]:

@@ -46,6 +46,10 @@ def pretend(run: ReadyRun) -> None:
     shares = {size.name: 1 / len(run.sizes) for size in run.sizes}
     weights = DomainWeights(version=0, effective_step=1, shares=shares, reason="initial", by="proportional")
     (folder / "weights" / "000000.json").write_text(weights.model_dump_json())
+    steps = [{"step": n + 1, "num_tokens": 100, "tokens_per_second": 50.0} for n in range(run.plan.num_steps)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    measured = {"row": [0, 1], "example": [0, 0], "loss_sum_nats": [6.0, 4.0], "num_tokens": [6, 4]}
+    (folder / "evaluation.json").write_text(json.dumps({"domains": dict.fromkeys(domains, measured)}))
     for step, loss in ((0, 2.0), (run.plan.num_steps, 1.0)):
         feedback = DomainFeedback(
             run_id=run.plan.run_id,
