@@ -61,6 +61,20 @@ def test_what_others_start_from_is_trained_first_and_once_and_keeps_its_model(ma
     assert summary.domains["math"].loss_nats_start == 2.0 and summary.domains["math"].loss_nats_end == 1.0
 
 
+def test_a_stage_waits_for_the_one_that_it_starts_from_though_there_is_room(make_config: MakeConfig) -> None:
+    config = make_config("mixed", stages=MIXED)
+
+    def look_back(run: ReadyRun) -> None:
+        if run.plan.folder.name.startswith("general"):
+            (before,) = config.folder.parent.glob("stages/specialised-*")
+            assert is_finished(before)
+        pretend(run)
+
+    crew = OneByOne(look_back, room=3)
+    assert train_runs([config, make_config("single-a")], WorkHere(), crew) == {}
+    assert sorted(names(crew.trained)) == ["general", "single", "specialised"]
+
+
 def test_what_is_done_is_not_done_again(make_config: MakeConfig) -> None:
     configs = [make_config("single-a"), make_config("dmt", stages=DMT)]
     train_runs(configs, WorkHere(), OneByOne(pretend))
