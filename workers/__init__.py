@@ -1,5 +1,5 @@
-"""What is done, on every rank: domains to token stores, schedule, batches, ZeRO steps, evaluation, checkpoints.
+"""What runs on every rank: token stores, schedule, batches, ZeRO steps, evaluation, checkpoints.
 
-Nothing here decides a share and nothing here imports `orchestrator`; decisions arrive through
+Nothing here decides a share or imports `orchestrator`; decisions arrive through
 `workers.contracts.WeightsSource`.
 """

@@ -1,4 +1,4 @@
-"""The time of day as a run's files have it: UTC, ISO 8601, to the microsecond."""
+"""Time of day as it is written in a run's files: UTC, ISO 8601, microseconds."""
 
 from datetime import UTC, datetime
 
@@ -6,12 +6,12 @@ TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 
 
 def utc_now() -> str:
-    """This moment, as 2026-11-29T17:10:01.123456Z."""
+    """The current time, as 2026-11-29T17:10:01.123456Z."""
     return format_time(datetime.now(UTC).timestamp())
 
 
 def format_time(seconds: float) -> str:
-    """The moment so many seconds after the epoch."""
+    """The time that is `seconds` after the epoch."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -19,9 +19,9 @@ def parse_time(text: str) -> float:
     """Seconds since the epoch.
 
     Raises:
-        ValueError: it is no time in ISO 8601, or does not say of which zone.
+        ValueError: the text is not an ISO 8601 time, or names no time zone.
     """
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
-        raise ValueError(f"{text!r} does not say of which zone it is; write UTC with a Z")
+        raise ValueError(f"{text!r} has no time zone; write UTC, with a Z at the end")
     return time.timestamp()

@@ -17,25 +17,25 @@ Share = Annotated[float, Field(ge=0.0, le=1.0 + SHARE_SUM_TOLERANCE, allow_inf_n
 
 
 class DomainWeights(BaseModel):
-    """One version of the mixture: the share of each domain from `effective_step` on."""
+    """One version of the mixture: the share of each domain as of `effective_step`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = Field(ge=0, description="Position in the journal, counted from 0.")
     effective_step: int = Field(ge=1, description="First optimizer step (counted from 1) that uses these shares.")
     shares: dict[str, Share] = Field(min_length=1, description="Share of each domain; they sum to 1.")
-    reason: Literal["initial", "algorithm", "operator"] = Field(description="What made this version.")
-    by: str = Field(description="Name of the algorithm or of the person.")
-    why: str = Field(default="", description="The person's reason.")
-    request: str = Field(default="", description="Id of the person's request.")
-    pinned: list[str] = Field(default_factory=list, description="Domains whose share the algorithm may not move.")
-    paused: bool = Field(default=False, description="Whether the algorithm's answers are left out.")
+    reason: Literal["initial", "algorithm", "operator"] = Field(description="What created this version.")
+    by: str = Field(description="Name of the algorithm or of the user.")
+    why: str = Field(default="", description="The user's reason.")
+    request: str = Field(default="", description="Id of the user's request.")
+    pinned: list[str] = Field(default_factory=list, description="Domains whose share the algorithm may not change.")
+    paused: bool = Field(default=False, description="Whether the algorithm's answers are ignored.")
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:
         total = math.fsum(self.shares.values())
         if abs(total - 1.0) > SHARE_SUM_TOLERANCE:
-            raise ValueError(f"weights version {self.version}: shares sum to {total!r}, not to 1: {self.shares}")
+            raise ValueError(f"weights version {self.version}: shares sum to {total!r}, not 1: {self.shares}")
         return self
 
 
@@ -51,36 +51,37 @@ class Change(BaseModel):
 class DomainFeedback(BaseModel):
     """What one evaluation measured: per domain the sum of the loss in nats and the number of loss tokens.
 
-    Sums and counts, never means: whoever needs a mean divides last (`loss_nats`). The errors are for whoever wants to
-    know what is noise (`workers.validation.loss_statistics`); feedback of older runs has none.
+    Sums and counts, never means: divide last (`loss_nats`). The errors tell changes from noise
+    (`workers.validation.loss_statistics`); feedback of older runs has none.
     """
 
-    # A loss may be NaN or infinite; plain JSON has no word for either, so they are written as strings.
+    # A loss may be NaN or infinite, which JSON cannot express: written as strings.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    run_id: str = Field(description="Identity of the run; feedback of another run is refused.")
-    attempt: int = Field(ge=1, description="Number of the attempt that measured it; a lower one is fenced out.")
+    run_id: str = Field(description="Id of the run; feedback of another run is refused.")
+    attempt: int = Field(ge=1, description="Number of the attempt that measured it; lower ones are fenced out.")
     step: int = Field(ge=0, description="Optimizer steps done when it was measured; 0 is the base model.")
-    weights_version: int = Field(ge=0, description="The version that the last step before it was trained with.")
+    weights_version: int = Field(ge=0, description="Version with which the last step before it was trained.")
     loss_sum_nats: dict[str, float] = Field(description="Sum of the loss over the loss tokens, in nats.")
     num_tokens: dict[str, int] = Field(description="Number of loss tokens.")
     num_examples: dict[str, int] = Field(default_factory=dict, description="Held-out examples that were measured.")
-    num_held_out: dict[str, int] = Field(default_factory=dict, description="Held-out examples there are.")
+    num_held_out: dict[str, int] = Field(default_factory=dict, description="Held-out examples in all.")
     standard_error_nats: dict[str, float] = Field(
-        default_factory=dict, description="Standard error of the loss as that of the domain; left out where unknown."
+        default_factory=dict, description="Standard error as an estimate of the domain's loss; absent if unknown."
     )
     sampling_error_nats: dict[str, float] = Field(
-        default_factory=dict, description="The same as the loss of the whole held-out set; 0 where all was measured."
+        default_factory=dict,
+        description="The same as an estimate of the whole held-out set's loss; 0 if all was measured.",
     )
     change_from_first: dict[str, Change] = Field(
         default_factory=dict, description="Loss minus that of step 0, paired over the examples; empty at step 0."
     )
     change_from_previous: dict[str, Change] = Field(
-        default_factory=dict, description="Loss minus that of the evaluation before, paired over the examples."
+        default_factory=dict, description="Loss minus that of the previous evaluation, paired over the examples."
     )
-    signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Name, domain, value.")
-    evaluation_seconds: float = Field(default=0.0, ge=0, description="What measuring the losses took.")
-    signal_seconds: float = Field(default=0.0, ge=0, description="What measuring the signals took.")
+    signals: dict[str, dict[str, float]] = Field(default_factory=dict, description="Signal -> domain -> value.")
+    evaluation_seconds: float = Field(default=0.0, ge=0, description="Time spent on measuring the losses.")
+    signal_seconds: float = Field(default=0.0, ge=0, description="Time spent on measuring the signals.")
     time: str | None = Field(default=None, pattern=TIME_PATTERN, description="When it was measured, in UTC.")
 
     def loss_nats(self, domain: str) -> float:
@@ -97,27 +98,27 @@ ERROR_FIELDS = (
     "change_from_first",
     "change_from_previous",
 )
-"""Fields of a feedback that belong to its very losses; each may lack domains, or all of them."""
+"""Fields that describe the losses of the same feedback; each may lack some or all domains."""
 
 
 class WeightsSource(Protocol):
-    """Where a training loop gets its weights from, and where it sends what it measured.
+    """Where a training loop gets its weights and sends its measurements.
 
-    The controller's pure core is one; the handle of the controller's actor is another.
+    The controller's pure core is one implementation, the handle of the controller's actor another.
     """
 
     def open_attempt(self) -> int:
-        """Begin a new attempt of the run: its number, durable; pushes of lower attempts are refused from now on."""
+        """Begin a new attempt and return its number, durably; pushes of lower attempts are refused from now on."""
         ...
 
     def history(self) -> list[DomainWeights]:
-        """The whole journal of versions so far, oldest first."""
+        """All versions of the journal so far, oldest first."""
         ...
 
     def pull(self, step: int) -> DomainWeights | None:
-        """The version that holds for `step`, which no later version may claim then; None: stop before this step."""
+        """The version for `step`, which no later version may claim afterwards; None: stop before this step."""
         ...
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        """Hand in one evaluation; answers with the version that holds for the next step. Safe to repeat."""
+        """Submit one evaluation and return the version for the next step. Idempotent."""
         ...

@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves either the old file or folder or the new one, never half of one."""
+"""Crash-safe writing: after a crash a file or folder is either the old one or the new one, never a part."""
 
 import os
 import shutil
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it: written, flushed to disk, renamed, and the rename flushed.
+    """Write a file through a temporary one beside it: write, flush to disk, rename, flush the rename.
 
     Raises:
-        OSError: the disk refused, with the path and the number of bytes; an older file of that name is still whole.
+        OSError: with the path and the number of bytes; an older file of that name is unharmed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -18,7 +18,7 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:  # a full disk is reported without a name
+    except OSError as error:  # a full disk is reported without a file name
         raise OSError(error.errno, f"{error.strerror}, writing {len(data):,} bytes", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -26,7 +26,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def temporary_folder(folder: Path) -> Path:
-    """A fresh folder beside `folder`, for `commit_folder`; what an interrupted attempt left there is removed."""
+    """A fresh folder beside `folder`, for `commit_folder`; leftovers of an interrupted attempt are removed."""
     temporary = folder.parent / f".{folder.name}.tmp"
     replaced = _replaced(folder)
     if replaced.exists() and not folder.exists():
@@ -38,7 +38,7 @@ def temporary_folder(folder: Path) -> Path:
 
 
 def commit_folder(temporary: Path, folder: Path) -> None:
-    """Give a finished folder its name: everything reaches the disk first, and an older folder of that name goes."""
+    """Give a finished folder its name once everything is on disk; an older folder of that name is replaced."""
     for path in [*temporary.rglob("*"), temporary]:
         fsync(path)
     replaced = _replaced(folder)
@@ -50,7 +50,7 @@ def commit_folder(temporary: Path, folder: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Force a file or a folder's entries to the disk."""
+    """Flush a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""events.jsonl: what happened in a run that a person should know, a line each, appended by whoever noticed."""
+"""events.jsonl: what happened in a run that the user should know, one line per event."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,6 @@ from workers.clock import utc_now
 
 
 def log_event(run_folder: Path, step: int, kind: str, message: str) -> None:
-    """Append one event, with the time of day; `kind` is for filtering, `message` for reading."""
+    """Append one event with the current time; `kind` is for filtering, `message` for reading."""
     with (run_folder / "events.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "time": utc_now(), "kind": kind, "message": message}) + "\n")

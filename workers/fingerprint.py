@@ -1,4 +1,4 @@
-"""Names for results, by all that they depend on."""
+"""Names for results, derived from everything that they depend on."""
 
 import json
 from hashlib import blake2b
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def fingerprint(identity: Any, num_bytes: int = 6) -> str:
-    """A digest of plain data as hexadecimal digits; the order of keys does not matter.
+    """A digest of JSON content in hexadecimal; the order of keys does not matter.
 
     Raises:
-        TypeError: a value has no JSON form, so the same settings might give other digests in another process.
+        TypeError: a value has no JSON form, so its digest could differ between processes.
     """
     return fingerprint_bytes(json.dumps(identity, sort_keys=True).encode(), num_bytes)
 
 
 def fingerprint_bytes(content: bytes, num_bytes: int = 6) -> str:
-    """A digest of bytes as hexadecimal digits."""
+    """A digest of bytes in hexadecimal."""
     return blake2b(content, digest_size=num_bytes).hexdigest()

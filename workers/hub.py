@@ -1,7 +1,7 @@
-"""Whether the Hugging Face hub has what a configuration names, asked once and for seconds, before libraries ask.
+"""Checks that the Hugging Face hub has what a configuration names, once and within seconds, before libraries ask.
 
-Those try again for half a minute and longer where nobody answers, once for every file, and end in a traceback. Where
-the hub does not answer but the local cache has the files, this process goes on with the cache alone, and says so.
+If the hub does not answer, libraries retry for half a minute or longer for every file and end in a traceback. If the
+local cache has the files, this process continues with the cache alone and says so.
 """
 
 import os
@@ -23,11 +23,11 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
     """Make sure that a name on the hub can be read, from there or from the local cache.
 
     Returns:
-        A line to show where the hub does not answer and the cache is used instead; None where it answers, or where
+        A line to show if the hub does not answer and the cache is used instead; None if it answers, or if
         HF_HUB_OFFLINE asks for the cache.
 
     Raises:
-        ValueError: the hub does not have it, does not give it, or cannot be asked and it is not in the cache.
+        ValueError: the hub does not have it, denies access, or cannot be reached and the cache does not have it.
     """
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
@@ -37,7 +37,7 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
         if cached:
             return None
         raise ValueError(
-            f"{what} is not in the local cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to ask the hub; "
+            f"{what} is not in the local cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids asking the hub; "
             "unset HF_HUB_OFFLINE, fill the cache, or give a local folder"
         )
     try:
@@ -46,31 +46,31 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
         return None
     except errors.HFValidationError as error:
         raise ValueError(
-            f"{what} is neither a folder of this machine nor a name on the hub, which is written owner/name"
+            f"{what} is neither a folder on this machine nor a name on the hub, which is written owner/name"
         ) from error
     except errors.GatedRepoError as error:
         raise ValueError(
-            f"{what} is gated: accept its terms at {_page(kind, name)}, and {_LOGIN} as who accepted them"
+            f"{what} is gated: accept its terms at {_page(kind, name)}, and {_LOGIN} with that account"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
-            f"the hub ({constants.ENDPOINT}) has no {_NAMES[kind]} {name!r} that you may see; mend the name, give a "
-            f"local folder that is there, or, if it is private, {_LOGIN}"
+            f"the hub ({constants.ENDPOINT}) has no {_NAMES[kind]} {name!r} that you may see; fix the name, give an "
+            f"existing local folder, or, if it is private, {_LOGIN}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(
             f"{what} has no revision {revision!r} on the hub; name a branch, tag or commit of it"
         ) from error
     except errors.EntryNotFoundError as error:
-        if kind == "dataset":  # one without a README is a data set all the same
+        if kind == "dataset":  # a data set need not have a README
             return None
         raise ValueError(f"{what} has no {_ASKED_FOR[kind]} on the hub, so transformers cannot load it") from error
-    except Exception as error:  # what a network can do wrong has no common class
+    except Exception as error:  # network errors have no common base class
         return _use_cache(kind, what, cached, _reason(error))
 
 
 def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
-    """Go on with the local cache alone."""
+    """Continue with the local cache alone."""
     from huggingface_hub import constants
 
     place = f"the hub ({constants.ENDPOINT}) {reason}"
@@ -78,8 +78,8 @@ def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
         no_folder = f"there is no folder of that name in {Path.cwd()}, " if kind == "model" else ""
         raise ValueError(
             f"{what} cannot be read: {no_folder}{place}, and it is not in the local cache "
-            f"({constants.HF_HUB_CACHE}); give a local folder, mend the network (or HF_ENDPOINT), or fill the cache "
-            "where there is one (`hf download`)"
+            f"({constants.HF_HUB_CACHE}); give a local folder, fix the network (or HF_ENDPOINT), or fill the cache "
+            "from a machine with access (`hf download`)"
         )
     os.environ["HF_HUB_OFFLINE"] = "1"
     modules: Any = sys.modules
@@ -90,7 +90,7 @@ def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why the hub gave no answer that could be used."""
+    """Why the hub gave no usable answer."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"answers with status {status}"
@@ -105,7 +105,7 @@ def _is_cached(kind: Kind, name: str, revision: str | None) -> bool:
     if kind == "model":
         try:
             return isinstance(try_to_load_from_cache(name, _ASKED_FOR[kind], revision=revision), str)
-        except ValueError:  # no name at all
+        except ValueError:  # not a valid name
             return False
     prepared = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
     downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"

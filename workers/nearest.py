@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that is not known."""
+"""Suggestions for unknown names."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -7,7 +7,7 @@ _MAX_LISTED = 20
 
 
 def find_nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like it, whatever their case; else one of whose words it is most like one."""
+    """The most similar known name, ignoring case; otherwise the one with the most similar word in it."""
     by_folded = {each.casefold(): each for each in known}
     if near := difflib.get_close_matches(name.casefold(), by_folded, 1):
         return by_folded[near[0]]
@@ -17,14 +17,14 @@ def find_nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def meant(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the first unknown name that is like a known one; else nothing."""
+    """` (did you mean 'x'?)` for the first unknown name that resembles a known one; otherwise nothing."""
     names = list(known)
     near = next((found for name in unknown if (found := find_nearest(name, names))), None)
     return f" (did you mean {near!r}?)" if near else ""
 
 
 def suggest(name: str, known: Collection[str], otherwise: str = "known") -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    """The end of a sentence about an unknown name: the nearest known name, or a list of all."""
     if near := find_nearest(name, known):
         return f"; did you mean {near!r}?"
     listed = list(known)

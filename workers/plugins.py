@@ -1,7 +1,7 @@
-"""Entries of tables from installed distributions: Python's entry points, so nothing runs that was not installed.
+"""Table entries from installed distributions, through Python's entry points: only installed code runs.
 
-A distribution names them in its pyproject.toml, `[project.entry-points."raymix.mixing"]`. One that cannot be used is
-left out of its table, so that a finished run can still be looked at; reading a configuration shows `plugin_faults`.
+A distribution names them in its pyproject.toml, `[project.entry-points."raymix.mixing"]`. An unusable one is left out
+of its table, so that a finished run can still be inspected; reading a configuration shows `plugin_faults`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ _faults: dict[EntryPoint, str] = {}
 
 
 def with_plugins(group: str, own: Mapping[str, Entry], fault_of: Callable[[str, Any], str | None]) -> dict[str, Entry]:
-    """A table with the entries of installed plugins after its own.
+    """The table `own`, followed by the entries of installed plugins.
 
     Args:
         group: group of entry points, such as raymix.mixing.
         own: the entries of this package.
-        fault_of: what keeps an object from being an entry of this name; None: nothing does.
+        fault_of: why an object cannot be the entry of this name; None if it can.
     """
     table = dict(own)
     for point in entry_points(group=group):
@@ -36,7 +36,7 @@ def _add(table: dict[str, Any], point: EntryPoint, fault_of: Callable[[str, Any]
         return f"the name {point.name!r} is taken"
     try:
         entry = point.load()
-    except Exception as error:  # of any kind: it is other people's code
+    except Exception as error:  # third-party code may raise anything
         return f"{point.value} cannot be imported: {type(error).__name__}: {error}"
     if fault := fault_of(point.name, entry):
         return f"{point.value} {fault}"
@@ -45,14 +45,14 @@ def _add(table: dict[str, Any], point: EntryPoint, fault_of: Callable[[str, Any]
 
 
 def has_type(config: Any, base: type[BaseModel], name: str) -> bool:
-    """Whether `config` is a settings class derived from `base` that a configuration names by `type: name`."""
+    """Whether `config` is a subclass of `base` that a configuration selects with `type: name`."""
     if not (isinstance(config, type) and issubclass(config, base)):
         return False
     return config.model_fields["type"].annotation == Literal[name]
 
 
 def plugin_faults() -> list[str]:
-    """A line for each installed plugin that cannot be used."""
+    """A line for each unusable plugin."""
     return [
         f"plugin {point.name!r} of {_distribution(point)}, group {point.group}: {fault}; fix or uninstall it"
         for point, fault in _faults.items()

@@ -1,4 +1,4 @@
-"""The base of every settings class: frozen, no unknown keys, no NaN, and each field explained by its docstring."""
+"""The base of every settings class: frozen, no unknown keys, no NaN, every field explained by its docstring."""
 
 import os
 import re
@@ -8,38 +8,38 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
-"""What everything random is keyed by: 64 bits, the most that torch takes."""
+"""The key of everything random: 64 bits, the most that torch accepts."""
 
 
 def expand_path(value: Any) -> Any:
-    """A path with `~` and environment variables written out; what there is under the very name stays as it is.
+    """A path with `~` and environment variables expanded; a path that exists literally is left as it is.
 
     Raises:
-        ValueError: a variable in it is not set, or it names nothing.
+        ValueError: it is empty, or names an unset variable or an unknown user.
     """
     if not isinstance(value, str | Path):
         return value
     text = str(value)
     if not text.strip():
-        raise ValueError("is an empty path; give one, or leave the key out")
+        raise ValueError("is an empty path; give a path, or leave the key out")
     if not (text.startswith("~") or "$" in text) or os.path.lexists(text):
         return value
-    expanded = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111  which leaves an unknown user's name
+    expanded = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111  pathlib raises for an unknown user
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
-        raise ValueError(f"{text}: the environment variable {unset[0]} is not set; set it, or write the path out")
+        raise ValueError(f"{text}: the environment variable {unset[0]} is not set; set it, or write out the path")
     if expanded.startswith("~"):
-        raise ValueError(f"{text}: there is no user {expanded.split('/')[0][1:]!r}; write the path out")
+        raise ValueError(f"{text}: there is no user {expanded.split('/')[0][1:]!r}; write out the path")
     return type(value)(expanded)
 
 
 LocalPath = Annotated[Path, BeforeValidator(expand_path)]
-"""A file or folder of this machine, as a person writes it in a configuration."""
+"""A file or folder on this machine, as the user writes it in a configuration."""
 LocalPathOrName = Annotated[str, BeforeValidator(expand_path), Field(min_length=1)]
-"""A folder of this machine, or a name on the hub."""
+"""A folder on this machine, or a name on the hub."""
 
 
 def narrow_seed(seed: int) -> int:
-    """The seed for libraries that take 32 bits, as scikit-learn and Optuna do; smaller seeds stay as they are."""
+    """The seed for libraries that take only 32 bits (scikit-learn, Optuna); smaller seeds are unchanged."""
     return seed % 2**32
 
 
@@ -49,10 +49,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def replaced(self, **changes: Any) -> Self:
-        """The same settings with these changes, which are checked like any others.
+        """The same settings with these changes, validated.
 
         Raises:
-            ValidationError: a key is not known, or the settings do not fit together.
+            ValidationError: a key is unknown, or the settings contradict each other.
         """
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate(given | changes)

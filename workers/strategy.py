@@ -1,4 +1,4 @@
-"""What every training strategy is."""
+"""The interface of a training strategy."""
 
 from typing import Any, Protocol
 
@@ -6,32 +6,32 @@ from workers.settings import Settings
 
 
 class StrategySettings(Settings):
-    """Settings that every strategy has."""
+    """The base of every strategy's settings."""
 
     type: str
-    """Name in the table of strategies."""
+    """Name of the strategy."""
 
 
 class Strategy(Protocol):
-    """A module, or an object, with these two.
+    """A module or object with these two members.
 
-    One that acts at every optimizer step as well has `attach(engine, config)`. It is called once, on every rank, when
-    the engine is built, and hangs what it needs on the engine; it returns an `Attachment` or None.
+    A strategy that also acts at every optimizer step has `attach(engine, config)`. It is called once on every rank,
+    when the engine is built, registers its hooks on the engine, and returns an `Attachment` or None.
     """
 
     @property
     def config_class(self) -> type[StrategySettings]:
-        """Its settings; their `type` names it."""
+        """Its settings class, whose `type` names the strategy."""
 
     def apply(self, model: Any, config: Any) -> Any:
-        """The model, or one around it, with only those parameters trainable that the strategy trains."""
+        """The model, possibly wrapped, in which exactly the parameters that the strategy trains are trainable."""
 
 
 class Attachment(Protocol):
-    """What a strategy hung on an engine; both calls are made on all ranks."""
+    """What a strategy attached to an engine; both calls are made on all ranks."""
 
     def watch(self) -> None:
-        """Look closely at the next optimizer step."""
+        """Observe the next optimizer step."""
 
     def observations(self) -> dict[str, Any]:
-        """What was seen there, for the step's line of metrics.jsonl: plain JSON content, the same on all ranks."""
+        """What was observed, for the step's line of metrics.jsonl: JSON content, the same on all ranks."""

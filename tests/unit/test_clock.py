@@ -23,7 +23,7 @@ def test_a_time_is_utc_wherever_the_machine_stands(zone: str, monkeypatch: pytes
 
 
 def test_a_time_without_its_zone_is_refused() -> None:
-    with pytest.raises(ValueError, match="which zone"):
+    with pytest.raises(ValueError, match="no time zone"):
         parse_time("2027-01-15T08:00:00")
 
 

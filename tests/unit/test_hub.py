@@ -132,7 +132,7 @@ def test_a_name_that_can_be_none(tmp_path: Path, hub: str) -> None:
 
 def test_offline_by_the_user_s_wish_asks_nobody(tmp_path: Path) -> None:
     said, seconds = ask(tmp_path, CLOSED, "model", "o/m", HF_HUB_OFFLINE="1")
-    assert "is not in the local cache" in said and "HF_HUB_OFFLINE forbids to ask the hub" in said and seconds < SECONDS
+    assert "is not in the local cache" in said and "HF_HUB_OFFLINE forbids asking the hub" in said and seconds < SECONDS
     write_snapshot(tmp_path)
     assert ask(tmp_path, CLOSED, "model", "o/m", HF_HUB_OFFLINE="1")[0] == "NOTE None"
 

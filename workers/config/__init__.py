@@ -1,1 +1,1 @@
-"""What the workers are given: domains, data, model, training. No torch import."""
+"""Settings of the workers: domains, data, model, training. No torch import."""

@@ -1,4 +1,4 @@
-"""The optimizer steps, and the evaluation between them."""
+"""Settings of the optimizer steps and of the evaluations between them."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,17 @@ class DeepSpeedConfig(Settings):
     """The ZeRO engine."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What is sharded over the ranks: 1 optimizer state, 2 also gradients, 3 also parameters, 0 nothing."""
+    """What is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 also gradients, 3 also parameters."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which gradients are summed over passes and ranks where model.dtype is bfloat16. In bfloat16 they
-    take half the memory, and a sum loses what is below 1/256 of it."""
+    """Precision in which gradients are summed over passes and ranks if model.dtype is bfloat16. In bfloat16 they take
+    half the memory, but a sum loses addends smaller than 1/256 of it."""
     config: LocalPath | None = None
-    """A DeepSpeed JSON file of your own; raymix fills in batch sizes, precision, optimizer and what says "auto"."""
+    """Your own DeepSpeed JSON file; raymix fills in batch sizes, precision, optimizer and values of "auto"."""
 
     @model_validator(mode="before")
     @classmethod
     def _stage_of_the_file(cls, data: Any) -> Any:
-        """Without a `zero_stage` beside it the file's own stage holds; a file that cannot be read is told of later."""
+        """Without `zero_stage` the file's stage applies; a file that cannot be read is reported later."""
         if isinstance(data, dict) and data.get("config") and "zero_stage" not in data:
             try:
                 stage = json.loads(Path(expand_path(data["config"])).read_text(encoding="utf-8"))["zero_optimization"][
@@ -44,37 +44,37 @@ class TrainingConfig(Settings):
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps; give this, `epochs` or `max_tokens`."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over as many rows as all domains have together; give this, `max_steps` or `max_tokens`."""
+    """Passes over as many sequences as all domains have together; give this, `max_steps` or `max_tokens`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens to train on: the nearest number of steps, at the initial mix's mean tokens in a row."""
+    """Tokens to train on, rounded to whole steps by the mean tokens in a sequence of the initial mix."""
     global_batch_size: Annotated[int, Field(ge=1)] = 128
-    """Rows per optimizer step, over all ranks."""
+    """Sequences per optimizer step, over all ranks."""
     batches: Literal["mixed", "one_domain"] = "mixed"
-    """What a global batch holds: rows of all domains by their shares, or of one alone, whose turn comes as its share
-    says (so in the papers of MultiDDS and Mixture-of-Skills; the released code of the latter mixes)."""
+    """What a global batch holds: sequences of all domains by their shares, or of a single domain, chosen as often as
+    its share says (as in the MultiDDS and Mixture-of-Skills papers; the released code of the latter mixes)."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4
-    """Rows per rank and forward pass."""
+    """Sequences per rank and forward pass."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5
     """Peak learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up; linear and cosine end at 0."""
+    """How the learning rate changes after the warm-up; linear and cosine end at 0."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Fraction of the steps in which the learning rate rises from 0 to its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay, on matrices only: biases, norms and what states decay by are left alone."""
+    """Decoupled weight decay, on matrices only: not on biases, norms or the decay rates of state-space layers."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1.0e-8
     """AdamW's epsilon."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Clip the norm of the global gradient to this; 0 clips nothing."""
+    """Clip the norm of the global gradient to this; 0 disables clipping."""
     router_loss: bool = True
-    """Train the auxiliary loss of a mixture-of-experts model too, which keeps its routers balanced, with the
-    coefficient of the model's config; all other losses shown remain pure cross-entropy."""
+    """Also train the auxiliary loss of a mixture-of-experts model, which keeps its routers balanced, with the
+    coefficient in the model's config; every other loss shown is pure cross-entropy."""
     strategy: StrategyConfig = FullConfig()
-    """Which parameters move."""
+    """Which parameters are trained."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    """Recompute activations in the backward pass: less memory for about a third more compute."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """The ZeRO engine."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
@@ -83,7 +83,7 @@ class TrainingConfig(Settings):
     """Newest checkpoints to keep."""
 
     def with_absolute_paths(self) -> Self:
-        """The same, named so that a process in another folder finds its DeepSpeed file."""
+        """The same settings with the absolute path of the DeepSpeed file."""
         path = self.deepspeed.config
         if path is None:
             return self
@@ -97,7 +97,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if sum(length is not None for length in (self.max_steps, self.epochs, self.max_tokens)) != 1:
-            raise ValueError("give either max_steps or epochs or max_tokens")
+            raise ValueError("give exactly one of max_steps, epochs and max_tokens")
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
@@ -112,12 +112,12 @@ class EvaluationConfig(Settings):
     every: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between two evaluations; the base model is measured at step 0."""
     max_rows: Annotated[int, Field(ge=1)] | Literal["all"] = 64
-    """Rows of each domain that are measured: as many held-out examples as fit into them, a random sample of the whole
-    held-out set that is the same at every evaluation and in every run on the same data; `all` measures every one."""
+    """Sequences of each domain that are measured. They hold a random sample of the whole held-out set, as many examples
+    as fit, the same at every evaluation and in every run on the same data; `all` measures every example."""
     signal_examples: Annotated[int, Field(ge=1)] = 64
-    """Training examples of each domain that a signal is measured on, for algorithms that need signals: other ones at
-    each evaluation, in whole rows, so that it may be a few more."""
+    """Training examples of each domain on which a signal is measured, for algorithms that need signals: different ones
+    at each evaluation, in whole sequences, so possibly a few more."""
     best: str | None = "mean"
-    """What `best/` minimises: `mean` or `worst` domain loss, or that of the domain named here; null keeps no best. The
-    model that training starts from counts as well: where no evaluation beats it there is no `best/`. A run's verdict
-    goes by the same loss."""
+    """What `best/` minimises: the `mean` or `worst` domain loss, or the loss of the domain named here; null keeps no
+    best model. The model that training starts from counts too: if no evaluation beats it, there is no `best/`. A run's
+    verdict uses the same loss."""

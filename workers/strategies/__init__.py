@@ -1,10 +1,10 @@
-"""Which parameters move: one file per training strategy.
+"""Which parameters are trained: one file per training strategy.
 
 To add one, write a file with a config class (its `type` names it; `config_class` is that class) and an
 `apply(model, config)` function that freezes or wraps the model, and give it a line in the table below. Neither the loop
-nor the engine changes. A strategy in a package of its own is an entry point: docs/extending.md.
+nor the engine changes. A strategy in a separate package is an entry point: docs/extending.md.
 
-Files here import torch and peft inside their functions, so that a configuration is checked without them.
+Files here import torch and peft inside functions, so that a configuration can be checked without them.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
@@ -19,7 +19,7 @@ _OWN: dict[str, Strategy] = {"full": full, "lora": lora, "cofitune": cofitune}
 
 
 def _fault(name: str, entry: Any) -> str | None:
-    """What keeps an object from being the strategy of this name."""
+    """Why an object cannot be the strategy of this name."""
     if not callable(getattr(entry, "apply", None)):
         return "is not a strategy: it has no function `apply`"
     config = getattr(entry, "config_class", None)

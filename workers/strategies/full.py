@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter moves."""
+"""Full fine-tuning: every parameter is trained."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,5 @@ config_class = FullConfig
 
 
 def apply(model: "PreTrainedModel", config: FullConfig) -> "PreTrainedModel":
-    """The model itself, all parameters trainable."""
     model.requires_grad_(True)
     return model

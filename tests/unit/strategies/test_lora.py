@@ -95,7 +95,7 @@ def test_what_is_asked_for_in_vain_is_an_error(family: str, settings: dict[str, 
     [
         ({"target_modules": []}, "target_modules is empty"),
         ({"rank_pattern": {"q_proj(": 2}}, r"rank_pattern: 'q_proj\(' is not a regular expression"),
-        ({"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]}, "in target_modules and in modules_to_save"),
+        ({"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]}, "in both target_modules and modules_to_save"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_a_model_is_there(

@@ -1,4 +1,4 @@
-"""Settings of CoFiTune, and the layers that a range stands for. No torch: checked when a configuration is read."""
+"""Settings of CoFiTune, and the layers that a range selects. No torch: checked when a configuration is read."""
 
 from fractions import Fraction
 from math import ceil, floor
@@ -19,43 +19,43 @@ MODULE_SETS: dict[str, tuple[Module, ...]] = {"attention": ("q", "k", "v"), "fee
 class ImportanceConfig(Settings):
     """How important the base model's heads and neurons are: measured on the trained domains' rows, or read from files.
 
-    `zscore` is the paper's normalisation, and the default so that a run is comparable with it; it makes sense for the
-    paper's signed scores alone, which scatter around 0. `rank` does not care how the scores are distributed.
+    `zscore` is the paper's normalisation, and the default so that runs are comparable with it; it makes sense only for
+    the paper's signed scores, which scatter around 0. `rank` does not depend on how the scores are distributed.
     """
 
     files: list[LocalPath] = Field(default_factory=list)
-    """importance.safetensors of other runs, used instead of measuring; of several the elementwise maximum counts."""
+    """importance.safetensors of other runs, used instead of measuring; of several, the elementwise maximum."""
     domains: Annotated[list[str], Field(min_length=1)] | None = None
-    """Trained domains whose training rows are measured; default: all of them."""
+    """Trained domains whose training sequences are measured; default: all of them."""
     num_rows: Annotated[int, Field(ge=1)] = 128
-    """Rows of each domain, drawn by the run's seed. The paper measures all of them."""
+    """Sequences of each domain, drawn with the run's seed. The paper measures all of them."""
     dropout: Annotated[float, Field(gt=0, lt=1)] = 0.003
-    """Dropout on attention probabilities and feed-forward outputs while measuring, a fraction."""
+    """Dropout on attention probabilities and feed-forward outputs while measuring, as a fraction."""
     normalisation: Literal["zscore", "rank"] = "zscore"
-    """`zscore`: |tanh z| of the signed score in its layer, as the paper's code; `rank`: rank of the absolute score."""
+    """`zscore`: |tanh z| of the signed score in its layer (the paper's code); `rank`: rank of the absolute score."""
     merge: Literal["pool", "max"] = "pool"
-    """`pool` measures all domains as one set of tokens; `max` each alone, and takes the elementwise maximum."""
+    """`pool` measures all domains as one set of tokens; `max` each separately, then takes the elementwise maximum."""
 
 
 class CoFiTuneConfig(StrategySettings):
-    """Train some modules of some layers, and protect what is important in them by a soft mask."""
+    """Train some modules of some layers and protect their important units with a soft mask."""
 
     type: Literal["cofitune"] = "cofitune"
     """CoFiTune: a range of layers, a set of modules, a soft mask."""
     layers: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (0.25, 0.5)
-    """Range (from, to] of the layers that are trained, in fractions of the depth; [0.25, 0.5] of 32 is 9 to 16."""
+    """Range (from, to] of the trained layers, in fractions of the depth; [0.25, 0.5] of 32 layers is 9 to 16."""
     modules: Annotated[list[Literal[Module, ModuleSet]], Field(min_length=1)] = Field(default=["feed_forward"])
     """What is trained in these layers: `attention` (q, k, v), `feed_forward` (up, down), or single modules."""
     mask: Literal["update", "gradient", "none"] = "update"
-    """The soft mask scales the `update`, or the `gradient` (as the paper says; nearly inert under Adam), or `none`."""
+    """What the soft mask scales: the `update`, the `gradient` (as in the paper; hardly acts under Adam), or `none`."""
     importance: ImportanceConfig = ImportanceConfig()
     """Where the mask comes from."""
 
     @property
     def trained_modules(self) -> list[Module]:
-        """The single modules, each once."""
+        """The individual modules, each once."""
         single = [module for name in self.modules for module in MODULE_SETS.get(name, (name,))]
-        return list(dict.fromkeys(single))  # type: ignore[arg-type]  # a name that is no set is a module
+        return list(dict.fromkeys(single))  # type: ignore[arg-type]  # any other name is a module
 
     @field_validator("layers")
     @classmethod
@@ -66,19 +66,19 @@ class CoFiTuneConfig(StrategySettings):
 
 
 def trained_layers(layers: tuple[float, float], num_layers: int) -> range:
-    """Indices, from 0, of the layers in the half-open range (from, to] of the depth, layers counted from 1.
+    """Indices, from 0, of the layers in the half-open range (from, to] of the depth, with layers counted from 1.
 
     Source: arXiv 2404.10306, the author's script: (0.25, 0.5] of 32 layers is 8..15, of 60 layers 15..29.
 
     Raises:
-        ValueError: no layer lies in the range.
+        ValueError: the range contains no layer.
     """
-    # The decimals as they were written: 0.29 * 100 is 28.999999999999996 in floating point.
+    # Exact decimals as written: 0.29 * 100 is 28.999999999999996 in floating point.
     first, last = (floor(Fraction(str(end)) * num_layers) for end in layers)
     if first == last:
         near = [ceil(1000 * layer / num_layers) / 1000 for layer in (first, first + 1)]
         raise ValueError(
-            f"training.strategy.layers: {list(layers)} of {num_layers} layers holds no layer; "
+            f"training.strategy.layers: {list(layers)} of {num_layers} layers contains no layer; "
             f"{near} would be layer {first + 1}, for example"
         )
     return range(first, last)
