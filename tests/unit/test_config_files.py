@@ -98,7 +98,7 @@ def test_folders_and_patterns_are_looked_into(tmp_path: Path) -> None:
         (tmp_path / "law" / name).write_text('{"text": "one"}\n' * rows)
     config = config_of(train=[str(tmp_path / "law")], eval=str(tmp_path / "law" / "*.jsonl"))
     assert missing_files(config) == []
-    assert left_aside(config) == [f"domain 'law', train: {tmp_path / 'law'}: 1 left aside as of another kind: notes.md"]
+    assert left_aside(config) == [f"domain 'law', train: {tmp_path / 'law'}: 1 left out (another file type): notes.md"]
     (tmp_path / "law" / "c.jsonl").write_bytes(gzip.compress(b"{}"))
     (tmp_path / "law" / "d.csv").write_text("")
     found = missing_files(config)
@@ -115,7 +115,7 @@ def test_a_pattern_without_a_match_is_told_at_its_key(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     ((where, what),) = missing_files(config_of(train=["*.jsonl"]))
     assert where == ("domains", "law", "train", 0)
-    assert what == f"*.jsonl: nothing matches this pattern (looked in {tmp_path}); mend it"
+    assert what == f"*.jsonl: nothing matches this pattern (looked in {tmp_path}); correct it"
 
 
 def test_the_window_of_the_configuration_counts(tmp_path: Path) -> None:

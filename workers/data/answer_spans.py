@@ -1,17 +1,17 @@
-"""Where in a rendered conversation the answers stand: the characters that the model is to produce.
+"""Where the answers are in a rendered conversation: the characters that the model is to produce.
 
-A template says it itself where it has `{% generation %}` blocks. Most have none, and how they write an answer often
-depends on what follows it (thoughts of earlier turns vanish, the last turn ends otherwise), so an answer cannot be
-found as the difference of two renderings. It is found by its content: the conversation is rendered once more with an
-unused character before and after what each message says. Once these are taken out again, the two renderings must be
-the same; then it is known where each message stands. From there
+A template with `{% generation %}` blocks marks them itself. Most have none, and how they write an answer often depends
+on what follows it (thoughts of earlier turns vanish, the last turn ends differently), so an answer cannot be found as
+the difference of two renderings. It is found by its content: the conversation is rendered a second time with an unused
+character before and after the text of each message. With these removed, the two renderings must be equal; the marks
+then show where each message is. From there
 
-* an answer begins where the prompt for it ends: what the template writes between the message before and the answer, as
-  far as it writes the same to ask for one (`add_generation_prompt`);
-* it ends with the end token that the template writes after it where the conversation ends with this answer. Where the
-  whole conversation has another one there, it counts if it also ends a message that is answered.
+* an answer begins where the prompt for it ends: what the template writes between the previous message and the answer,
+  as far as it writes the same when asked for one (`add_generation_prompt`);
+* it ends with the end token that the template writes after it when the conversation ends with this answer. If the
+  whole conversation has a different one there, that counts if it also ends a message that is answered.
 
-Where a template hides these, less is taken: what the answer says, and never what somebody else says.
+If a template hides these, less is taken: the text of the answer, and never that of another speaker.
 """
 
 import re
@@ -38,7 +38,7 @@ Locate = Callable[[Sequence[Message], bool], Located]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The characters that one message stands for, from behind the prompt to the end token."""
+    """The characters of one message, from the end of the prompt through the end token."""
 
     start: int
     end: int
@@ -46,8 +46,7 @@ class Answer:
 
 
 def find_answers(template: ChatTemplate, conversation: Conversation) -> list[Answer]:
-    """The answers of a conversation that the text holds, learned or not, in the order of the text; in several pieces
-    where a template puts somebody else's words into one.
+    """The answers in the text, trained on or not, in order; in pieces if a template inserts another speaker's words.
 
     Raises:
         TemplateRefusal: the template's own generation blocks leave out an answer, or a call cannot be found.
@@ -65,7 +64,7 @@ def find_answers(template: ChatTemplate, conversation: Conversation) -> list[Ans
 
 
 def _match_plainly(blocks: list[Span], template: ChatTemplate, conversation: Conversation) -> list[Answer]:
-    """The blocks as answers where each holds one of them and an end token: then there is nothing to look for."""
+    """The blocks as answers if each contains exactly one and an end token; otherwise none."""
     indices = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     if len(indices) != len(blocks):
         return []
@@ -78,13 +77,13 @@ def _match_plainly(blocks: list[Span], template: ChatTemplate, conversation: Con
 
 
 def _match_blocks(blocks: list[Span], answers: list[Answer]) -> list[Answer]:
-    """The blocks as answers: whose they are, and up to the end token where a block leaves it out."""
+    """The blocks as answers: assigned to messages, and extended to the end token if a block omits it."""
     matched = []
     for answer in answers:
         own = [(start, end) for start, end in blocks if start < answer.end and answer.start < end]
         if not own:
             raise TemplateRefusal(
-                f"the chat template's generation mask is off: it marks {len(blocks)} answers of {len(answers)}"
+                f"the chat template's generation mask is wrong: it marks {len(blocks)} of {len(answers)} answers"
             )
         matched += [Answer(start, end, answer.message) for start, end in own[:-1]]
         matched.append(Answer(own[-1][0], max(own[-1][1], answer.end), answer.message))
@@ -99,15 +98,11 @@ class _Structure:
         self._messages, self._tools = conversation.messages, conversation.tools
         self._taken = find_taken(self._messages, self._tools)
         self._way, self._whole = self._find_way(conversation.text)
-        # What is written between two messages is mostly the same at every turn; asking again costs renderings.
+        # The text between two messages is mostly the same at every turn, and every question costs a rendering.
         self._known: dict[Key, int | None] = {}
 
     def check_calls(self) -> None:
-        """That the place of every call is known.
-
-        Raises:
-            TemplateRefusal: one has none.
-        """
+        """Raise TemplateRefusal unless the place of every call is known."""
         found = {mark.message for mark in self._whole.marks if mark.is_call}
         for index, message in enumerate(self._messages):
             if "tool_calls" in message and index not in found:
@@ -129,7 +124,7 @@ class _Structure:
         return self._search, self._search(self._messages, False)
 
     def find_answers(self) -> list[Answer]:
-        """Every answer of which the text holds something."""
+        """Every answer that the text contains at least in part."""
         answers = []
         for message, run in groupby(enumerate(self._whole.marks), key=lambda numbered: numbered[1].message):
             if self._messages[message]["role"] == "assistant":
@@ -138,7 +133,7 @@ class _Structure:
         return [answer for answer in answers if answer is not None]
 
     def _answer(self, index: int, first: int, last: int) -> Answer | None:
-        """The piece of an answer whose marks are the `first` to the `last` of the text; None where it is no answer."""
+        """The piece of an answer with the marks `first` to `last` of the text; None if it is not an answer."""
         text, marks = self._whole.text, self._whole.marks
         before = marks[first - 1].at if first else 0
         after = marks[last + 1].at if last + 1 < len(marks) else len(text)
@@ -157,9 +152,9 @@ class _Structure:
         return Answer(before + length, marks[last].at + (self._known[closed] or 0), index)
 
     def _length_of_prompt(self, index: int, written: str, marks_before: list[Mark]) -> int | None:
-        """How much of what is written between two messages asks for the second, and is no part of it yet."""
+        """How many of the characters written between two messages are the prompt for the second."""
         if any(mark.message == index for mark in marks_before):
-            return len(written)  # a later piece of the answer, behind somebody else's words
+            return len(written)  # a later piece of the answer, after another speaker's words
         asked = self._try(self._messages[:index], prompt=True) if index else None
         if asked is None or [mark.number for mark in asked.marks[-1:]] != [mark.number for mark in marks_before[-1:]]:
             return self._length_with_header(written)
@@ -172,8 +167,8 @@ class _Structure:
         return max(self._template.snap(written, length), self._end_of_header(written, self._template.header))
 
     def _length_of_announcement(self, index: int, written: str) -> int:
-        """The same where nothing asks for an answer: what the template writes before a plain one is not the answer's,
-        but what it writes before a call or a thought alone is."""
+        """The same without a prompt: what the template writes before every answer is not part of the answer, but what
+        it writes only before a call or a thought is."""
         if not {"tool_calls", "reasoning_content"} & self._messages[index].keys():
             return len(written)
         plain = self._try([*self._messages[:index], {"role": "assistant", "content": PROBE}])
@@ -186,34 +181,34 @@ class _Structure:
         return length if length in (len(written), len(announced)) else self._template.snap(written, length)
 
     def _length_with_header(self, written: str) -> int | None:
-        """The same where it cannot be seen what asks for this answer: by what asks for one elsewhere."""
+        """The same if the prompt of this answer cannot be seen: by the prompt of other answers."""
         if not self._template.header:
             return len(written)
         for header in self._template.headers:
             if end := self._end_of_header(written, header):
                 return end
-        return None  # it is not announced as an answer, but made part of what somebody else says
+        return None  # not announced as an answer, but part of another speaker's message
 
     @staticmethod
     def _end_of_header(written: str, header: str) -> int:
-        """Where a header ends in what is written; 0 where it does not stand there."""
+        """Where a header ends in `written`; 0 if it is not there."""
         at = written.rfind(header) if header else -1
         return before_empty_element(written, at + len(header)) if at >= 0 else 0
 
     def _length_of_end(self, index: int, written: str, last: Mark) -> int:
-        """How much of what is written behind the last mark of an answer belongs to it."""
+        """How many of the characters written after the last mark of an answer belong to it."""
         closing = self._closing(index, last)
         if closing is None:
             return self._length_to_end_token(written, is_call=last.is_call)
         rest_of_call = 0
-        if last.is_call:  # the mark stands behind its name: what is written alike from there on is the call's
+        if last.is_call:  # the mark follows its name: what both renderings write from there on is the call
             shared = shared_length(written, closing)
             shared = shared if shared == len(closing) else self._template.snap(closing, shared)
             rest_of_call = len(written[:shared].rstrip())
         return rest_of_call + self._length_of_end_token(written[rest_of_call:], closing[rest_of_call:])
 
     def _closing(self, index: int, last: Mark) -> str | None:
-        """What is written behind this mark where the conversation ends with this message."""
+        """What is written after this mark if the conversation ends with this message."""
         cut_off = self._try(self._messages[: index + 1]) if index + 1 < len(self._messages) else self._whole
         numbers = [mark.number for mark in cut_off.marks] if cut_off else []
         if cut_off is None or last.number not in numbers:
@@ -223,7 +218,7 @@ class _Structure:
         return cut_off.text[cut_off.marks[at].at : until]
 
     def _length_to_end_token(self, written: str, *, is_call: bool) -> int:
-        """Where the conversation cannot be cut off here: up to what ends other answers."""
+        """The same if the conversation cannot be cut off here: up to what ends other answers."""
         if not is_call:
             return self._length_of_end_token(written, self._template.closing)
         end_token = re.match(rf"\s*({self._template.marker}+)", self._template.closing)
@@ -242,7 +237,7 @@ class _Structure:
         return others.end() if others and self._ends_a_message(others.group().strip()) else 0
 
     def _ends_a_message(self, end: str) -> bool:
-        """Whether it stands behind a message that is answered, and does not already announce the answer."""
+        """Whether it follows a message that is answered, and does not already announce the answer."""
         if self._template.header.startswith(end):
             return False
         behind = re.compile(rf"\s*{re.escape(end)}")
@@ -257,14 +252,14 @@ class _Structure:
     def _try(self, messages: Sequence[Message], *, prompt: bool = False) -> Located | None:
         try:
             return self._way(messages, prompt)
-        except TemplateRefusal:  # templates may want the conversation whole
+        except TemplateRefusal:  # templates may refuse a part of a conversation
             return None
 
     def _locate_all(self, messages: Sequence[Message], prompt: bool) -> Located:
         return self._locate(messages, prompt, {message["role"] for message in messages})
 
     def _locate_answers(self, messages: Sequence[Message], prompt: bool) -> Located:
-        """For templates that look at what others say."""
+        """For templates that inspect the text of other speakers."""
         return self._locate(messages, prompt, {"assistant"})
 
     def _locate(self, messages: Sequence[Message], prompt: bool, roles: set[str]) -> Located:
@@ -273,7 +268,7 @@ class _Structure:
         return marker.read(self._template.render(marked, self._tools, prompt=prompt))
 
     def _search(self, messages: Sequence[Message], prompt: bool) -> Located:
-        """For templates that look at what the answers say, or change it: each message's text behind the one before."""
+        """For templates that inspect or change the answers: each message's text after the previous one."""
         text = self._template.render(messages, self._tools, prompt=prompt)
         marks: list[Mark] = []
         for index, message in enumerate(messages):

@@ -1,8 +1,8 @@
 """Rows of Arrow data: IPC files (.arrow, Feather), streams as `save_to_disk` writes them, and batches from elsewhere.
 
-Only what a row of text can be made of is decoded: text, numbers, true and false, and lists and objects of them.
-Anything else (times, decimals, bytes, ...) is there as a marker whose class has the name of its type, so that a column
-that nobody uses stops nothing, whatever is in it.
+Only what a row of text can consist of is decoded: text, numbers, booleans, and lists and objects of them. Anything else
+(times, decimals, bytes, ...) becomes a marker whose class is named after its type, so that an unused column never
+prevents reading, whatever is in it.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,11 @@ from workers.data.files import ROWS_PER_BLOCK, BadRow, Shard, one_line
 Rows = Iterator[tuple[int, Any] | BadRow]
 _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
-# A value that has another type than its column, or that runs into a limit of Python.
+# A value that does not have the type of its column, or exceeds a limit of Python.
 _DECODING_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
 
 
 def read_ipc(path: Path, shard: Shard) -> Rows:
-    """The shard's rows of an IPC file or stream."""
     next_row = 0
     try:
         with pyarrow.memory_map(str(path)) as file:
@@ -33,7 +32,7 @@ def read_ipc(path: Path, shard: Shard) -> Rows:
                     if shard.index == 0:
                         yield BadRow(str(path), 1, reason)
                     return
-                batch.validate()  # else a batch may claim to hold any number of rows
+                batch.validate()  # otherwise a batch may claim any number of rows
                 yield from _blocks(batch, next_row, shard)
                 next_row += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -61,7 +60,7 @@ def _blocks(batch: pyarrow.RecordBatch, first: int, shard: Shard) -> Rows:
     while row < first + batch.num_rows:
         end = min((row // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK, first + batch.num_rows)
         if shard.owns(row + 1):
-            if suspects is None:  # once for the whole batch: a slice of lists would have all their values checked
+            if suspects is None:  # once per batch: checking a slice of lists checks all their values
                 columns = zip(batch.schema.names, batch.columns, strict=True)
                 suspects = frozenset(name for name, column in columns if not _is_sound(column))
             yield from read_arrow(batch.slice(row - first, end - row), row, suspects)
@@ -69,25 +68,25 @@ def _blocks(batch: pyarrow.RecordBatch, first: int, shard: Shard) -> Rows:
 
 
 def refuse_columns(schema: pyarrow.Schema) -> str | None:
-    """Why rows of these columns would lose something; None where they do not."""
+    """Why rows with these columns would lose values; None if they would not."""
     for name in schema.names:
         if schema.names.count(name) > 1:
-            return f"column twice: the column `{name[:40]}` is there twice"
+            return f"duplicate column: `{name[:40]}`"
     return None
 
 
 def read_arrow(
     batch: pyarrow.RecordBatch | pyarrow.Table, first: int, suspects: frozenset[str] = frozenset()
 ) -> Iterator[tuple[int, Any]]:
-    """The rows of an Arrow batch whose first is row `first` (from 0) of its file; nothing is opened.
+    """The rows of an Arrow batch that starts at row `first` (from 0) of its file; no file is opened.
 
-    `suspects` are columns that Arrow did not lay out itself and whose offsets or texts are not what they should be.
+    `suspects` are columns from outside whose offsets or texts are invalid.
     """
     if not suspects and all(is_decoded(kind) for kind in batch.schema.types):
         try:
             rows = batch.to_pylist()
         except _DECODING_ERRORS:
-            pass  # find the values that lie
+            pass  # find the damaged values
         else:
             yield from enumerate(rows, start=first + 1)
             return
@@ -106,7 +105,7 @@ def _is_sound(column: pyarrow.Array) -> bool:
 
 
 def marker(name: str) -> object:
-    """Stands for a value that is not decoded; messages name its class."""
+    """A placeholder for a value that is not decoded; messages name its class."""
     return _marker_class(name)()
 
 
@@ -116,9 +115,9 @@ def _marker_class(name: str) -> type:
 
 
 def is_decoded(kind: pyarrow.DataType) -> bool:
-    """Whether values of this type are handed out as such, all the way down."""
+    """Whether values of this type are decoded, at every depth."""
     if isinstance(kind, pyarrow.BaseExtensionType):
-        return False  # by its storage
+        return False  # decoded by its storage type
     if kinds.is_struct(kind):
         names = [kind.field(index).name for index in range(kind.num_fields)]
         return len(set(names)) == len(names) and all(is_decoded(kind.field(i).type) for i in range(kind.num_fields))
@@ -146,7 +145,7 @@ def _decode(column: pyarrow.Array | pyarrow.ChunkedArray, is_suspect: bool) -> l
         try:
             return column.to_pylist()
         except _DECODING_ERRORS:
-            pass  # find the values that lie
+            pass  # find the damaged values
     try:
         return _decode_parts(column)
     except _DECODING_ERRORS:
@@ -182,7 +181,7 @@ def _decode_objects(array: pyarrow.StructArray) -> list[Any]:
     array.validate()
     names = [array.type.field(index).name for index in range(array.type.num_fields)]
     if len(set(names)) < len(names):
-        unread = marker("an object with a key twice")
+        unread = marker("an object with a duplicate key")
         return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
     parts = [_decode_parts(array.field(index)) for index in range(len(names))]
     return [

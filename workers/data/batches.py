@@ -1,8 +1,8 @@
-"""Schedule -> batches: the rows of the coming steps are gathered ahead of time, and never from an old mix.
+"""Schedule -> batches: the rows (sequences) of the coming steps are gathered ahead of time, never from an old mix.
 
-A background thread gathers blocks of steps: one gather for many steps costs less than one for each. A block holds the
-rows of one weights version. When a new version claims steps that were gathered already, `get` drops those blocks and
-builds again, so no batch of the old mix is ever handed out (promise 1).
+A background thread gathers blocks of steps: one gather for many steps costs less than one for each. A block holds rows
+of one weights version. If a new version claims steps that were already gathered, those blocks are dropped and built
+again, so no batch of the old mix is ever returned (promise 1).
 """
 
 from collections import deque
@@ -20,17 +20,17 @@ from workers.data.store import TokenStore
 
 _BLOCK_BYTES = 8 * 2**20
 _MAX_BLOCK_STEPS = 16
-# Fresh memory costs more than the copy into it (page faults), so blocks are reused in turn: one is being handed out,
-# one is gathered ahead, one is gathered because somebody waits for it, one is held by the last batch.
+# Fresh memory costs more than the copy into it (page faults), so blocks are reused in turn: one is being returned, one
+# is gathered ahead, one is gathered because the caller waits for it, one is held by the last batch.
 _BUFFERS = 4
-_FANCY_FROM = 8  # below this many rows, copying one by one costs less than a fancy index
+_FANCY_FROM = 8  # with fewer rows, copying one by one costs less than a fancy index
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's slice of one step: B rows of at most L tokens, L trimmed to the longest row of the slice.
+    """One rank's slice of one step: B rows of at most L tokens, L being the longest row of the slice.
 
-    The arrays by token are reused a few blocks later: whoever keeps a batch copies them.
+    The arrays by token are reused a few blocks later: copy them to keep a batch.
     """
 
     step: int
@@ -40,25 +40,24 @@ class Batch:
     loss_mask_BL: NDArray[np.bool_]
     domain_B: NDArray[np.int64]  # index into the run's domains
     row_B: NDArray[np.int64]  # row id in that domain's store
-    global_loss_tokens: int  # loss tokens of the step over all ranks: the denominator on every rank
+    global_loss_tokens: int  # loss tokens of the step over all ranks: every rank's denominator
     global_tokens: int  # tokens of the step over all ranks
-    global_rows_D: NDArray[np.int64]  # rows that each domain gives to the step, over all ranks
-    domain_rows_seen_D: NDArray[np.int64]  # and has given by its end since step 1
+    global_rows_D: NDArray[np.int64]  # rows of each domain in the step, over all ranks
+    domain_rows_seen_D: NDArray[np.int64]  # rows of each domain from step 1 through this step
 
     @property
     def num_rows(self) -> int:
-        """Rows of this rank."""
         return len(self.row_B)
 
 
 class BatchLoader:
-    """Hands out this rank's batch of every step, gathered a block of steps ahead by a thread.
+    """Returns this rank's batch of every step, gathered a block of steps ahead by a thread.
 
     Args:
         stores: one per domain, in the order of the schedule's domains.
-        schedule: the loader announces versions to it; nobody else may.
+        schedule: only the loader may announce versions to it.
         rank, world_size: which slice of the global batch to gather.
-        horizon: the weights are expected to change after every so many steps; nothing is gathered across.
+        horizon: number of steps after which the weights are expected to change; no block crosses that boundary.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class BatchLoader:
     ) -> None:
         if schedule.rows_per_step % world_size:
             raise ValueError(f"{schedule.rows_per_step} rows per step cannot be split over {world_size} ranks")
-        # Plain arrays: indexing np.memmap itself costs microseconds of subclass handling.
+        # Plain arrays: indexing an np.memmap costs microseconds of subclass handling.
         self._tokens = [[np.asarray(a) for a in (s.input_ids, s.position_ids, s.loss_mask)] for s in stores]
         self._row_start_D = np.cumsum([0, *(len(store.row_lengths) for store in stores[:-1])])
         self._row_lengths = np.concatenate([store.row_lengths for store in stores])
@@ -80,13 +79,13 @@ class BatchLoader:
         self._block_steps = min(max(_BLOCK_BYTES // step_bytes, 1), _MAX_BLOCK_STEPS)
         shape = (self._block_steps, rows, self._max_length)
         self._buffers = deque([np.empty(shape, a.dtype) for a in self._tokens[0]] for _ in range(_BUFFERS))
-        self._lock = Lock()  # the schedule and the choice of a buffer belong to whoever holds it
+        self._lock = Lock()  # guards the schedule and the choice of a buffer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ready: deque[Batch] = deque()
         self._ahead: Future[list[Batch]] | None = None  # the block behind `_ready`
 
     def announce(self, weights: DomainWeights) -> None:
-        """Let a version hold from its effective step on; gathered batches of the mix before it are dropped."""
+        """Apply a version from its effective step on; gathered batches of the previous mix are dropped."""
         with self._lock:
             is_known = weights.version < self._schedule.num_versions
             self._schedule.announce(weights)
@@ -94,17 +93,17 @@ class BatchLoader:
                 return
         while self._ready and self._ready[-1].step >= weights.effective_step:
             self._ready.pop()
-        if self._ahead is not None:  # it may hold steps that the version claims; if it runs, it ends before its buffer
-            self._ahead.cancel()  # comes round again
+        if self._ahead is not None:  # it may contain steps that the version claims; if it is running, it ends
+            self._ahead.cancel()  # before its buffer is reused
             wait([self._ahead])
             self._ahead = None
 
     def get(self, step: int) -> Batch:
-        """The batch of a step. Steps are asked for in order; a jump is served too, only more slowly."""
+        """The batch of a step. Steps are expected in order; a jump works too, but more slowly."""
         if not self._ready or self._ready[0].step != step:
             block = self._ahead.result() if self._ahead else []
             if not block or block[0].step != step:
-                block = self._build(step, max_steps=1)  # not a whole block: somebody waits for it
+                block = self._build(step, max_steps=1)  # not a whole block: the caller is waiting
             self._ready = deque(block)
             next_step = block[-1].step + 1
             is_across = (next_step - 1) % self._horizon == 0
@@ -112,7 +111,6 @@ class BatchLoader:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Stop the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _build(self, first_step: int, max_steps: int) -> list[Batch]:
@@ -154,7 +152,7 @@ class BatchLoader:
 
 
 def _group(domain_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The places of each domain that occurs, in rising order."""
+    """The places of each domain that occurs, in ascending order."""
     order = np.argsort(domain_N, kind="stable")
     starts = np.flatnonzero(np.diff(domain_N[order], prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

@@ -1,8 +1,8 @@
-"""What a chat template makes of a conversation: the text, and what of the conversation is missing in it.
+"""What a chat template renders from a conversation: the text, and which parts of the conversation it lacks.
 
-A template is the model maker's code and its rendering of the whole conversation is the truth. Templates differ in how
-they take tool calls and whom they let speak, and many leave something out without a word; here the form that the
-template takes is looked for, what must not be missing is refused, and what is missing is named.
+A template is the model maker's code, and its rendering of the whole conversation is the truth. Templates differ in how
+they accept tool calls and which roles they allow, and many omit parts silently. This module finds the form that the
+template accepts, refuses the omission of essential parts and names other omissions.
 """
 
 import re
@@ -21,32 +21,31 @@ if TYPE_CHECKING:
 Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
 Rendered = tuple[str, list[Span] | None]
-"""A conversation's text, and where the template's generation blocks stand in it."""
+"""A conversation's text, and where the template's generation blocks are in it."""
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
 PROBE = "Hello there"
-"""A plain answer, to see what a template writes around one."""
+"""A plain answer, to find out what a template writes around one."""
 _MAX_REASON = 200
 
 
 class TemplateRefusal(ValueError):
-    """Why the template cannot render a conversation whole."""
+    """Why the template cannot render a conversation completely."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation in the form that a template takes, and the text that it becomes."""
+    """A conversation in the form that a template accepts, and its rendered text."""
 
     messages: tuple[Message, ...]
-    """In that form."""
     learned: tuple[bool, ...]
-    """Whether each of them is to be learned."""
+    """Whether each message is trained on."""
     tools: Tools
     text: str
-    """All of it, as `apply_chat_template` renders it."""
+    """The whole conversation, as `apply_chat_template` renders it."""
     blocks: list[Span] | None
-    """Where the template's own `{% generation %}` blocks stand in the text; None for a template without them."""
+    """Where the template's `{% generation %}` blocks are in the text; None for a template without them."""
     dropped: tuple[str, ...]
     """Kinds of content that the text lacks."""
 
@@ -59,10 +58,10 @@ class ChatTemplate:
         self._sources: dict[bool, tuple[str, bool, dict[str, Any]]] = {}
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str:
-        """The text of a conversation, `prompt`: with what asks for the next answer behind it.
+        """The text of a conversation; with `prompt`, followed by what asks for the next answer.
 
         Raises:
-            TemplateRefusal: the template raises on it.
+            TemplateRefusal: the template raises an error.
         """
         try:
             return str(
@@ -70,12 +69,12 @@ class ChatTemplate:
                     list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
                 )
             )
-        except Exception as error:  # a template is other people's code, and may raise anything
+        except Exception as error:  # a template is third-party code and may raise anything
             raise _refusal(error) from None
 
     def render_ahead(self, examples: Sequence[Example]) -> list[Rendered | None]:
-        """Many conversations rendered at once, as they are, which is faster; None where one has to be looked at by
-        itself: it has tools or a developer, or a template without blocks or one that raises on any of them."""
+        """Many conversations rendered at once as they are, which is faster. None for those that `read` must render:
+        with tools or a developer, with a template without blocks, or with one that raises an error on any of them."""
         _, has_blocks, _ = self._source(())
         plain = [
             example
@@ -91,14 +90,14 @@ class ChatTemplate:
         return [known.get(id(example)) for example in examples]
 
     def read(self, example: Example, ahead: Rendered | None = None) -> Conversation:
-        """Render a conversation in the first form of its calls that the template takes whole.
+        """Render a conversation in the first form that the template accepts completely.
 
         Args:
             example: with the conversation.
-            ahead: what `render_ahead` made of it.
+            ahead: what `render_ahead` returned for it.
 
         Raises:
-            TemplateRefusal: the template raises on every form, or leaves out tools, a call or the result of one.
+            TemplateRefusal: the template raises an error on every form, or omits tools, a call or the result of one.
         """
         learned = example.learned or tuple(message["role"] == "assistant" for message in example.messages)
         turns = list(zip(example.messages, learned, strict=True))
@@ -134,13 +133,12 @@ class ChatTemplate:
             return None
 
     def _render_either(self, messages: Sequence[Message], tools: Tools) -> Rendered:
-        """A conversation's text, and where generation blocks stand in it."""
         if self._source(tools)[1]:
             return self._render_with_blocks([messages], tools)[0]
         return self.render(messages, tools), None
 
     def _render_with_blocks(self, conversations: Sequence[Sequence[Message]], tools: Tools) -> list[Rendered]:
-        # Here and not above: it takes half a second, which a driver does not have to spend on a finished run.
+        # Imported here: it takes half a second, which the driver of a finished run need not spend.
         from transformers.utils.chat_template_utils import render_jinja_template
 
         source, _, variables = self._source(tools)
@@ -161,13 +159,12 @@ class ChatTemplate:
 
     @cached_property
     def marker(self) -> str:
-        """Regular expression of one control token: a special or added one of the tokenizer, or what is written so."""
+        """Regular expression of one control token: a special or added token, or any text of that form."""
         tokens = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
         longest_first = sorted(tokens, key=len, reverse=True)
         return "(?:" + "|".join([*map(re.escape, longest_first), r"<[^<>\s]{1,64}>"]) + ")"
 
     def ends_with_marker(self, text: str) -> bool:
-        """Whether a control token is the last of a text."""
         return self._last_marker.search(text) is not None
 
     def snap(self, text: str, length: int) -> int:
@@ -177,7 +174,7 @@ class ChatTemplate:
 
     @cached_property
     def header(self) -> str:
-        """What asks for the answer to a user's message; empty where the template asks for none."""
+        """What the template writes to ask for an answer to a user's message; empty if it writes nothing."""
         asked, plain = self._probe(prompt=True), self._probe(prompt=False)
         if asked is None or plain is None:
             return ""
@@ -187,8 +184,8 @@ class ChatTemplate:
 
     @cached_property
     def headers(self) -> list[str]:
-        """The header and how it may begin where the template writes it otherwise, the longest first, each also without
-        the space that parts it from a message before; no beginning that also stands before what a user says."""
+        """The header and the beginnings with which the template may write it instead, longest first, each also without
+        leading space; no beginning that also precedes a user's message."""
         ends = {len(self.header), *(found.end() for found in self._boundary.finditer(self.header))}
         beginnings = [self.header[:end] for end in sorted(ends, reverse=True)]
         others = self._probe(prompt=False) or ""
@@ -196,14 +193,14 @@ class ChatTemplate:
         return [part for part in parts if part and part not in others]
 
     def behind_header(self, text: str, start: int, end: int) -> int:
-        """Where a generation block begins that holds the header of its answer, or its end: behind that."""
+        """The start of a generation block, moved past the answer's header if the block contains (the end of) it."""
         header = self.headers[-1] if self.headers else ""
         at = text.find(header, max(0, start - len(header)), end) if header else -1
         return at + len(header) if at >= 0 and not text[start:at].strip() else start
 
     @cached_property
     def closing(self) -> str:
-        """What the template writes behind a conversation's last answer."""
+        """What the template writes after a conversation's last answer."""
         probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
         try:
             return self.render(probe).rpartition(PROBE)[2]
@@ -226,12 +223,11 @@ class ChatTemplate:
 
     @cached_property
     def _has_developer(self) -> bool:
-        # A template that writes any role's name as it is would make up a role that the model has never seen.
+        # A template that writes any role's name verbatim would invent a role that the model has never seen.
         return "developer" in self._source(())[0]
 
     def _source(self, tools: Tools) -> tuple[str, bool, dict[str, Any]]:
-        """The template for conversations with or without tools, whether it has generation blocks, and the variables
-        that it is given."""
+        """The template for conversations with or without tools, whether it has generation blocks, and its variables."""
         if bool(tools) not in self._sources:
             source = str(self._tokenizer.get_chat_template(tools=list(tools) or None))
             has_blocks = _GENERATION_BLOCK.search(source) is not None
@@ -240,16 +236,15 @@ class ChatTemplate:
 
 
 def _refusal(error: Exception) -> TemplateRefusal:
-    return TemplateRefusal(f"the chat template refuses it: {' '.join(str(error).split())[:_MAX_REASON]}")
+    return TemplateRefusal(f"the chat template refuses the conversation: {' '.join(str(error).split())[:_MAX_REASON]}")
 
 
 def before_empty_element(text: str, place: int) -> int:
-    """The place, or where an element begins that is opened right before it and closed right there, as an empty thought:
-    it is not taken apart."""
+    """`place`, or the start of an empty element (such as an empty thought) that would be split there."""
     opened = _OPENED_AT_THE_END.search(text[:place])
     return opened.start() if opened and text.startswith(f"</{opened.group(1)}>", place) else place
 
 
 def shared_length(one: str, other: str) -> int:
-    """How many characters two texts begin alike with."""
+    """Length of the common prefix of two texts."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

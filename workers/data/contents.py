@@ -1,4 +1,4 @@
-"""What a file holds by its first bytes, where that is not what its name says: one sentence with what to do about it."""
+"""Detects by its first bytes that a file is not what its name says, and says in one sentence what to do about it."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from workers.data.framing import MAX_ROW_BYTES
 HEAD_BYTES = 512
 _CONVERT = "write its rows as .jsonl or .parquet"
 _UNPACK = "unpack it and name the files inside"
-# (what a file begins with, what that is, the suffix that says so or what to do)
+# (first bytes, what they mean, the suffix for it or what to do)
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "gzip", ".gz"),
     (b"\x28\xb5\x2f\xfd", "Zstandard", ".zst"),
@@ -20,10 +20,10 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"PARE", "an encrypted Parquet file", "write it without encryption"),
     (b"ARROW1", "Arrow", ".arrow"),
     (b"\xff\xff\xff\xff", "Arrow", ".arrow"),
-    (b"FEA1", "Feather of version 1", "write it anew with pyarrow.feather.write_feather, which makes version 2"),
-    (b"\xfd7zXZ\0", "xz", "unpack it with `xz -d`, or pack it anew with gzip or zstd"),
-    (b"BZh", "bzip2", "unpack it with `bunzip2`, or pack it anew with gzip or zstd"),
-    (b"\x04\x22\x4d\x18", "LZ4", "unpack it with `lz4 -d`, or pack it anew with gzip or zstd"),
+    (b"FEA1", "Feather of version 1", "write it again with pyarrow.feather.write_feather, which writes version 2"),
+    (b"\xfd7zXZ\0", "xz", "unpack it with `xz -d`, or compress it with gzip or zstd"),
+    (b"BZh", "bzip2", "unpack it with `bunzip2`, or compress it with gzip or zstd"),
+    (b"\x04\x22\x4d\x18", "LZ4", "unpack it with `lz4 -d`, or compress it with gzip or zstd"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
     (b"SQLite format 3\0", "an SQLite database", _CONVERT),
@@ -40,20 +40,19 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer and not the data", "fetch the data with `git lfs pull`"),
 )
 _MARKUP = re.compile(rb"(<!doctype html|<html|<head|<body)|(<\?xml|<[A-Za-z!])", re.IGNORECASE)
-# Keys under which the rows of a file are found where it is one object.
+# Keys under which a file that is one object may hold its rows.
 _HOLDERS = ("data", "rows", "train", "examples", "instances", "items", "records")
 _OPEN_HOLDER = re.compile(rb'^[ \t{]*"(' + "|".join(_HOLDERS).encode() + rb')"\s*:\s*\[\s*$', re.MULTILINE)
 _SPACE = b" \t\r\n"
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file, as they are on disk."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 
 
 def foreign_file(path: Path, head: bytes, layout: str, compression: str) -> str | None:
-    """Why a file cannot be read as its name says, by its bytes on disk; None where nothing speaks against it."""
+    """Why a file cannot be read as its name says, by its first bytes on disk; None if it may be."""
     expected = {".gz": "gzip", ".zst": "Zstandard", ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow"}
     wanted = expected.get(compression or layout)
     found = identify(head)
@@ -61,13 +60,13 @@ def foreign_file(path: Path, head: bytes, layout: str, compression: str) -> str 
         if wanted is None or not head or not _is_text(head):
             return None
         plain = path.name[: -len(compression)] if compression else f"{path.stem}{_text_suffix(head)}"
-        return f"this is text and not {wanted}: name it {plain}"
+        return f"this is text, not {wanted}: name it {plain}"
     what, advice = found
     return None if what == wanted else f"this is {what}: {_name_it(path, advice, layout, compression)}"
 
 
 def identify(head: bytes) -> tuple[str, str] | None:
-    """(what it is, the suffix that says so or what to do), where the first bytes tell; plain text and JSON do not."""
+    """(what it is, the suffix for it or what to do), if the first bytes show it; not for plain text and JSON."""
     for beginning, what, advice in _BEGINNINGS:
         if head.startswith(beginning):
             return what, advice
@@ -78,13 +77,13 @@ def identify(head: bytes) -> tuple[str, str] | None:
     if head[257:262] == b"ustar":
         return "a tar archive", _UNPACK
     if markup := _MARKUP.match(head.removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)):
-        page = "an HTML page, perhaps an error page saved in place of the data", "download the data anew"
+        page = "an HTML page, perhaps an error page saved in place of the data", "download the data again"
         return page if markup[1] else ("XML or HTML", _CONVERT)
     return None
 
 
 def foreign_text(path: Path, head: bytes, is_whole: bool, layout: str) -> str | None:
-    """The same by the text of a file, once unpacked: its first two lines at least, or all of it."""
+    """The same for the unpacked text of a file, given at least its first two lines or all of it."""
     if found := identify(head[:HEAD_BYTES]):
         what, advice = found
         return f"inside, this is {what}: {_UNPACK if advice.startswith('.') else advice}"
@@ -103,32 +102,32 @@ def foreign_text(path: Path, head: bytes, is_whole: bool, layout: str) -> str | 
         separators = [mark for mark in (b",", b"\t", b";") if lines[0].count(mark) and len(lines) > 1]
         if separators and all(line.count(separators[0]) for line in lines[:2]):
             suffix = ".tsv" if separators[0] == b"\t" else ".csv"
-            return f"this is not JSON; where it is a table of text, name it {_renamed(path, suffix)}"
+            return f"this is not JSON; if it is a table of text, name it {_renamed(path, suffix)}"
     return None
 
 
 def _array(path: Path, lines: list[bytes], is_whole: bool) -> str | None:
     if (len(lines) > 1 or not is_whole) and isinstance(_parsed(lines[0]), list):
-        return None  # rows that are lists: each is refused by itself
-    return f"this is one JSON array, not a row a line: name it {_renamed(path, '.json')}"
+        return None  # rows that are lists: each is refused separately
+    return f"this is one JSON array, not one row per line: name it {_renamed(path, '.json')}"
 
 
 def _object(lines: list[bytes], head: bytes, is_whole: bool) -> str | None:
-    """One object that holds all rows, or objects that go over several lines."""
+    """One object that holds all rows, or objects that span several lines."""
     if is_whole and len(head) <= MAX_ROW_BYTES and isinstance(value := _parsed(head), dict):
         if reason := _holds_rows(value):
             return reason
-        return None if len(lines) == 1 else "this is one JSON object over several lines: write one row a line"
+        return None if len(lines) == 1 else "this is one JSON object over several lines: write one row per line"
     first, second = lines[0].rstrip(_SPACE), (lines[1] if len(lines) > 1 else b"").lstrip(_SPACE)
     if len(lines) == 1 and len(first) > MAX_ROW_BYTES:
-        return f"this is one JSON object of more than {MAX_ROW_BYTES // 2**20} MiB: write one row a line"
+        return f"this is one JSON object of more than {MAX_ROW_BYTES // 2**20} MiB: write one row per line"
     if not (second and (first.endswith((b"{", b"[")) or (first.endswith((b",", b":")) and second.startswith(b'"')))):
         return None
     if isinstance(_parsed(lines[0]), dict):
         return None
     if holder := _OPEN_HOLDER.search(b"\n".join(lines)):
         return _under(holder[1].decode())
-    return "these are JSON objects over several lines: write one row a line, e.g. with `jq -c .`"
+    return "these are JSON objects over several lines: write one row per line, e.g. with `jq -c .`"
 
 
 def _holds_rows(value: dict[str, Any]) -> str | None:
@@ -138,7 +137,7 @@ def _holds_rows(value: dict[str, Any]) -> str | None:
         or (len(lists) == len(value) and all(value[name] and not isinstance(value[name][0], dict) for name in lists))
     ):
         return (
-            "this is one JSON object of columns: write one row a line, e.g. with pandas' "
+            "this is one JSON object of columns: write one row per line, e.g. with pandas' "
             "to_json(orient='records', lines=True)"
         )
     rows = [name for name in lists if name in _HOLDERS]
@@ -165,7 +164,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 by where the zero bytes of the first characters stand."""
+    """UTF-16 or UTF-32, by the positions of zero bytes in the first characters."""
     sample = head[:64]
     if len(sample) < 8 or 0 not in sample:
         return None
@@ -179,7 +178,7 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether all of it can be UTF-8 (a character may be cut at the end) without control characters."""
+    """Whether it can be UTF-8 (a character may be cut off at the end) without control characters."""
     if any(byte < 9 for byte in head):
         return False
     try:
@@ -204,7 +203,6 @@ def _name_it(path: Path, advice: str, layout: str, compression: str) -> str:
 
 
 def _renamed(path: Path, suffix: str) -> str:
-    """The name of the file with another suffix before that of its compression."""
     compression = path.suffix if path.suffix.lower() in COMPRESSIONS else ""
     stem = Path(path.name.removesuffix(compression)).stem
     return f"{stem}{suffix}{'' if suffix in TABLE_LAYOUTS else compression}"

@@ -1,7 +1,7 @@
 """Rows of CSV and TSV: a header with the names of the columns, then values, all of them text.
 
-An empty value stays empty text. Where a column stands for a list, such as `messages`, a cell that holds a JSON list is
-that list. The line of a row is the one on which it starts; a value in quotes may go over several.
+An empty value is empty text. In a column for lists, such as `messages`, a cell that contains a JSON list becomes that
+list. The line of a row is the one on which it starts; a quoted value may span several.
 """
 
 import csv
@@ -18,7 +18,7 @@ from workers.data.json_rows import not_utf8
 
 LIST_COLUMNS = frozenset({"messages", "conversations", "tools", "history"})
 
-# The limit of the module is one for the process, and 128 KiB if nobody sets it.
+# The module's limit applies to the whole process and is 128 KiB by default.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
 
 
@@ -28,7 +28,7 @@ def read_csv(
     """The shard's rows, as objects of text by column.
 
     Raises:
-        DamagedFile: the file cannot be read on.
+        DamagedFile: the file cannot be read any further.
     """
     lines = split_lines(chunks, keeps_all=True)
     first = next((frame for frame in lines if frame[1] is None or frame[1].strip()), None)
@@ -74,7 +74,7 @@ def _count(things: list[str], what: str) -> str:
 
 
 def _delimiter(header: bytes, layout: str) -> tuple[str, bool]:
-    """(what stands between two values, whether the line says just that, as spreadsheets write it: `sep=;`)."""
+    """(the separator, whether the line only declares it, as spreadsheets write it: `sep=;`)."""
     if declared := re.fullmatch(rb"sep=([,;|\t])\s*", header):
         return declared[1].decode(), True
     if layout == ".tsv":
@@ -85,21 +85,21 @@ def _delimiter(header: bytes, layout: str) -> tuple[str, bool]:
 
 
 def _columns(header: tuple[int, list[str] | str] | None) -> list[str]:
-    """The names; "" for a column without one, which is left out of the rows as pandas' numbers of rows are."""
+    """The names; "" for a column without a name, such as pandas' index, which is left out of the rows."""
     fields = header[1] if header else []
     if isinstance(fields, str):
         raise RowError(f"no header: {fields}")
     columns = [field.strip() for field in fields]
     for column in columns:
         if column and columns.count(column) > 1:
-            raise RowError(f"column twice: the column `{column[:40]}` is there twice")
+            raise RowError(f"duplicate column: `{column[:40]}`")
     if not any(columns):
         raise RowError("no header: the first line names no column")
     return columns
 
 
 def _value(text: str) -> Any:
-    """The list that a cell holds as JSON, or else its text."""
+    """The JSON list in a cell, otherwise its text."""
     if not text.lstrip().startswith("["):
         return text
     try:
@@ -109,12 +109,12 @@ def _value(text: str) -> Any:
 
 
 class _Records:
-    """The records of CSV lines: (line of its start, its values or why it cannot be used)."""
+    """The records of CSV lines: (first line, values or why they cannot be used)."""
 
     def __init__(self, lines: Iterator[Frame], delimiter: str) -> None:
         self._lines = lines
         self._reader = csv.reader(self._texts(), delimiter=delimiter, strict=True)
-        self._raw: list[bytes] = []  # the lines of the record that is being read
+        self._raw: list[bytes] = []  # the lines of the record being read
         self._num_bytes = 0
         self._start = 1
         self._is_too_long = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from workers.data.store import TokenStore
 
-_ROWS = 256  # of each store, to see whether a token is a target; conversations have one in nearly every row
+_ROWS = 256  # examined per store for whether a token is a target; nearly every row of conversations has one
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _EXCHANGES = (
     {"role": "user", "content": "What is one and one?"},
@@ -21,15 +21,15 @@ _EXCHANGES = (
     {"role": "user", "content": "And two and two?"},
     {"role": "assistant", "content": "Four."},
 )
-# Some templates allow one exchange only, or want a system message.
+# Some templates allow only one exchange, or need a system message.
 _CONVERSATIONS = (_EXCHANGES, _EXCHANGES[:2], (_SYSTEM, *_EXCHANGES), (_SYSTEM, *_EXCHANGES[:2]))
 
 
 def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """Id of the token that the chat template teaches after an answer, as `tokenize_examples` marks its targets.
+    """Id of the token that the chat template teaches after an answer, by the targets of `tokenize_examples`.
 
-    None where answers end without a token of their own, or the template refuses every plain conversation. Where
-    several stand there (Phi-3: the end of the turn, a line break, the end of the text), it is the first.
+    None if answers end without such a token, or the template refuses every plain conversation. If there are several
+    (Phi-3: end of turn, line break, end of text), it is the first.
     """
     rendered = _render(tokenizer)
     if rendered is None:
@@ -42,39 +42,39 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
         if token in special:
             end = token
         elif str(tokenizer.decode([token])).strip():
-            break  # the answer's own text
+            break  # the text of the answer
     return end
 
 
 def ends_no_answer(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template ends answers without a token of its own; False where it refuses to be asked."""
+    """Whether the chat template ends answers without an end token; False if it refuses every plain conversation."""
     return _render(tokenizer) is not None and find_end_of_turn(tokenizer) is None
 
 
 def has_answers(store: "TokenStore") -> bool:
-    """Whether there are conversations in a store: in documents every token but the first is a target."""
+    """Whether a store contains conversations: in documents every token but the first is a target."""
     return store.num_loss_tokens < store.num_tokens - store.num_examples
 
 
 def is_taught(end_id: int, stores: Iterable["TokenStore"]) -> bool:
-    """Whether the token is a target in training rows; in documents alone it is not, whatever the template says."""
+    """Whether the token is a target in training data; with documents alone it is not, whatever the template says."""
     return any(_is_target(end_id, store) for store in stores)
 
 
 def _is_target(token: int, store: "TokenStore") -> bool:
-    # Of the whole store: its first rows are the longest, whose ends may be cut off.
+    # Spread over the store: its first rows are the longest, whose ends may be cut off.
     rows = np.unique(np.linspace(0, store.num_rows - 1, min(store.num_rows, _ROWS)).astype(np.int64))
     return bool(((store.input_ids[rows] == token) & store.loss_mask[rows]).any())
 
 
 def taught_end(tokenizer: "PreTrainedTokenizerBase", stores: Iterable["TokenStore"]) -> int | None:
-    """The end of a turn that these training rows teach; None where the tokenizer's own end token is to stay."""
+    """The end-of-turn token that this training data teaches; None to keep the tokenizer's end token."""
     end_id = find_end_of_turn(tokenizer)
     return end_id if end_id is not None and is_taught(end_id, stores) else None
 
 
 def renders_alike(tokenizer: "PreTrainedTokenizerBase", eos_token: str) -> bool:
-    """Whether the chat template writes the same text where `eos_token` is the tokenizer's end token."""
+    """Whether the chat template writes the same text with `eos_token` as the tokenizer's end token."""
     rendered = _render(tokenizer)
     if rendered is None:
         return False
@@ -84,14 +84,14 @@ def renders_alike(tokenizer: "PreTrainedTokenizerBase", eos_token: str) -> bool:
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[dict[str, str], ...], Tokens] | None:
-    """The first conversation that the template takes, and its tokens."""
+    """The first conversation that the template accepts, and its tokens."""
     tried = tokenize_examples(tokenizer, [Example(1, messages) for messages in _CONVERSATIONS])
     taken = zip(_CONVERSATIONS, tried, strict=True)
     return next(((messages, tokens) for messages, tokens in taken if not isinstance(tokens, str)), None)
 
 
 def _last_run(mask: np.ndarray) -> slice:
-    """Of the True entries, those of the last unbroken run."""
+    """The last unbroken run of True entries."""
     targets = np.flatnonzero(mask)
     starts = targets[np.flatnonzero(np.diff(targets, prepend=-2) > 1)]
     return slice(int(starts[-1]), int(targets[-1]) + 1)

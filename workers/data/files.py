@@ -1,4 +1,4 @@
-"""Files of rows: what kind a name says that a file is, which part of it a task reads, and what a bad row is."""
+"""Files of rows: their type by name, the part that a task reads, and bad rows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +13,34 @@ KINDS = ".jsonl, .ndjson, .json, .csv, .tsv (these also .gz or .zst), .parquet, 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used."""
-
     file: str
     line: int
     reason: str
 
     @property
     def kind(self) -> str:
-        """The reason without its details; there are only a few, so that they can be counted."""
+        """The reason without details; there are few, so that they can be counted."""
         return self.reason.partition(":")[0]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part `index` of `count` parts of a source; all parts together are the whole, whatever the count."""
+    """Part `index` of `count` parts of a source; together the parts are the whole, for any count."""
 
     index: int = 0
     count: int = 1
 
     def owns(self, line: int) -> bool:
-        """Whether a line (from 1) belongs to this part: blocks of lines go round."""
+        """Whether a line (from 1) belongs to this part: blocks of lines are dealt in turn."""
         return (line - 1) // ROWS_PER_BLOCK % self.count == self.index
 
     def span(self, num_rows: int) -> range:
-        """The rows (from 0) of this part where rows can be addressed: one stretch."""
+        """The rows (from 0) of this part if rows can be addressed: one contiguous range."""
         return range(num_rows * self.index // self.count, num_rows * (self.index + 1) // self.count)
 
 
 def split_suffix(path: Path) -> tuple[str, str]:
-    """(".jsonl", ".gz") of `x.jsonl.gz`; ValueError where the name is of no known kind."""
+    """(".jsonl", ".gz") of `x.jsonl.gz`; ValueError if the type is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     layout = suffixes[-1] if suffixes else ""
@@ -52,6 +50,6 @@ def split_suffix(path: Path) -> tuple[str, str]:
 
 
 def one_line(error: Exception) -> str:
-    """A library's words without line breaks, and not too many of them."""
+    """An error message of a library on one line, shortened."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."

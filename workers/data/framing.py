@@ -1,7 +1,7 @@
 """Where rows begin and end in a stream of bytes: lines, or the elements of a JSON array.
 
-Both hand out (line number, bytes of the row), never hold more than MAX_ROW_BYTES of a row and hand out None in place of
-a longer one. Blank rows are none.
+Both yield (line number, bytes of the row), never hold more than MAX_ROW_BYTES of a row, and yield None instead of a
+longer one. Blank rows are skipped.
 """
 
 import re
@@ -13,12 +13,12 @@ MAX_ROW_BYTES = 8 * 2**20
 Frame = tuple[int, bytes | None]
 
 _SPACE = b" \t\r\n"
-# Strings are taken whole; a lone quote opens one whose end has not been read yet.
+# Strings match whole; a lone quote opens one whose end has not been read yet.
 _ARRAY_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
 
 
 class DamagedFile(Exception):
-    """From `line` on the file cannot be read, for this reason."""
+    """The file cannot be read from `line` on, for this reason."""
 
     def __init__(self, reason: str, line: int = 0) -> None:
         super().__init__(reason, line)
@@ -27,9 +27,9 @@ class DamagedFile(Exception):
 
 
 def split_lines(chunks: Iterator[bytes], line: int = 1, keeps_all: bool = False) -> Iterator[Frame]:
-    """Lines that end with \\n, \\r\\n or \\r, mixed as they may be; the first has the number `line`.
+    """Lines that end with \\n, \\r\\n or \\r, in any mixture; the first has the number `line`.
 
-    `keeps_all` hands out blank lines too, and every line with its end and the spaces around it.
+    With `keeps_all`, blank lines too, and every line with its ending and surrounding spaces.
     """
     rest, is_too_long = b"", False
     try:
@@ -56,7 +56,7 @@ def split_lines(chunks: Iterator[bytes], line: int = 1, keeps_all: bool = False)
 
 
 def split_json(chunks: Iterator[bytes]) -> Iterator[Frame]:
-    """The elements of a JSON array; lines, where the file does not start with a bracket."""
+    """The elements of a JSON array, or lines if the file does not start with a bracket."""
     line, head = 1, b""
     try:
         while not head.strip(_SPACE):
@@ -73,18 +73,18 @@ def split_json(chunks: Iterator[bytes]) -> Iterator[Frame]:
 
 
 class _ArraySplitter:
-    """The elements of one array, found by counting brackets outside strings; whether they are JSON is not asked."""
+    """The elements of one array, found by counting brackets outside strings; whether they are JSON is not checked."""
 
     def __init__(self, line: int) -> None:
-        self.buffer = b""  # from the end of the last whole element on
+        self.buffer = b""  # from the end of the last complete element
         self.line = line  # of the buffer's first byte
-        self.scanned = 0  # how much of the buffer has been looked at
+        self.scanned = 0  # bytes of the buffer that have been scanned
         self.depth = 0  # open brackets: 1 between two elements
         self.is_closed = False
-        self.long_line: int | None = None  # where the open element starts, once its text has been let go
+        self.long_line: int | None = None  # where the open element starts, once its text has been discarded
 
     def split(self, chunks: Iterator[bytes]) -> Iterator[Frame]:
-        """The frames of these chunks, the first of which holds the array's opening bracket."""
+        """The frames of these chunks, the first of which contains the array's opening bracket."""
         try:
             for chunk in chunks:
                 self.buffer += chunk
@@ -125,7 +125,7 @@ class _ArraySplitter:
         self.scanned = scanned - start
 
     def _let_go(self) -> None:
-        """Forget what has been looked at of an element that is too long."""
+        """Discard what has been scanned of an element that is too long."""
         self.long_line = self._text_line(0)
         self._drop(self.scanned)
         self.scanned = 0
@@ -139,7 +139,7 @@ class _ArraySplitter:
         self.buffer = self.buffer[num_bytes:]
 
     def _text_line(self, start: int) -> int:
-        """The line on which the text that follows `start` begins."""
+        """The line on which the text after `start` begins."""
         if self.long_line is not None:
             return self.long_line
         text_start = len(self.buffer) - len(self.buffer[start:].lstrip(_SPACE))

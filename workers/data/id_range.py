@@ -1,4 +1,4 @@
-"""Whether the model has an embedding for every token id that it will be shown."""
+"""Checks that the model has an embedding for every token id in the data."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,15 +18,15 @@ _MAX_NAMED = 3
 def check_token_ids(
     stores: Mapping[str, Sequence[TokenStore]], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int
 ) -> None:
-    """Look for ids beyond the embedding; the stores are read only where the tokenizer has such ids at all.
+    """Refuse ids beyond the embedding; the stores are read only if the tokenizer has such ids.
 
     Args:
         stores: of every domain.
-        tokenizer: that they were made with.
-        num_embeddings: rows of the model's embedding; more of them than tokens is usual.
+        tokenizer: with which they were made.
+        num_embeddings: rows of the model's embedding; usually more than there are tokens.
 
     Raises:
-        ValueError: a store holds an id from `num_embeddings` on, or the padding is one.
+        ValueError: a store contains an id of at least `num_embeddings`, or the pad token has one.
     """
     largest = max(tokenizer.get_vocab().values())
     if largest < num_embeddings:
@@ -41,7 +41,7 @@ def check_token_ids(
 
 
 def _ids_from(store: TokenStore, first: int) -> NDArray[np.int32]:
-    """The store's ids from `first` on, each once."""
+    """The distinct ids in the store that are at least `first`."""
     rows = max(1, _BLOCK_TOKENS // store.max_length)
     blocks = (store.input_ids[start : start + rows] for start in range(0, store.num_rows, rows))
     found = [np.unique(block[block >= first]) for block in blocks]
@@ -54,5 +54,5 @@ def _message(where: str, ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizer
     return (
         f"model.path: the model has embeddings for the token ids 0 to {num_embeddings - 1:,}, but {where} has "
         f"{named}{more}; the tokenizer has {len(tokenizer):,} tokens, so use the one that belongs to the model, or "
-        "enlarge the model by model.resize_token_embeddings(len(tokenizer)) and save it"
+        "enlarge the model with model.resize_token_embeddings(len(tokenizer)) and save it"
     )

@@ -1,4 +1,4 @@
-"""What of a conversation is missing in its rendered text: tools and calls, which must not be, and what is named."""
+"""Which parts of a conversation its rendered text lacks: tools and calls (refused), and others (named)."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ from workers.data.message_forms import text_of, without
 
 Tools = Sequence[dict[str, Any]]
 Render = Callable[[Sequence[Message], Tools], str | None]
-"""The text of a conversation; None where the template raises on it."""
+"""The text of a conversation; None if the template raises an error."""
 
 _OTHER_RESULT = "Another result"
 
 
 def find_missing(render: Render, messages: Sequence[Message], tools: Tools, text: str) -> str | None:
-    """Which of tools, calls and their results the text lacks; None where it has all. Words may stand in it for another
+    """Which of tools, calls and their results the text lacks; None if it has all. Their words may be in it for another
     reason, so it is compared with renderings without them."""
 
     def shows(names: list[str], other: Sequence[Message], other_tools: Tools) -> bool:
@@ -33,7 +33,7 @@ def find_missing(render: Render, messages: Sequence[Message], tools: Tools, text
         if message["role"] == "tool":
             result = text_of(message)
             other = {**message, "content": _OTHER_RESULT}
-            if not _stands_in(result, text) or render([*before, other, *after], tools) == text:
+            if not _is_in(result, text) or render([*before, other, *after], tools) == text:
                 return _left_out("the result of a tool", [result.strip()])
     return None
 
@@ -46,18 +46,18 @@ def find_dropped(messages: Sequence[Message], text: str) -> Iterator[str]:
         thought, closed, answer = content.rpartition("</think>")
         if message["role"] == "assistant" and closed:
             thought = thought.rpartition("<think>")[2]
-            found["reasoning"] = found.get("reasoning") or not _stands_in(thought, text)
+            found["reasoning"] = found.get("reasoning") or not _is_in(thought, text)
             content = answer
-        if not _stands_in(content, text):
+        if not _is_in(content, text):
             found[f"{message['role']} message"] = True
-        if not _stands_in(message.get("reasoning_content", ""), text):
+        if not _is_in(message.get("reasoning_content", ""), text):
             found["reasoning"] = True
     yield from (kind for kind, is_dropped in found.items() if is_dropped)
 
 
 def _left_out(what: str, names: Sequence[str]) -> str:
     return (
-        f"the chat template leaves out {what}: {', '.join(names)[:80]}; set model.chat_template to a template that "
+        f"the chat template omits {what}: {', '.join(names)[:80]}; set model.chat_template to a template that "
         "renders it, or leave the row out"
     )
 
@@ -66,8 +66,8 @@ def _names(of: Sequence[dict[str, Any]]) -> list[str]:
     return [str(one.get("function", one).get("name", "")) for one in of]
 
 
-def _stands_in(part: str, text: str) -> bool:
-    """Whether a part of a message stands in the text, plain or as JSON; templates trim what they are given."""
+def _is_in(part: str, text: str) -> bool:
+    """Whether a part of a message is in the text, plain or as JSON; templates trim their input."""
     core = part.strip()
     if not core or core in text:
         return True

@@ -1,7 +1,7 @@
-"""What `train` and `eval` name, as files: they name files, folders of files or of `save_to_disk`, and patterns.
+"""The files that `train` and `eval` name: files, folders of files or from `save_to_disk`, and patterns.
 
-In a folder, at any depth, and under a pattern only files of a kind that is read are taken, in the order of their paths.
-What is hidden (its name begins with a dot) is not looked at; other files are left aside and told.
+In a folder, at any depth, and with a pattern, only files of a supported type are taken, in the order of their paths.
+Hidden files and folders (whose name begins with a dot) are ignored; other files are left out and reported.
 """
 
 import glob
@@ -31,21 +31,20 @@ class FoundFiles:
     """The files that one path of a configuration names."""
 
     files: list[Path]
-    """Those with rows, in order."""
     ignored: list[Path]
-    """Those left aside: of another kind."""
+    """Files of another type."""
 
     @property
     def told_ignored(self) -> str:
-        """What was left aside, in words; "" where nothing was."""
-        return f"{len(self.ignored):,} left aside as of another kind: {_names(self.ignored)}" if self.ignored else ""
+        """What was left out, in words; "" if nothing was."""
+        return f"{len(self.ignored):,} left out (another file type): {_names(self.ignored)}" if self.ignored else ""
 
 
 def find_files(path: Path) -> FoundFiles:
     """The files of one path of `train` or `eval`.
 
     Raises:
-        ValueError: there is none, or what is there cannot be one side of a domain; without a line break.
+        ValueError: there are none, or they cannot be one side of a domain; the message has no line break.
     """
     path = path.expanduser()
     if path.is_file():
@@ -55,12 +54,12 @@ def find_files(path: Path) -> FoundFiles:
         return _of_folder(path)
     where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
     if not is_pattern(path):
-        raise ValueError(f"{path}: no such file{where}; mend the path")
+        raise ValueError(f"{path}: no such file{where}; check the path")
     return _of_pattern(path, where)
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path stands for all that match it; a file that has the very name goes first."""
+    """Whether a path is a pattern; a file with exactly that name takes precedence."""
     return bool(_PATTERN.search(str(path))) and not path.expanduser().exists()
 
 
@@ -70,7 +69,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def files_to_carry(path: Path) -> list[Path]:
-    """What has to be copied so that the path names the same files elsewhere.
+    """What must be copied so that the path names the same files elsewhere.
 
     Raises:
         ValueError: as in `find_files`.
@@ -81,7 +80,7 @@ def files_to_carry(path: Path) -> list[Path]:
 
 
 def split_of(file: Path) -> str | None:
-    """ "train" or "eval" where the last word of the file's name, or of its folder's, says so; numbers are no words."""
+    """ "train" or "eval" if the last word (not number) of the file's name, or of its folder's, says so."""
     name = file.name
     for suffix in [suffix for suffix in file.suffixes[-2:] if suffix.lower() in COMPRESSIONS][-1:]:
         name = name.removesuffix(suffix)
@@ -120,7 +119,7 @@ def _of_folder(folder: Path) -> FoundFiles:
     if held_out and len(held_out) < len(found):
         others = [file for file in found if file not in held_out]
         raise ValueError(
-            f"{folder}: holds evaluation files ({_names(held_out)}) beside others ({_names(others)}); name the files "
+            f"{folder}: contains evaluation files ({_names(held_out)}) and others ({_names(others)}); name the files "
             "of each side, or a pattern for them"
         )
     return FoundFiles(found, ignored)
@@ -143,14 +142,14 @@ def _of_pattern(pattern: Path, where: str) -> FoundFiles:
     if files:
         return FoundFiles(list(files), ignored)
     if not matches:
-        raise ValueError(f"{pattern}: nothing matches this pattern{where}; mend it")
+        raise ValueError(f"{pattern}: nothing matches this pattern{where}; correct it")
     if folders:
-        raise ValueError(f"{pattern}: matches folders alone ({_names(folders)}); add /** for the files in them")
+        raise ValueError(f"{pattern}: matches only folders ({_names(folders)}); add /** for the files in them")
     raise ValueError(f"{pattern}: matches no {KINDS} file, only {_names(ignored)}")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below, in the order of their paths; each folder once, however links lead to it."""
+    """All files below, in the order of their paths; each folder once, even if several links lead to it."""
     seen: set[tuple[int, int]] = set()
     files: list[Path] = []
     for name, folders, names in os.walk(folder, onerror=_refuse_closed, followlinks=True):
@@ -171,23 +170,21 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_closed(error: OSError) -> None:
-    raise ValueError(f"{error.filename}: this folder cannot be looked into: {error.strerror}")
+    raise ValueError(f"{error.filename}: this folder cannot be read: {error.strerror}")
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    """The Arrow files of a saved data set, in its own order."""
+    """The Arrow files of a saved data set, in its order."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         names = [str(file["filename"]) for file in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{folder}: its state.json is not one that save_to_disk wrote; save the data set anew"
-        ) from None
+        raise ValueError(f"{folder}: its state.json was not written by save_to_disk; save the data set again") from None
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder}: its state.json names {name[:80]!r}, which is not a file in it; save it anew")
+            raise ValueError(f"{folder}: its state.json names {name[:80]!r}, which is not a file in it; save it again")
     if not names:
-        raise ValueError(f"{folder}: a saved data set without rows; leave it out")
+        raise ValueError(f"{folder}: a saved data set without rows; remove it")
     return [folder / name for name in names]
 
 
@@ -203,7 +200,7 @@ def _refuse_splits(folder: Path) -> None:
 
 
 def is_rows(file: Path) -> bool:
-    """Whether a file of a folder is taken: of a kind that is read, and not one that describes the others."""
+    """Whether a file in a folder holds rows: of a supported type, and not one that describes the others."""
     try:
         split_suffix(file)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Batches that are measured and not trained on: chosen rows, with no part in the schedule. B rows, L tokens."""
+"""Batches that are measured, not trained on: chosen rows, outside the schedule. B rows, L tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from workers.data.store import TokenStore
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """L tokens that are measured as one row."""
+    """L tokens that are measured as one sequence."""
 
     domain: int
     row: int
@@ -24,7 +24,7 @@ class MeasuredRow:
 
 
 def build_batch(stores: Sequence[TokenStore], rows: Sequence[tuple[int, int] | None]) -> Batch:
-    """Rows of stores, as (index of the domain, row), to be measured; None for one that only fills up the pass."""
+    """A batch of rows given as (index of the domain, row); None for one that only fills up the pass."""
     return collate([None if row is None else _store_row(stores[row[0]], *row) for row in rows], len(stores))[0]
 
 
@@ -35,7 +35,7 @@ def _store_row(store: TokenStore, domain: int, row: int) -> MeasuredRow:
 
 
 def collate(rows: Sequence[MeasuredRow | None], num_domains: int) -> tuple[Batch, NDArray[np.int64]]:
-    """The rows as a batch, and the example of each of its tokens (B, L), -1 where padded. None fills up the pass."""
+    """The rows as a batch, and the example of each token, (B, L), -1 for padding. None fills up the pass."""
     length = max((len(row.input_ids_L) for row in rows if row is not None), default=1)
     input_ids_BL = np.zeros((len(rows), length), dtype=np.int32)
     position_ids_BL = np.zeros((len(rows), length), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The forms in which templates want one and the same conversation."""
+"""The forms in which different templates expect the same conversation."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from workers.data.formats import Message
 
 Turn = tuple[Message, bool]
-"""A message, and whether it is learned."""
+"""A message, and whether it is trained on."""
 
 
 def with_system(turns: Sequence[Turn]) -> list[Turn]:
-    """The developer's messages as the system's, joined to a system message right before: templates take one."""
+    """Developer messages as system messages, merged with one right before them: templates accept only one."""
     result: list[Turn] = []
     for message, is_learned in turns:
         if message["role"] != "developer":
@@ -24,7 +24,7 @@ def with_system(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def forms_of(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
-    """The messages as they are; with the arguments of calls as JSON text; without empty content beside a call; and with
+    """The messages as they are; with arguments of calls as JSON text; without empty content beside a call; and with
     contents as lists of parts."""
     yield tuple(messages)
     if any("tool_calls" in message for message in messages):
@@ -36,19 +36,18 @@ def forms_of(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
 
 
 def has_written_out_parts(messages: Sequence[Message], text: str) -> bool:
-    """Whether a template that knows no parts wrote the lists themselves into the text."""
+    """Whether a template that does not know parts wrote the lists themselves into the text."""
     has_parts = not isinstance(messages[-1].get("content", ""), str)
     return has_parts and ("'type': 'text'" in text or '"type": "text"' in text)
 
 
 def text_of(message: Message) -> str:
-    """What a message says, in whichever form its content has."""
+    """The text of a message, in either form of its content."""
     content = message.get("content", "")
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def without(message: Message, key: str) -> Message:
-    """The message without one of its fields."""
     return {name: value for name, value in message.items() if name != key}
 
 

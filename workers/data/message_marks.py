@@ -1,4 +1,4 @@
-"""Marks in messages: unused characters around what a message says, to find it again in what a template renders."""
+"""Marks in messages: unused characters around a message's text, to find it in what a template renders."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from workers.data.formats import Message
 from workers.data.message_forms import text_of
 
-# The planes for private use. Few texts hold a character of them, but some do: icons of fonts for programmers.
+# The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
 _FIRST_MARK, _LAST_MARK = 0xF0000, 0x10FFFD
 _MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
 
@@ -20,7 +20,7 @@ class Mark:
 
     at: int
     number: int
-    """Even where a part begins, then odd where it ends; the same in every rendering."""
+    """Even at the start of a part, the next odd number at its end; the same in every rendering."""
     message: int
     is_call: bool
     """Whether the part is the name of a call."""
@@ -35,21 +35,21 @@ class Located:
 
 
 def find_taken(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> set[str]:
-    """The characters of a conversation that cannot be marks in it."""
+    """The characters that cannot be marks because the conversation contains them."""
     return set(_MARK.findall(json.dumps([messages, tools], ensure_ascii=False)))
 
 
 class Marker:
-    """Puts marks into messages and takes them out of what the messages are rendered to."""
+    """Puts marks into messages and takes them out of the rendered text."""
 
     def __init__(self, taken: set[str]) -> None:
-        """`taken` are characters that the conversation has itself, which no mark can be."""
+
         self._free = (chr(code) for code in range(_FIRST_MARK, _LAST_MARK + 1) if chr(code) not in taken)
         self._numbers: dict[str, int] = {}  # of each mark
         self._owners: list[tuple[int, bool]] = []  # of each mark: its message, and whether it is of a call's name
 
     def mark(self, message: Message, index: int) -> Message:
-        """Around text, thoughts and names of calls, inside the spaces that templates trim."""
+        """Marks around text, thoughts and names of calls, inside the spaces that templates trim."""
         marked: Message = {}
         if "reasoning_content" in message:
             marked["reasoning_content"] = self._around(message["reasoning_content"], index)
@@ -75,7 +75,7 @@ class Marker:
         return text.replace(core, f"{start}{core}{end}", 1)
 
     def read(self, marked: str) -> Located:
-        """The text without the marks, and where they were: of a part that stands there several times, the first."""
+        """The text without the marks, and where they were; the first place of a part that occurs several times."""
         marks: dict[int, Mark] = {}
         places = [found for found in _MARK.finditer(marked) if found.group() in self._numbers]
         for count, found in enumerate(places):

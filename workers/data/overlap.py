@@ -1,7 +1,7 @@
-"""What domains have in common, by the hashes that their stores keep: each once, rising.
+"""What domains have in common, by the hashes in their stores, which are distinct and ascending.
 
-Sorted arrays are looked up in each other, so a look at stores of a million examples takes a fraction of a second and no
-store is read beyond its hashes.
+Sorted arrays are searched in each other, so comparing stores of a million examples takes a fraction of a second and
+reads nothing but their hashes.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
-"""(N,) distinct, rising."""
+"""(N,) distinct, ascending."""
 
 
 @dataclass
 class Overlap:
-    """How many of one domain's hashes others have too."""
+    """How many of one domain's hashes other domains also have."""
 
     num_any: int = 0
-    """Those that any other has."""
+    """Hashes that at least one other has."""
     by_domain: dict[str, int] = field(default_factory=dict)
-    """Those that each other has, where there are any."""
+    """Hashes shared with each other domain, if any."""
 
 
 def find_within(sought: Mapping[str, Hashes], places: Mapping[str, Hashes]) -> dict[str, Overlap]:
-    """How many of each domain's hashes stand in each of the places, its own place included."""
+    """How many of each domain's hashes are in each of the places, including its own."""
     overlaps = {name: Overlap() for name in sought}
     all_sought = np.unique(np.concatenate([np.empty(0, np.uint64), *sought.values()]))
     found_anywhere = np.empty(0, np.uint64)
@@ -44,7 +44,7 @@ def find_within(sought: Mapping[str, Hashes], places: Mapping[str, Hashes]) -> d
 
 
 def find_shared(domains: Mapping[str, Hashes]) -> dict[str, Overlap]:
-    """How many of each domain's hashes every other domain has too."""
+    """How many of each domain's hashes each other domain also has."""
     overlaps = {name: Overlap() for name in domains}
     everything = np.sort(np.concatenate([np.empty(0, np.uint64), *domains.values()]))
     shared = np.unique(everything[1:][everything[1:] == everything[:-1]])

@@ -1,8 +1,8 @@
-"""Which examples share a row: best fit, longest first.
+"""Which examples share a row (sequence): best fit, longest first.
 
-Every example goes whole into the fullest row that still has room for it (Johnson 1974: at most 11/9 of the fewest
-rows, and within a per cent of it on real lengths). Ties go to the row that came to that room last, examples of one
-length go in their order: the outcome depends on the lengths alone.
+Every example goes whole into the fullest row that has room for it (Johnson 1974: at most 11/9 of the fewest rows, and
+within one per cent of it on real lengths). Ties go to the row that reached that room last, and examples of equal length
+keep their order, so the result depends on the lengths alone.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,11 @@ class Packing:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows."""
         return len(self.offsets) - 1
 
 
 def pack_examples(lengths: NDArray[np.int32], max_length: int, packing: bool = True) -> Packing:
-    """Rows of at most `max_length` tokens; one example a row without `packing`."""
+    """Rows of at most `max_length` tokens; one example per row without `packing`."""
     num_examples = len(lengths)
     if num_examples and not 0 < lengths.min() <= lengths.max() <= max_length:
         raise ValueError(f"lengths {lengths.min()} to {lengths.max()} do not fit rows of {max_length} tokens")
@@ -39,7 +38,7 @@ def pack_examples(lengths: NDArray[np.int32], max_length: int, packing: bool = T
 
 
 def _best_fit(lengths: list[int], max_length: int) -> list[int]:
-    """The row of each length, taken in order."""
+    """The row of each example, given their lengths in order."""
     rows_with_room: list[list[int]] = [[] for _ in range(max_length + 1)]
     rooms = 0  # bit r is set where some row has room for exactly r more tokens
     rows, num_rows = [], 0

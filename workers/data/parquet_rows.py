@@ -1,4 +1,4 @@
-"""Rows of a Parquet file. Columns that no row of text is made of, such as times and images, are not even read."""
+"""Rows of a Parquet file. Columns that cannot be part of a row of text, such as times and images, are not read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ def _read_row_group(
 
 
 def _is_read(kind: pyarrow.DataType) -> bool:
-    """Whether a column is read: not where it is one value of another type, or an object with bytes, as images are."""
+    """Whether a column is read: not if it is a scalar of another type, or an object with bytes such as an image."""
     if isinstance(kind, pyarrow.BaseExtensionType):
         kind = kind.storage_type
     if kinds.is_struct(kind):

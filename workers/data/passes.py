@@ -1,6 +1,6 @@
-"""One rank's rows of a step -> forward passes: rows as they are packed, or every example a sequence of its own.
+"""One rank's rows of a step -> forward passes: rows as they are packed, or every example as a separate sequence.
 
-Both ways hold the same targets. Shapes: B rows of the batch, S sequences of the pass, L tokens, N targets.
+Both have the same targets. Shapes: B rows of the batch, S sequences of the pass, L tokens, N targets.
 """
 
 from collections.abc import Iterator
@@ -16,34 +16,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one forward pass reads, and which tokens it is to predict."""
+    """What one forward pass reads, and which tokens it predicts."""
 
     input_ids_SL: NDArray[np.integer]
     position_ids_SL: NDArray[np.integer]
-    """From 0 in every example; 0 where padded behind whole rows."""
+    """From 0 in every example; 0 in the padding of whole rows."""
     sequence_N: NDArray[np.int64]
     column_N: NDArray[np.int64]
     """The column that predicts a target: the one before it."""
     target_N: NDArray[np.int64]
-    """Token ids of the targets."""
     domain_N: NDArray[np.int64]
     origin_SL: NDArray[np.int64]
-    """Where in the batch's flattened rows a token stands; -1 where padded behind a single example."""
+    """A token's position in the batch's flattened rows; -1 in the padding of single examples."""
 
     @property
     def target_origin_N(self) -> NDArray[np.int64]:
-        """Where in the batch's flattened rows the targets stand."""
+        """Positions of the targets in the batch's flattened rows."""
         return self.origin_SL[self.sequence_N, self.column_N] + 1
 
     @property
     def is_used_SL(self) -> NDArray[np.bool_]:
-        """False where padded: there positions do not go on. (An example of one token looks like padding.)"""
-        goes_on = self.position_ids_SL > 0
-        goes_on[:, :-1] |= goes_on[:, 1:]
-        return goes_on & (self.origin_SL >= 0)
+        """False for padding, where positions do not increase. (An example of one token looks like padding.)"""
+        continues = self.position_ids_SL > 0
+        continues[:, :-1] |= continues[:, 1:]
+        return continues & (self.origin_SL >= 0)
 
     def in_one_sequence(self) -> "ForwardPass":
-        """The same with all sequences one behind the other, which kernels for varied lengths take."""
+        """The same with all sequences concatenated, for kernels that take varied lengths."""
         return replace(
             self,
             input_ids_SL=self.input_ids_SL.reshape(1, -1),
@@ -55,9 +54,9 @@ class ForwardPass:
 
 
 def whole_rows(batch: "Batch", rows_per_pass: int, cut: bool = True) -> Iterator[ForwardPass]:
-    """The rows in their order, so many a pass.
+    """The rows in their order, `rows_per_pass` at a time.
 
-    With `cut` a pass ends at the last column that predicts a target: attention is causal, so what comes after it
+    With `cut`, a pass ends at the last column that predicts a target: attention is causal, so what follows
     changes no loss.
     """
     places_BL = np.arange(batch.input_ids_BL.size).reshape(batch.input_ids_BL.shape)
@@ -77,15 +76,15 @@ def whole_rows(batch: "Batch", rows_per_pass: int, cut: bool = True) -> Iterator
 
 
 def single_examples(batch: "Batch", tokens_per_pass: int, cut: bool = True) -> Iterator[ForwardPass]:
-    """Every example a sequence of its own, the longest first, as many a pass as fit into `tokens_per_pass`.
+    """Every example as a separate sequence, longest first, as many per pass as fit into `tokens_per_pass`.
 
-    Examples without a target are left out: they teach nothing, and here nothing else reads them. `cut` as above;
-    without it all examples come whole.
+    Examples without a target are left out: they teach nothing, and no other example reads them. Without `cut`, all
+    examples are read whole.
     """
     starts = np.flatnonzero(batch.position_ids_BL.ravel() == 0)  # padding is a piece of one token each
     ends = np.append(starts[1:], batch.position_ids_BL.size)
     is_target = batch.loss_mask_BL.ravel()  # never an example's first token
-    # A piece's tokens up to its last target, of which the last one is only predicted.
+    # A piece's tokens up to its last target, which is only predicted.
     places = np.where(is_target, np.arange(len(is_target)), -1)
     read_E = np.maximum.reduceat(places, starts) - starts if cut else ends - starts
     kept = np.flatnonzero(read_E > (0 if cut else 1))
@@ -108,7 +107,7 @@ def _as_sequences(
     is_read_SL = column_L < lengths_S[:, None]
     origin_SL = np.where(is_read_SL, starts_S[:, None] + column_L, -1)
     ids = batch.input_ids_BL.ravel()
-    # A column predicts the token behind it, which may be one that is not read itself.
+    # A column predicts the next token, which may not be read itself.
     has_next_SL = is_read_SL & (starts_S[:, None] + column_L + 1 < ends_S[:, None])
     predicts_SL = has_next_SL & is_target[np.where(has_next_SL, origin_SL + 1, 0)]
     sequence_N, column_N = np.nonzero(predicts_SL)
@@ -125,6 +124,6 @@ def _as_sequences(
 
 
 def idle_pass() -> ForwardPass:
-    """One token and no target: a rank that has nothing left to do runs it to stay in step with the others."""
+    """One token and no target, for a rank without further work that must stay in step with the others."""
     nothing, zero = np.zeros(0, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     return ForwardPass(zero, zero, nothing, nothing, nothing, nothing, zero - 1)

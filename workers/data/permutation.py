@@ -22,7 +22,7 @@ def derive_key(*parts: int | str) -> np.uint64:
 
 def hash_uint64(values: NDArray[np.uint64], key: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64 of `values`, keyed: a bijection of the 64-bit integers for each key."""
-    mixed = (values + np.uint64(1)) * _GOLDEN + key  # arrays wrap around in silence
+    mixed = (values + np.uint64(1)) * _GOLDEN + key  # array overflow wraps silently
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
     return mixed ^ (mixed >> np.uint64(31))

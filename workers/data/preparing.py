@@ -1,11 +1,10 @@
-"""What has to be done to prepare a domain: its store key, its shard tasks, and the two stores at the end.
+"""Preparing a domain: its store key, its shard tasks, and the two stores at the end.
 
-These are the bodies of the tasks; who runs them where is none of their business.
+These are the bodies of the tasks; where they run is up to the caller.
 """
 
 import json
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from workers.data.report import Report
 from workers.data.sources import Source, plan_sources
 from workers.data.store import STORE_VERSION, build_store
 from workers.data.tokenization import SIDES, ShardTask, Side, TokenShard
+from workers.fingerprint import fingerprint
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
 
 class Sample(Settings):
-    """Which training examples are used: the first `count`, or a fraction, of one order."""
+    """Which training examples are used: the first `count`, or a fraction, of an order keyed by the seed."""
 
     fraction: float
-    """Fraction of the examples."""
     count: int | None
-    """Number of them, in place of the fraction."""
     seed: int
-    """Seed of the order."""
 
     @property
     def is_part(self) -> bool:
@@ -41,7 +38,7 @@ class Sample(Settings):
         return self.count is not None or self.fraction < 1.0
 
     def choose(self, domain: str, num_examples: int) -> NDArray[np.int64] | None:
-        """Indices of the examples, rising; None for all of them. A smaller sample is part of a larger one.
+        """Ascending indices of the examples; None for all. A smaller sample is a subset of a larger one.
 
         Raises:
             ValueError: there are fewer than `count`.
@@ -52,7 +49,7 @@ class Sample(Settings):
             )
         if not self.is_part:
             return None
-        # The rounding that the DMT paper's row counts follow (arXiv 2310.05492), and never nothing.
+        # Rounded as the row counts of the DMT paper are (arXiv 2310.05492), and at least one.
         count = self.count if self.count is not None else max(1, round(self.fraction * num_examples))
         return np.sort(permutation(derive_key(self.seed, "sample", domain), num_examples)[:count])
 
@@ -61,28 +58,26 @@ class DomainPlan(Settings):
     """How one domain gets its stores."""
 
     domain: str
-    """Its name."""
     is_trained: bool
     """Whether it gets a training store."""
     key: str
     """Hash of everything that the stores depend on: the name of their folder."""
     has_eval_source: bool
-    """Whether the evaluation rows are its own, not set aside from the training rows."""
+    """Whether evaluation rows have a separate source instead of being set aside from the training rows."""
     eval_fraction: float
     """The fraction of the prompts that is set aside otherwise."""
     sample: Sample
-    """Which of its training examples are used."""
     tasks: list[ShardTask]
     """What to tokenise, training rows first."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The stores that it gets: evaluation alone where it is not trained on."""
+        """The stores that it gets: only evaluation if it is not trained on."""
         return SIDES if self.is_trained else ("eval",)
 
 
 def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_fingerprint: str) -> DomainPlan:
-    """Look at the domain's sources and lay out the work."""
+    """Inspect the domain's sources and plan the work."""
     train, evaluation = (
         plan_sources(domain, config, split, data.train_on, data.zstd_window_mib) for split in ("train", "eval")
     )
@@ -101,7 +96,7 @@ def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_f
     return DomainPlan(
         domain=domain,
         is_trained=config.is_trained,
-        key=blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest(),
+        key=fingerprint(key, num_bytes=12),
         has_eval_source=bool(evaluation),
         eval_fraction=config.eval_fraction,
         sample=sample,
@@ -110,7 +105,7 @@ def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_f
 
 
 def fingerprint_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Hash of what decides the ids and the mask: vocabulary and rules, special tokens, chat template."""
+    """Hash of what determines ids and mask: vocabulary and rules, special tokens, chat template."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         rules.pop("truncation"), rules.pop("padding")  # state of the last call, not part of the tokenizer
@@ -118,16 +113,16 @@ def fingerprint_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
         rules = tokenizer.get_vocab()
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     parts = [type(tokenizer).__name__, rules, special, tokenizer.chat_template]
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return fingerprint(parts, num_bytes=12)
 
 
 def check_sides(plan: DomainPlan, shards: Sequence[TokenShard], data: DataConfig) -> None:
-    """Refuse a domain with nothing to train on or nothing to evaluate on."""
+    """Refuse a domain without training examples or without evaluation examples."""
     num_examples = {side: sum(shard.num_examples[side] for shard in shards) for side in SIDES}
     report = Report.merged([shard.report for shard in shards])
     facts = (
         f"{report.num_rows:,} rows were read, {report.num_bad_rows:,} could not be used and "
-        f"{report.num_too_long_lost:,} were lost as longer than data.max_length {data.max_length} "
+        f"{report.num_too_long_lost:,} were lost because they are longer than data.max_length {data.max_length} "
         f"(data.too_long: {data.too_long})"
     )
     if num_examples["eval"] == 0 and num_examples["train"] and not plan.has_eval_source:
@@ -149,7 +144,7 @@ def pack_side(
     plan: DomainPlan, side: Side, shards: Sequence[TokenShard], data: DataConfig, pad_id: int, building: Path
 ) -> None:
     """Build the store of one side in the folder `building`."""
-    # Rows set aside from the training files are counted with these; all with the evaluation where that is all there is.
+    # Rows set aside for evaluation count as training rows; a domain without training counts all as evaluation.
     sources = [
         shard.report for task, shard in zip(plan.tasks, shards, strict=True) if task.side == side or not plan.is_trained
     ]
@@ -172,7 +167,7 @@ def pack_side(
 def _identity(source: Source) -> list[object]:
     exclude = [exclusion.model_dump(exclude={"eval"}) for exclusion in source.exclude]
     targets = [source.train_on, source.text_has_template]
-    # Where the format was detected, rows may be refused that are read where it was named.
+    # A detected format refuses rows that a named one reads.
     return [source.digest, source.split, source.format, source.fields, source.harmless is None, exclude, targets]
 
 

@@ -1,9 +1,9 @@
 """Rows of one file as a stream: JSON, CSV, Parquet or Arrow, plain or compressed.
 
-Whatever the file holds, memory stays flat and nothing raises: a row that cannot be read is a BadRow with its line, and
-so is the place from which a damaged file cannot be read on; a file that is not what its name says is one BadRow that
-says what it is. Blank lines are no rows. A line ends with \\n, \\r\\n or \\r; the line of an array's element or of a
-CSV row is the line where it starts, that of a Parquet or Arrow row its number from 1.
+Whatever the file contains, memory stays flat and nothing raises: a row that cannot be read is a BadRow with its line,
+and so is the place from which a damaged file cannot be read any further; a file that is not what its name says is one
+BadRow that says what it is. Blank lines are skipped. A line ends with \\n, \\r\\n or \\r; the line of an array element
+or a CSV row is where it starts, that of a Parquet or Arrow row its number from 1.
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ def read_rows(
     """The shard's rows: (line, parsed row), or a BadRow.
 
     Args:
-        path: the file; its name says what it is.
+        path: the file; its name determines its type.
         shard: the part to read.
         zstd_window_mib: longest window that a .zst file may need.
         list_columns: columns of a CSV file whose cells may be JSON lists.
 
     Raises:
-        ValueError: the name is of no known kind.
+        ValueError: the file type is unknown.
     """
     layout, compression = split_suffix(path)
     try:

@@ -1,4 +1,4 @@
-"""What became of the rows of a source: counted by file and kind of reason, with the first cases word for word."""
+"""The outcome of reading a source's rows: counts by file and kind of reason, and the first cases verbatim."""
 
 from collections import Counter
 from typing import Self
@@ -22,44 +22,42 @@ class BadRowCount(Settings):
 
 
 class BadRowCase(Settings):
-    """One refused row."""
-
     file: str
     line: int
     reason: str
 
 
 class Report(Settings):
-    """What became of the rows that were read."""
+    """The outcome of reading rows."""
 
     num_rows: int = 0
     """Rows read, good and bad."""
     num_bad_rows: int = 0
     """Rows that could not be used."""
     bad_rows: tuple[BadRowCount, ...] = ()
-    """The same by file and kind of reason."""
+    """Their number by file and kind of reason."""
     bad_row_cases: tuple[BadRowCase, ...] = ()
     """The first of them."""
     num_too_long: int = 0
-    """Examples of more than max_length tokens, whatever became of them."""
+    """Examples of more than max_length tokens, whether kept in part or lost."""
     num_too_long_lost: int = 0
-    """Those of them of which nothing is left."""
+    """Those of which nothing is left."""
     num_without_target: int = 0
-    """Those of which nothing is left because no piece of them held a target."""
+    """Those of which nothing is left because no piece contained a target."""
     num_tokens_cut: int = 0
-    """Tokens of the examples that were too long, less those that are left of them."""
+    """Tokens removed from examples that were too long."""
     num_targets_cut: int = 0
-    """Targets among them, those at the head of a piece included: nothing stands before them."""
+    """Targets among them, including those at the head of a piece, which nothing predicts."""
     num_excluded: int = 0
     """Good rows that `exclude` left out."""
     num_not_chosen: int = 0
     """Training examples that `fraction` or `count` left out."""
     dropped: dict[str, int] = Field(default_factory=dict)
-    """Rows of which the chat template drops something, by what it drops."""
+    """Rows of which the chat template omits something, by what it omits."""
 
     @classmethod
     def merged(cls, reports: list[Self]) -> Self:
-        """The sum of reports; the cases are those that come first in the order of the files and lines."""
+        """The sum of reports, with the first cases in the order of files and lines."""
         counts: dict[tuple[str, str], int] = {}
         for report in reports:
             for count in report.bad_rows:
@@ -82,7 +80,7 @@ class Report(Settings):
 
     @classmethod
     def of_rows(cls, num_good: int, bad_rows: list[BadRow]) -> Self:
-        """A batch of rows."""
+        """The report on a batch of rows."""
         counts = Counter((bad.file, bad.kind) for bad in bad_rows)
         cases = bad_rows[:MAX_BAD_ROW_CASES]
         return cls(
@@ -102,14 +100,14 @@ def check_bad_rows(domain: str, data: DataConfig, report: Report) -> None:
         return
     cases = report.bad_row_cases
     if data.bad_rows == "fail":
-        raise ValueError(f"domain {domain!r}: {_show(cases[0])}. Repair the row, or set data.bad_rows: skip")
+        raise ValueError(f"domain {domain!r}: {_show(cases[0])}. Fix the row, or set data.bad_rows: skip")
     fraction = report.num_bad_rows / report.num_rows
     if fraction > data.max_bad_fraction:
         kinds = "; ".join(f"{count.file}: {count.kind}: {count.num_rows:,}" for count in report.bad_rows)
         first = "\n  ".join(_show(case) for case in cases[:_CASES_IN_MESSAGE])
         raise ValueError(
             f"domain {domain!r}: {report.num_bad_rows:,} of {report.num_rows:,} rows cannot be used, a fraction of "
-            f"{fraction:.4f}; data.max_bad_fraction allows {data.max_bad_fraction}. Repair the rows or raise it.\n"
+            f"{fraction:.4f}; data.max_bad_fraction allows {data.max_bad_fraction}. Fix the rows, or raise it.\n"
             f"  By file and reason: {kinds}\n  {first}"
         )
 

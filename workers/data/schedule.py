@@ -1,14 +1,18 @@
-"""The schedule: (seed, journal of weights, step) -> the rows of each domain. Pure; no torch, no clock, no ranks.
+"""The schedule: (seed, journal of weights, step) -> the rows (sequences) of a step. Pure: no torch, clock or ranks.
 
     journal   step 1 .. 40: version 0     step 41 .. : version 1
-    shares -> rows per step         apportionment.py: exact at every step of a version; where a step takes its rows of
-                                    one domain alone, the same of whole steps
+    shares -> rows per step         apportionment.py: exact at every step of a version; if a step takes all its rows
+                                    from one domain, the same for whole steps
     rows   -> row ids               a domain's n-th row is entry n mod R of epoch n // R's permutation,
                                     keyed by (seed, domain name, epoch): adding a domain reshuffles no other
     order inside the step           a permutation keyed by (seed, step); rank r then takes the r-th slice
 
-All state is a cursor: where the apportionment stands before a step. Cursors are only kept to save time; from the first
-one, before step 1, every answer can be had again.
+Why a pure function: every rank computes the same global batch without communication, and a run resumes from any
+checkpoint, with any number of ranks, without saved iterator state. The journal is durable, so a killed run draws the
+same rows again; and a version that claims steps gathered ahead only means computing them again.
+
+All state is a cursor: the apportionment before a step. Cursors are kept only to save time; every answer can be computed
+again from the first one, before step 1.
 """
 
 from collections.abc import Sequence
@@ -27,11 +31,11 @@ ShareUnit = Literal["examples", "tokens"]
 
 @dataclass(frozen=True)
 class DomainRows:
-    """What the schedule knows of a domain's token store."""
+    """What the schedule knows about a domain's token store."""
 
     name: str
     num_rows: int
-    units_per_row: float  # mean examples (or tokens) in a row: turns shares into rows
+    units_per_row: float  # mean examples (or tokens) in a row: converts shares into rows
 
 
 @dataclass(frozen=True)
@@ -42,47 +46,46 @@ class StepRows:
     weights_version: int
     domain_SB: NDArray[np.int64]
     row_SB: NDArray[np.int64]
-    taken_SD: NDArray[np.int64]  # rows that each domain gives to each step
-    counts_SD: NDArray[np.int64]  # and has given by its end, since step 1
+    taken_SD: NDArray[np.int64]  # rows of each domain in each step
+    counts_SD: NDArray[np.int64]  # rows of each domain from step 1 through that step
 
     @property
     def num_steps(self) -> int:
-        """Number of steps."""
         return len(self.domain_SB)
 
 
 @dataclass(frozen=True)
 class _Cursor:
-    """Where the apportionment stands before `next_step`. It deals in draws: a row each, or a whole step's rows."""
+    """The state of the apportionment before `next_step`, counted in draws: one row each, or a whole step's rows."""
 
     next_step: int
     version: int  # the version of the step before; -1 before step 1
     shares_D: NDArray[np.float64]  # that version's shares of rows, and so of draws
-    debt_D: NDArray[np.float64]  # what the versions before it owed
-    carry_D: NDArray[np.float64]  # what of that its targets start from
+    debt_D: NDArray[np.float64]  # what previous versions owe
+    carry_D: NDArray[np.float64]  # the part of it with which the targets start
     version_counts_D: NDArray[np.int64]  # draws taken in that version
     total_counts_D: NDArray[np.int64]  # rows taken since step 1
 
     @property
     def owed_D(self) -> NDArray[np.float64]:
-        """Draws that every domain's shares have given less those it gave, over all versions."""
+        """Each domain's target minus its draws, over all versions."""
         return self.debt_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
 
 
-_CURSORS_KEPT = 16  # recent ones, for going back when a new version claims steps that were planned already
+_CURSORS_KEPT = 16  # recent ones, to go back to when a new version claims steps that were already planned
 
 
 class Schedule:
-    """Answers which rows a step trains on, from the journal announced so far."""
+    """Computes which rows a step trains on, from the journal announced so far."""
 
     def __init__(self, seed: int, domains: Sequence[DomainRows], rows_per_step: int, rows_per_draw: int = 1) -> None:
         self.seed = seed
         self.domains = list(domains)
         self.rows_per_step = rows_per_step
-        self.rows_per_draw = rows_per_draw  # rows that a domain gives together; `rows_per_step` is a multiple
+        self.rows_per_draw = rows_per_draw  # rows that a domain gives together; divides `rows_per_step`
         self._names = {domain.name for domain in self.domains}
         self._journal: list[DomainWeights] = []
-        # The row orders of all domains' running epochs, one behind the other.
+        # The row orders of all domains' current epochs, concatenated.
         self._num_rows_D = np.array([domain.num_rows for domain in self.domains], dtype=np.int64)
         self._order_start_D = np.cumsum(self._num_rows_D) - self._num_rows_D
         self._order = np.empty(int(self._num_rows_D.sum()), dtype=np.int64)
@@ -93,7 +96,7 @@ class Schedule:
         self._cursors = [self._start]
 
     def announce(self, weights: DomainWeights) -> None:
-        """Append a version; plans for the steps it claims are forgotten. Repeating a known one changes nothing.
+        """Append a version and drop the plans for the steps it claims. Repeating a known version changes nothing.
 
         Raises:
             ValueError: the version is not the next one, names other domains, or claims a step before the newest one.
@@ -101,7 +104,7 @@ class Schedule:
         if weights.version < len(self._journal) and weights == self._journal[weights.version]:
             return
         if weights.version != len(self._journal):
-            raise ValueError(f"weights version {weights.version} announced, but {len(self._journal)} is the next one")
+            raise ValueError(f"weights version {weights.version} announced, but the next one is {len(self._journal)}")
         if weights.shares.keys() != self._names:
             ours = sorted(self._names)
             raise ValueError(f"weights version {weights.version} is for {sorted(weights.shares)}, not {ours}")
@@ -115,7 +118,6 @@ class Schedule:
 
     @property
     def num_versions(self) -> int:
-        """Number of versions announced."""
         return len(self._journal)
 
     def version_of(self, step: int) -> DomainWeights:
@@ -126,7 +128,7 @@ class Schedule:
         raise ValueError(f"no weights version claims step {step}; steps are counted from 1")
 
     def rows(self, first_step: int, max_steps: int = 1) -> StepRows:
-        """The rows of up to `max_steps` steps from `first_step` on, ending earlier where the version ends."""
+        """The rows of up to `max_steps` steps from `first_step` on; fewer if the version ends before."""
         cursor = next((c for c in reversed(self._cursors) if c.next_step <= first_step), self._start)
         while cursor.next_step < first_step:
             cursor, _ = self._advance(cursor, first_step - cursor.next_step)
@@ -140,7 +142,7 @@ class Schedule:
             self._cursors = [*self._cursors[-_CURSORS_KEPT + 1 :], cursor]
 
     def _advance(self, cursor: _Cursor, max_steps: int) -> tuple[_Cursor, NDArray[np.int64]]:
-        """The cursor up to `max_steps` steps of one version later, and the rows taken by step and domain, (S, D)."""
+        """The cursor after up to `max_steps` steps of one version, and the rows taken by step and domain, (S, D)."""
         weights = self.version_of(cursor.next_step)
         draws_per_step = self.rows_per_step // self.rows_per_draw
         if weights.version != cursor.version:
@@ -163,16 +165,16 @@ class Schedule:
         return after, draws_SD * self.rows_per_draw
 
     def row_shares(self, weights: DomainWeights) -> NDArray[np.float64]:
-        """Shares of rows, shape (D,), that give the version's shares of examples (or tokens)."""
+        """Shares of rows, (D,), that yield the version's shares of examples (or tokens)."""
         share_D = np.array([weights.shares[domain.name] / domain.units_per_row for domain in self.domains])
         return share_D / share_D.sum()
 
     def _lay_out(self, after: _Cursor, taken_SD: NDArray[np.int64]) -> StepRows:
-        """Give every row taken before `after` its id and its place in the global batch."""
+        """Assign every row taken before `after` its id and its place in the global batch."""
         num_steps, num_domains = taken_SD.shape
         first_step = after.next_step - num_steps
         domain_N = np.repeat(np.tile(np.arange(num_domains), num_steps), taken_SD.ravel())
-        # A domain's draws are numbered from 0 over the whole run; here it gives those after `before_D`.
+        # A domain's draws are numbered from 0 over the whole run; these are the ones after `before_D`.
         taken_D = taken_SD.sum(axis=0)
         before_D = after.total_counts_D - taken_D
         by_domain = np.argsort(domain_N, kind="stable")
@@ -191,7 +193,7 @@ class Schedule:
         )
 
     def _row_ids(self, domain_N: NDArray[np.int64], draw_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row ids of the given draws of the given domains."""
+        """Row ids of draws of domains, (N,)."""
         epoch_N, place_N = np.divmod(draw_N, self._num_rows_D[domain_N])
         row_N = np.empty_like(domain_N)
         while True:

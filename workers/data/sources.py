@@ -1,7 +1,7 @@
-"""Where a domain's rows come from: its files or its hub set, each cut into shards that tasks read on their own.
+"""Where a domain's rows come from: files or a hub data set, each divided into shards that tasks read independently.
 
-`plan_sources` looks once at each file (size, hash, layout of the first rows); `read_examples` streams one shard.
-Rows are data and nothing else: none is taken for a path, an address or code.
+`plan_sources` inspects each file once (size, hash, layout of the first rows); `read_examples` streams one shard.
+Rows are only data: no row is interpreted as a path, an address or code.
 """
 
 import math
@@ -44,43 +44,40 @@ _ROWS_TO_DETECT = 100
 _SHARD_BYTES = 16 * 2**20  # of text
 _SHARD_ROWS = 16_384
 _TEXT_BYTES_PER_PACKED_BYTE = 4
-# Every task reads (not tokenises) the whole of a file of lines, so more shards stop paying.
+# Every task reads (but does not tokenise) the whole of a file of lines, so more shards do not pay off.
 _MAX_SHARDS = 32
 
 
 class Source(Settings):
-    """One file, or one split of a hub set, and how to read it."""
+    """One file, or one split of a hub data set, and how to read it."""
 
     path: Path | None = None
-    """The file; None for a hub set."""
     hub: HubConfig | None = None
-    """The hub set; None for a file."""
     split: str = ""
-    """The split of the hub set."""
+    """Split of the hub data set; empty for a file."""
     format: str
     """Layout of the rows; never `auto`."""
     fields: dict[str, str]
     """Field names of the format -> field names of the file."""
     harmless: list[str] | None = None
-    """Where the format was detected: fields that a row may have without being looked at again. None: it was named."""
+    """With a detected format, fields that a row may have without a second look; None if the format was named."""
     train_on: TrainOn = "all"
-    """Which answers of a conversation are learned."""
+    """Which answers of a conversation are trained on."""
     text_has_template: bool = False
-    """Whether documents carry their chat template already."""
+    """Whether documents already include their chat template."""
     exclude: list[Exclusion] = Field(default_factory=list)
-    """What to leave out."""
     digest: str
     """Hash of the content."""
     size: int
-    """Bytes of the file, or rows of the hub set."""
+    """Bytes of the file, or rows of the hub data set."""
     num_shards: int
-    """Parts that it is read in: a function of the size alone."""
+    """Parts in which it is read: a function of the size alone."""
     zstd_window_mib: int = ZSTD_WINDOW_MIB
     """Longest Zstandard window that the file may need."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
 
 
@@ -91,14 +88,14 @@ def plan_sources(
     train_on: TrainOn = "all",
     zstd_window_mib: int = ZSTD_WINDOW_MIB,
 ) -> list[Source]:
-    """The sources of a domain's `train` or `eval` split; none where it has no eval files of its own.
+    """The sources of a domain's `train` or `eval` split; empty if it has no separate evaluation source.
 
     Args:
-        train_on: which answers are learned where the domain does not say.
+        train_on: which answers are trained on if the domain does not say.
         zstd_window_mib: longest window that a .zst file may need.
 
     Raises:
-        ValueError: a path names no file that can be read, or the format of one cannot be told.
+        ValueError: a path names no readable file, or the format of a file cannot be detected.
     """
     try:
         check_fields(config.format, config.fields)
@@ -116,7 +113,7 @@ def plan_sources(
 
 
 def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
-    """The examples of a shard, and for each other row what became of it."""
+    """The examples of a shard, and a marker for each row that is not one."""
     rows = _read_hub(source, shard) if source.path is None else _read_file(source, source.path, shard)
     harmless = None if source.harmless is None else set(source.harmless)
     by_field = [exclusion for exclusion in source.exclude if exclusion.field is not None]
@@ -147,7 +144,7 @@ def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRo
 
 
 def _refuse_what_is_new(row: dict[str, Any], fields: dict[str, str]) -> None:
-    """The first rows decided the layout; what they did not have is looked at where it comes."""
+    """Check fields that the first rows, which determined the layout, did not have."""
     if refusal := find_refusal([row], fields):
         raise RowError(refusal)
 
@@ -157,15 +154,15 @@ def _is_columnar(source: Source) -> bool:
 
 
 def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[str, Any]:
-    """What of the examples is learned: settings of the domain that fit the layout of its rows."""
+    """The domain's settings of what is trained on, as they apply to the layout of its rows."""
     if source.format == "text":
         if config.train_on is not None:
-            raise ValueError(f"{source.name}: train_on is for conversations; its rows are documents; take it out")
+            raise ValueError(f"{source.name}: train_on is for conversations, and its rows are documents; remove it")
         return {"text_has_template": config.text_has_template}
     if config.text_has_template:
         raise ValueError(
             f"{source.name}: text_has_template is for rows of format text, and these are of format {source.format}; "
-            "take it out"
+            "remove it"
         )
     return {"train_on": config.train_on or train_on}
 
@@ -175,11 +172,11 @@ def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int) -> Source
     size = path.stat().st_size
     is_packed = bool(compression) or layout in TABLE_LAYOUTS
     text_bytes = size * _TEXT_BYTES_PER_PACKED_BYTE if is_packed else size
-    # What a longer window lets through is another content.
+    # A longer window may let more content through.
     window = f"-{zstd_window_mib}" if compression == ".zst" and zstd_window_mib != ZSTD_WINDOW_MIB else ""
     rows = read_rows(path, Shard(), zstd_window_mib, _list_columns(config.fields))
     return Source(
-        path=path.absolute(),  # a link stays one: the name of what it points to may not tell its kind
+        path=path.absolute(),  # a link stays a link: its target's name may not show its type
         **_resolve_format(config, str(path), rows),
         digest=hash_file(path) + window,
         size=size,
@@ -210,13 +207,13 @@ def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
 
 
 def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, Any] | BadRow]) -> dict[str, Any]:
-    """`format`, `fields` and `harmless` of a Source: as they are named, or as the first rows have them."""
+    """`format`, `fields` and `harmless` of a Source: as configured, or as detected from the first rows."""
     if config.format != "auto":
         return {"format": config.format, "fields": config.fields}
     first_rows = islice((row[1] for row in rows if not isinstance(row, BadRow)), _ROWS_TO_DETECT)
     head = [row for row in first_rows if isinstance(row, dict)]
     if not head:
-        return {"format": "messages", "fields": config.fields}  # whatever is there, it is bad rows
+        return {"format": "messages", "fields": config.fields}  # every row will be a bad row
     if refusal := find_refusal(head, config.fields):
         raise ValueError(f"{name}: {refusal}")
     if found := detect_format(head, config.fields):
@@ -224,14 +221,14 @@ def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, A
         return {"format": found, "fields": fields, "harmless": harmless_names(head)}
     keys = sorted({str(key)[:40] for row in head for key in row})[:20]
     raise ValueError(
-        f"{name}: cannot tell the format; the first {len(head)} rows have the fields {', '.join(keys)}. Name it with "
+        f"{name}: cannot detect the format; the first {len(head)} rows have the fields {', '.join(keys)}. Name it with "
         "`format` (messages, sharegpt, alpaca, prompt_completion, text) and map its fields with `fields`, "
         "e.g. fields: {prompt: question, completion: answer}"
     )
 
 
 def repeated_sources(sources: Sequence[Source]) -> list[list[str]]:
-    """Groups of sources with the same content, by the names that they were given; most sources are in none."""
+    """Groups of at least two sources with the same content, by name."""
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for source in sources:
         names[source.digest, source.split].append(source.name)
@@ -243,7 +240,6 @@ def _count_shards(amount: int, per_shard: int) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """Hash of a file's bytes."""
     digest = blake2b(digest_size=16)
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -252,7 +248,7 @@ def hash_file(path: Path) -> str:
 
 
 def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
-    # Imported where it is used: it takes a second, and most domains are files.
+    # Imported here: it takes a second, and most domains are files.
     import datasets
 
     if not Path(hub.path).expanduser().exists():
@@ -273,7 +269,7 @@ def _read_hub(source: Source, shard: Shard) -> Iterator[tuple[int, Any] | BadRow
 
 
 def _arrow_rows(rows: "datasets.Dataset", span: range) -> Iterator[tuple[int, Any] | BadRow]:
-    # Plain Arrow: the library's own row access would open the files that image and audio columns name.
+    # Plain Arrow: the library's row access would open the files that image and audio columns name.
     table = rows.with_format("arrow")
     for start in range(span.start, span.stop, ROWS_PER_BLOCK):
         yield from read_arrow(table[start : min(start + ROWS_PER_BLOCK, span.stop)], start)

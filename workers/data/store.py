@@ -1,8 +1,8 @@
-"""The token store: packed rows of one domain on disk, memory-mapped and read-only.
+"""The token store: packed rows (sequences) of one domain on disk, memory-mapped and read-only.
 
-A store is a folder of plain .npy arrays and a manifest.json that is written last and names every array with its size.
-`build_store` fills it block by block, so memory stays flat. Stores of one domain live as `<cache>/<key>/train` and
-`.../eval`; `publish` gives the finished pair its name in one rename, so whoever comes second finds it whole.
+A store is a folder of plain .npy arrays and a manifest.json, written last, with the size of every array. `build_store`
+fills it block by block, so memory stays flat. The stores of a domain are `<cache>/<key>/train` and `.../eval`;
+`publish` names the finished pair in one rename, so a second builder finds it complete.
 """
 
 import json
@@ -21,7 +21,7 @@ from workers.data.tokenization import Side, TokenShard
 from workers.durable import fsync
 
 STORE_VERSION = 2
-"""Raised whenever the same input would give another store."""
+"""Increased whenever the same input would give a different store."""
 
 _ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_tokens", "row_examples")
 _HASHES = ("prompts", "examples")
@@ -31,7 +31,7 @@ _BLOCK_TOKENS = 2**20
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Packed rows of one domain; R rows, L tokens a row."""
+    """Packed rows of one domain; R rows of L tokens."""
 
     folder: Path
     fingerprint: str
@@ -43,7 +43,7 @@ class TokenStore:
     input_ids: NDArray[np.int32]
     """(R, L), padded with the pad id."""
     position_ids: NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
-    """(R, L), from 0 in every example; 0 where padded."""
+    """(R, L), from 0 in every example; 0 for padding."""
     loss_mask: NDArray[np.bool_]
     """(R, L), True where the token is a target that counts."""
     row_lengths: NDArray[np.int32]
@@ -53,15 +53,15 @@ class TokenStore:
     row_examples: NDArray[np.int32]
     """(R,) examples."""
     manifest: dict[str, Any]
-    """Everything about its making."""
+    """How it was made."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """Map a finished store; ValueError where it is torn."""
+        """Map a finished store; ValueError if it is damaged."""
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if manifest["store_version"] != STORE_VERSION:
-                raise ValueError(f"it is of version {manifest['store_version']}, not {STORE_VERSION}")
+                raise ValueError(f"its version is {manifest['store_version']}, not {STORE_VERSION}")
             for name in dict.fromkeys((*_ARRAYS, *manifest["array_bytes"])):
                 size, expected = (folder / f"{name}.npy").stat().st_size, manifest["array_bytes"][name]
                 if size != expected:
@@ -78,17 +78,17 @@ class TokenStore:
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"token store {folder} is damaged: {error}. Delete {folder.parent}; it is made anew"
+                f"token store {folder} is damaged: {error}. Delete {folder.parent}; it will be made again"
             ) from error
 
     @property
     def prompts(self) -> NDArray[np.uint64]:
-        """Hashes of the prompts, each once, rising; memory-mapped."""
+        """Distinct hashes of the prompts, ascending; memory-mapped."""
         return self._hashes("prompts")
 
     @property
     def distinct_examples(self) -> NDArray[np.uint64]:
-        """Hashes of the examples (ids and targets), each once, rising; memory-mapped."""
+        """Distinct hashes of the examples (ids and targets), ascending; memory-mapped."""
         return self._hashes("examples")
 
     def _hashes(self, name: str) -> NDArray[np.uint64]:
@@ -96,7 +96,7 @@ class TokenStore:
         return hashes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What travels between processes is the folder, not its content.
+        # Pickled as the folder, not its content.
         return TokenStore.open, (self.folder,)
 
 
@@ -132,7 +132,7 @@ def build_store(
     }
     for name in _ARRAYS + _HASHES:
         fsync(folder / f"{name}.npy")
-    # Under another name until it is whole, like the arrays before it: a manifest means a complete store.
+    # Under another name until it is complete: a manifest means a complete store.
     unfinished = folder / f".{_MANIFEST}"
     unfinished.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     fsync(unfinished)
@@ -141,7 +141,7 @@ def build_store(
 
 
 def publish(building: Path, final: Path) -> None:
-    """Name a folder of finished stores `final`; where another builder was first, its stores stay and these go."""
+    """Rename a folder of finished stores to `final`; if another builder was first, its stores stay and these go."""
     fsync(building)
     try:
         building.rename(final)
@@ -166,7 +166,6 @@ class _Examples:
         self._loss_masks = [shard.array(side, "loss_mask") for shard in shards]
 
     def hashes(self, name: str) -> NDArray[np.uint64]:
-        """Hashes of the examples' `prompts`, or of the `examples` themselves."""
         return np.concatenate([np.asarray(shard.array(self._side, name)) for shard in self._shards])[self._taken]
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -176,7 +175,7 @@ class _Examples:
 
 
 def _write_hashes(path: Path, hashes: NDArray[np.uint64]) -> int:
-    """Write the distinct ones, rising, so that another store's can be looked up in them; their number."""
+    """Write the distinct hashes, ascending, so that others can be searched in them; their number."""
     distinct = np.unique(hashes)
     np.save(path, distinct)
     return len(distinct)

@@ -1,4 +1,4 @@
-"""The text of a file as UTF-8 in pieces of bounded size, whatever it is compressed with or encoded in."""
+"""The text of a file as UTF-8 in chunks of bounded size, for any compression and encoding."""
 
 import codecs
 import gzip
@@ -15,15 +15,15 @@ from workers.data.framing import MAX_ROW_BYTES, DamagedFile
 ZSTD_WINDOW_MIB: int = DataConfig.model_fields["zstd_window_mib"].default
 
 _CHUNK_BYTES = 2**18
-# A Zstandard block of 4 bytes can stand for 128 KiB, so this much input makes at most 2 MiB of output.
+# A Zstandard block of 4 bytes can expand to 128 KiB, so this much input gives at most 2 MiB of output.
 _ZSTD_INPUT_BYTES = 64
 _ZSTD_HEADER_BYTES = 18
 _MAX_ZSTD_WINDOW_MIB = 2048
-# Text shrinks to a tenth, seldom to a hundredth; a file that grows more than this is a bomb.
+# Text shrinks to a tenth, rarely to a hundredth; a file that expands more than this is a bomb.
 _MAX_EXPANSION = 200
 _ALWAYS_ALLOWED_BYTES = 64 * 2**20
 _HEAD_BYTES = 4096
-# Those of UTF-32 go first: the mark of UTF-16 is the beginning of one of them.
+# UTF-32 first: the mark of UTF-16 is the beginning of one of its marks.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -33,13 +33,13 @@ _MARKS = (
 
 
 def read_text(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:
-    """The text of a file as UTF-8 without a byte order mark; UTF-16 and UTF-32 are told by theirs.
+    """The text of a file as UTF-8 without a byte order mark; UTF-16 and UTF-32 are recognised by theirs.
 
     Raises:
-        DamagedFile: it cannot be read on.
+        DamagedFile: it cannot be read any further.
     """
     chunks = _decompressed(path, compression, zstd_window_mib)
-    parts = [_first_piece(chunks)]  # popped when it is handed on: it may be long, and this frame stays
+    parts = [_first_piece(chunks)]  # popped when yielded: it may be long, and this frame stays alive
     encoding = next((encoding for mark, encoding in _MARKS if parts[0].startswith(mark)), None)
     if encoding:
         yield from _transcoded(parts.pop(), chunks, encoding)
@@ -49,7 +49,7 @@ def read_text(path: Path, compression: str, zstd_window_mib: int) -> Iterator[by
 
 
 def _first_piece(chunks: Iterator[bytes]) -> bytes:
-    """As many chunks as it takes to hold any byte order mark."""
+    """As many chunks as are needed to contain any byte order mark."""
     piece = b""
     for chunk in chunks:
         piece += chunk
@@ -59,9 +59,9 @@ def _first_piece(chunks: Iterator[bytes]) -> bytes:
 
 
 def peek(chunks: Iterator[bytes]) -> tuple[bytes, bool, Iterator[bytes]]:
-    """(the first lines, whether that is all there is, the same chunks again).
+    """(the first lines, whether that is the whole file, the same chunks again).
 
-    What is looked at holds two lines that are not blank where the file has them within MAX_ROW_BYTES.
+    The first lines include two that are not blank, if the file has them within MAX_ROW_BYTES.
     """
     taken: list[bytes] = []
     head = bytearray()
@@ -95,14 +95,14 @@ def peek(chunks: Iterator[bytes]) -> tuple[bytes, bool, Iterator[bytes]]:
 
 
 def _transcoded(head: bytes, chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    # A lone surrogate passes on as bytes that are not UTF-8, so that it costs its row and not the file.
+    # A lone surrogate becomes invalid UTF-8, so that it costs its row and not the file.
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     try:
         for chunk in chain([head], chunks):
             yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
         yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise DamagedFile(f"its byte order mark says {encoding.upper()}, and it is not: {error.reason}") from None
+        raise DamagedFile(f"its byte order mark says {encoding.upper()}, but it is not: {error.reason}") from None
 
 
 def _decompressed(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:
@@ -113,7 +113,7 @@ def _decompressed(path: Path, compression: str, zstd_window_mib: int) -> Iterato
             yield chunk
             num_bytes += len(chunk)
             if num_bytes > limit:
-                raise DamagedFile(f"it grows to more than {_MAX_EXPANSION} times its size when decompressed")
+                raise DamagedFile(f"it expands to more than {_MAX_EXPANSION} times its size when decompressed")
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise DamagedFile(str(error)) from None
 
@@ -132,7 +132,7 @@ def _plain_chunks(path: Path) -> Iterator[bytes]:
 
 def _gzip_chunks(path: Path) -> Iterator[bytes]:
     with gzip.open(path, "rb") as file:
-        while chunk := file.read1(_CHUNK_BYTES):  # read() would lose what it holds when the file ends early
+        while chunk := file.read1(_CHUNK_BYTES):  # read() would lose its buffer if the file ends early
             yield chunk
 
 
@@ -161,7 +161,7 @@ def _zstd_chunks(path: Path, window_mib: int) -> Iterator[bytes]:
 
 
 def _window_reason(header: bytes, window_mib: int) -> str | None:
-    """What to set, where a frame asks for a longer window than it may have."""
+    """What to set if a frame needs a longer window than allowed."""
     try:
         needed_mib = -(-zstandard.get_frame_parameters(header).window_size // 2**20)
     except zstandard.ZstdError:
@@ -170,5 +170,5 @@ def _window_reason(header: bytes, window_mib: int) -> str | None:
         return None
     return (
         f"it was compressed with a Zstandard window of {needed_mib:,} MiB and data.zstd_window_mib allows "
-        f"{window_mib:,}; set data.zstd_window_mib: {needed_mib} (each task that reads it takes that much memory)"
+        f"{window_mib:,}; set data.zstd_window_mib: {needed_mib} (each task that reads it needs that much memory)"
     )

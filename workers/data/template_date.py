@@ -1,4 +1,4 @@
-"""Chat templates that write the day's date: the same rows would be others tomorrow, so one day is written for all."""
+"""Chat templates that write today's date: the same rows would differ tomorrow, so one day is fixed for all."""
 
 import re
 from datetime import date
@@ -16,17 +16,17 @@ _FILE = "template-date"
 
 
 def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date | None:
-    """Let the chat template write the day on which the first store of a cache was made; changes the tokenizer.
+    """Make the chat template write the day on which the first store of a cache was made; changes the tokenizer.
 
     Args:
         tokenizer: whose template may ask for the date (`strftime_now`).
-        cache_dir: folder of token stores; the day is kept there, in a file of its own.
+        cache_dir: folder of token stores; the day is kept there in a separate file.
 
     Returns:
-        The day; None where the template does not ask for it.
+        The day; None if the template does not ask for it.
 
     Raises:
-        ValueError: the template asks for the date in a form that is only known when it is rendered.
+        ValueError: the format of the date is known only when the template is rendered.
     """
     templates = tokenizer.chat_template
     by_name = templates if isinstance(templates, dict) else {"": templates or ""}
@@ -36,8 +36,8 @@ def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date |
     frozen = {name: _CALL.sub(lambda call: _written(day, call.group(1)), source) for name, source in by_name.items()}
     if any(_ASKED.search(source) for source in frozen.values()):
         raise ValueError(
-            "model.path: the chat template writes today's date, in a form that cannot be known before, so the same "
-            "rows would be other rows tomorrow; set model.chat_template to one without it"
+            "model.path: the chat template writes today's date in a format that cannot be known in advance, so the "
+            "same rows would differ tomorrow; set model.chat_template to one without it"
         )
     tokenizer.chat_template = frozen if isinstance(templates, dict) else frozen[""]
     return day

@@ -1,8 +1,8 @@
 """Examples -> token ids and loss mask, in batches.
 
-The loss is on what the assistant says and on the token that ends it: on every token that holds a character of them, as
-`answer_spans` finds them in the rendered text. A row of which that cannot be known is refused with the reason rather
-than masked wrongly.
+The loss is on what the assistant says and on the token that ends it: on every token with a character of them, as
+`answer_spans` finds them in the rendered text. A row for which that cannot be determined is refused with the reason
+rather than masked wrongly.
 """
 
 import re
@@ -34,12 +34,12 @@ BUILT_IN_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
 )
-"""For tokenizers that have none: plain words for the roles, so any vocabulary will do; answers end with EOS."""
+"""For tokenizers without one: roles in plain words, so any vocabulary will do; answers end with EOS."""
 
-# Without this the library builds an attention mask that nobody reads, and warns of texts over the model's length.
+# Otherwise the library builds an unused attention mask and warns about texts over the model's length.
 _TOKENIZER_OPTIONS = {"return_attention_mask": False, "verbose": False}
 
-_TEMPLATE_IN_TEXT = "; where the text carries its chat template already, set text_has_template of the domain"
+_TEMPLATE_IN_TEXT = "; if the text already includes its chat template, set the domain's text_has_template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Tokens:
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
     dropped: tuple[str, ...] = ()
-    """Kinds of content that the chat template left out."""
+    """Kinds of content that the chat template omitted."""
 
 
 def tokenize_examples(tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]) -> list[Tokens | str]:
-    """Tokens of each example, or the reason why it has none; all of them conversations, or all of them documents."""
+    """Tokens of each example, or why it has none; the examples are all conversations or all documents."""
     control_tokens = _control_tokens(tokenizer)
     results: list[Tokens | str | None] = [_find_control_token(control_tokens, example) for example in examples]
     clean = [index for index, result in enumerate(results) if result is None]
@@ -71,7 +71,7 @@ def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | N
 
 
 def _find_control_token(control_tokens: re.Pattern[str] | None, example: Example) -> str | None:
-    """Why the text would be read as more than text: a row must not be able to end a turn or to open one."""
+    """Why the text would not be read as plain text: a row must not be able to open or end a turn."""
     if control_tokens is None or example.has_template:
         return None
     for text in example.texts:
@@ -81,8 +81,8 @@ def _find_control_token(control_tokens: re.Pattern[str] | None, example: Example
 
 
 def _check_targets(tokens: Tokens) -> Tokens | str:
-    tokens.loss_mask[:1] = False  # nothing stands before the first token that could predict it
-    return tokens if tokens.loss_mask.any() else "no assistant text: the chat template writes none of it"
+    tokens.loss_mask[:1] = False  # nothing precedes the first token that could predict it
+    return tokens if tokens.loss_mask.any() else "no assistant text: the chat template omits it"
 
 
 def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:
@@ -112,7 +112,7 @@ def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list
 
 
 def _read(template: ChatTemplate, example: Example, ahead: Rendered | None) -> tuple[Conversation, list[Span]] | str:
-    """The conversation as it is rendered, and the characters that are learned."""
+    """The rendered conversation, and the characters that are trained on."""
     try:
         conversation = template.read(example, ahead)
         answers = [a for a in find_answers(template, conversation) if conversation.learned[a.message]]
@@ -125,7 +125,7 @@ def _read(template: ChatTemplate, example: Example, ahead: Rendered | None) -> t
         if conversation.learned[index] and says_something({**message, "content": text_of(message)})
     }
     if wanted - found and "assistant message" not in conversation.dropped:
-        # It may stand in the text, as part of what somebody else says.
+        # It may be in the text as part of another speaker's message.
         conversation = replace(conversation, dropped=(*conversation.dropped, "assistant message"))
     return conversation, [(answer.start, answer.end) for answer in answers]
 
@@ -147,7 +147,7 @@ def _mask(tokenizer: "PreTrainedTokenizerBase", rendered: list[tuple[Conversatio
 
 
 class _Offsets(Sequence[Span]):
-    """The characters of each token. All of them in a list would take longer than the tokens."""
+    """The characters of each token, looked up lazily: a list of all would take longer than tokenising."""
 
     def __init__(self, encoding: Any) -> None:
         self._encoding = encoding
@@ -160,19 +160,19 @@ class _Offsets(Sequence[Span]):
 
 
 def mask_by_offsets(offsets: Sequence[Span], targets: list[Span]) -> NDArray[np.bool_]:
-    """Which tokens hold a character of the targets.
+    """Which tokens contain a character of the targets.
 
     Args:
-        offsets: (L,) characters of each token, as the tokenizer gives them. Tokens of one character, as the bytes of
-            an emoji, all have that character; a token may have none, as a space that the tokenizer trims off.
-        targets: characters, in rising order.
+        offsets: (L,) characters of each token, from the tokenizer. Tokens that share a character, such as the bytes of
+            an emoji, all have it; a token may have none, such as a space that the tokenizer trims.
+        targets: spans of characters, ascending.
     """
     mask_L = np.zeros(len(offsets), dtype=np.bool_)
     for start, end in targets:
         first = bisect_right(offsets, start, key=itemgetter(1))
         stop = bisect_left(offsets, end, key=itemgetter(0))
-        # A token without characters stands before the target where it was put into the text there, and at its end where
-        # its space was trimmed off.
+        # A token without characters belongs to the target if it was inserted right before it, or if its space was
+        # trimmed at the end.
         while first and offsets[first - 1] == (start, start) and (first == 1 or offsets[first - 2][1] == start):
             first -= 1
         while stop < len(offsets) and offsets[stop] == (end, end) and offsets[stop - 1][1] < end:
@@ -184,10 +184,10 @@ def mask_by_offsets(offsets: Sequence[Span], targets: list[Span]) -> NDArray[np.
 def _mask_by_prefixes(
     tokenizer: "PreTrainedTokenizerBase", text: str, ids: NDArray[np.int32], targets: list[Span]
 ) -> NDArray[np.bool_]:
-    """The same for a tokenizer that does not tell the characters of its tokens."""
+    """The same for a tokenizer that does not report the characters of its tokens."""
 
     def count_tokens(until: int) -> tuple[int, bool]:
-        """Tokens that are whole in the text up to here, and whether the next one begins here."""
+        """Complete tokens in the text up to here, and whether the next one begins here."""
         part = np.asarray(tokenizer(text[:until], add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"])
         length = min(len(part), len(ids))
         differing = np.flatnonzero(part[:length] != ids[:length])

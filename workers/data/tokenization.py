@@ -1,6 +1,6 @@
-"""One shard of a source -> flat token files, one set for each side (train, eval), and a report of what was left out.
+"""One shard of a source -> flat token files for each side (train, eval), and a report of what was left out.
 
-Files of a side: `input_ids`, `loss_mask`, `lengths`, `prompts` and `examples` (64-bit hashes), plain arrays without a
+Files of a side: `input_ids`, `loss_mask`, `lengths`, `prompts` and `examples` (64-bit hashes): raw arrays without a
 header, written as the rows are read, so memory stays flat.
 """
 
@@ -46,18 +46,14 @@ class ShardTask(Settings):
     """One part of one source, and which side its examples go to."""
 
     domain: str
-    """Name of the domain, for messages."""
     source: Source
-    """What to read."""
     shard: Shard
-    """Which part of it."""
     side: Side
-    """The side of its examples."""
     eval_fraction: float = 0.0
-    """Fraction of the prompts that goes to the eval side all the same."""
+    """Fraction of the prompts that goes to the eval side regardless of `side`."""
 
     def side_of(self, prompt_hash: int) -> Side:
-        """The side of a prompt: a function of the prompt, so that equal prompts never part."""
+        """A function of the prompt, so that equal prompts stay on the same side."""
         return "eval" if prompt_hash < self.eval_fraction * 2.0**64 else self.side
 
 
@@ -65,14 +61,10 @@ class TokenShard(Settings):
     """The flat files of a shard."""
 
     folder: Path
-    """Where they are."""
     num_examples: dict[Side, int]
-    """Examples on each side."""
     report: Report
-    """What was left out."""
 
     def array(self, side: Side, name: str) -> NDArray[Any]:
-        """One of the flat arrays, memory-mapped."""
         path = self.folder / f"{side}.{name}"
         if path.stat().st_size == 0:  # nothing to map
             return np.empty(0, dtype=_DTYPES[name])
@@ -81,7 +73,7 @@ class TokenShard(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is kept of an example: the piece `number` (from 1) of the `count` that it falls into."""
+    """A part of an example that is kept: piece `number` (from 1) of `count`."""
 
     number: int
     count: int
@@ -89,7 +81,7 @@ class Piece:
 
 
 def hash_prompt(example: Example) -> int:
-    """64 bits that tell prompts apart; where nothing is asked, the answer stands for the prompt."""
+    """64-bit hash of a prompt; of the answer if the prompt is empty."""
     prompt = example.prompt
     if not prompt.strip("\x1f"):
         prompt = " ".join("\x1f".join(example.texts).casefold().split())
@@ -97,14 +89,14 @@ def hash_prompt(example: Example) -> int:
 
 
 def hash_example(tokens: Tokens) -> int:
-    """64 bits that tell apart what is trained: the ids, and which of them are targets."""
+    """64-bit hash of what is trained on: the ids, and which of them are targets."""
     digest = blake2b(np.ascontiguousarray(tokens.input_ids).data, digest_size=8)
     digest.update(np.ascontiguousarray(tokens.loss_mask).data)
     return int.from_bytes(digest.digest(), "little")
 
 
 def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", parent: Path) -> TokenShard:
-    """Write the shard's flat files into a fresh folder in `parent`."""
+    """Write the shard's flat files into a new folder in `parent`."""
     folder = Path(tempfile.mkdtemp(prefix="tokens-", dir=parent))
     num_examples: dict[Side, int] = dict.fromkeys(SIDES, 0)
     report = Report()
@@ -129,12 +121,12 @@ def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedToke
 
 
 def fit_example(tokens: Tokens, data: DataConfig) -> list[Tokens]:
-    """What is left of an example in pieces of at most max_length tokens; a piece without a target is not kept."""
+    """The pieces of an example that are kept, of at most max_length tokens and with a target."""
     return [tokens] if len(tokens.input_ids) <= data.max_length else [p.tokens for p in cut_example(tokens, data)]
 
 
 def cut_example(tokens: Tokens, data: DataConfig) -> list[Piece]:
-    """The same pieces, each with its place among those that the example falls into."""
+    """The same pieces, each with its place in the example."""
     length = len(tokens.input_ids)
     if length <= data.max_length:
         return [Piece(1, 1, tokens)]
@@ -152,7 +144,7 @@ def cut_example(tokens: Tokens, data: DataConfig) -> list[Piece]:
 
 
 def _write_pieces(side: Side, pieces: Sequence[tuple[int, Tokens]], files: dict[tuple[Side, str], BinaryIO]) -> None:
-    """Append examples, each with the hash of its prompt, to the flat files of a side."""
+    """Append pieces, each with the hash of its prompt, to the flat files of a side."""
     if not pieces:
         return
     arrays = {
@@ -207,7 +199,7 @@ def _report_batch(
 
 
 def _count_cuts(too_long: Sequence[Tokens], data: DataConfig) -> dict[str, int]:
-    """What became of examples that are too long, as a report counts it."""
+    """The report's counts of examples that are too long."""
     left = [fit_example(tokens, data) for tokens in too_long]
     kept = [piece for pieces in left for piece in pieces]
     num_lost = sum(1 for pieces in left if not pieces)

@@ -289,7 +289,7 @@ def test_what_a_call_needs_is_not_left_out_silently(tokenizer: Any, template: st
         ("user", "Rain?"), call("Bergen", "Oslo"), ("tool", "RESULT"), ("assistant", "Yes."), tools=(WEATHER,)
     )
     refusal = tokenize(tokenizer, template, row)
-    assert isinstance(refusal, str) and refusal.startswith(f"the chat template leaves out {missing}"), refusal
+    assert isinstance(refusal, str) and refusal.startswith(f"the chat template omits {missing}"), refusal
 
 
 def test_a_call_that_cannot_be_found_is_not_left_unlearned(tokenizer: Any) -> None:

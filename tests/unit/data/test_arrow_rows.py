@@ -150,7 +150,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
         pytest.skip("the writer of Feather refuses it itself")
     write(tmp_path / name, table)
     for count in (1, 4):
-        assert answers(examples(tmp_path / name, count)) == ["column twice: the column `completion` is there twice"]
+        assert answers(examples(tmp_path / name, count)) == ["duplicate column: `completion`"]
 
 
 def test_columns_that_are_not_decoded_are_not_read(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_thoughts_are_learned_where_the_template_shows_them(shared_material: Pat
     [
         ("array.jsonl", "this is one JSON array, not a row a line: name it array.json"),
         ("gzip-inside.jsonl", "this is gzip: name it gzip-inside.jsonl.gz"),
-        ("two-columns-one-name.parquet", "the column `completion` is there twice"),
+        ("two-columns-one-name.parquet", "duplicate column: `completion`"),
     ],
 )
 def test_files_that_are_not_what_they_are_called(shared_material: Path, tokenizer: Any, file: str, told: str) -> None:

@@ -200,7 +200,7 @@ def test_a_key_twice_is_a_bad_row(tmp_path: Path, row: bytes) -> None:
     """JSON would keep the last value in silence."""
     first, second = read(tmp_path / "a.jsonl", LINE + row)
     name = "reply" if b"reply" in row else "content"
-    assert first == ROW and second == f"key twice: the key `{name}` is there twice"
+    assert first == ROW and second == f"duplicate key: `{name}`"
     (again,) = read(tmp_path / "a.json", b"[" + row + b"]")
     assert again == second
 

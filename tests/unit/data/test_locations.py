@@ -48,7 +48,7 @@ def test_a_folder_is_its_files_of_rows_at_any_depth_in_the_order_of_their_paths(
     assert names(folder, folder) == ["B.JSONL", "a/1.jsonl.gz", "a/2.jsonl", "b.jsonl", "c.csv"]
     found = find_files(folder)
     assert sorted(path.name for path in found.ignored) == ["README.md", "dataset_infos.json", "notes.txt"]
-    assert found.told_ignored.startswith("3 left aside as of another kind: ") and "README.md" in found.told_ignored
+    assert found.told_ignored.startswith("3 left out (another file type): ") and "README.md" in found.told_ignored
     assert find_files(folder / "c.csv").told_ignored == ""
 
 

@@ -145,7 +145,7 @@ def test_faults_are_told_in_a_line_and_hide_no_other_domain(tmp_path: Path) -> N
     write_rows(tmp_path / "copy-train.jsonl", {"left": "l", "right": "r"})
     found, done = inspect(file, "--rows", "1")
     assert [row["domain"] for row in found] == ["add", "law"] and done.exit_code == 1
-    assert "domain 'copy': " in done.stderr and "cannot tell the format" in done.stderr
+    assert "domain 'copy': " in done.stderr and "cannot detect the format" in done.stderr
 
 
 def show(tokens: Tokens, folder: Path, **console: Any) -> str:
