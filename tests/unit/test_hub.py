@@ -104,8 +104,8 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, kind: str, fault: str) -> No
     ("name", "words"),
     [
         ("gated", "is gated: accept its terms at "),
-        ("missing", "has no {kind} 'o/missing' that you may see; mend the name"),
-        ("renamed", "has no {kind} 'o/renamed' that you may see; mend the name"),
+        ("missing", "has no {kind} 'o/missing' that you may see; fix the name"),
+        ("renamed", "has no {kind} 'o/renamed' that you may see; fix the name"),
         ("rev", "the {kind} 'o/rev' has no revision 'v9' on the hub"),
         ("busy", "answers with status 429"),
         ("broken", "answers with status 503"),
@@ -127,7 +127,7 @@ def test_what_the_hub_has(tmp_path: Path, hub: str) -> None:
 def test_a_name_that_can_be_none(tmp_path: Path, hub: str) -> None:
     for name in ("o/a model", "a/b/c"):
         said, _ = ask(tmp_path, hub, "model", name)
-        assert said.startswith(f"ERROR the model {name!r} is neither a folder of this machine nor a name on the hub")
+        assert said.startswith(f"ERROR the model {name!r} is neither a folder on this machine nor a name on the hub")
 
 
 def test_offline_by_the_user_s_wish_asks_nobody(tmp_path: Path) -> None:

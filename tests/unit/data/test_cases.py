@@ -66,7 +66,7 @@ def check_row(file: str, row: dict[str, Any], right: dict[str, Any], knows_tools
     if "refused" in right:
         assert right["refused"] in row["refused"], (file, row)
     elif "tools" in right.get("with", "") and not knows_tools and "call" in right["targets"][0]:
-        assert row["refused"].startswith("the chat template leaves out a tool call"), (file, row)
+        assert row["refused"].startswith("the chat template omits a tool call"), (file, row)
     else:
         texts = [text for text in right["targets"] if not text.startswith("the call")]
         calls = len(right["targets"]) - len(texts)
@@ -98,7 +98,7 @@ def test_thoughts_are_learned_where_the_template_shows_them(shared_material: Pat
 @pytest.mark.parametrize(
     ("file", "told"),
     [
-        ("array.jsonl", "this is one JSON array, not a row a line: name it array.json"),
+        ("array.jsonl", "this is one JSON array, not one row per line: name it array.json"),
         ("gzip-inside.jsonl", "this is gzip: name it gzip-inside.jsonl.gz"),
         ("two-columns-one-name.parquet", "duplicate column: `completion`"),
     ],

@@ -141,7 +141,7 @@ def test_a_history_is_earlier_turns_and_learned(name: str, history: Any) -> None
         ([{"a": "Sweden?"}], "not a question and an answer: turn 1 of `history`: it is an object"),
         ("Sweden? Stockholm.", "wrong type: `history` is text, not a list"),
         ("[[", "not JSON: `history` is '[['"),
-        ([[" \ud800", "x"]], "half a surrogate pair: turn 1 of `history`: `question`"),
+        ([[" \ud800", "x"]], "lone surrogate: turn 1 of `history`: `question`"),
     ],
 )
 def test_a_history_that_cannot_be_told_apart_is_refused(history: Any, reason: str) -> None:
@@ -201,7 +201,7 @@ def test_the_weight_of_a_row(name: str) -> None:
     for weight in (1, 1.0, True, None, "1", "true", ""):
         assert read_row(1, ROWS[name] | {"weight": weight}, name, {}) == read_row(1, ROWS[name], name, {})
     for weight in (0, 0.0, False, "0", "False"):
-        with pytest.raises(RowError, match=r"^no answer to learn from \(the row has weight 0\)$"):
+        with pytest.raises(RowError, match=r"^no answer to train on \(the row has weight 0\)$"):
             read_row(1, ROWS[name] | {"weight": weight}, name, {})
     for weight in (0.5, 2, -1, float("nan")):
         with pytest.raises(
@@ -234,7 +234,7 @@ def test_the_weight_of_a_row(name: str) -> None:
         (
             "messages",
             {"messages": [TALK[1], {"role": "user", "content": "\ud83d"}]},
-            "half a surrogate pair: message 2",
+            "lone surrogate: message 2",
         ),
         ("sharegpt", {"conversations": [{"from": "", "value": "x"}]}, "unknown role: message 1"),
         ("alpaca", {"instruction": "u", "output": 3}, "wrong type: `output` is a number"),

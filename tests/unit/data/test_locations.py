@@ -83,21 +83,21 @@ def test_a_file_of_the_very_name_goes_before_a_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("none.jsonl", "none.jsonl: no such file; mend the path"),
+        ("none.jsonl", "none.jsonl: no such file; check the path"),
         ("none/*.jsonl", "none/*.jsonl: nothing matches this pattern; mend it"),
         (
             "*.md",
             "matches no .jsonl, .ndjson, .json, .csv, .tsv (these also",
         ),
-        ("d*", "matches folders alone (data, docs); add /** for the files in them"),
+        ("d*", "matches only folders (data, docs); add /** for the files in them"),
         ("docs", "feather file in this folder; there is a.txt"),
         ("empty", "feather file in this folder"),
         ("README.md", "README.md: not a .jsonl"),
         ("x.xlsx", "feather file; this is an Excel or Word file: save the sheet as CSV"),
-        ("data", "holds evaluation files (1.csv, math-test.jsonl) beside others (math-train.jsonl); name the files"),
+        ("data", "contains evaluation files (1.csv, math-test.jsonl) and others (math-train.jsonl); name the files"),
         ("sets", "a saved data set of several splits; name one of them: "),
         ("above", "a saved data set of several splits; name one of them: "),
-        ("torn", "its state.json is not one that save_to_disk wrote"),
+        ("torn", "its state.json was not written by save_to_disk"),
         ("away", "its state.json names '../data/math-train.jsonl', which is not a file in it"),
     ],
 )

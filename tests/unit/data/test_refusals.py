@@ -243,7 +243,7 @@ def test_columns_that_would_be_left_out_are_told(tmp_path: Path, further: dict[s
     plain = {"messages": [user(), assistant(GOOD)]}
     path = write(tmp_path / "rows.jsonl", [plain, plain | further])
     message = refusal(path)
-    assert f"the rows have `{column}` beside the conversation" in message
+    assert f"the rows have `{column}` in addition to the conversation" in message
     assert len([row for row in read(path, **advice_in(message)) if isinstance(row, Example)]) == 2
 
 
@@ -253,7 +253,7 @@ def test_a_context_beside_a_question_is_told(tmp_path: Path, column: str) -> Non
     message = refusal(path)
     (example,) = read(path, **advice_in(message))
     assert isinstance(example, Example) and example.messages == (user(), assistant(GOOD))
-    whole = re.search(r"write (format: .*})\. To read", message)
+    whole = re.search(r"write (format: .*})\. To leave", message)
     assert whole
     (example,) = read(path, **yaml.safe_load("{" + whole.group(1) + "}"))
     assert isinstance(example, Example) and example.messages[0] == user(f"{ASK}\n\nAt 0 degrees.")
@@ -325,4 +325,4 @@ def test_the_advice_leaves_out_bad_rows_that_come_later(tmp_path: Path, column: 
 def test_what_belongs_to_the_question_is_not_left_out_unseen(tmp_path: Path, column: str) -> None:
     value = "Water freezes." if column == "passage" else ["Ice.", "Steam."]
     path = write(tmp_path / "rows.jsonl", [{"question": ASK, "answer": GOOD, column: value}])
-    assert f"the rows have `{column}` beside the conversation" in refusal(path)
+    assert f"the rows have `{column}` in addition to the conversation" in refusal(path)

@@ -223,8 +223,8 @@ def test_counts_tell_what_was_given_since_the_first_step() -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (weights(3, 9, a=1, b=1), "2 is the next one"),
-        (weights(1, 5, a=2, b=1), "2 is the next one"),  # another content for a version that is known
+        (weights(3, 9, a=1, b=1), "the next one is 2"),
+        (weights(1, 5, a=2, b=1), "the next one is 2"),  # another content for a version that is known
         (weights(2, 9, a=1, x=1), r"is for \['a', 'x'\]"),
         (weights(2, 4, a=1, b=1), "claims step 4, but version 1 claims step 5"),
     ],

@@ -97,7 +97,7 @@ def test_a_thousand_planted_bad_rows_are_all_found(tmp_path: Path) -> None:
         (b'{"prompt": "q", "completion": "\xff"}', "not UTF-8"),
         (b'{"prompt": "q\x00", "completion": "a"}', "NUL byte"),
         (rb'{"prompt": "q\u0000", "completion": "a"}', "NUL character"),
-        (rb'{"prompt": "q\ud800", "completion": "a"}', "half a surrogate pair"),
+        (rb'{"prompt": "q\ud800", "completion": "a"}', "lone surrogate"),
         (b'{"prompt": "q", "completion": "a"', "not JSON"),
         (b'{"prompt": "q", "completion": "a"} {"prompt": 1}', "not JSON"),
         (b'{"prompt": ' + b"9" * 5000 + b"}", "not JSON"),

@@ -207,7 +207,7 @@ def test_what_belongs_to_calls_is_kept() -> None:
         ({"type": "code_interpreter", "name": "x"}, "not a tool call: message 2, call 1 is a code_interpreter"),
         (3, "not a tool call: message 2, call 1 is a number"),
         ({"name": "trains", "arguments": {"to": "\0"}}, "NUL character: message 2, call 1"),
-        ({"name": "trains", "arguments": {"\ud800": 1}}, "half a surrogate pair: message 2, call 1"),
+        ({"name": "trains", "arguments": {"\ud800": 1}}, "lone surrogate: message 2, call 1"),
         ({"name": "trains", "arguments": '{"to": "\\u0000"}'}, "NUL character: message 2, call 1"),
         ({"name": "trains", "arguments": {"on": [date(2026, 1, 1)]}}, "wrong type: message 2, call 1: the arguments"),
         ({"name": "trains", "id": ["x"]}, "wrong type: message 2, call 1: `id` is a list"),
@@ -318,7 +318,7 @@ def test_marks_decide_which_answers_are_learned(leave: dict[str, Any], learn: di
     assert read(*talk(learn, leave)).learned == (False, True, False, False)
     assert read(*talk(learn, learn)).learned == ()  # as if nothing had been said
     assert read(ASK | leave, ANSWER).learned == ()
-    assert refused(*talk(leave, leave)) == "no answer to learn from (all have weight 0)"
+    assert refused(*talk(leave, leave)) == "no answer to train on (all have weight 0)"
     assert read(*talk(leave, learn)).messages == tuple(talk({}, {}))
     as_sharegpt = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", **leave}]
     row = {"conversations": [*as_sharegpt, {"from": "gpt", "value": "z", **learn}]}
@@ -351,17 +351,17 @@ def test_a_call_can_be_marked_and_learned_alone() -> None:
         (talk({"weight": [1]}), "wrong type: message 2: `weight` is a list"),
         (
             talk({"weight": 1, "train": False}),
-            "contradiction: message 2 is to be learned and not, by `weight`",
+            "contradiction: message 2 is included and excluded, by `weight`",
         ),
-        (talk({"masked": True, "weight": 1}), "contradiction: message 2 is to be learned and not"),
-        ([ASK | {"train": True}, ANSWER], "only answers are learned: message 1 is by the user, and `train` says to"),
+        (talk({"masked": True, "weight": 1}), "contradiction: message 2 is included and excluded"),
+        ([ASK | {"train": True}, ANSWER], "only answers are trained on: message 1 is by the user, but `train` includes it"),
         ([ASK | {"weight": 0.3}, ANSWER], "weight other than 0 and 1: message 1"),
         (
             [*talk({}), {"role": "tool", "content": "x", "weight": 1}],
-            "only answers are learned: message 3",
+            "only answers are trained on: message 3",
         ),
         (talk({"train_detail": [{"begin_offset": 0}]}), "parts of an answer are marked: message 2 has `train_detail`"),
-        (talk({"label": False}), "preference data: message 2 has `label`; say with `weight` 0 or 1"),
+        (talk({"label": False}), "preference data: message 2 has `label`; use `weight` 0 or 1"),
     ],
 )
 def test_marks_that_raymix_cannot_follow_are_refused(turns: list[Any], reason: str) -> None:
@@ -374,10 +374,10 @@ def test_train_on_last() -> None:
     assert read(*talk({}, {}), ASK, train_on="last").learned == (False, False, False, True, False)
     assert read(*talk({"weight": 0}, {"weight": 1}), train_on="last").learned == (False, False, False, True)
     assert refused(*talk({}, {"weight": 0}), train_on="last") == (
-        "no answer to learn from (train_on is last, and the last one has weight 0)"
+        "no answer to train on (train_on is last, and the last answer has weight 0)"
     )
     assert refused(*talk({}), {"role": "assistant", "content": " "}, train_on="last") == (
-        "no answer to learn from (train_on is last, and the last one is blank)"
+        "no answer to train on (train_on is last, and the last answer is blank)"
     )
     assert refused(ASK, train_on="last") == "no assistant text"
     row = {"instruction": "u", "output": "a", "history": [["x", "y"]]}

@@ -74,7 +74,7 @@ def test_halves_of_a_range_are_the_range() -> None:
 
 
 def test_a_range_without_a_layer_is_an_error_that_names_one_with() -> None:
-    with pytest.raises(ValueError, match=r"\[0\.3, 0\.45\] of 2 layers holds no layer; \[0\.0, 0\.5\] would be"):
+    with pytest.raises(ValueError, match=r"\[0\.3, 0\.45\] of 2 layers contains no layer; \[0\.0, 0\.5\] would be"):
         trained_layers((0.3, 0.45), 2)
     with pytest.raises(ValueError, match=r"\[0\.334, 0\.667\] would be layer 2"):
         trained_layers((0.5, 0.6), 3)
@@ -148,7 +148,7 @@ def test_an_unknown_model_or_an_absent_module_is_an_error_with_a_remedy() -> Non
         check_model(CoFiTuneConfig(), {"model_type": "mamba", "num_hidden_layers": 4})
     with pytest.raises(ValueError, match=r"training\.strategy\.modules: gpt2 models have no gate; they have q, k"):
         check_model(CoFiTuneConfig(modules=["gate"]), {"model_type": "gpt2", "n_layer": 4})
-    with pytest.raises(ValueError, match="of 2 layers holds no layer"):
+    with pytest.raises(ValueError, match="of 2 layers contains no layer"):
         check_model(
             CoFiTuneConfig(layers=(0.1, 0.2)),
             {"model_type": "x", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 2}},

@@ -1,7 +1,7 @@
-"""Rows in the layouts in which people have them -> Examples.
+"""Rows in common layouts -> Examples.
 
-`layouts.py` has the layouts, `turns.py` reads messages and `calls.py` tools, `marks.py` says which answers are learned,
-`detection.py` tells layouts apart and `refusals.py` knows what must not be guessed.
+`layouts.py` has the layouts, `turns.py` reads messages and `calls.py` tools, `marks.py` says which answers are trained
+on, `detection.py` tells layouts apart and `refusals.py` knows what must not be guessed.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ __all__ = [
     "says_something",
 ]
 
-_OTHER_WEIGHT = "give 0 or 1, or where the column means something else name another one: fields: {weight: NAME}"
+_OTHER_WEIGHT = "give 0 or 1, or, if the column means something else, name another one: fields: {weight: NAME}"
 
 
 def read_row(
@@ -45,19 +45,19 @@ def read_row(
     has_template: bool = False,
     is_columnar: bool = False,
 ) -> Example:
-    """The Example that a row holds; RowError with the reason where it holds none.
+    """The Example in a row; RowError with the reason if there is none.
 
     Args:
-        fields: field names of the format -> field names of the row, where they differ.
-        train_on: which answers of a conversation are learned.
-        has_template: whether a document carries its chat template already.
-        is_columnar: whether nulls in calls and tools are the filling of a column store.
+        fields: field names of the format -> field names of the row, if they differ.
+        train_on: which answers of a conversation are trained on.
+        has_template: whether a document already includes its chat template.
+        is_columnar: whether nulls in calls and tools are filler of a columnar file.
     """
     if not isinstance(row, dict):
         raise RowError(f"not an object: the row is {kind_of(row)}")
     layout = FORMATS[format_name]
     if (fields or "weight" in row) and not _is_wanted(row, fields):
-        raise RowError("no answer to learn from (the row has weight 0)")
+        raise RowError("no answer to train on (the row has weight 0)")
     if layout.read is None:
         text = text_of(row, fields.get("text", "text"))
         if not text.strip():

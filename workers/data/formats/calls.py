@@ -1,4 +1,4 @@
-"""Tools and calls in the layouts in which they are found -> as chat templates take them."""
+"""Tools and calls in common layouts -> the form that chat templates take."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ _ARGUMENTS = ("arguments", "parameters", "args")
 
 
 def read_tools(value: Any, place: str, is_columnar: bool) -> list[Tool]:
-    """Tools from a list of them, or from such a list as JSON; each wrapped as a function or given flat.
+    """Tools from a list, or from a list as JSON; each wrapped as a function or given flat.
 
     Args:
-        place: what the value is called in messages.
-        is_columnar: whether nulls are the filling of a column store, where every object has the keys of all.
+        place: name of the value in messages.
+        is_columnar: whether nulls are filler of a columnar file, in which every object has the keys of all.
     """
     if isinstance(value, str):
-        return read_tools(parse_json(value, place), place, is_columnar=False)  # what was written has no filling
+        return read_tools(parse_json(value, place), place, is_columnar=False)  # text has no filler
     if not isinstance(value, list):
         raise RowError(f"wrong type: {place} is {kind_of(value)}, not a list")
     return [_read_tool(tool, f"tool {number} of {place}", is_columnar) for number, tool in enumerate(value, start=1)]
 
 
 def read_calls(value: Any, where: str, is_columnar: bool) -> list[Call]:
-    """The calls of one message, from one of them or a list, or from either as JSON; `where` names the message."""
+    """The calls of one message, from a call or a list of calls, or either as JSON; `where` names the message."""
     given = parse_json(value, f"{where}: the call") if isinstance(value, str) else value
     calls = given if isinstance(given, list) else [given]
     if not calls:
@@ -40,7 +40,7 @@ def _read_tool(given: Any, place: str, is_columnar: bool) -> Tool:
     check_nested(tool, place)
     tool = without_nulls(tool) if is_columnar and not isinstance(given, str) else tool
     if tool.get("type", "function") not in ("function", None):
-        raise RowError(f"not a tool: {place} is a {str(tool['type'])[:40]}; raymix knows functions alone")
+        raise RowError(f"not a tool: {place} is a {str(tool['type'])[:40]}; raymix supports only functions")
     if not isinstance(tool.get("function"), dict):
         tool = {"type": "function", "function": {key: part for key, part in tool.items() if key != "type"}}
     name = tool["function"].get("name")
@@ -54,7 +54,7 @@ def _read_call(given: Any, where: str, is_columnar: bool) -> Call:
     if not isinstance(call, dict):
         raise RowError(f"not a tool call: {where} is {kind_of(call)}, not an object")
     if call.get("type", "function") not in ("function", None):
-        raise RowError(f"not a tool call: {where} is a {str(call['type'])[:40]}; raymix knows functions alone")
+        raise RowError(f"not a tool call: {where} is a {str(call['type'])[:40]}; raymix supports only functions")
     function = call["function"] if isinstance(call.get("function"), dict) else call
     name = function.get("name")
     if name is None and isinstance(call.get("function"), str):

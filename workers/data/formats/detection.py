@@ -1,4 +1,4 @@
-"""Which layout rows have, and by which names of fields."""
+"""Detects the layout of rows and their field names."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,32 +30,31 @@ _ALIASES: dict[str, tuple[dict[str, str], ...]] = {
     ),
     "prompt_completion": tuple({"prompt": prompt, "completion": completion} for prompt, completion in _PAIRS),
 }
-"""Layouts by other names: field names of the format -> those of the file."""
+"""Layouts under other names: field names of the format -> field names of the file."""
 
 
 class Layout(NamedTuple):
-    """A format, and the file's names of its fields where they differ."""
+    """A format, and the file's field names if they differ."""
 
     format: str
     fields: dict[str, str]
 
     def name(self, field: str) -> str:
-        """The file's name of a field of the format."""
         return self.fields.get(field, field)
 
     @property
     def columns(self) -> list[str]:
-        """The file's names of the fields that mark the format."""
+        """The file's names of the format's required fields."""
         return [self.name(field) for field in FORMATS[self.format].required]
 
     def settings(self) -> str:
-        """As it is written in a configuration."""
+        """As written in a configuration."""
         fields = ", ".join(f"{key}: {name}" for key, name in self.fields.items() if key != name)
         return f"format: {self.format}" + (f", fields: {{{fields}}}" if fields else "")
 
 
 def check_fields(format_name: str, fields: Mapping[str, str]) -> None:
-    """Refuse field names that the format (any format, for `auto`) does not have."""
+    """Refuse field names that the format (for `auto`, any format) does not have."""
     layouts = FORMATS if format_name == "auto" else {format_name: FORMATS[format_name]}
     if not any(_knows(layout, fields) for layout in layouts.values()):
         known = "; ".join(f"{name}: {', '.join(layout.required + layout.optional)}" for name, layout in layouts.items())
@@ -63,21 +62,21 @@ def check_fields(format_name: str, fields: Mapping[str, str]) -> None:
 
 
 def detect_format(rows: Sequence[Any], fields: Mapping[str, str]) -> str | None:
-    """The format that most of these rows have; None where not one row has the fields of any format."""
+    """The format of most of these rows; None if no row has the fields of any format."""
     layouts = find_layouts(rows, fields)
     return layouts[0].format if layouts else None
 
 
 def complete_fields(rows: Sequence[Any], fields: Mapping[str, str]) -> dict[str, str]:
-    """`fields`, and those that the detected format goes by in these rows."""
+    """`fields`, completed by the field names of the detected format in these rows."""
     layouts = find_layouts(rows, fields)
     return layouts[0].fields if layouts else dict(fields)
 
 
 def find_layouts(rows: Sequence[Any], fields: Mapping[str, str]) -> list[Layout]:
-    """The layout that most of these rows have, then all others that some of the same rows have as well.
+    """The layout of most of these rows, then all others that some of the same rows also have.
 
-    A conversation goes before a document, the format's own names before others.
+    A conversation takes precedence over a document, and a format's standard names over others.
     """
     tiers = _tiers(fields)
     fitting = [found for row in rows if isinstance(row, dict) and (found := _fitting(row, tiers))]
@@ -91,7 +90,7 @@ def find_layouts(rows: Sequence[Any], fields: Mapping[str, str]) -> list[Layout]
 
 
 def _fitting(row: dict[str, Any], tiers: list[list[Layout]]) -> list[int]:
-    """Places of the layouts of the first tier that has some; a document beside guessed names counts as well."""
+    """Indices of the matching layouts in the first tier that has any; a document next to guessed names counts too."""
     first = 0
     found: list[int] = []
     for number, tier in enumerate(tiers):
@@ -103,7 +102,7 @@ def _fitting(row: dict[str, Any], tiers: list[list[Layout]]) -> list[int]:
 
 def _fits(row: dict[str, Any], layout: Layout) -> bool:
     if layout.format == "alpaca" and "output" in layout.fields and "instruction" not in layout.fields:
-        # These guesses come in twos that differ by the context alone.
+        # These guesses come in pairs that differ only by the context.
         has_context = "context" in row and is_blank(row.get("input"))
         if has_context is not (layout.fields.get("input") == "context"):
             return False

@@ -1,4 +1,4 @@
-"""What a good row becomes: an Example."""
+"""What a usable row becomes: an Example."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
-"""As a chat template takes it: `role` and `content` (text), and where the row has them `reasoning_content` (text),
+"""As a chat template takes it: `role` and `content` (text), and if the row has them `reasoning_content` (text),
 `tool_calls` ([{"id", "type": "function", "function": {"name", "arguments": an object}}]), `tool_call_id` and `name`."""
 
 Tool = dict[str, Any]
@@ -15,23 +15,23 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One good row: `messages` of a conversation, or the `text` of a document (then `messages` is empty)."""
+    """One usable row: the `messages` of a conversation, or the `text` of a document (then `messages` is empty)."""
 
     line: int
     messages: tuple[Message, ...] = ()
     text: str = ""
     tools: tuple[Tool, ...] = ()
-    """JSON schemas of the tools that the conversation may call, as chat templates take them."""
+    """Tools that the conversation may call."""
     learned: tuple[bool, ...] = ()
-    """Whether each message is one to learn; empty: every answer is."""
+    """Whether each message is trained on; empty: every answer is."""
     has_template: bool = False
-    """Whether the text carries its chat template already: its control tokens are meant as such."""
+    """Whether the text already includes its chat template, so that its control tokens are meant as such."""
 
     @property
     def prompt(self) -> str:
-        """What is asked: all messages before the last answer, or the whole document; case and spacing folded away.
+        """All messages before the last answer, or the whole document, regardless of case and spacing.
 
-        Calls, their results and the tools are part of it, thoughts are not. The order of the roles is part of it where
+        Calls, their results and tools are part of it, thoughts are not. The order of the roles is part of it if
         it is not the usual one (a system message or none, then user and assistant in turn).
         """
         if not self.messages:
@@ -46,24 +46,24 @@ class Example:
 
     @property
     def texts(self) -> list[str]:
-        """What was written, without the roles: contents, thoughts and calls."""
+        """All texts, without roles: contents, thoughts and calls."""
         if not self.messages:
             return [self.text]
         return [text for message in self.messages for text in _texts_of(message)]
 
     @property
     def num_characters(self) -> int:
-        """Size of the text and the tools, to keep batches of examples small in memory."""
+        """Size of texts and tools, to bound the memory of a batch of examples."""
         return sum(map(len, self.texts)) + (len(json.dumps(self.tools)) if self.tools else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludedRow:
-    """A good row that the domain's `exclude` leaves out."""
+    """A usable row that the domain's `exclude` leaves out."""
 
 
 def says_something(message: Message) -> bool:
-    """Whether there is a word, a thought or a call in it."""
+    """Whether it has text, a thought or a call."""
     return bool(message["content"].strip() or "tool_calls" in message or "reasoning_content" in message)
 
 

@@ -11,10 +11,10 @@ from workers.data.formats.values import Row
 
 
 def is_excluded(row: Row, example: Example | None, exclude: Sequence[Exclusion]) -> bool:
-    """Whether one of the patterns is found in its field, or where it names none in the example's texts.
+    """Whether one of the patterns matches its field or, without a field, the example's texts.
 
     Args:
-        example: what the row holds; None to look at the fields alone, before it is read.
+        example: of the row; None to check only the fields, before it is read.
     """
     return any(
         re.search(exclusion.pattern, text, re.IGNORECASE)
@@ -24,7 +24,7 @@ def is_excluded(row: Row, example: Example | None, exclude: Sequence[Exclusion])
 
 
 def shown_value(value: Any) -> str | None:
-    """The text of a value that patterns are searched for in: true, false and numbers as JSON writes them."""
+    """The text of a value in which patterns are searched; booleans and numbers as in JSON."""
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return value if isinstance(value, str) else None

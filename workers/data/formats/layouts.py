@@ -1,4 +1,4 @@
-"""Layouts of conversations: which fields a row has, and how they become a Talk.
+"""Layouts of conversations: the fields of a row, and how they become a Talk.
 
 A new layout is one function and one line in `FORMATS`.
 """
@@ -30,17 +30,17 @@ _PAIR_NAMES = (
     ("query", "response"),
     ("user", "assistant"),
 )
-# What stands in columns called `reasoning` that are a switch of the data set's maker, and no thoughts.
+# Values of columns named `reasoning` that are switches of the data set's maker, not thoughts.
 _SWITCHES = {"on", "off", "true", "false", "yes", "no", "none", "low", "medium", "high"}
 _SYSTEM_NAMES = ("system", "system_prompt")
 TOOLS_NAMES = ("tools", "functions")
 FURTHER = frozenset((*_SYSTEM_NAMES, *REASONING, *TOOLS_NAMES, "history", "weight"))
-"""Fields of a row that more is read from than its format is marked by."""
+"""Fields of any format that are read in addition to its required ones."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How to read one layout: the fields that mark it, the fields it may have, and the way to messages."""
+    """How to read one layout: its required and optional fields, and the function that reads messages."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -84,7 +84,7 @@ def _prompt_completion(row: Row, names: Names, talk: Talk) -> None:
     if _add_part(row, names("prompt"), "user", talk):
         for index in range(num_before, len(talk.messages)):
             if talk.messages[index]["role"] == "assistant":
-                talk.marks.setdefault(index, False)  # a prompt is not learned, unless it says so itself
+                talk.marks.setdefault(index, False)  # a prompt is not trained on, unless it is marked so
     _add_part(row, names("completion"), "assistant", talk)
     if talk.has_further:
         _add_thoughts(talk, row, names)
@@ -92,7 +92,7 @@ def _prompt_completion(row: Row, names: Names, talk: Talk) -> None:
 
 
 def _add_part(row: Row, name: str, role: str, talk: Talk) -> bool:
-    """A prompt or a completion: a text, one message or a list of messages; whether it is messages."""
+    """Add a prompt or a completion (text, a message or a list of messages); return whether it is messages."""
     part = row.get(name)
     if type(part) is str and is_clean(part):  # most of them
         talk.messages.append({"role": role, "content": part})
@@ -118,7 +118,7 @@ FORMATS = {
 
 
 def thoughts_in(row: Row, name: str = "reasoning") -> dict[str, str]:
-    """The fields of a row that hold thoughts: text that is not a switch of the data set's maker."""
+    """The fields of a row with thoughts: text that is not a switch of the data set's maker."""
     found = {key: row.get(key) for key in (name, *(REASONING if name == "reasoning" else ()))}
     return {key: text for key, text in found.items() if isinstance(text, str) and _is_thought(text)}
 
@@ -128,7 +128,7 @@ def _is_thought(text: str) -> bool:
 
 
 def _add_thoughts(talk: Talk, row: Row, names: Names) -> None:
-    """Thoughts in a field of the row are those of its answer."""
+    """Add thoughts from a field of the row to its answer."""
     found = thoughts_in(row, names("reasoning"))
     if not found:
         return
@@ -139,11 +139,11 @@ def _add_thoughts(talk: Talk, row: Row, names: Names) -> None:
     if answer.get("role") == "assistant":
         text = next(iter(thoughts.values()))
         if answer.setdefault("reasoning_content", text) != text:
-            raise RowError("two different thoughts: those of the row and those of its last message differ")
+            raise RowError("two different thoughts: the row and its last message have different ones")
 
 
 def _add_history(talk: Talk, history: Any, name: str) -> None:
-    """Earlier turns: pairs of question and answer, as lists or objects, or messages; a list, or one as JSON."""
+    """Add earlier turns: a list (or a JSON list) of messages, or of pairs of question and answer."""
     if is_blank(history):
         return
     if holds_json_list(history):

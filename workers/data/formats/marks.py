@@ -1,4 +1,4 @@
-"""Which answers are to be learned: what the messages say themselves, and `train_on`."""
+"""Which answers are trained on: by marks in the messages, and by `train_on`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,40 +9,42 @@ from workers.data.formats.values import Row, RowError, is_blank, kind_of
 
 _LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
 _LEAVE = ("masked", "mask")
-# Stretches of an answer by their characters.
+# Parts of an answer, by their characters.
 _PARTS = ("train_detail", "training_detail")
-# Whether somebody liked the answer: not the same as whether to learn it.
+# Whether an annotator liked the answer, which is not the same as whether to train on it.
 _OPINIONS = ("label", "kto_tag", "desirable", "chosen", "rejected")
 MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS, *_OPINIONS))
-"""Keys of a message that say whether it is one to learn."""
+"""Keys of a message that say whether it is trained on."""
 
 _WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def read_mark(turn: Row, role: str, where: str) -> bool | None:
-    """Whether a message says that it is to be learned; None where it says nothing."""
+    """Whether a message is marked to be trained on; None without a mark."""
     said = {name: read_switch(turn[name], f"{where}: `{name}`") for name in _LEARN if not is_blank(turn.get(name))}
     said |= {name: not read_switch(turn[name], f"{where}: `{name}`") for name in _LEAVE if not is_blank(turn.get(name))}
     if parts := [name for name in _PARTS if not is_blank(turn.get(name))]:
-        raise RowError(f"parts of an answer are marked: {where} has `{parts[0]}`; raymix learns an answer whole or not")
+        raise RowError(f"parts of an answer are marked: {where} has `{parts[0]}`; raymix trains on whole answers only")
     if opinions := [name for name in _OPINIONS if isinstance(turn.get(name), bool)]:
         raise RowError(
-            f"preference data: {where} has `{opinions[0]}`; say with `weight` 0 or 1 whether to learn the answer"
+            f"preference data: {where} has `{opinions[0]}`; use `weight` 0 or 1 to say whether to train on the answer"
         )
     if len(set(said.values())) > 1:
-        raise RowError(f"contradiction: {where} is to be learned and not, by {', '.join(f'`{name}`' for name in said)}")
+        raise RowError(
+            f"contradiction: {where} is included and excluded, by {', '.join(f'`{name}`' for name in said)}"
+        )
     if not said:
         return None
     name, is_learned = next(iter(said.items()))
     if is_learned and role != "assistant":
         raise RowError(
-            f"only answers are learned: {where} is by the {role}, and `{name}` says to learn it; take `{name}` out"
+            f"only answers are trained on: {where} is by the {role}, but `{name}` includes it; remove `{name}`"
         )
     return is_learned
 
 
 def read_switch(value: Any, place: str, remedy: str = "give 0 or 1") -> bool:
-    """A weight as yes or no; RowError for any other than 0 and 1."""
+    """A weight as a boolean; RowError for any value other than 0 and 1."""
     if isinstance(value, str):
         value = _WORDS.get(value.strip().lower(), value)
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
@@ -53,10 +55,10 @@ def read_switch(value: Any, place: str, remedy: str = "give 0 or 1") -> bool:
 
 
 def find_learned(messages: Sequence[Message], marks: Mapping[int, bool], train_on: TrainOn) -> tuple[bool, ...]:
-    """Whether each message is one to learn; () where every answer is.
+    """Whether each message is trained on; () if every answer is.
 
     Raises:
-        RowError: nothing is left to learn.
+        RowError: nothing is left to train on.
     """
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     wanted = set(answers[-1:] if train_on == "last" else answers)
@@ -65,6 +67,6 @@ def find_learned(messages: Sequence[Message], marks: Mapping[int, bool], train_o
         why = "all have weight 0"
         if train_on == "last":
             is_blank_one = marks.get(answers[-1], True)
-            why = f"train_on is last, and the last one {'is blank' if is_blank_one else 'has weight 0'}"
-        raise RowError(f"no answer to learn from ({why})")
+            why = f"train_on is last, and the last answer {'is blank' if is_blank_one else 'has weight 0'}"
+        raise RowError(f"no answer to train on ({why})")
     return () if all(learned[index] for index in answers) else learned

@@ -1,6 +1,6 @@
 """What `format: auto` does not guess: which of two layouts, which answers are good, which columns may be left out.
 
-Whoever names the format has looked, so then the fields of the format are read and nothing else is asked.
+With a named format the user has decided: its fields are read and nothing else is checked.
 """
 
 import re
@@ -35,7 +35,7 @@ _PROMPTS = ("prompt", "question", "instruction", "query", "input", "conversation
 
 
 def find_refusal(rows: Sequence[Any], fields: Mapping[str, str]) -> str | None:
-    """Why the layout of these rows must not be guessed, and what to write instead; None where it can be."""
+    """Why the layout of these rows must not be guessed, and what to write instead; None if it may be."""
     layouts = find_layouts(rows, fields)
     objects = [row for row in rows if isinstance(row, dict)]
     return (
@@ -47,13 +47,13 @@ def find_refusal(rows: Sequence[Any], fields: Mapping[str, str]) -> str | None:
 
 
 def harmless_names(rows: Sequence[Any]) -> list[str]:
-    """Names of fields that `find_refusal` had its say on when it looked at these rows: other rows may have them too."""
+    """Names of fields that `find_refusal` has judged in these rows: other rows may have them too."""
     names: dict[str, bool] = {}
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
             names[name] = names.get(name, False) or not _is_suspect(name) or not is_blank(value)
     found = sorted(name for name, is_harmless in names.items() if is_harmless and len(name) <= _MAX_NAME)
-    return found[:_MAX_NAMES]  # they travel with every task; rows with others are looked at, which is only slower
+    return found[:_MAX_NAMES]  # sent with every task; rows with other fields are checked, which is only slower
 
 
 def _is_suspect(name: str) -> bool:
@@ -64,12 +64,12 @@ def _is_suspect(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name in small letters with underscores: chosenResponse and Chosen-Response are chosen_response."""
+    """A name in snake case: chosenResponse and Chosen-Response become chosen_response."""
     return re.sub(r"[\W_]+", "_", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)).strip("_").lower()
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Name of a field -> its values that are not blank."""
+    """Field name -> its values that are not blank."""
     columns: dict[str, list[Any]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
@@ -90,13 +90,13 @@ def _paired(rows: Sequence[Row], layouts: list[Layout]) -> str | None:
         advice = _settings_for(good, columns)
     if advice is None:
         remedy = (
-            "Keep the good ones in a column of their own and name it: format: prompt_completion, fields: {completion: "
+            "Put the good ones into a separate column and name it: format: prompt_completion, fields: {completion: "
             "NAME}"
         )
     else:
-        remedy = f"To learn the good ones alone, write {advice}"
-    told = " and ".join(f"`{name}`" for name in names)
-    return f"preference data: {told} hold good answers and bad ones, and raymix must not guess which to learn. {remedy}"
+        remedy = f"To train on the good ones only, write {advice}"
+    named = " and ".join(f"`{name}`" for name in names)
+    return f"preference data: {named} hold good and bad answers, and raymix must not guess which to use. {remedy}"
 
 
 def _numbered(columns: Mapping[str, list[Any]]) -> list[str]:
@@ -108,7 +108,7 @@ def _numbered(columns: Mapping[str, list[Any]]) -> list[str]:
 
 
 def _settings_for(good: str, columns: Mapping[str, list[Any]]) -> str | None:
-    """How to read the column of the good answers alone."""
+    """How to read only the column of good answers."""
     value = columns[good][0]
     if isinstance(value, list) and any(_is_by_user(turn) for turn in value):
         return Layout("messages", {"messages": good}).settings()
@@ -136,15 +136,15 @@ def _marked(rows: Sequence[Row], layouts: list[Layout]) -> str | None:
         words = [re.escape(text) for text in bad] or _words_for_bad(name, values)
         pattern = f"^({'|'.join(words)})$" if len(words) > 1 else f"^{words[0]}$"
         return (
-            f"preference data: `{name}` marks rows as good or bad, and raymix would learn them all. To learn the "
-            f"good ones alone, write {layouts[0].settings()}, "
+            f"preference data: `{name}` marks rows as good or bad, and raymix would train on them all. To train on "
+            f"the good ones only, write {layouts[0].settings()}, "
             f"exclude: [{{field: {name}, pattern: '{pattern}', eval: true}}]"
         )
     return None
 
 
 def _is_mark(name: str, values: Sequence[Any]) -> bool:
-    """Whether a column says yes or no, under a name that says so of answers."""
+    """Whether a column holds yes or no, and its name is one for marks of answers."""
     if not values or not _MARK.fullmatch(_plain(name)):
         return False
     words = {str(shown_value(value)).strip().lower().removesuffix(".0") for value in values}
@@ -157,7 +157,7 @@ def _is_bad(name: str, shown: str) -> bool:
 
 
 def _words_for_bad(name: str, values: Sequence[Any]) -> list[str]:
-    """What marks a bad row, as a pattern, where these values are all of good ones."""
+    """Patterns of values that mark a bad row, when these values all mark good ones."""
     is_reversed = bool(_BAD_MARK.fullmatch(_plain(name)))
     if all(isinstance(value, bool) for value in values):
         return ["true" if is_reversed else "false"]
@@ -169,7 +169,7 @@ def _fits_two(layouts: list[Layout]) -> str | None:
     if len(layouts) < 2:
         return None
     ways = " or ".join(f"{layout.format} (by {', '.join(layout.columns)})" for layout in layouts)
-    return f"two layouts: the rows fit {ways}. To read the first of them, write {layouts[0].settings()}"
+    return f"two layouts: the rows fit {ways}. To use the first of them, write {layouts[0].settings()}"
 
 
 def _passed_over(rows: Sequence[Row], layout: Layout) -> str | None:
@@ -183,9 +183,9 @@ def _passed_over(rows: Sequence[Row], layout: Layout) -> str | None:
     name = next((name for name in lost if name in columns and name not in read), None)
     if name is None:
         return None
-    advice = f"To read them without it, write {layout.settings()}"
+    advice = f"To leave it out, write {layout.settings()}"
     if layout.format == "prompt_completion" and name in _BEHIND_THE_QUESTION and isinstance(columns[name][0], str):
         prompt, completion = layout.columns
         whole = Layout("alpaca", {"instruction": prompt, "input": name, "output": completion})
-        advice = f"To put it behind the question, write {whole.settings()}. {advice}"
-    return f"a column that would be left out: the rows have `{name}` beside the conversation. {advice}"
+        advice = f"To append it to the question, write {whole.settings()}. {advice}"
+    return f"a column that would be left out: the rows have `{name}` in addition to the conversation. {advice}"

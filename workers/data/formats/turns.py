@@ -1,4 +1,4 @@
-"""Lists of messages, in whatever words they are written -> a Talk, with roles and keys as chat templates take them."""
+"""Lists of messages with any common keys and roles -> a Talk, with those that chat templates take."""
 
 from typing import Any
 
@@ -26,13 +26,13 @@ ROLES = {
         ("tool", "function", "observation", "tool_response", "tool_result", "function_response", "ipython"), "tool"
     ),
 }
-"""Who speaks, by the words of the files, without regard to case."""
+"""Roles by their names in files, in lower case."""
 _CALL_ROLES = ("function_call", "tool_call")
 _ROLE_NAMES, _TEXT_NAMES = ("role", "from"), ("content", "value", "text")
 REASONING = ("reasoning_content", "thinking", "reasoning", "reasoning_text", "thought", "thoughts")
-"""Names of fields for what the assistant thought before it answered."""
+"""Fields for what the assistant thought before it answered."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-"""Names of fields for what is not text."""
+"""Fields for content that is not text."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 _PART_KINDS = {
@@ -44,14 +44,14 @@ _PART_KINDS = {
 
 
 class Talk:
-    """A conversation while it is read.
+    """A conversation being read.
 
     Attributes:
         messages: so far.
-        marks: of the messages that say so, whether they are to be learned.
+        marks: whether a message is trained on, for those that say so.
         tools: that it may call.
-        has_further: whether the row may have more than the fields that mark its format; most have not.
-        is_columnar: whether nulls in calls and tools are the filling of a column store.
+        has_further: whether the row may have more than its format's required fields; most do not.
+        is_columnar: whether nulls in calls and tools are filler of a columnar file.
     """
 
     __slots__ = ("has_further", "is_columnar", "marks", "messages", "tools")
@@ -64,11 +64,11 @@ class Talk:
         self.is_columnar = is_columnar
 
     def say(self, role: str, content: str) -> None:
-        """One more plain message."""
+        """Append a plain message."""
         self.messages.append({"role": role, "content": content})
 
     def lead(self, system: str) -> None:
-        """Put a system message in front; one that stands there already must say the same."""
+        """Put a system message first; an existing one must be the same."""
         if not system.strip():
             return
         first = self.messages[0] if self.messages else None
@@ -76,21 +76,21 @@ class Talk:
             self.messages.insert(0, {"role": "system", "content": system})
             self.marks = {index + 1: mark for index, mark in self.marks.items()}
         elif first["content"].strip() != system.strip():
-            raise RowError("two system messages: that of the row and that of its messages differ")
+            raise RowError("two system messages: the row's and that in its messages differ")
 
     def offer(self, value: Any, place: str) -> None:
-        """The tools of the conversation; given twice they must be the same."""
+        """Set the tools of the conversation; if given twice, they must be the same."""
         tools = read_tools(value, place, self.is_columnar)
         if self.tools and tools != self.tools:
-            raise RowError(f"two lists of tools: {place} and another one differ")
+            raise RowError(f"two lists of tools: {place} and an earlier one differ")
         self.tools = tools
 
 
 def add_turns(talk: Talk, turns: Any, list_name: str, role_name: str, text_name: str, of: str = "") -> None:
-    """Read a list of messages, or one as JSON, onto the end of a conversation.
+    """Append a list of messages, or a JSON list, to a conversation.
 
     Args:
-        of: what to add to "message 3" in messages where the row has several lists.
+        of: what to add to "message 3" in error messages if the row has several lists.
     """
     if holds_json_list(turns):
         turns = parse_json(turns, f"`{list_name}`")
@@ -98,7 +98,7 @@ def add_turns(talk: Talk, turns: Any, list_name: str, role_name: str, text_name:
         raise RowError(f"wrong type: `{list_name}` is {kind_of(turns)}, not a list")
     messages = talk.messages
     for number, turn in enumerate(turns, start=1):
-        if type(turn) is dict and len(turn) == 2:  # most are as plain as that, and there are millions of them
+        if type(turn) is dict and len(turn) == 2:  # fast path: most are this plain, and there are millions
             role, text = turn.get(role_name), turn.get(text_name)
             if type(text) is str and type(role) is str and role in ROLES:
                 if not is_clean(text):
@@ -115,7 +115,7 @@ def _add_turn(talk: Talk, turn: Any, role_name: str, text_name: str, where: str)
     word = said.strip().lower()
     if word not in ROLES and word not in _CALL_ROLES:
         known = ", ".join((*ROLES, *_CALL_ROLES))
-        raise RowError(f"unknown role: {where} is by {said[:40]!r}; known are {known}")
+        raise RowError(f"unknown role: {where} is by {said[:40]!r}; known roles: {known}")
     role = ROLES.get(word, "assistant")
     message: Message = {"role": role, "content": ""}
     text_key = _name_in(turn, text_name, _TEXT_NAMES)
@@ -123,7 +123,7 @@ def _add_turn(talk: Talk, turn: Any, role_name: str, text_name: str, where: str)
     if word not in _CALL_ROLES:
         _add_content(message, turn, text_key, where)
     elif "tool_calls" in message:
-        raise RowError(f"two lists of calls: {where} is a call and has another one")
+        raise RowError(f"two lists of calls: {where} is a call and has another list")
     else:
         message["tool_calls"] = read_calls(field_of(turn, text_key, f"{where}: "), where, talk.is_columnar)
     if MARKS & turn.keys() and (mark := read_mark(turn, role, where)) is not None:
@@ -132,7 +132,7 @@ def _add_turn(talk: Talk, turn: Any, role_name: str, text_name: str, where: str)
 
 
 def _name_in(turn: Row, name: str, others: tuple[str, ...]) -> str:
-    """The one of these keys that the message has: the given name first, and one with a value before one without."""
+    """The key that the message has, preferring the given name, and keys with a value to keys without."""
     names = (name, *others)
     return next((key for key in names if turn.get(key) is not None), next((key for key in names if key in turn), name))
 
@@ -167,7 +167,7 @@ def _add_parts(message: Message, parts: list[Any], where: str) -> None:
 
 
 def _add_further(talk: Talk, message: Message, turn: Row, where: str) -> None:
-    """What a message may have beside its text."""
+    """What a message may have in addition to its text."""
     for name in REASONING:
         if not is_blank(turn.get(name)):
             _refuse_unless_answer(message, name, where)
@@ -192,9 +192,9 @@ def _add_further(talk: Talk, message: Message, turn: Row, where: str) -> None:
 
 def _refuse_unless_answer(message: Message, name: str, where: str) -> None:
     if message["role"] != "assistant":
-        raise RowError(f"`{name}` out of place: {where} is by the {message['role']}; only the assistant can have it")
+        raise RowError(f"`{name}` out of place: {where} is by the {message['role']}; only the assistant may have it")
 
 
 def _set_thoughts(message: Message, thoughts: str, where: str) -> None:
     if message.setdefault("reasoning_content", thoughts) != thoughts:
-        raise RowError(f"two different thoughts: {where} has several of {', '.join(REASONING)}")
+        raise RowError(f"two different thoughts: {where} has more than one of {', '.join(REASONING)}")

@@ -1,4 +1,4 @@
-"""Values of a row's fields, checked: text that can be encoded, JSON that can be parsed, nothing nested without end."""
+"""Checked values of a row's fields: text that can be encoded, JSON that can be parsed, bounded nesting."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ class RowError(ValueError):
 
 
 def text_of(row: Row, name: str, where: str = "") -> str:
-    """The text in a field; RowError where there is none, or none that can be encoded."""
+    """The text in a field; RowError if there is none, or it cannot be encoded."""
     text = row.get(name)
     if type(text) is str and is_clean(text):
         return text
@@ -27,20 +27,19 @@ def text_of(row: Row, name: str, where: str = "") -> str:
 
 
 def optional_text(row: Row, name: str) -> str:
-    """The text in a field that may be missing or null."""
     return "" if row.get(name) is None else text_of(row, name)
 
 
 def field_of(row: Row, name: str, where: str = "") -> Any:
-    """The value of a field; RowError where the row does not have it."""
+    """The value of a field; RowError if the row does not have it."""
     if name not in row:
         found = ", ".join(repr(str(key)[:40]) for key in list(row)[:6])
-        raise RowError(f"missing field: {where}`{name}`; there is {found or 'nothing'}")
+        raise RowError(f"missing field: {where}`{name}`; it has {found or 'no fields'}")
     return row[name]
 
 
 def is_clean(text: str) -> bool:
-    """Whether a tokenizer can take it: no NUL, no half of a surrogate pair."""
+    """Whether a tokenizer can take it: no NUL, no lone surrogate."""
     if text.isascii():
         return "\0" not in text
     try:
@@ -57,12 +56,12 @@ def check_text(text: str, place: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"half a surrogate pair: {place}, character {error.start}") from None
+        raise RowError(f"lone surrogate: {place}, character {error.start}") from None
 
 
 def check_nested(value: Any, place: str) -> None:
-    """Refuse a nested value with a text that no tokenizer could take, with what is not JSON (a date of a Parquet file,
-    say), or nested deeper than a template can walk.
+    """Refuse a nested value with text that no tokenizer could take, with a type that JSON lacks (such as a date from a
+    Parquet file), or nested deeper than a template can walk.
     """
     level = [value]
     for _ in range(_MAX_DEPTH):
@@ -78,14 +77,14 @@ def check_nested(value: Any, place: str) -> None:
 
 
 def without_nulls(value: Any) -> Any:
-    """A nested value without the keys whose value is null; at most as deep as `check_nested` allows."""
+    """A nested value without keys whose value is null; at most as deep as `check_nested` allows."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_json(text: str, place: str) -> Any:
-    """The value that a text holds as JSON; RowError, with the beginning of the text, where it holds none."""
+    """The value of a JSON text; RowError with the beginning of the text if it is not JSON."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -95,17 +94,17 @@ def parse_json(text: str, place: str) -> Any:
 
 
 def holds_json_list(value: Any) -> bool:
-    """Whether it is a text that begins as a list in JSON does."""
+    """Whether it is text that begins like a JSON list."""
     return isinstance(value, str) and value.lstrip()[:1] == "["
 
 
 def is_blank(value: Any) -> bool:
-    """Whether it stands for nothing: null, no text, an empty list or object."""
+    """Whether it is null, blank text, or an empty list or object."""
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
 def kind_of(value: Any) -> str:
-    """What it is, for a message."""
+    """Its type, for a message."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
