@@ -73,7 +73,7 @@ def test_another_model_is_refused_on_all_ranks_with_a_name(tmp_path: Path) -> No
     processes(2).run(zero_cases.train, Case(tiny_model(), training_of(2), last_step=4, save={4: tmp_path}))
     case = Case(tiny_model(), training_of(2, strategy=LORA), load=tmp_path / "step-00000004")
     for error in processes(2).run(zero_cases.error_of_training, case):
-        assert "is of another model or strategy" in error
+        assert "is for another model or strategy" in error
         assert "absent in the checkpoint" in error
 
 

@@ -95,7 +95,7 @@ def test_no_checkpoint_holds_what_is_not_finite(
     errors = processes(2).run(run, case_of(zero_stage), tmp_path, part, number, ranks)
     name = ("master", "exp_avg", "exp_avg_sq")[part]
     for error in errors:
-        assert error.startswith("NonFiniteStateError: the checkpoint of step 3 was not written: 1 tensors hold NaN")
+        assert error.startswith("NonFiniteStateError: the checkpoint of step 3 was not written: 1 tensors contain NaN")
         assert f"{name} of model.layers.1.mlp.up_proj.weight (1 numbers)" in error
     assert latest_checkpoint(tmp_path) == tmp_path / "step-00000002"
     assert not (tmp_path / "step-00000003").exists()

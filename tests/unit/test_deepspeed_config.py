@@ -146,15 +146,15 @@ def test_repeating_the_runs_own_values_is_fine(tmp_path: Path) -> None:
         ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types.grad_accum_dtype", "bf16", "float32"),
         ({"data_types": {"param_dtype": "fp16"}}, "data_types.param_dtype", "fp16", "model.dtype is bfloat16"),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast", "float16", "model.dtype"),
-        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "bf16.check_grad_overflow", "False", "take it out"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "bf16.check_grad_overflow", "False", "remove it"),
         ({"bf16": {"bf16_optimizer_states": True}}, "bf16.bf16_optimizer_states", "True", "float32 moments"),
-        ({"gradient_allreduce_op": "sum"}, "gradient_allreduce_op", "sum", "take it out"),
+        ({"gradient_allreduce_op": "sum"}, "gradient_allreduce_op", "sum", "remove it"),
         ({"sparse_gradients": True}, "sparse_gradients", "True", "dense"),
         ({"data_efficiency": {"enabled": True}}, "data_efficiency", "True", "rows"),
-        ({"compression_training": {"weight_quantization": {}}}, "compression_training", "weight_quant", "take it out"),
+        ({"compression_training": {"weight_quantization": {}}}, "compression_training", "weight_quant", "remove it"),
         ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad", "True", "AdamW"),
         ({"zero_optimization": {"zero_quantized_gradients": True}}, "zero_quantized_gradients", "True", "rounds"),
-        ({"zero_optimization": {"zero_hpz_partition_size": 8}}, "zero_hpz_partition_size", "8", "take it out"),
+        ({"zero_optimization": {"zero_hpz_partition_size": 8}}, "zero_hpz_partition_size", "8", "remove it"),
         ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "offload_optimizer.ratio", "0.5", "second"),
         ({"zero_optimization": True}, "zero_optimization", "True", "not a section"),
     ],
@@ -227,7 +227,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_one(
 
 
 def test_a_key_like_no_other_is_to_be_taken_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="// is not a DeepSpeed key; take it out"):
+    with pytest.raises(ValueError, match="// is not a DeepSpeed key; remove it"):
         build({"//": "ours"}, tmp_path)
 
 

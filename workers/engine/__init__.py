@@ -1,1 +1,1 @@
-"""DeepSpeed ZeRO 0 to 3: one step, the state that it keeps, and checkpoints of it."""
+"""DeepSpeed ZeRO 0 to 3: the optimizer step, its state, and checkpoints."""

@@ -1,13 +1,17 @@
-"""Checkpoints of what is trained, in a format of our own that any world size and any ZeRO stage reads.
+"""Checkpoints of what is trained, in a raymix format that any world size and ZeRO stage can read.
 
     step-00000600/
       trainable-00000.safetensors   of each trainable parameter: its fp32 master and both Adam moments, whole
-      state.json                    format, step, Adam's step, names and shapes, and the caller's own state
-      manifest.json                 size and SHA-256 of the others, written last
+      state.json                    format, step, Adam's step, names and shapes, and the caller's state
+      manifest.json                 size and SHA-256 of the other files, written last
 
-Rank 0 writes beside the final folder and renames: a checkpoint is complete or absent. Parameters are gathered one at a
-time and written in shards, so rank 0 holds one shard. `save` and `load` are collectives, and an error on rank 0
-is raised on all ranks. What is not finite is never written.
+Why not DeepSpeed's format: it stores the shards of one world size and one stage. Whole tensors by name can be loaded
+into any, and fp32 masters with both moments make the resumed run bit-identical. Random state is not needed: dropout,
+data and learning rate are functions of the step.
+
+Rank 0 writes beside the final folder and renames it: a checkpoint is complete or absent. Parameters are gathered one at
+a time and written in shards, so that rank 0 holds only one shard. `save` and `load` are collectives, and an error on
+rank 0 is raised on all ranks. A state that is not finite is never written.
 """
 
 import hashlib
@@ -38,14 +42,14 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 class NonFiniteStateError(RuntimeError):
-    """A master or a moment is NaN or infinite: its checkpoint would be of no use and take the place of a good one."""
+    """A master or a moment is NaN or infinite: its checkpoint would be useless and replace a good one."""
 
 
 def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of `step`, then remove all but the newest `keep`; `state` is any plain JSON content.
+    """Write the checkpoint of `step`, then remove all but the newest `keep`; `state` is any JSON content.
 
     Raises:
-        NonFiniteStateError: on all ranks alike; no checkpoint was written, and the older ones are still there.
+        NonFiniteStateError: on all ranks; no checkpoint was written, and the older ones are unharmed.
     """
     target = folder / f"step-{step:08d}"
     trained = TrainedState(engine)
@@ -70,9 +74,9 @@ def save(engine: "Engine", folder: Path, step: int, state: dict[str, Any], keep:
 
 
 def load(engine: "Engine", path: Path, with_optimizer: bool = True) -> dict[str, Any]:
-    """Put a checkpoint into an engine, of any stage and world size; the `state` that `save` was given.
+    """Load a checkpoint into an engine of any stage and world size; returns the `state` given to `save`.
 
-    Without its optimizer: the masters alone, and AdamW as it is before its first update.
+    With `with_optimizer` False, only the masters are loaded, and AdamW is as before its first update.
     """
     trained = TrainedState(engine)
     content = on_rank_zero(lambda: _read_state(path, {name: list(shape) for name, shape in trained.shapes.items()}))
@@ -81,7 +85,7 @@ def load(engine: "Engine", path: Path, with_optimizer: bool = True) -> dict[str,
     for name, entry in content["tensors"].items():
         files.setdefault(entry["file"], []).append(name)
     for file, names in files.items():
-        shard: dict[str, torch.Tensor] = {}  # stays empty but on rank 0
+        shard: dict[str, torch.Tensor] = {}  # stays empty except on rank 0
         on_rank_zero(partial(_read_shard, path / file, shard))
         for name in names:
             shape = trained.shapes[name]
@@ -95,7 +99,7 @@ def load(engine: "Engine", path: Path, with_optimizer: bool = True) -> dict[str,
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None] = lambda message: None) -> Path | None:
-    """The newest complete checkpoint of a run; `warn` hears of each newer one that is torn or was altered."""
+    """The newest complete checkpoint of a run; `warn` is called for each newer one that is incomplete or altered."""
     for path in reversed(_list_checkpoints(folder)):
         fault = find_fault(path)
         if fault is None:
@@ -105,7 +109,7 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None] = lambda message
 
 
 def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None: every size and hash is compared with the manifest."""
+    """What is wrong with a checkpoint's files, or None; compares every size and hash with the manifest."""
     try:
         files = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
         for name, expected in files.items():
@@ -133,7 +137,7 @@ def _commit(temporary: Path, target: Path, content: dict[str, Any], keep: int) -
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())}
     (temporary / "manifest.json").write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     commit_folder(temporary, target)
-    # Older ones go only now: a kill before this line costs disk space, one after it costs nothing.
+    # Remove older ones only now: a kill before this line costs disk space, and nothing else.
     for old in _list_checkpoints(target.parent)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -147,7 +151,7 @@ def _read_state(path: Path, shapes: dict[str, list[int]]) -> dict[str, Any]:
         differing = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
         name = differing[0]
         raise ValueError(
-            f"checkpoint {path} is of another model or strategy: {len(differing)} parameters differ, first {name}: "
+            f"checkpoint {path} is for another model or strategy: {len(differing)} parameters differ, first {name}: "
             f"shape {saved.get(name, 'absent')} in the checkpoint, {shapes.get(name, 'absent')} in this run"
         )
     return content
@@ -156,7 +160,7 @@ def _read_state(path: Path, shapes: dict[str, list[int]]) -> dict[str, Any]:
 def _read_shard(path: Path, shard: dict[str, torch.Tensor]) -> None:
     try:
         with safe_open(path, framework="pt") as file:
-            shard.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118  (it is no mapping)
+            shard.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -181,15 +185,15 @@ def _gather(engine: "Engine", trained: TrainedState, names: list[str], step: int
         for part, tensor in zip(_PARTS, trained.get(name), strict=True):
             num_bad[f"{part} of {name}"] = tensor.numel() - tensor.isfinite().sum()
             if dist.get_rank() == 0:
-                # A copy: safetensors refuses tensors that share memory, and the optimizer goes on writing to its own.
+                # A copy: safetensors refuses tensors that share memory, and the optimizer keeps writing to its own.
                 shard[f"{part}/{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
     counts = torch.stack(list(num_bad.values())).to(engine.device)
-    dist.all_reduce(counts, dist.ReduceOp.MAX)  # one rank's copy alone may be damaged, and all have to stop
+    dist.all_reduce(counts, dist.ReduceOp.MAX)  # only one rank's copy may be damaged, but all must stop
     bad = [f"{name} ({count:,} numbers)" for name, count in zip(num_bad, counts.tolist(), strict=True) if count]
     if bad:
         raise NonFiniteStateError(
-            f"the checkpoint of step {step} was not written: {len(bad)} tensors hold NaN or infinite numbers, first "
-            f"{', '.join(bad[:3])}; go on from the checkpoint before it, with a lower training.learning_rate"
+            f"the checkpoint of step {step} was not written: {len(bad)} tensors contain NaN or infinite numbers, first "
+            f"{', '.join(bad[:3])}; resume from the previous checkpoint with a lower training.learning_rate"
         )
     return shard
 

@@ -1,4 +1,4 @@
-"""What ranks do together: rank 0 acts for all, or all agree on a number."""
+"""Collectives: rank 0 acts for all ranks, or all agree on a number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ import torch.distributed as dist
 
 
 def on_rank_zero(action: Callable[[], Any]) -> Any:
-    """Run `action` on rank 0 and hand its result (anything picklable) to all ranks; a collective.
+    """Run `action` on rank 0 and return its result (anything picklable) on all ranks; a collective.
 
-    An error is raised on every rank: where only rank 0 raised, the others would wait for it for ever.
+    An error is raised on every rank: if only rank 0 raised it, the others would wait forever.
     """
     error: Exception | None = None
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
             outcome[0] = action()
-        except Exception as caught:  # whatever it is, the other ranks have to hear of it before it is raised
+        except Exception as caught:  # the other ranks must receive any error before it is raised
             error = caught
             outcome[1] = f"{type(caught).__name__}: {caught}"
     dist.broadcast_object_list(outcome, src=0)
@@ -29,12 +29,12 @@ def on_rank_zero(action: Callable[[], Any]) -> Any:
 
 
 def sum_over_ranks(value: float, device: torch.device) -> float:
-    """The sum of what all ranks bring; a collective."""
+    """The sum over all ranks; a collective."""
     return _reduce(value, device, dist.ReduceOp.SUM)
 
 
 def max_over_ranks(value: float, device: torch.device) -> float:
-    """The largest of what all ranks bring; a collective."""
+    """The maximum over all ranks; a collective."""
     return _reduce(value, device, dist.ReduceOp.MAX)
 
 

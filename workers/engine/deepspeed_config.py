@@ -1,9 +1,9 @@
-"""The DeepSpeed configuration: what raymix sets, and a user's own JSON file merged into it.
+"""The DeepSpeed configuration: what raymix sets, merged with the user's own JSON file.
 
-raymix owns batch sizes, accumulation, precision, optimizer, schedule and clipping: the run's configuration says them.
-A file may repeat them ("auto" or the same value); another value is an error, and so is a key that DeepSpeed does not
-know or that would change the numbers otherwise. Everything else in the file (offload, buckets, profiling, ...) goes to
-DeepSpeed as it is.
+raymix owns batch sizes, accumulation, precision, optimizer, schedule and clipping: they come from the run's
+configuration. A file may repeat them ("auto" or the same value); a different value is an error, and so is a key that
+DeepSpeed does not know or that would change the numbers. Everything else in the file (offload, buckets, profiling, ...)
+is passed to DeepSpeed unchanged.
 """
 
 import json
@@ -16,7 +16,7 @@ from workers.engine.deepspeed_keys import check_keys
 
 _AUTO = "auto"
 _NEVER = 10**9
-# Sections that have been compared with the run's configuration, and that DeepSpeed gets from there or not at all.
+# Sections compared with the run's configuration, which DeepSpeed gets from there or not at all.
 _SAID_BY_RAYMIX = ("optimizer", "scheduler", "fp16", "amp", "data_types", "communication_data_type")
 _SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 _SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
@@ -25,7 +25,7 @@ _SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineL
 def build_deepspeed_config(
     training: TrainingConfig, model: ModelConfig, world_size: int, hidden_size: int
 ) -> dict[str, Any]:
-    """What `deepspeed.initialize` gets. `hidden_size` fills the bucket sizes that a file leaves to "auto"."""
+    """The argument of `deepspeed.initialize`. `hidden_size` determines bucket sizes that a file leaves at "auto"."""
     path = training.deepspeed.config
     user = {} if path is None else check_keys(path, _read(path))
     check = _Agreement(path)
@@ -43,16 +43,16 @@ def build_deepspeed_config(
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "train_batch_size": training.micro_batch_size * world_size,
         "gradient_accumulation_steps": 1,
-        # The engine sums micro batches itself, with one denominator for the step: DeepSpeed must not divide as well.
+        # The engine sums micro batches with one denominator for the step: DeepSpeed must not divide again.
         "managed_gradient_accumulation": False,
-        # Stage 0 in float32: the engine clips, since DeepSpeed would step on a gradient that is not finite.
+        # Stage 0 in float32: the engine clips, because DeepSpeed would step on a non-finite gradient.
         "gradient_clipping": 0.0 if stage == 0 and not is_bf16 else training.max_grad_norm,
         **_precision(user, training, model),
         "zero_optimization": _zero_optimization(user, stage, hidden_size, check),
     }
     defaults = {
         "steps_per_print": _NEVER,
-        # With offload the inner optimizer stays torch's AdamW, which needs no compiler on the node.
+        # With offload, the inner optimizer remains torch's AdamW, which needs no compiler on the node.
         "zero_force_ds_cpu_optimizer": False,
     }
     kept = {key: value for key, value in _without_auto(user).items() if key not in _SAID_BY_RAYMIX}
@@ -60,7 +60,7 @@ def build_deepspeed_config(
 
 
 class _Agreement:
-    """Compares a file's values with raymix's own; an error names file, key and both values."""
+    """Compares a file's values with raymix's; an error names file, key and both values."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -68,14 +68,14 @@ class _Agreement:
     def equal(self, section: dict[str, Any], key: str, ours: Any, name: str | None = None) -> None:
         theirs = section.get(key, _AUTO)
         if isinstance(theirs, list):
-            theirs = tuple(theirs)  # as the run's own pairs are
+            theirs = tuple(theirs)  # like the run's pairs
         if theirs not in (_AUTO, ours):
             self.refuse(name or key, theirs, f"the run's configuration gives {ours!r}")
 
     def refuse(self, key: str, theirs: Any, reason: str) -> None:
         raise ValueError(
             f"training.deepspeed: {self.path}: {key} is {theirs!r}, but {reason}; "
-            f'change one of the two, or write "auto" in the file'
+            f'change one of them, or write "auto" in the file'
         )
 
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"training.deepspeed: {path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"training.deepspeed: {path} holds a {type(content).__name__}, not a JSON object")
+        raise ValueError(f"training.deepspeed: {path} contains a {type(content).__name__}, not a JSON object")
     return content
 
 
@@ -105,7 +105,7 @@ def _section(user: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
-    """The section without its "auto" values, at any depth: DeepSpeed's own defaults hold for them."""
+    """The section without "auto" values, at any depth: DeepSpeed's defaults apply to them."""
     return {
         key: _without_auto(value) if isinstance(value, dict) else value
         for key, value in section.items()
@@ -130,7 +130,7 @@ def _check_precision(user: dict[str, Any], training: TrainingConfig, model: Mode
     if training.deepspeed.gradient_dtype == "bfloat16" and not ours:
         raise ValueError(
             "training.deepspeed.gradient_dtype is bfloat16, but gradients have at least the precision of model.dtype, "
-            "which is float32; leave gradient_dtype out, or train in bfloat16"
+            "which is float32; remove gradient_dtype, or set model.dtype: bfloat16"
         )
     check.equal(_section(user, "bf16"), "enabled", ours, "bf16.enabled")
     if _section(user, "fp16").get("enabled", False) is not False:
@@ -153,15 +153,15 @@ def _check_data_types(user: dict[str, Any], training: TrainingConfig, model: Mod
 
 
 def _precision(user: dict[str, Any], training: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
-    """The sections that say in what precision is computed, summed and sent."""
+    """The sections for the precision of computation, sums and communication."""
     if model.dtype != "bfloat16":
         return {"bf16": {**_section(user, "bf16"), "enabled": False}}
     sums, stage = training.deepspeed.gradient_dtype, training.deepspeed.zero_stage
     section = {**_section(user, "bf16"), "enabled": True}
     if sums == "float32" and stage == 1:
-        section.setdefault("immediate_grad_update", True)  # else all gradients are kept in bfloat16 as well
+        section.setdefault("immediate_grad_update", True)  # otherwise all gradients are also kept in bfloat16
     precision = {"bf16": section, "communication_data_type": _SHORT_NAMES[sums]}
-    # DeepSpeed has no other sums than the weights' own at stage 0; there the engine sees to it.
+    # At stage 0 DeepSpeed sums only in the weights' precision; there the engine widens the gradients.
     return precision if stage == 0 else {**precision, "data_types": {"grad_accum_dtype": _SHORT_NAMES[sums]}}
 
 
@@ -191,7 +191,7 @@ def _check_scheduler(user: dict[str, Any], training: TrainingConfig, check: _Agr
         if key in ours:
             check.equal({key: value}, key, ours[key], f"scheduler.params.{key}")
         elif value != _AUTO:
-            check.refuse(f"scheduler.params.{key}", value, "training.schedule and warmup_fraction decide it")
+            check.refuse(f"scheduler.params.{key}", value, "it follows from training.schedule and warmup_fraction")
 
 
 def _zero_optimization(user: dict[str, Any], stage: int, hidden_size: int, check: _Agreement) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _zero_optimization(user: dict[str, Any], stage: int, hidden_size: int, check
     given = given if isinstance(given, dict) else {}
     check.equal(given, "stage", stage, "zero_optimization.stage")
     zero = {"stage": stage, **_without_auto(given)}
-    # transformers' formulas, which files with "auto" were written for.
+    # transformers' formulas, which files with "auto" assume.
     sizes = {
         "reduce_bucket_size": hidden_size * hidden_size,
         "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),

@@ -1,7 +1,7 @@
-"""The keys of a user's DeepSpeed file: which there are, and which would change the numbers of a run unasked.
+"""The keys of a user's DeepSpeed file: those that exist, and those that would silently change a run's numbers.
 
-DeepSpeed itself ignores a misspelt key at the top level, so that what it should have done is silently not done. The
-tables are those of DeepSpeed 0.19, without an import of it, which takes seconds.
+DeepSpeed ignores a misspelt key at the top level, which then silently has no effect. The tables are those of DeepSpeed
+0.19; importing it would take seconds.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import Any
 _OFFLOAD = "device nvme_path buffer_count pin_memory"
 _MONITOR = "enabled output_path job_name"
 
-# Section -> its keys; of a section that is not here the keys are not looked at.
+# Section -> its keys; the keys of other sections are not checked.
 _KEYS = {
     "": """
         train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps managed_gradient_accumulation
@@ -68,13 +68,13 @@ _KEYS = {
     "timers.throughput": "enabled synchronized",
 }
 
-_PRECISION = "model.dtype and training.deepspeed.gradient_dtype say in what precision a run computes"
-_ONE_AXIS = "raymix shards over data-parallel ranks alone"
+_PRECISION = "model.dtype and training.deepspeed.gradient_dtype determine a run's precision"
+_ONE_AXIS = "raymix shards over data-parallel ranks only"
 _ROWS = "raymix chooses the rows of every batch itself"
-_LOSSY = "it rounds what the ranks send each other"
-_WHOLE = "raymix trains the model as it is"
+_LOSSY = "it rounds what ranks send each other"
+_WHOLE = "raymix trains the unmodified model"
 
-# Key -> why a value other than the given one (or "auto", nothing, or a section that is not enabled) is refused.
+# Key -> (harmless value, why others are refused); "auto", null and disabled sections are accepted too.
 _REFUSED: dict[str, tuple[Any, str]] = {
     "torch_autocast": (None, f"{_PRECISION}; in float16 it would clip the scaled gradient"),
     "data_types.buffer_dtype": (None, _PRECISION),
@@ -82,21 +82,21 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "bf16.bf16_master_weights_and_grads": (False, "raymix keeps float32 masters"),
     "bf16.bf16_optimizer_states": (False, "raymix keeps float32 moments"),
     "bf16.check_grad_overflow": (True, "a gradient that is not finite must stop the run, not enter the weights"),
-    "zero_optimization.compute_grad_norm": (True, "raymix logs the norm and stops where it is not finite"),
+    "zero_optimization.compute_grad_norm": (True, "raymix logs the norm and stops if it is not finite"),
     "gradient_allreduce_op": ("mean", "raymix divides by the tokens of the step"),
     "zero_optimization.zero_quantized_weights": (False, _LOSSY),
     "zero_optimization.zero_quantized_nontrainable_weights": (False, _LOSSY),
     "zero_optimization.zero_quantized_gradients": (False, _LOSSY),
     "zero_optimization.zeropp_loco_param": (None, _LOSSY),
-    "zero_optimization.zero_hpz_partition_size": (1, "its second copies of the parts are not what raymix saves"),
-    "zero_optimization.mics_shard_size": (-1, "its parts of parts are not what raymix saves"),
-    "zero_optimization.mics_hierarchical_params_gather": (False, "its parts of parts are not what raymix saves"),
-    "zero_optimization.legacy_stage1": (False, "DeepSpeed has no such stage any more"),
-    "zero_optimization.zenflow": (None, "it delays updates of most weights"),
+    "zero_optimization.zero_hpz_partition_size": (1, "raymix does not save its secondary partitions"),
+    "zero_optimization.mics_shard_size": (-1, "raymix does not save its nested partitions"),
+    "zero_optimization.mics_hierarchical_params_gather": (False, "raymix does not save its nested partitions"),
+    "zero_optimization.legacy_stage1": (False, "DeepSpeed no longer has this stage"),
+    "zero_optimization.zenflow": (None, "it delays the updates of most weights"),
     "zero_optimization.offload_optimizer.super_offload": (False, "raymix trains with torch's AdamW"),
     "zero_optimization.offload_optimizer.ratio": (
         1.0,
-        "below 1 a second optimizer steps the rest, which the learning rate does not reach",
+        "below 1 a second optimizer, which ignores the learning rate, steps the rest",
     ),
     "optimizer.legacy_fusion": (False, "raymix trains with torch's AdamW"),
     "optimizer.params.amsgrad": (False, "raymix trains with plain AdamW"),
@@ -104,16 +104,16 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "data_efficiency": (None, _ROWS),
     "curriculum_learning": (None, _ROWS),
     "dataloader_drop_last": (False, _ROWS),
-    "elasticity": (None, "training.global_batch_size says how large a batch is, at any number of ranks"),
+    "elasticity": (None, "training.global_batch_size sets the batch size, for any number of ranks"),
     "autotuning": (None, "it would change batch sizes; `raymix check` estimates the memory"),
     "progressive_layer_drop": (None, _WHOLE),
     "eigenvalue": (None, _WHOLE),
     "compression_training": (None, _WHOLE),
     "quantize_training": (None, _WHOLE),
     "weight_quantization": (None, _WHOLE),
-    "sparse_attention": (None, "model.attention says which kernel is used"),
+    "sparse_attention": (None, "model.attention selects the kernel"),
     "nebula": (None, "raymix writes its own checkpoints"),
-    "graph_harvesting": (False, "DeepSpeed has it no more"),
+    "graph_harvesting": (False, "DeepSpeed no longer has it"),
     "sparse_gradients": (False, "raymix reduces dense gradients"),
     "hybrid_engine": (None, _WHOLE),
     "pipeline": (None, _ONE_AXIS),
@@ -124,28 +124,28 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 
 
 def check_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a key that is not DeepSpeed's, and one that would change the numbers behind the run's configuration.
+    """Refuse keys that DeepSpeed does not have, and keys that would change the numbers of the run.
 
     Returns:
-        The content without those of the latter that are switched off: DeepSpeed stumbles over the names of some.
+        The content without disabled keys of the second kind: DeepSpeed fails on the names of some.
 
     Raises:
-        ValueError: names the file, the key, its value, and what to do.
+        ValueError: with the file, the key, its value, and what to do.
     """
     for section, keys in _KEYS.items():
         known, found = keys.split(), _find(content, section) if section else content
         if not (isinstance(found, dict) or _is_off(found)):
-            raise ValueError(f"training.deepspeed: {path}: {section} is {found!r}, not a section with keys of its own")
+            raise ValueError(f"training.deepspeed: {path}: {section} is {found!r}, not a section with keys")
         for key in found if isinstance(found, dict) else ():
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
-                remedy = f"write {near[0]!r}" if near else "take it out"
+                remedy = f"write {near[0]!r}" if near else "remove it"
                 name = f"{section}.{key}" if section else key
                 raise ValueError(f"training.deepspeed: {path}: {name} is not a DeepSpeed key; {remedy}")
     for name, (harmless, reason) in _REFUSED.items():
         value = _find(content, name)
         if not _is_off(value) and value != harmless:
-            raise ValueError(f"training.deepspeed: {path}: {name} is {value!r}, but {reason}; take it out of the file")
+            raise ValueError(f"training.deepspeed: {path}: {name} is {value!r}, but {reason}; remove it from the file")
     return _without(content, set(_REFUSED))
 
 
@@ -158,7 +158,7 @@ def _without(content: dict[str, Any], names: set[str], section: str = "") -> dic
 
 
 def _find(content: dict[str, Any], name: str) -> Any:
-    """The value of a key in sections; None where it is not there."""
+    """The value of a dotted key; None if it is absent."""
     found: Any = content
     for key in name.split("."):
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,8 +1,7 @@
 """The only engine: DeepSpeed ZeRO 0 to 3, on GPU (NCCL) and CPU (gloo) alike.
 
-`torch.distributed` is initialised by the caller; rank and world size come from it. A step is one `forward_backward`
-on this rank's slice of the global batch, then one `step`. Shapes: B rows, L tokens, K positions whose next token
-counts, N loss tokens, V vocabulary, D domains.
+The caller initialises `torch.distributed`, which defines rank and world size. A step is one `forward_backward` on this
+rank's slice of the global batch, then one `step`. Shapes: B rows (sequences), L tokens, N loss tokens, D domains.
 """
 
 import gc
@@ -40,11 +39,11 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """A model that is trained and measured; the same calls on every rank.
+    """A model in training; every rank makes the same calls.
 
     Args:
-        deepspeed_engine: what `deepspeed.initialize` returned.
-        seed: of dropout, which is a function of (seed, step, rank): resuming needs no random state.
+        deepspeed_engine: as returned by `deepspeed.initialize`.
+        seed: of dropout, a function of (seed, step, rank), so that resuming needs no random state.
     """
 
     def __init__(self, deepspeed_engine: Any, model_config: ModelConfig, training: TrainingConfig, seed: int) -> None:
@@ -61,7 +60,7 @@ class Engine:
         self._wide_gradients: WideGradients | None = None
         self._checked_update: CheckedUpdate | None = None
         if self.zero_stage == 0 and model_config.dtype == "float32":
-            # Before the strategy attaches itself: what it does to a gradient comes after clipping, as elsewhere.
+            # Before the strategy attaches: it changes a gradient after clipping, as at the other stages.
             self._checked_update = CheckedUpdate(self.module, self.optimizer, training.max_grad_norm)
         elif self.zero_stage == 0 and training.deepspeed.gradient_dtype == "float32":
             self._wide_gradients = WideGradients(self.module)
@@ -69,7 +68,7 @@ class Engine:
         self.attachment: Attachment | None = attach(self, training.strategy) if attach else None
         self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
         self.router_loss_sum = 0.0
-        """This rank's share of the router loss of the last step; the sum over the ranks is the step's."""
+        """This rank's part of the last step's router loss; the step's is the sum over the ranks."""
         self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
 
     @classmethod
@@ -78,34 +77,35 @@ class Engine:
         deepspeed = _import_deepspeed()
         hidden_size = load_hidden_size(model_config)
         config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
-        torch.manual_seed(seed)  # new parameters (adapters) start alike on every rank and in every attempt
+        torch.manual_seed(seed)  # new parameters (adapters) start equal on every rank and in every attempt
         model = load_trainable(model_config, training, config)
         on_gpu = torch.cuda.is_available()
         optimizer = torch.optim.AdamW(
             parameter_groups(model, training.weight_decay),
-            lr=0.0,  # every step sets its own
+            lr=0.0,  # set at every step
             betas=training.betas,
             eps=training.epsilon,
             fused=on_gpu,
         )
-        with redirect_stdout(None):  # one of its optimizers prints the memory in use, group by group
+        with redirect_stdout(None):  # one of its optimizers prints memory use
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         _forget_initial_steps(engine.optimizer)
         return cls(engine, model_config, training, seed)
 
     def prove_isolation(self, row: "Batch | None") -> Isolation:
-        """Choose how packed examples are kept apart, on a row that all ranks bring alike; a collective.
+        """Choose how packed examples are kept apart, using the same row on all ranks; a collective.
 
         Raises:
             PackingError: no way of packing gives this model correct losses.
         """
-
         return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Accumulate the gradient of this rank's rows; their loss sums (nats) and loss tokens per domain."""
+        """Accumulate the gradient of this rank's rows; returns their loss sums (nats) and loss tokens by domain."""
         torch.manual_seed(int(np.random.SeedSequence([self._seed, batch.step, self.rank]).generate_state(1)[0]))
-        # DeepSpeed divides by the world size; one denominator for the whole step makes the loss a mean over tokens.
+        # The step's loss is the mean over the loss tokens of the global batch, so every pass on every rank divides by
+        # their number, which the schedule knows in advance: dividing by the tokens of a pass or a rank would make a
+        # token's weight depend on its neighbours. DeepSpeed averages gradients over the ranks; world_size undoes it.
         scale = self.world_size / batch.global_loss_tokens
 
         def train_on(one_pass: ForwardPass) -> torch.Tensor:
@@ -121,7 +121,7 @@ class Engine:
 
     @torch.no_grad()
     def forward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss sums (nats) and loss tokens per domain of this rank's rows, without gradients or dropout."""
+        """Loss sums (nats) and loss tokens by domain of this rank's rows, without gradients or dropout."""
         self.module.eval()
         return self._sum_by_domain(batch, num_domains, self.packed.nats)
 
@@ -129,7 +129,7 @@ class Engine:
     def forward_examples(self, batch: "Batch", example_BL: np.ndarray, num_examples: int) -> torch.Tensor:
         """Loss sums (nats) by example, (num_examples,), of this rank's rows, without gradients or dropout.
 
-        `example_BL` says which example a token belongs to; every target has one.
+        `example_BL` is the example of each token; every target has one.
         """
         self.module.eval()
         loss_sum_E = torch.zeros(num_examples, dtype=torch.float64, device=self.device)
@@ -142,8 +142,8 @@ class Engine:
     def forward_tokens(self, batch: "Batch") -> tuple[torch.Tensor, torch.Tensor]:
         """Nats of each loss token, (N,) in float32, row by row, and the last hidden states, (B, L, hidden size).
 
-        One forward pass of all rows of the batch, which is to be a micro batch, without gradients or dropout. The
-        hidden states are those after the final norm, of every token; of padding they may be anything.
+        One forward pass over the batch, at most a micro batch, without gradients or dropout. The hidden states are
+        those after the final norm; they are undefined for padding.
         """
         self.module.eval()
         hidden: list[torch.Tensor] = []
@@ -164,9 +164,9 @@ class Engine:
         return torch.cat(nats)[in_order], hidden_TH.view(*batch.input_ids_BL.shape, -1)
 
     def step(self, learning_rate: float) -> float:
-        """Update the weights; the norm of the global gradient before clipping.
+        """Update the weights; returns the norm of the global gradient before clipping.
 
-        Where the norm is not finite no weight, master or moment was changed.
+        If the norm is not finite, no weight, master or moment was changed.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -176,15 +176,15 @@ class Engine:
         return self._checked_update.norm if self._checked_update else float(self.deepspeed.get_global_grad_norm())
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Name -> parameter, of those that move."""
+        """Name -> trainable parameter."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
-        """Each tensor that this rank's inner optimizer steps, with what is in it; the rest of it is padding."""
+        """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
         return stepped_tensors(self)
 
     def destroy(self) -> None:
-        """Free what DeepSpeed holds, so that another engine can be built in this process."""
+        """Free DeepSpeed's state, so that another engine can be built in this process."""
         with redirect_stdout(None):
             self.deepspeed.destroy()
         del self.deepspeed, self.module, self.optimizer, self.attachment
@@ -202,13 +202,13 @@ class Engine:
         return loss_sum_D, self.packed.to_device(num_tokens_D)
 
     def _forward_with_routers(self, one_pass: ForwardPass, global_loss_tokens: int) -> tuple[torch.Tensor, Any]:
-        """Nats of each target, and the pass's part of the step's router loss, which counts by its targets."""
+        """Nats of each target, and the pass's part of the step's router loss, weighted by its targets."""
         if self.router_loss is None:
             return self.packed.nats(one_pass), 0.0
         with self.router_loss.watching():
             nats_N = self.packed.nats(one_pass)
-            # Without targets it counts nothing, but has to be there: under ZeRO-3 all ranks go back through the same
-            # modules, and wait for each other.
+            # Without targets the weight is 0, but the term must exist: under ZeRO-3 all ranks go backward through the
+            # same modules and wait for each other.
             is_used_SL = one_pass.is_used_SL if len(nats_N) else np.ones_like(one_pass.is_used_SL)
             part = self.router_loss.value(is_used_SL) * (len(nats_N) / global_loss_tokens)
         return nats_N, part
@@ -216,13 +216,14 @@ class Engine:
     def _passes(self, batch: "Batch", rows_per_pass: int, cut: bool = True) -> list[ForwardPass]:
         passes = list(passes_over(batch, self.packed.way, rows_per_pass, cut=cut))
         if self.packed.way == "separate":
-            # Single examples fill another number of passes on each rank, and every pass may be a collective.
+            # Ranks need different numbers of passes for single examples. Under ZeRO-3 every pass gathers parameters
+            # from all ranks, so a rank that is done makes idle passes: without them the others would wait forever.
             passes += [idle_pass()] * (int(max_over_ranks(len(passes), self.device)) - len(passes))
         return passes
 
 
 def base_model(module: Any) -> PreTrainedModel:
-    """The transformers model itself, without peft around it."""
+    """The transformers model, without the peft wrapper."""
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
@@ -234,16 +235,16 @@ def _import_deepspeed() -> Any:
     import deepspeed
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
-    # Its shared-memory collectives want a compiler, take a minute to build, and are slower than none to start.
+    # Its shared-memory collectives need a compiler and a minute to build, and start slower than none.
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # It adopts the process group; without this a ZeRO-3 model that is loaded before the first engine sees one rank.
+    # It adopts the process group; otherwise a ZeRO-3 model loaded before the first engine sees one rank.
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     return deepspeed
 
 
 def _forget_initial_steps(optimizer: Any) -> None:
-    # DeepSpeed's bf16 optimizer of stage 0 steps once with zero gradients when it is made; Adam would count that step.
+    # DeepSpeed's bf16 optimizer of stage 0 steps once on zero gradients when created; Adam would count that step.
     for state in getattr(optimizer, "optimizer", optimizer).state.values():
         if "step" in state:
             state["step"].zero_()

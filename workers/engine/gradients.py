@@ -1,4 +1,4 @@
-"""Gradients at ZeRO stage 0, where DeepSpeed neither sums bfloat16 in float32 nor looks at a float32 gradient."""
+"""Gradients at ZeRO stage 0, where DeepSpeed neither sums bfloat16 in float32 nor checks a float32 gradient."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 class WideGradients:
-    """Gradients of bfloat16 parameters that autograd keeps and adds up in float32."""
+    """Makes autograd accumulate the gradients of bfloat16 parameters in float32."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
@@ -15,21 +15,21 @@ class WideGradients:
             p.grad_dtype = torch.float32
 
     def complete(self) -> None:
-        """Zeros where a parameter had no part in the step: DeepSpeed would take bfloat16 ones, which torch refuses."""
+        """Add zero gradients to unused parameters: DeepSpeed would add bfloat16 ones, which torch refuses."""
         for p in self._parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p, dtype=torch.float32)
 
 
 class CheckedUpdate:
-    """Clips before every step of torch's own optimizer, and lets none happen on a gradient that is not finite.
+    """Clips before every step of torch's optimizer, and prevents a step on a gradient that is not finite.
 
-    It hangs on the optimizer and comes after the reduction over the ranks, so that all of them find the same norm.
+    It is a hook on the optimizer, after the reduction over the ranks, so that all ranks find the same norm.
     """
 
     def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         self.norm = 0.0
-        """Of the gradient of the last step, before clipping."""
+        """Norm of the last step's gradient, before clipping."""
         self._parameters = list(module.parameters())
         self._max_norm = max_norm if max_norm > 0 else math.inf
         optimizer.register_step_pre_hook(self._before_step)
@@ -40,4 +40,4 @@ class CheckedUpdate:
         self.norm = float(clip_grad_norm_(self._parameters, self._max_norm))
         if not math.isfinite(self.norm):
             for p in self._parameters:
-                p.grad = None  # the optimizer passes over what has none
+                p.grad = None  # the optimizer skips parameters without a gradient

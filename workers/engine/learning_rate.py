@@ -6,9 +6,9 @@ from workers.config.training import TrainingConfig
 
 
 def learning_rate(step: int, num_steps: int, training: TrainingConfig) -> float:
-    """Learning rate of a step, counted from 1: a linear warm-up to the peak, then linear, cosine or constant.
+    """Learning rate of a step, counted from 1: linear warm-up to the peak, then linear, cosine or constant.
 
-    Linear and cosine reach 0 one step after the last, so that the last step still counts.
+    Linear and cosine reach 0 one step after the last, so that the last step still has an effect.
     """
     num_warmup = math.ceil(training.warmup_fraction * num_steps)
     if step <= num_warmup:

@@ -1,8 +1,8 @@
-"""Where each parameter lies in the flat fp32 tensors that the inner optimizer steps, at every ZeRO stage.
+"""Where each parameter is in the flat fp32 tensors that the inner optimizer steps, at every ZeRO stage.
 
 At stage 0 the optimizer steps whole parameters (in bf16 their fp32 masters). At stages 1 and 2 a rank steps one flat
-piece of all the parameters of a group, at stage 3 flat pieces (one or more a group) of what this rank holds of each
-parameter, padded where a parameter does not divide by the ranks.
+piece of all parameters of a group; at stage 3 flat pieces, at least one per group, of this rank's part of each
+parameter, padded if the parameter is not divisible by the ranks.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from workers.engine.zero_state import replicated_masters
+from workers.engine.zero_state import full_shape, replicated_masters
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -28,7 +28,7 @@ class Fragment:
 
 
 def stepped_tensors(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
-    """Each tensor that this rank's inner optimizer steps, with what lies in it; what no fragment covers is padding."""
+    """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
     match engine.zero_stage:
         case 0:
             yield from _whole_parameters(engine)
@@ -36,11 +36,6 @@ def stepped_tensors(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragm
             yield from _flat_groups(engine)
         case _:
             yield from _flat_pieces(engine)
-
-
-def full_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Shape of the whole parameter, also where a rank holds but a part of it."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _whole_parameters(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
@@ -51,7 +46,7 @@ def _whole_parameters(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fra
 
 def _flat_groups(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
     optimizer = engine.optimizer
-    if hasattr(optimizer, "bf16_groups"):  # what DeepSpeed takes at stage 1 for sums in float32
+    if hasattr(optimizer, "bf16_groups"):  # DeepSpeed's choice at stage 1 for sums in float32
         groups = zip(optimizer.fp32_groups_flat_partition, optimizer.bf16_groups, strict=True)
     else:
         groups = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True)
@@ -73,7 +68,7 @@ def _flat_pieces(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment
         for p in parameters:
             held = p.ds_tensor.ds_numel
             start = engine.rank * held
-            length = max(0, min(held, full_shape(p).numel() - start))  # the last ranks' pieces may be padding
+            length = max(0, min(held, full_shape(p).numel() - start))  # the last ranks' pieces may be only padding
             fragments.append(Fragment(p, offset, start, length))
             offset += held
         yield flat, fragments

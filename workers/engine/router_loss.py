@@ -1,9 +1,8 @@
 """The auxiliary loss of mixture-of-experts models, which keeps their routers from sending all tokens to a few experts.
 
-It is the family's own function of transformers (Switch Transformer, arXiv 2101.03961, equations 4 to 6, over all layers
-together) of the logits that its routers give, over the tokens that are no padding, times the coefficient of the model's
-config. The logits are read where the routers give them: asked for its own sum, transformers would count padding, and
-takes no mask of packed rows.
+It is the family's function in transformers (Switch Transformer, arXiv 2101.03961, equations 4 to 6, over all layers
+together) of its routers' logits for all tokens except padding, times the coefficient in the model's config. The logits
+are read from the routers: transformers' own sum would count padding and accepts no mask of packed rows.
 """
 
 import inspect
@@ -23,7 +22,7 @@ _PARAMETERS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
 
 
 class RouterLoss:
-    """Watches a model's routers; only while `watching` does it keep what they give."""
+    """Watches a model's routers; it keeps their logits only while `watching`."""
 
     def __init__(self, model: PreTrainedModel, coefficient: float, routers: list[tuple[torch.nn.Module, int]]) -> None:
         self.coefficient = coefficient
@@ -35,7 +34,7 @@ class RouterLoss:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep the logits of the forward pass made here; activation checkpointing makes others later."""
+        """Keep the logits of this forward pass, but not those that activation checkpointing recomputes later."""
         self._logits = []
         try:
             yield
@@ -43,7 +42,7 @@ class RouterLoss:
             self._logits = None
 
     def value(self, is_used_SL: NDArray[np.bool_]) -> torch.Tensor:
-        """Of the forward pass just made, with its coefficient; `is_used_SL` is False where a sequence is padded."""
+        """The weighted loss of the last forward pass; `is_used_SL` is False for padding."""
         logits = tuple(kept.flatten(0, -2) for kept in self._logits or ())
         is_used = torch.from_numpy(is_used_SL).to(logits[0].device)
         model: Any = self._model
@@ -58,7 +57,7 @@ class RouterLoss:
 
 
 def find_router_loss(model: PreTrainedModel) -> RouterLoss | None:
-    """The auxiliary loss of the model's family; None where its config or transformers has none."""
+    """The auxiliary loss of the model's family; None if its config or transformers has none."""
     coefficient, routers = router_loss_coefficient(model), _find_routers(model)
     function = getattr(sys.modules[type(model).__module__], _FUNCTION, None)
     if not coefficient or not routers or function is None:
@@ -70,24 +69,26 @@ def find_router_loss(model: PreTrainedModel) -> RouterLoss | None:
 
 
 def describe_router_loss(model: Any) -> str | None:
-    """A line on whether it is trained, for a model that may be wrapped by peft; None where its config has none."""
+    """A line on whether it is trained, for a model that peft may wrap; None if its config has none."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     coefficient = router_loss_coefficient(base)
     if not coefficient:
         return None
     if find_router_loss(base) is None:
-        return "the model's config has an auxiliary router loss, but transformers computes none here: it is not trained"
-    return f"the auxiliary router loss is trained, with the coefficient {coefficient:g} of the model's config"
+        return (
+            "the model's config has an auxiliary router loss, but transformers computes none here, so it is not trained"
+        )
+    return f"the auxiliary router loss is trained, with the coefficient {coefficient:g} from the model's config"
 
 
 def router_loss_coefficient(model: PreTrainedModel) -> float:
-    """What the model's config says; 0 where it says nothing."""
+    """The coefficient in the model's config; 0 if there is none."""
     config = model.config.get_text_config()
     return next((float(getattr(config, name)) for name in _COEFFICIENTS if getattr(config, name, None)), 0.0)
 
 
 def _find_routers(model: PreTrainedModel) -> list[tuple[torch.nn.Module, int]]:
-    """The modules that transformers itself takes router logits from, and which of their outputs these are."""
+    """The modules from which transformers takes router logits, and the index of that output."""
     from transformers.utils.output_capturing import OutputRecorder
 
     declared: Any = (getattr(model.base_model, "_can_record_outputs", None) or {}).get("router_logits", [])

@@ -1,4 +1,4 @@
-"""The model that DeepSpeed gets: loaded as its ZeRO stage wants it, under the training strategy."""
+"""The model for DeepSpeed: loaded as its ZeRO stage needs it, with the training strategy applied."""
 
 import re
 from contextlib import suppress
@@ -30,28 +30,28 @@ def load_trainable(model_config: ModelConfig, training: TrainingConfig, config: 
 
 
 def _load_partitioned(model_config: ModelConfig, config: dict[str, Any]) -> PreTrainedModel:
-    """The model in the partitions of ZeRO-3, so that no rank ever holds it whole, where its family allows that."""
+    """The model, partitioned by ZeRO-3 while loading, if its family allows that, so that no rank holds it whole."""
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     check_partitions(read_model_type(model_config, model_config.path))
-    partitioning = HfDeepSpeedConfig(config)  # while it lives, every model that is loaded is partitioned
+    partitioning = HfDeepSpeedConfig(config)  # while it exists, every model is partitioned as it is loaded
     try:
         with suppress(ValueError):
             return load_model(model_config)
     finally:
         unset_hf_deepspeed_config()
         del partitioning
-    # Some families compute initial values from shapes of weights, which partitions do not have (xLSTM), or miss a
-    # key that is there (DeepSeek V4). DeepSpeed partitions what comes whole; whatever else is wrong is raised here.
+    # Some families compute initial values from the shapes of weights, which partitions do not have (xLSTM), or miss an
+    # existing key (DeepSeek V4). DeepSpeed partitions a whole model too; any other error is raised here.
     return load_model(model_config)
 
 
 def _gather_experts_together(model: torch.nn.Module) -> None:
-    """Let DeepSpeed gather the experts of a layer at once, and look no further into them.
+    """Make DeepSpeed gather the experts of a layer as one unit.
 
-    Which of them a rank calls depends on its tokens. DeepSpeed takes every call of a module for a step that all ranks
-    make together, so ranks whose tokens go to unlike experts would wait for each other for ever.
+    Which experts a rank calls depends on its tokens, but DeepSpeed treats every call of a module as a collective: ranks
+    whose tokens go to different experts would wait for each other forever.
     """
     from deepspeed.utils import set_z3_leaf_module
 

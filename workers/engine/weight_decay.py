@@ -1,14 +1,16 @@
-"""Which parameters weight decay pulls towards zero: matrices, and nothing that is a bias, a gain or a state.
+"""Which parameters weight decay applies to: matrices, but no bias, gain or state.
 
-The rank alone does not say: the experts' biases of gpt-oss, a norm for each head, Mamba's `A_log` and RecurrentGemma's
-gate biases have two dimensions, and RWKV's mixing vectors (1, 1, H) three. So what counts is who owns a parameter,
-what it is called, and how many of its dimensions are more than 1.
+The number of dimensions is not enough: the experts' biases of gpt-oss, norms per head, Mamba's `A_log` and
+RecurrentGemma's gate biases have two, and RWKV's mixing vectors (1, 1, H) three. So the owner of a parameter, its name,
+and how many of its dimensions are larger than 1 decide.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from workers.engine.zero_state import full_shape
 
 # peft keeps the factors of an embedding's adapter in a ParameterDict.
 _OF_MATRICES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.modules.conv._ConvNd, torch.nn.ParameterDict)
@@ -17,7 +19,7 @@ _STATES = ("A", "A_log", "D")
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters for an optimizer: those that decay, then those that do not; no empty group."""
+    """The trainable parameters for an optimizer: those that decay, then the others; no empty group."""
     decaying: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     seen: set[int] = set()
@@ -25,9 +27,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
         for name, p in module.named_parameters(recurse=False):
             if p.requires_grad and id(p) not in seen:
                 seen.add(id(p))
-                # Under ZeRO-3 a partitioned parameter's own shape is empty; DeepSpeed keeps the true one aside.
-                shape = getattr(p, "ds_shape", p.shape)
-                (decaying if decays(module, path, name, shape) else others).append(p)
+                (decaying if decays(module, path, name, full_shape(p)) else others).append(p)
     groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -39,13 +39,13 @@ def decays(module: torch.nn.Module, path: str, name: str, shape: Sequence[int]) 
         module: that owns it.
         path: of the module in the model.
         name: of the parameter in the module.
-        shape: whole, also where a rank holds a part.
+        shape: of the whole parameter.
     """
     owner = path.rpartition(".")[2]
     if len(shape) < 2 or "bias" in name or "bias" in owner:  # a table of attention biases is an embedding
         return False
     if isinstance(module, _OF_MATRICES):
-        return True  # also with a single row
+        return True  # even with a single row
     if sum(size > 1 for size in shape) < 2 or name in _STATES or name.startswith("time_"):
         return False
     is_gain = any("norm" in word.lower() for word in (name, owner, type(module).__name__))

@@ -1,6 +1,6 @@
-"""Whole masters and Adam moments, in and out of DeepSpeed's four ways (stages 0 to 3) of keeping them.
+"""Whole masters and Adam moments, in and out of the four ways (stages 0 to 3) in which DeepSpeed keeps them.
 
-All of it is collective: every rank makes the same calls in the same order.
+Everything is a collective: every rank makes the same calls in the same order.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,11 @@ class TrainedState:
         self._inner: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         self._parameters = engine.trainable_parameters()
         self._masters = replicated_masters(engine.optimizer, engine.zero_stage)
-        self.shapes: dict[str, torch.Size] = {
-            name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in self._parameters.items()
-        }
+        self.shapes = {name: full_shape(p) for name, p in self._parameters.items()}
         self._relink()
 
     def materialise(self) -> None:
-        """Make the optimizer create its state: DeepSpeed and Adam do so at the first step. Its values are arbitrary."""
+        """Make the optimizer create its state, with arbitrary values: DeepSpeed and Adam do so at the first step."""
         from workers.data.batches import Batch
 
         zeros = np.zeros(1, dtype=np.int64)
@@ -62,7 +60,7 @@ class TrainedState:
         return [safe_get_full_fp32_param(p), *(safe_get_full_optimizer_state(p, key) for key in _MOMENTS)]
 
     def set(self, name: str, tensors: list[torch.Tensor]) -> None:
-        """Replace master and moments; the model's own weights follow with `publish`."""
+        """Replace master and moments; `publish` then updates the model's weights."""
         p = self._parameters[name]
         if self._engine.zero_stage == 0:
             master = self._masters.get(id(p), p)
@@ -79,7 +77,7 @@ class TrainedState:
                 safe_set_full_optimizer_state(p, tensor, key)
 
     def publish(self) -> None:
-        """Copy the masters to the weights that the model computes with: DeepSpeed does not."""
+        """Copy the masters to the weights used for computation, which DeepSpeed does not do."""
         if self._engine.zero_stage in (1, 2):
             self._optimizer.update_lp_params()
 
@@ -88,7 +86,7 @@ class TrainedState:
         return int(next(iter(self._inner.state.values()))["step"])
 
     def set_adam_step(self, step: int) -> None:
-        """The same for all parameters, whatever groups DeepSpeed made of them."""
+        """Set it for all parameters, in all of DeepSpeed's groups."""
         for state in self._inner.state.values():
             state["step"].fill_(step)
 
@@ -96,7 +94,7 @@ class TrainedState:
         import deepspeed
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-        # DeepSpeed's own safe_set_full_* fails where the last rank's partition is padded.
+        # DeepSpeed's safe_set_full_* fails if the last rank's partition is padded.
         length = p.ds_tensor.ds_numel
         start = self._engine.rank * length
         pieces = []
@@ -112,10 +110,15 @@ class TrainedState:
             p.data.copy_(tensors[0])
 
     def _relink(self) -> None:
-        # Stages 1 and 2 link optimizer state after the first group's step only: the second group's is not found.
+        # Stages 1 and 2 link optimizer state only after the first group's step: the second group's is not found.
         if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state") and self._inner.state:
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def full_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """Shape of the whole parameter; a parameter that ZeRO-3 has partitioned has an empty shape itself."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tensor]:

@@ -30,9 +30,7 @@ def read_mark(turn: Row, role: str, where: str) -> bool | None:
             f"preference data: {where} has `{opinions[0]}`; use `weight` 0 or 1 to say whether to train on the answer"
         )
     if len(set(said.values())) > 1:
-        raise RowError(
-            f"contradiction: {where} is included and excluded, by {', '.join(f'`{name}`' for name in said)}"
-        )
+        raise RowError(f"contradiction: {where} is included and excluded, by {', '.join(f'`{name}`' for name in said)}")
     if not said:
         return None
     name, is_learned = next(iter(said.items()))
