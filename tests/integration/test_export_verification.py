@@ -18,11 +18,11 @@ FULL: dict[str, Any] = {"type": "full"}
 CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "no buffers": ("deepseek_v3", FULL, f"1 missing, first {BIAS}"),
     "a buffer lost": ("deepseek_v3", FULL, f"1 missing, first {BIAS}"),
-    "a buffer altered": ("deepseek_v3", FULL, f"{BIAS} is another in the exported model (1 of "),
+    "a buffer altered": ("deepseek_v3", FULL, f"{BIAS} differs in the exported model (1 of "),
     "a weight altered": (
         "llama",
         FULL,
-        "model.layers.0.self_attn.o_proj.weight is another in the exported model (1 of ",
+        "model.layers.0.self_attn.o_proj.weight differs in the exported model (1 of ",
     ),
     "a weight added": ("llama", FULL, "1 unexpected, first more"),
     "an adapter lost": ("llama", LORA, "is not in the exported adapter as it was trained (1 of 28 tensors)"),
@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "still tied": (
         "llama, tied",
         LORA | HEAD | {"alpha": 512.0},
-        "nats a token on ",
+        "nats per token on ",
     ),
     "not a number": ("llama", FULL, "tensors are not finite, first model.embed_tokens.weight; no model was written"),
 }

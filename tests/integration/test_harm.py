@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_counts_the_base_whoever_wrote_its_checkpoint(tmp_pat
     newest = json.loads((folder / "checkpoints" / "step-00000008" / "state.json").read_text())["state"]["best"]
     assert newest == losses["best"] and newest["step"] == 0
     assert not (folder / "best").exists()
-    told = "best/ is removed: up to step 4 no evaluation beat" in (folder / "events.jsonl").read_text()
+    told = "best/ was removed: up to step 4 no evaluation beat" in (folder / "events.jsonl").read_text()
     assert told == (state == "of an older version")
 
 

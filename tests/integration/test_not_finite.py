@@ -29,7 +29,7 @@ def test_a_base_model_that_is_nan_is_told_before_the_first_step(tmp_path: Path) 
     path = write_run(tmp_path, **SETTINGS, data__packing=False)  # else the proof of isolation tells it before
     not_finite_cases.plant_overflow(tmp_path / "base")
     error = processes(1).run(not_finite_cases.train, path, {})[0]
-    assert error.startswith("before the first step: under the model to start from the loss of ")
+    assert error.startswith("before the first step: with the initial model the loss of ")
     assert all(f"{name} is nan" in error for name in DOMAINS)
     folder = tmp_path / "runs" / "small"
     assert not (folder / "checkpoints").exists() and not (folder / "best").exists()

@@ -122,7 +122,7 @@ def test_a_plan_stopped_inside_its_second_stage_ends_as_the_undisturbed_one(
     assert train(config, DMT, *elsewhere) == names[1:]
     stopped = tmp_path / "stages" / names[1]
     attempts = [line["message"] for line in read_lines(stopped / "events.jsonl") if line["kind"] == "attempt"]
-    assert "starts from" in attempts[0] and "goes on after step 5" in attempts[1]
+    assert "starts from" in attempts[0] and "resumes after step 5" in attempts[1]
     assert losses(stopped) == losses(plan[1])
     assert read_lines(stopped / "samples.jsonl") == read_lines(plan[1] / "samples.jsonl")
     final = [path / "model" / "model.safetensors" for path in (stopped, plan[1])]

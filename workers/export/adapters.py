@@ -1,4 +1,4 @@
-"""LoRA's two results: the adapters alone, which plain peft loads, and the adapters merged into a fresh base model."""
+"""LoRA's two results: the adapters alone, for plain peft, and the adapters merged into a fresh base model."""
 
 import copy
 from pathlib import Path
@@ -18,7 +18,7 @@ _NAME = "default"  # peft's, of the only adapter
 
 
 def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Write what peft needs, and no more: the trained tensors, and a configuration that names the base for others."""
+    """Write only what peft needs: the trained tensors, and a configuration with the public name of the base."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -37,12 +37,12 @@ def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Pat
 def merge_adapter(
     engine: "Engine", weights: dict[str, torch.Tensor], folder: Path, examples: "Batch", expected_loss: float
 ) -> Any:
-    """A fresh base model with the adapters of a folder in it, after a proof that they are those that were trained.
+    """A fresh base model with a folder's adapters merged, after verifying that they are the trained ones.
 
-    Merging in place and back would change the weights being trained.
+    Merging in place and undoing it would change the weights in training.
 
     Raises:
-        ExportError: an adapter is lost or another, in the folder or on the way into the model.
+        ExportError: an adapter is missing or differs, in the folder or in the merged model.
     """
     from peft import PeftModel
 
@@ -62,7 +62,7 @@ def merge_adapter(
 
 
 def _untie(base: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Give the output head a weight of its own where an adapter moves it, or the embeddings, away from the other."""
+    """Give the output head a separate weight if an adapter changes it, or the embeddings tied to it."""
     head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
     if head is None or embeddings is None or head.weight is not embeddings.weight:
         return
@@ -74,7 +74,7 @@ def _untie(base: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _compare(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Everything that trains is read back as it was, and nothing beside it."""
+    """Check that exactly the trained tensors are read back, unchanged."""
     loaded = {name: p for name, p in adapted.named_parameters() if ".lora_" in name or ".modules_to_save." in name}
     wrong = sorted(loaded.keys() ^ weights.keys()) or [
         name for name, t in weights.items() if not torch.equal(loaded[name].detach().to(t.dtype), t)
@@ -88,7 +88,7 @@ def _compare(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def _merge_layers(adapted: Any) -> None:
-    """Merge layer by layer, and see each adapter arrive: the loss alone would not tell of one in hundreds."""
+    """Merge and check layer by layer: the loss would not show that one adapter in hundreds is missing."""
     from peft.tuners.lora import LoraLayer
 
     layers: list[tuple[str, Any]] = [(n, m) for n, m in adapted.named_modules() if isinstance(m, LoraLayer)]
@@ -98,7 +98,7 @@ def _merge_layers(adapted: Any) -> None:
         update = None if layer.use_dora.get(_NAME) else layer.get_delta_weight(_NAME)
         layer.merge(safe_merge=True)
         is_unchanged = torch.equal(before, getattr(owner, leaf))
-        # In bfloat16 a small update may honestly be rounded away.
+        # In bfloat16 a small update may be rounded away legitimately.
         if (
             is_unchanged
             and update is not None

@@ -1,7 +1,7 @@
 """Where an exported model stops: at the token that training taught as the end of a turn.
 
-A base model often has another end token than its chat template. Left alone, the trained model would write the
-template's and go on.
+A base model often has a different end token than its chat template. Unchanged, the trained model would write the
+template's and continue.
 """
 
 import json
@@ -14,9 +14,9 @@ from workers.data.end_of_turn import renders_alike
 
 
 def stop_at(end_id: int, folder: Path) -> None:
-    """Put the token first among those that end a generation, in both configurations of an exported folder.
+    """Put the token first among the end tokens in both configurations of an exported folder.
 
-    The files are edited, not the objects: transformers refuses to save a changed generation configuration whose
+    The files are edited, not the objects: transformers refuses to save a generation configuration whose
     sampling settings contradict each other, as some published ones do.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -31,7 +31,7 @@ def stop_at(end_id: int, folder: Path) -> None:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, end_id: int | None, folder: Path) -> None:
-    """Write the tokenizer, the end of a turn as its end token unless its template would then write another text."""
+    """Write the tokenizer with the end of a turn as its end token, unless that changes what its template writes."""
     former = tokenizer.eos_token
     if end_id is not None and end_id != tokenizer.eos_token_id:
         token = str(tokenizer.convert_ids_to_tokens(end_id))

@@ -1,7 +1,7 @@
-"""An export proves itself: what plain transformers reads back is compared, tensor by tensor and in its loss.
+"""Verification of an export: what plain transformers reads back is compared, tensor by tensor and by its loss.
 
-The loss is measured on examples that stand alone, so that packing plays no role; every token of them counts.
-Tensors are compared by hash, so that rank 0 holds one model at a time.
+The loss is measured on single examples, so that packing plays no role; every token counts. Tensors are compared by
+hash, so that rank 0 holds only one model at a time.
 """
 
 import hashlib
@@ -20,23 +20,23 @@ from workers.data.batches import Batch
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
 
-_MAX_TOKENS = 256  # the proof may run on a CPU, and more tokens prove no more
+_MAX_TOKENS = 256  # verification may run on a CPU, and more tokens prove no more
 
 _FLOAT32_TOLERANCE_NATS = 1e-4
 _BFLOAT16_TOLERANCE_NATS, _BFLOAT16_SPREAD_NATS = 0.02, 0.2
-"""Nats a token. In float32 kernels differ by 1e-6. In bfloat16 a model trained in full is read back to the bit, but an
-adapter is not: W + BA is rounded to 8 bits once merged, and B(Ax) is otherwise, which moves single tokens by up to 0.1
-and, being chance, their mean by less the more there are. A wrong model is off by far more, and what moves the loss by
-less (one adapter of hundreds) the tensors show."""
+"""Nats per token. In float32 kernels differ by 1e-6. In bfloat16 a fully trained model is read back bit for bit, but
+an adapter is not: merged, W + BA is rounded to 8 bits, and B(Ax) differently, which changes single tokens by up to 0.1
+and their mean by less the more there are. A wrong model is off by far more; what changes the loss less (one adapter in
+hundreds) shows in the tensors."""
 
 
 class ExportError(RuntimeError):
-    """An exported folder is not the trained model. It was not committed."""
+    """An exported folder is not the trained model; it was not committed."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A tensor's content, in the precision that it had."""
+    """A tensor's content in its precision."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -44,19 +44,19 @@ class Fingerprint:
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint:
-    """Of a tensor on any device."""
+    """Fingerprint of a tensor on any device."""
     plain = tensor.detach().to("cpu").contiguous()
     content = plain.reshape(-1).view(torch.uint8).numpy()
     return Fingerprint(plain.dtype, tuple(plain.shape), hashlib.sha256(content.data).hexdigest())
 
 
 def held_out_examples(batches: Sequence[Batch]) -> Batch:
-    """The examples that begin the rows of the first evaluation batches, each a row of its own, all tokens targets:
-    as many as come to 256 tokens, and at least one, cut where it is longer."""
+    """The first examples of the evaluation batches' rows, each as a separate row with all tokens as targets; up to 256
+    tokens in all, truncating the last."""
     examples: list[tuple[NDArray[Any], int]] = []
     for batch in batches:
         for ids_L, positions_L in zip(batch.input_ids_BL, batch.position_ids_BL, strict=True):
-            # A row's first example ends where positions start again: with the next example, or with padding.
+            # A row's first example ends where positions restart: at the next example, or at padding.
             length = int(np.append(np.flatnonzero(positions_L[1:] == 0), len(positions_L) - 1)[0]) + 1
             room = _MAX_TOKENS - sum(known for _, known in examples)
             if length > 1 and room > 1:
@@ -79,14 +79,14 @@ def held_out_examples(batches: Sequence[Batch]) -> Batch:
 
 
 def engine_loss(engine: "Engine", examples: Batch) -> float:
-    """Nats a token of the examples with the weights being trained; a collective."""
+    """Nats per token of the examples with the weights in training; a collective."""
     loss_sum_D, num_tokens_D = engine.forward(examples, 1)
     return float(loss_sum_D[0]) / max(int(num_tokens_D[0]), 1)
 
 
 @torch.no_grad()
 def plain_loss(model: Any, examples: Batch) -> float:
-    """The same with a model of plain transformers or peft, example by example."""
+    """The same with a plain transformers or peft model, example by example."""
     loss_sum, model = 0.0, model.eval()
     for ids_L, is_target_L in zip(examples.input_ids_BL, examples.loss_mask_BL, strict=True):
         input_ids_1L = torch.from_numpy(ids_L[: int(is_target_L.sum()) + 1].astype(np.int64))[None]
@@ -96,14 +96,14 @@ def plain_loss(model: Any, examples: Batch) -> float:
 
 
 def check_loss(what: str, examples: Batch, loss: float, expected: float, dtype: str) -> None:
-    """Refuse a loss that is not the engine's."""
+    """Refuse a loss that differs from the engine's."""
     num_tokens = max(int(examples.loss_mask_BL.sum()), 1)
     tolerance = _FLOAT32_TOLERANCE_NATS
     if dtype == "bfloat16":
         tolerance = _BFLOAT16_TOLERANCE_NATS + _BFLOAT16_SPREAD_NATS / math.sqrt(num_tokens)
-    if not abs(loss - expected) <= tolerance:  # so that NaN is refused
+    if not abs(loss - expected) <= tolerance:  # `not <=` also refuses NaN
         raise ExportError(
-            f"{what} has a loss of {loss:.6f} nats a token on {num_tokens} held-out tokens, the trained model "
+            f"{what} has a loss of {loss:.6f} nats per token on {num_tokens} held-out tokens, the trained model "
             f"{expected:.6f}; they may differ by {tolerance:.4f} in {dtype}. Nothing was written to the folder"
         )
 
@@ -116,10 +116,10 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_plain(folder: Path, dtype: str = "auto") -> Any:
-    """The model of a folder as anybody loads it; `auto` is the precision that its configuration names.
+    """The model of a folder as plain transformers loads it; `auto` is the precision in its configuration.
 
     Raises:
-        ExportError: keys of the model are in no file, keys of the files in no model, or shapes differ.
+        ExportError: the model and the files do not have the same keys and shapes.
     """
     from transformers import AutoModelForCausalLM
 
@@ -133,14 +133,14 @@ def load_plain(folder: Path, dtype: str = "auto") -> Any:
 
 
 def check_tensors(model: Any, expected: Mapping[str, Fingerprint]) -> None:
-    """Compare every entry of a model's state with what was to be written, in the precision that it was written in."""
+    """Compare every entry of a model's state with the expected tensor, in the precision of the files."""
     state = model.state_dict()
     absent = sorted(expected.keys() - state.keys())
     known = {state[name].data_ptr() for name in expected.keys() & state.keys()}
-    # What is there beside must be another name of the same memory: a tied weight.
+    # Any other entry must be another name for the same memory: a tied weight.
     added = sorted(name for name, t in state.items() if name not in expected and t.data_ptr() not in known)
     differing = [name for name, print_ in expected.items() if name in state and _differs(state[name], print_)]
-    for names, what in ((absent, "is not in"), (added, "was not trained but is in"), (differing, "is another in")):
+    for names, what in ((absent, "is not in"), (added, "was not trained but is in"), (differing, "differs in")):
         if names:
             raise ExportError(
                 f"{names[0]} {what} the exported model ({len(names)} of {len(expected)} tensors). "
@@ -149,7 +149,7 @@ def check_tensors(model: Any, expected: Mapping[str, Fingerprint]) -> None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse a folder whose adapters lack a half or are not finite; the base model is not at hand to try them on."""
+    """Refuse a folder whose adapters lack one half or are not finite; more cannot be checked without the base."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -161,7 +161,7 @@ def check_adapter(folder: Path) -> None:
 
 
 def fingerprints(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Fingerprint]:
-    """Of each tensor once, under the first of its names."""
+    """Fingerprint of each distinct tensor, under the first of its names."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors:
@@ -173,5 +173,5 @@ def fingerprints(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Finge
 
 
 def _differs(tensor: torch.Tensor, expected: Fingerprint) -> bool:
-    # A family may keep some tensors in float32 whatever the files hold: no value is lost on the way up and back.
+    # A family may load some tensors as float32 whatever the files hold: converting back loses nothing.
     return fingerprint(tensor.to(expected.dtype)) != expected

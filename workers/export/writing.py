@@ -1,7 +1,7 @@
-"""The folder of a trained model: gathered, written beside its place, verified, committed.
+"""The folder of a trained model: gathered, written under a temporary name, verified, committed.
 
-Full fine-tuning: the folder holds the model. LoRA: the folder holds the merged model, `adapter/` the adapters alone.
-The engine is only read: it can train on.
+With full fine-tuning the folder holds the model, with LoRA the merged model and, in `adapter/`, the adapters alone.
+The engine is only read and can continue to train.
 """
 
 import gc
@@ -41,14 +41,14 @@ def export_model(
         engine: the model in training.
         tokenizer: of the base model.
         folder: where to write.
-        examples: a few held-out examples, for the proof (`held_out_examples`).
-        end_id: the token that training taught as the end of a turn; None leaves the base model's end token.
+        examples: a few held-out examples for the verification (`held_out_examples`).
+        end_id: the token that training taught as the end of a turn; None keeps the base model's end token.
 
     Raises:
-        ExportError: weights are not finite, or the folder that was written is not the trained model; an older folder
-            stays as it was.
+        ExportError: weights are not finite, or the written folder is not the trained model; an older folder is
+            unchanged.
     """
-    examples = on_rank_zero(lambda: examples)  # every rank has others, and not as many
+    examples = on_rank_zero(lambda: examples)  # every rank has different ones
     expected_loss = engine_loss(engine, examples)
     weights = _gather(engine, only_trainable=_is_adapted(engine))
     on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, examples, expected_loss, end_id))
@@ -59,14 +59,16 @@ def _is_adapted(engine: "Engine") -> bool:
 
 
 def _gather(engine: "Engine", only_trainable: bool) -> dict[str, torch.Tensor]:
-    """What the model's state holds, parameters and persistent buffers, each once; nothing but on rank 0, on its CPU."""
+    """The model's parameters and persistent buffers, each once, on rank 0's CPU; empty on other ranks."""
     import deepspeed
 
     gathered: dict[str, torch.Tensor] = {}
     seen: set[int] = set()  # a tied weight has several names
     for name, value in engine.module.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
-            raise TypeError(f"{name} of the model's state is a {type(value).__name__}, which no weights file can hold")
+            raise TypeError(
+                f"{name} of the model's state is a {type(value).__name__}, which weights files cannot store"
+            )
         if id(value) in seen or (only_trainable and not value.requires_grad):
             continue
         seen.add(id(value))
@@ -117,9 +119,9 @@ def _verify(folder: Path, written: dict[str, Fingerprint], examples: "Batch", ex
 
 def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     used = model.config.use_cache
-    model.config.use_cache = True  # training turns the cache off; whoever generates with the result wants it on
+    model.config.use_cache = True  # training turns the cache off, but generation needs it
     try:
-        # A copy of the mapping: transformers takes out what it has written.
+        # A copy of the mapping: transformers removes what it has written.
         model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
     finally:
         model.config.use_cache = used

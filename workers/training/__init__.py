@@ -1,1 +1,1 @@
-"""One training on every rank: its plan, the loop, and the trainer that the loop calls."""
+"""One run on every rank: its plan, the loop, and the trainer that the loop calls."""

@@ -1,7 +1,7 @@
 """The training loop: pull the weights, train one step on their mix, and every few steps measure and push.
 
-It runs on every rank, under Ray Train or without it: the caller initialises torch.distributed and gives a
-`WeightsSource`. It does not know which mixing algorithm answers, nor which strategy moves which parameters.
+It runs on every rank, with or without Ray Train: the caller initialises torch.distributed and passes a `WeightsSource`.
+It depends neither on the mixing algorithm nor on the training strategy.
 """
 
 from workers.contracts import WeightsSource
@@ -10,8 +10,8 @@ from workers.training.trainer import Trainer
 
 
 def train(plan: TrainingPlan, source: WeightsSource) -> None:
-    """Train from the last checkpoint, or from the base model, to the last step; then write `model/`. Where the source
-    says stop, end after the step before, with a checkpoint to go on from."""
+    """Train from the last checkpoint, or from the base model, to the last step; then write `model/`. If the source says
+    stop, end after the previous step with a checkpoint from which the run can resume."""
     evaluate_every, checkpoint_every = plan.evaluation.every, plan.training.checkpoint_every
     trainer = Trainer(plan, source)
     trainer.follow_history()
@@ -24,6 +24,9 @@ def train(plan: TrainingPlan, source: WeightsSource) -> None:
             trainer.save_checkpoint(step - 1)
             break
         trainer.train_step(step)
+        # The evaluation and its push come before the checkpoint of the same step. A crash between the two repeats the
+        # steps since the last checkpoint, and pushing the same evaluation again changes nothing. In the other order the
+        # resumed run would never push it, and the controller would miss an update.
         if step % evaluate_every == 0 or is_last:
             trainer.measure(step)
         if step % checkpoint_every == 0 or is_last:

@@ -1,4 +1,4 @@
-"""What one training needs to know, in plain data: it travels from the driver to every rank."""
+"""The plan of one run as plain data, sent from the driver to every rank."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,54 +13,49 @@ from workers.settings import Settings
 
 
 class StoreFolders(Settings):
-    """Where a domain's token stores lie."""
+    """Folders of a domain's token stores."""
 
     train: Path | None
-    """Store of the training rows; None for a domain that is only measured."""
+    """None for a domain that is only measured."""
     eval: Path
-    """Store of the evaluation rows."""
 
 
 class StartPoint(Settings):
-    """Where another run ended, for a run that goes on from there."""
+    """Where another run ended, for a run that starts from there."""
 
     model: ModelConfig
-    """What its trained parameters belong to: the base model, or a model that a run with another strategy exported."""
+    """The model of its trained parameters: the base model, or one exported by a run with another strategy."""
     checkpoint: Path | None = None
-    """A checkpoint of these very parameters, whose float32 masters are taken; None: the model's own weights."""
+    """A checkpoint of the same parameters, for their float32 masters; None: the model's weights."""
     keeps_optimizer: bool = False
-    """Also take AdamW's moments from the checkpoint."""
+    """Also load AdamW's moments from the checkpoint."""
 
 
 class TrainingPlan(Settings):
     """A run as its workers see it."""
 
     run_id: str
-    """Identity of the run; the controller refuses feedback of another."""
+    """The controller refuses feedback of another run."""
     folder: Path
     """The run's folder, on a file system that all ranks share."""
     seed: int
-    """Seed of everything random."""
     num_steps: Annotated[int, Field(ge=1)]
-    """Optimizer steps in all."""
     unit: Literal["examples", "tokens"]
     """What a share is a share of."""
     domains: dict[str, StoreFolders]
-    """Token stores of each domain; the order of the domains is the order of every array by domain."""
+    """Token stores of each domain, in the order of every array by domain."""
     model: ModelConfig
-    """The base model; its tokenizer stays, wherever the weights come from."""
+    """The base model; its tokenizer is used wherever the weights come from."""
     start: StartPoint | None = None
-    """Where the weights come from, when not from the base model."""
+    """Where the weights come from, if not from the base model."""
     training: TrainingConfig
-    """The optimizer steps."""
     evaluation: EvaluationConfig
-    """The evaluation that feeds the controller."""
     log_samples: bool
     """Write samples.jsonl."""
     signals: list[str] = Field(default_factory=list)
-    """Signals that are measured at every evaluation, beside the losses."""
+    """Signals measured at every evaluation, in addition to the losses."""
     export: bool = True
-    """Write `model/` and evaluation.json at the end; a training that is only measured does without."""
+    """Write `model/` and evaluation.json at the end; not needed for a run that is only measured."""
 
     def open_stores(self) -> tuple[dict[str, TokenStore], dict[str, TokenStore]]:
         """Training store of each trained domain, and evaluation store of every domain."""
@@ -68,7 +63,6 @@ class TrainingPlan(Settings):
         return train, {name: TokenStore.open(folders.eval) for name, folders in self.domains.items()}
 
     def build_schedule(self, stores: dict[str, TokenStore]) -> Schedule:
-        """The schedule over the training stores."""
         rows = [DomainRows(name, s.num_rows, units_per_row(s, self.unit)) for name, s in stores.items()]
         rows_per_step = self.training.global_batch_size
         return Schedule(self.seed, rows, rows_per_step, rows_per_step if self.training.batches == "one_domain" else 1)

@@ -1,6 +1,6 @@
-"""metrics.jsonl and samples.jsonl: one line a step, written by rank 0 as the step ends; in metrics.jsonl with the time.
+"""metrics.jsonl and samples.jsonl: one line per step, written by rank 0 at the end of the step.
 
-A resumed run cuts both files back to its checkpoint, so that they read as if it had never been stopped.
+A resumed run truncates both files to its checkpoint, so that they read as if it had never stopped.
 """
 
 import json
@@ -16,11 +16,11 @@ from workers.data.batches import Batch
 
 
 class StepLog:
-    """Appends to the run's logs; on ranks other than 0 it only takes part in gathering samples.
+    """Appends to the run's logs; ranks other than 0 only take part in gathering samples.
 
     Args:
         folder: the run's folder.
-        num_steps_done: lines of later steps are cut off.
+        num_steps_done: lines of later steps are removed.
         row_counts: rows in one pass over each domain, by name, in the order of the domains.
         log_samples: also write samples.jsonl.
     """
@@ -33,7 +33,7 @@ class StepLog:
         self._log_samples = log_samples
 
     def write(self, batch: Batch, loss_sum_D: list[float], num_tokens_D: list[int], values: dict[str, Any]) -> None:
-        """One step: its losses from sums and counts over all ranks, its rows, and further `values` by name."""
+        """Write one step: losses from sums and counts over all ranks, rows, and further `values` by name."""
         if self._log_samples:
             self._write_samples(batch)
         if self._metrics is None:
@@ -61,19 +61,18 @@ class StepLog:
         self._metrics.flush()
 
     def flush(self) -> None:
-        """Force what was written to the disk."""
+        """Flush both files to disk."""
         for file in (self._metrics, self._samples):
             if file is not None:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """End both files."""
         for file in (self._metrics, self._samples):
             if file is not None:
                 file.close()
 
     def _write_samples(self, batch: Batch) -> None:
-        """What every rank says that it trained on, gathered: an audit, not a copy of the schedule."""
+        """Write what every rank reports to have trained on: an audit, not a copy of the schedule."""
         mine = (batch.domain_B.tolist(), batch.row_B.tolist())
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(mine, everyone if self._is_writer else None)
@@ -89,7 +88,7 @@ class StepLog:
 
 
 def _open(path: Path, num_steps_done: int) -> TextIO:
-    """Open for appending after cutting off every line of a later step, and what a crash left half written."""
+    """Open for appending after removing lines of later steps and a line left incomplete by a crash."""
     keep = 0
     if path.exists():
         with path.open("rb") as written:
@@ -103,7 +102,7 @@ def _open(path: Path, num_steps_done: int) -> TextIO:
 
 
 def _step_of(line: bytes) -> float:
-    """The step of a line; infinite where it is none, as after a power cut: lines of committed steps were flushed."""
+    """The step of a line; infinite if damaged, as after a power failure: lines of committed steps were flushed."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""One rank's part in one attempt at a run: what it holds, and the steps that the loop is made of.
+"""One rank's part in one attempt at a run: its state, and the steps of the loop.
 
-All ranks call the same methods in the same order; each of them is a collective.
+All ranks call the same methods in the same order; each method is a collective.
 """
 
 import json
@@ -39,7 +39,7 @@ from workers.validation.loss_meter import LossMeter
 
 
 class NonFiniteLossError(RuntimeError):
-    """A training loss or gradient is NaN or infinite. No checkpoint after it is written."""
+    """A training loss or gradient is NaN or infinite. No checkpoint is written after it."""
 
 
 class Trainer:
@@ -73,18 +73,17 @@ class Trainer:
         self._step_began = 0.0
 
     def follow_history(self) -> None:
-        """Let every version of the journal hold from its step on."""
+        """Apply every version of the journal from its effective step on."""
         for weights in self.source.history():
             self.loader.announce(weights)
 
     def follow_weights(self, step: int) -> bool:
-        """Let the version that the controller gives for `step` hold; the step's time counts from here. False: it gives
-        none, since the training is to stop before this step."""
+        """Apply the controller's version for `step`; the step's time counts from here. False: stop before this step."""
         self._step_began = time.perf_counter()
         weights = self.source.pull(step)
         if weights is None:
             return False
-        if weights.version > self.weights_version + 1:  # a person asked for several changes since
+        if weights.version > self.weights_version + 1:  # the user requested several changes since
             self.follow_history()
         self.loader.announce(weights)
         self.weights_version = weights.version
@@ -94,7 +93,7 @@ class Trainer:
         """One optimizer step on the step's batch.
 
         Raises:
-            NonFiniteLossError: a loss or the gradient is not finite; the update was not made.
+            NonFiniteLossError: a loss or the gradient is not finite; nothing was updated.
         """
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
@@ -106,8 +105,8 @@ class Trainer:
         if not math.isfinite(grad_norm):
             raise self._diverged(
                 step,
-                f"step {step}: the norm of the gradient is {grad_norm}, though every loss is finite; the update was "
-                "not made; lower training.learning_rate, or look at the rows of this step",
+                f"step {step}: the gradient norm is {grad_norm}, although every loss is finite; nothing was updated; "
+                "lower training.learning_rate, or inspect the rows of this step",
             )
         seconds = time.perf_counter() - self._step_began
         speed = batch.global_tokens / seconds
@@ -117,10 +116,10 @@ class Trainer:
         self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:
-        """Evaluate every domain after `step` steps, push what was measured, and keep the model if it is the best.
+        """Evaluate every domain after `step` steps, push the results, and keep the model if it is the best.
 
         Raises:
-            NonFiniteLossError: at step 0, a loss of the model to start from is not finite.
+            NonFiniteLossError: at step 0, a loss of the model that training starts from is not finite.
         """
         began = time.perf_counter()
         losses = self.loss_meter.measure()
@@ -139,8 +138,10 @@ class Trainer:
             signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
             time=utc_now(),
         )
+        # Push first: an attempt that was fenced out fails here, before it overwrites files of the attempt that replaced
+        # it. `best/` comes last: writing it takes longest, and it is chosen again if the run resumes before it is done.
         self.loader.announce(self.source.push(feedback))
-        self.loss_meter.record(step, losses)  # only now: an attempt that was fenced out must not get here
+        self.loss_meter.record(step, losses)
         if (criterion := self.plan.evaluation.best) is None:
             return
         before, self.best = self.best, better(self.best, feedback, criterion, self.names)
@@ -150,7 +151,7 @@ class Trainer:
             self._write_model(self.plan.folder / "best")
 
     def save_checkpoint(self, step: int) -> None:
-        """Write the checkpoint of `step`, unless it is there; what the logs say of it is on disk first."""
+        """Write the checkpoint of `step`, unless it exists. The logs reach the disk first: a resumed run needs them."""
         if step == self._last_saved:
             return
         self._last_saved = step
@@ -160,13 +161,12 @@ class Trainer:
         checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
 
     def export(self) -> None:
-        """Write the trained model and what it loses on each held-out example, if they are wanted."""
+        """Write the trained model and its losses on each held-out example, if the plan asks for it."""
         if self.plan.export:
             self.loss_meter.write_last(self.plan.num_steps)
             self._write_model(self.plan.folder / "model")
 
     def close(self) -> None:
-        """Free everything."""
         self.loader.close()
         self.log.close()
         self.engine.destroy()
@@ -177,7 +177,7 @@ class Trainer:
         export_model(self.engine, tokenizer, folder, held_out_examples(self.loss_meter.batches), end_id)
 
     def _watch(self, step: int) -> Attachment | None:
-        """What the strategy hung on the engine, told to look, at the steps after which the model is measured."""
+        """The strategy's attachment, set to observe this step; None before steps without an evaluation."""
         is_measured = step % self.plan.evaluation.every == 0 or step == self.plan.num_steps
         if self.engine.attachment is None or not is_measured:
             return None
@@ -185,7 +185,7 @@ class Trainer:
         return self.engine.attachment
 
     def _prove_isolation(self, *stores: dict[str, TokenStore]) -> None:
-        """Choose how packed examples are kept apart, and write down what was measured."""
+        """Choose how packed examples are kept apart, and record what was measured."""
         isolation = self.engine.prove_isolation(find_proof_row(store for part in stores for store in part.values()))
         if dist.get_rank() == 0:
             write_durably(self.plan.folder / "isolation.json", json.dumps(asdict(isolation), indent=1).encode())
@@ -196,7 +196,7 @@ class Trainer:
         return self.plan.folder / "checkpoints"
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
-        """Steps done and best model so far, after putting the newest complete checkpoint into the engine."""
+        """Load the newest complete checkpoint; returns the steps done and the best model so far."""
         newest, faults = on_rank_zero(self._find_checkpoint)
         state: dict[str, Any] = {"step": 0, "best": None}
         origin, start = "the base model", self.plan.start
@@ -209,12 +209,12 @@ class Trainer:
         if dist.get_rank() == 0:
             for fault in faults:
                 log_event(self.plan.folder, state["step"], "torn_checkpoint", fault)
-            begins = f"goes on after step {state['step']}" if newest else f"starts from {origin}"
+            begins = f"resumes after step {state['step']}" if newest else f"starts from {origin}"
             log_event(self.plan.folder, state["step"], "attempt", f"attempt {self.attempt} {begins}")
         return state["step"], self._best_of(state) if newest else None
 
     def _best_of(self, state: dict[str, Any]) -> Best | None:
-        """The best so far, by a checkpoint's state."""
+        """The best model so far, according to a checkpoint's state."""
         criterion, folder = self.plan.evaluation.best, self.plan.folder
         best: Best | None = on_rank_zero(lambda: with_start(state["best"], folder, criterion, self.names))
         if best and best["step"] == 0:
@@ -222,44 +222,44 @@ class Trainer:
         return best
 
     def _drop_best(self, step: int) -> None:
-        """Remove a `best/` of steps that are trained again, or of a version that did not count step 0."""
+        """Remove a `best/` from steps that are repeated, or from an older raymix that did not count step 0."""
         folder = self.plan.folder
         if dist.get_rank() == 0 and (folder / "best").exists():
             shutil.rmtree(folder / "best")
-            why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts anew"
-            log_event(folder, step, "best", f"best/ is removed: {why}")
+            why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts again"
+            log_event(folder, step, "best", f"best/ was removed: {why}")
 
     def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
         faults: list[str] = []
         return checkpoint.latest_checkpoint(self._checkpoints, faults.append), faults
 
     def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
-        """Stop on every rank alike: the sums are the same on all of them."""
+        """Stop on every rank: the sums are the same on all of them."""
         bad = [d for d, loss in enumerate(loss_sum_D) if not math.isfinite(loss)]
         if bad:
             mine = [d for d in bad if not math.isfinite(local_sum_D[d])]
             rows = {self.trained[d]: batch.row_B[batch.domain_B == d].tolist() for d in mine}
             raise self._diverged(
                 batch.step,
-                f"step {batch.step}: the training loss of {[self.trained[d] for d in bad]} is not finite, the update "
-                f"was not made; rows of this rank that it came from: {rows}; look at them or lower the learning rate",
+                f"step {batch.step}: the training loss of {[self.trained[d] for d in bad]} is not finite; nothing was "
+                f"updated; rows of this rank that it came from: {rows}; inspect them or lower the learning rate",
             )
 
     def _diverged(self, step: int, message: str) -> NonFiniteLossError:
-        """What ends the run, noted in its events too: it leaves no summary."""
+        """The error that ends the run, also logged as an event, because the run leaves no summary."""
         if dist.get_rank() == 0:
             log_event(self.plan.folder, step, "diverged", message)
         return NonFiniteLossError(message)
 
 
 def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
-    """Stop before the first step, on every rank alike: nothing can come of a model that is NaN to begin with."""
+    """Stop on every rank before the first step if the initial model is NaN or infinite."""
     bad = {name: loss for name, loss in loss_sum_nats.items() if not math.isfinite(loss)}
     if bad:
         told = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
         raise NonFiniteLossError(
-            f"before the first step: under the model to start from the loss of {told}; its weights are damaged, or its "
-            "numbers too large for model.dtype: look at the files of model.path, or try model.dtype float32"
+            f"before the first step: with the initial model the loss of {told}; its weights are damaged, or its "
+            "activations exceed model.dtype: check the files of model.path, or try model.dtype float32"
         )
 
 

@@ -1,6 +1,6 @@
-"""One answer for all ranks: rank 0 asks the weights source, the others hear what it heard.
+"""One answer for all ranks: rank 0 asks the weights source and broadcasts its answers.
 
-So that all ranks of a step use one version, however the controller's answers are delayed or reordered.
+So all ranks use the same version in a step, however the controller's answers are delayed or reordered.
 """
 
 import torch
@@ -21,31 +21,29 @@ class BroadcastWeightsSource:
         self._known: dict[int, DomainWeights] = {}
 
     def open_attempt(self) -> int:
-        """The new attempt's number."""
         return self._share(self._source.open_attempt() if self._is_asking else 0)
 
     def history(self) -> list[DomainWeights]:
-        """The whole journal."""
         versions = self._source.history() if self._is_asking else []
         for number in range(self._share(len(versions))):
             self._share_weights(versions[number] if self._is_asking else None)
         return list(self._known.values())
 
     def pull(self, step: int) -> DomainWeights | None:
-        """The version that holds for `step`; None: stop before it."""
+        """The version for `step`; None: stop before it."""
         weights = self._source.pull(step) if self._is_asking else None
         version = self._share(weights.version if weights else _NO_VERSION)
         return None if version == _NO_VERSION else self._share_version(version, weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        """Hand in one evaluation; the version that holds for the next step."""
+        """Submit one evaluation; the version for the next step."""
         return self._share_weights(self._source.push(feedback) if self._is_asking else None)
 
     def _share_weights(self, weights: DomainWeights | None) -> DomainWeights:
         return self._share_version(self._share(weights.version if weights else _NO_VERSION), weights)
 
     def _share_version(self, version: int, weights: DomainWeights | None) -> DomainWeights:
-        """Nothing more where the version is known, its JSON where it is new."""
+        """The version; its JSON is broadcast only if it is new."""
         if version not in self._known:
             text = weights.model_dump_json().encode() if weights else b""
             length = self._share(len(text))

@@ -1,1 +1,1 @@
-"""Held-out losses by domain: which examples, what each of them loses, and how sure that is."""
+"""Held-out losses by domain: which examples, the loss of each, and its uncertainty."""

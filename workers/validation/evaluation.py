@@ -1,7 +1,7 @@
-"""Per-domain evaluation: what each held-out example loses, over all ranks; sums and counts, divided last.
+"""Evaluation by domain: the loss of each held-out example, over all ranks; sums and counts, divided last.
 
 The examples are a sample of the whole held-out set (`held_out.py`), the same at every evaluation. All ranks run the
-same number of forward passes of the same number of rows, because under ZeRO-3 every pass is a collective.
+same number of forward passes with the same number of rows, because under ZeRO-3 every pass is a collective.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """A batch to be measured, and whose its tokens are."""
+    """A batch to measure, and the example of each token."""
 
     batch: Batch
     example_BL: NDArray[np.int64]
-    """Number of the example among those of all domains, domain after domain; -1 where padded."""
+    """Number of the example over all domains, domain by domain; -1 for padding."""
 
 
 def build_evaluation_batches(
@@ -39,9 +39,9 @@ def build_evaluation_batches(
     rank: int,
     world_size: int,
 ) -> list[EvaluationBatch]:
-    """This rank's batches of one evaluation, to be built once and measured many times.
+    """This rank's batches of an evaluation, built once and measured many times.
 
-    Rows of all domains are sorted by length, so that a batch holds little padding and ranks work equally long.
+    Rows of all domains are sorted by length, so that batches have little padding and ranks take equally long.
     """
     rows = [(domain, row) for domain, s in enumerate(samples.values()) for row in range(s.packing.num_rows)]
     lengths = np.concatenate([sample.row_lengths for sample in samples.values()])
@@ -63,9 +63,9 @@ def build_evaluation_batches(
 def evaluate(
     engine: "Engine", batches: Sequence[EvaluationBatch], samples: Mapping[str, HeldOutSample]
 ) -> dict[str, ExampleLosses]:
-    """What every example of every domain loses, measured by all ranks together; a collective.
+    """The loss of every example of every domain, measured by all ranks together; a collective.
 
-    Each example is measured by one rank and the others add zeros, so that the sums do not depend on their number.
+    Each example is measured by one rank and the others add zeros, so the sums do not depend on the number of ranks.
     """
     firsts = _first_examples(samples)
     num_examples = int(firsts[-1])
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _first_examples(samples: Mapping[str, HeldOutSample]) -> NDArray[np.int64]:
-    """Number of each domain's first example among those of all, and how many there are; (D + 1,)."""
+    """Number of each domain's first example over all domains, then the total; (D + 1,)."""
     return np.cumsum([0, *(len(sample.example_E) for sample in samples.values())])
 
 

@@ -1,14 +1,14 @@
-"""What each held-out example lost, on disk: evaluations/STEP.npz of every evaluation, evaluation.json of the last one.
+"""The loss of each held-out example on disk: evaluations/STEP.npz of every evaluation, evaluation.json of the last.
 
     evaluations/00000600.npz   arrays over the E examples of all domains: `example` (identity, uint64),
                                `loss_sum_nats`, `num_tokens` and `domain`, an index into `domains`; by domain
                                `num_held_out`, the examples of the whole held-out set. Complete or absent.
-    evaluation.json            the last of them, to be read by eye: by domain lists with an entry for each example:
-                               `row` and `example` (its row in the domain's evaluation store, and which of that row),
+    evaluation.json            the last of them, for reading: by domain lists with an entry for each example:
+                               `row` (in the domain's evaluation store), `example` (its place in that row),
                                `loss_sum_nats` and `num_tokens`
 
-A domain's sums are those of the feedback of the same step. So whatever is known of two evaluations later on, of one run
-or of two on the same data, their difference can be paired (`workers.validation.loss_statistics`).
+A domain's sums equal those in the feedback of the same step. So the difference of any two evaluations, of one run or of
+two runs on the same data, can be paired later (`workers.validation.loss_statistics`).
 """
 
 import io
@@ -28,7 +28,7 @@ Losses = Mapping[str, ExampleLosses]
 
 
 class EvaluationHistory:
-    """The evaluations of a run on disk, and its first and newest one in memory.
+    """The evaluations of a run on disk; the first and the newest one in memory.
 
     Args:
         folder: of the run.
@@ -44,28 +44,28 @@ class EvaluationHistory:
                 evaluation_path(folder, step).unlink()
         kept = [step for step in steps if step <= num_steps_done]
         self.first: Losses | None = read_losses(folder, kept[0]) if kept and kept[0] == 0 else None
-        """Of step 0; None where it was not recorded."""
+        """Of step 0; None if it was not recorded."""
         self.newest: Losses | None = read_losses(folder, kept[-1]) if kept else None
         self.newest_step = kept[-1] if kept else None
 
     def write(self, step: int, losses: Losses) -> None:
-        """Put an evaluation on disk; the business of one rank."""
+        """Write an evaluation to disk; on one rank only."""
         write_durably(evaluation_path(self._folder.parent, step), _pack(losses))
 
     def remember(self, step: int, losses: Losses) -> None:
-        """From now on this evaluation is the newest."""
+        """Keep this evaluation in memory as the newest."""
         if step == 0:
             self.first = losses
         self.newest, self.newest_step = losses, step
 
 
 def evaluation_path(run_folder: Path, step: int) -> Path:
-    """Where the evaluation after `step` steps lies."""
+    """File of the evaluation after `step` steps."""
     return run_folder / FOLDER / f"{step:08d}.npz"
 
 
 def evaluated_steps(run_folder: Path) -> list[int]:
-    """The steps whose evaluations are on disk, rising."""
+    """The steps whose evaluations are on disk, ascending."""
     names = (path.stem for path in (run_folder / FOLDER).glob("*.npz"))
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -74,7 +74,7 @@ def read_losses(run_folder: Path, step: int) -> dict[str, ExampleLosses]:
     """The evaluation after `step` steps.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         ValueError: it is damaged.
     """
     path = evaluation_path(run_folder, step)
@@ -93,7 +93,7 @@ def read_losses(run_folder: Path, step: int) -> dict[str, ExampleLosses]:
         return losses
     except (KeyError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is damaged: {error}; delete it: differences from it are then shown without their error"
+            f"{path} is damaged: {error}; delete it; differences from it are then shown without an error"
         ) from error
 
 

@@ -1,10 +1,10 @@
-"""Which held-out examples are measured: a random sample of the whole set, the same one in every run of a data set.
+"""Which held-out examples are measured: a random sample of the whole set, the same in every run on a data set.
 
 Every example has an identity, a hash of its tokens and targets, and the examples are taken in the order of those
-hashes: a random order that follows from the data alone. It does not depend on the run's seed, on other domains, on the
-number of ranks, on the order of the files or on how the store packs its rows, and a smaller sample is part of a larger
-one. As many examples are taken as fit into `max_rows` rows, so that an evaluation costs what its rows cost. They are
-packed anew: a row of the store holds examples of like lengths, so that rows of it would be a poorer sample.
+hashes: a random order that follows from the data alone. It does not depend on the run's seed, other domains, the number
+of ranks, the order of files or the packing of the store, and a smaller sample is a subset of a larger one. As many
+examples are taken as fit into `max_rows` rows (sequences), so that the cost of an evaluation follows from its rows.
+They are packed again: a row of the store holds examples of similar length, so whole rows would be a poorer sample.
 """
 
 from bisect import bisect_right
@@ -26,16 +26,16 @@ _BLOCK_TOKENS = 2**22
 
 @dataclass(frozen=True)
 class HeldOutSample:
-    """The examples of one domain that are measured, in the order in which they were drawn; E examples."""
+    """The E examples of one domain that are measured, in the order in which they were drawn."""
 
     example_E: NDArray[np.uint64]
-    """Identities; no two alike."""
+    """Distinct identities."""
     row_E: NDArray[np.int64]
-    """Row of the store that it lies in."""
+    """Row of the store."""
     place_E: NDArray[np.int64]
-    """Which example of that row it is, from 0."""
+    """Place among the examples of that row, from 0."""
     start_E: NDArray[np.int64]
-    """Column of its first token."""
+    """Column of the first token."""
     length_E: NDArray[np.int64]
     """Tokens."""
     num_tokens_E: NDArray[np.int64]
@@ -43,11 +43,10 @@ class HeldOutSample:
     num_held_out: int
     """Examples with a loss token in the whole set."""
     packing: Packing
-    """Which of them share a row that is measured."""
+    """Which of them share a measured row."""
 
     @property
     def row_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row that is measured."""
         return np.add.reduceat(self.length_E[self.packing.examples], self.packing.offsets[:-1])
 
 
@@ -55,9 +54,9 @@ def draw_sample(store: TokenStore, max_rows: int | Literal["all"], key: np.uint6
     """As many examples of an evaluation store as fit into `max_rows` rows.
 
     Args:
-        store: packed or not; where every row is one example, every row measured is one too.
-        max_rows: at most so many rows; `all` takes every example.
-        key: of the order; another gives another sample.
+        store: packed or not; if every row is one example, so is every measured row.
+        max_rows: upper bound on rows; `all` takes every example.
+        key: of the order; a different key gives a different sample.
     """
     found = np.concatenate([*_examples(store)], axis=1) if store.num_rows else np.zeros((6, 0), dtype=np.uint64)
     found = found[:, found[5] > 0]  # an example without a target has no loss
@@ -80,7 +79,7 @@ def _count_fitting(
     if not is_packed:
         return min(max_rows, len(length_E))
     most = int(np.searchsorted(np.cumsum(length_E), max_rows * max_length, side="right"))
-    least = min(max_rows, most)  # one a row
+    least = min(max_rows, most)  # one per row
     lengths_E = length_E.astype(np.int32)
     numbers = range(least + 1, most + 1)
     return least + bisect_right(
@@ -89,7 +88,7 @@ def _count_fitting(
 
 
 def _examples(store: TokenStore) -> Iterator[NDArray[np.uint64]]:
-    """Of a block of rows at a time: hash, row, place in the row, first column, length and loss tokens, (6, E)."""
+    """Block by block: hash, row, place in the row, first column, length and loss tokens, (6, E)."""
     rows_per_block = max(1, _BLOCK_TOKENS // store.max_length)
     for first in range(0, store.num_rows, rows_per_block):
         rows = slice(first, first + rows_per_block)
@@ -101,7 +100,7 @@ def _examples(store: TokenStore) -> Iterator[NDArray[np.uint64]]:
         ids_T = np.asarray(store.input_ids[rows, :longest])[is_used_BL].astype(np.uint64)
         is_target_T = np.asarray(store.loss_mask[rows, :longest])[is_used_BL].astype(np.uint64)
         start_E = np.flatnonzero(positions_T == 0)
-        # A sum of hashed (position, token, target): arrays wrap around in silence.
+        # A sum of hashed (position, token, target); array overflow wraps silently.
         content_T = (positions_T << np.uint64(33)) | (ids_T << np.uint64(1)) | is_target_T
         row_E = row_T[start_E]
         first_of_row_E = np.searchsorted(row_E, row_E)
@@ -118,7 +117,7 @@ def _examples(store: TokenStore) -> Iterator[NDArray[np.uint64]]:
 
 
 def _tell_apart(hash_E: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hashes of which no two are alike: repeats of an example are numbered, and drawn independently of each other."""
+    """Distinct hashes: repeats of an example are numbered, and so drawn independently of each other."""
     order_E = np.argsort(hash_E, kind="stable")
     in_order_E = hash_E[order_E]
     repeat_E = np.empty(len(hash_E), dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""The held-out losses of a run: measured, compared with the evaluations before, and kept example by example."""
+"""The held-out losses of a run: measured, compared with earlier evaluations, and kept for each example."""
 
 import math
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class LossMeter:
-    """Measures every domain's sample of held-out examples; the same calls on every rank, each a collective.
+    """Measures every domain's sample of held-out examples; every method is a collective.
 
     Args:
         engine: the model.
         stores: evaluation store of each domain.
-        max_rows: of each domain that are measured.
+        max_rows: rows of each domain that are measured.
         folder: of the run.
         num_steps_done: later evaluations on disk are removed.
     """
@@ -43,7 +43,7 @@ class LossMeter:
     ) -> None:
         self._engine = engine
         self._folder = folder
-        # Drawing reads the whole of every evaluation store, so one rank does it for all.
+        # Drawing reads every evaluation store completely, so one rank does it for all.
         self.samples = on_rank_zero(lambda: {name: draw_sample(store, max_rows) for name, store in stores.items()})
         micro_batch_size = engine.training.micro_batch_size
         self._batches = build_evaluation_batches(
@@ -53,15 +53,15 @@ class LossMeter:
 
     @property
     def batches(self) -> list[Batch]:
-        """What this rank measures."""
+        """This rank's batches."""
         return [part.batch for part in self._batches]
 
     def measure(self) -> Losses:
-        """What every held-out example of the samples loses."""
+        """The loss of every example in the samples."""
         return evaluate(self._engine, self._batches, self.samples)
 
     def describe(self, losses: Losses) -> dict[str, Any]:
-        """The fields of a feedback that come of an evaluation, before `record` makes it the newest."""
+        """The fields of the feedback on an evaluation; call before `record` makes it the newest."""
         known = {name: part for name, part in losses.items() if math.isfinite(part.standard_error)}
         return {
             "loss_sum_nats": {name: part.loss_sum_nats for name, part in losses.items()},
@@ -75,12 +75,12 @@ class LossMeter:
         }
 
     def record(self, step: int, losses: Losses) -> None:
-        """Keep an evaluation; the next one is compared with it."""
+        """Keep an evaluation, with which the next one is compared."""
         on_rank_zero(partial(self._history.write, step, losses))
         self._history.remember(step, losses)
 
     def write_last(self, step: int) -> None:
-        """Write evaluation.json of the evaluation after the last step; measured anew only where it was not recorded."""
+        """Write evaluation.json of the evaluation after the last step, measuring again if it was not recorded."""
         losses = self._history.newest
         if losses is None or self._history.newest_step != step:
             losses = self.measure()
@@ -91,16 +91,16 @@ class LossMeter:
 def _open_history(folder: Path, num_steps_done: int) -> EvaluationHistory:
     history = EvaluationHistory(folder, num_steps_done)
     if num_steps_done > 0 and history.newest is None:
-        told = (
-            "the evaluations so far were made by an older version of raymix, which kept no losses by example and "
+        message = (
+            "the evaluations so far were made by an older version of raymix, which kept no losses of examples and "
             "measured the first rows of each store: losses may jump here, and differences from step 0 have no error"
         )
-        log_event(folder, num_steps_done, "evaluation", told)
+        log_event(folder, num_steps_done, "evaluation", message)
     return history
 
 
 def _changes(losses: Losses, earlier: Losses | None) -> dict[str, Change]:
-    """By domain how its loss differs from an earlier evaluation; a domain is left out where that is not known."""
+    """By domain, the difference from an earlier evaluation; domains without one are left out."""
     if earlier is None:
         return {}
     differences = {name: paired_difference(losses[name], earlier[name]) for name in losses if name in earlier}

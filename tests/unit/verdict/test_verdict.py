@@ -200,7 +200,7 @@ def test_what_ended_a_run_by_a_loss_that_is_not_finite_is_its_verdict_until_it_i
     assert verdict_lines(folder, summarise(folder))[0] == (
         "Diverged: step 21: the training loss of ['law'] is not finite"
     )
-    log_event(run.path, 0, "attempt", "attempt 2 goes on after step 20")
+    log_event(run.path, 0, "attempt", "attempt 2 resumes after step 20")
     folder.refresh()
     assert summarise(folder).verdict == "improved" and verdict_lines(folder, summarise(folder)) == []
 
