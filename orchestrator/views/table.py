@@ -24,7 +24,6 @@ from orchestrator.views.format import NOTHING, format_error, printable
 
 Style = Literal["", "best", "better", "worse", "same"]
 _RICH_STYLES = {"": "", "best": "bold green", "better": "green", "worse": "red", "same": "dim"}
-_MAX_LABEL_WORD = 20
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,7 @@ class ResultTable:
 
     def _rich_table(self, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="dim")
-        word = min(_longest_word([row.label for row in rows]), _MAX_LABEL_WORD)
-        table.add_column(Text(printable(self.heading)), overflow="fold", min_width=word)
+        table.add_column(Text(printable(self.heading)), overflow="fold")
         if self.detail_heading:
             table.add_column(Text(printable(self.detail_heading)), overflow="fold")
         styles = ["bold green" if row.is_best else "" for row in rows]
@@ -148,7 +146,6 @@ class ResultTable:
                 Text(printable(column.heading if column.brief is None else column.brief)),
                 justify="left" if column.is_text else "right",
                 overflow="fold",
-                min_width=_longest_word([text.plain for text in texts]),
                 no_wrap=any("\n" in text.plain for text in texts),
             )
         for place, (row, style) in enumerate(zip(rows, styles, strict=True)):
@@ -206,7 +203,3 @@ def _template() -> Template:
     loader = PackageLoader("orchestrator.views.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("table.html")
-
-
-def _longest_word(texts: Sequence[str]) -> int:
-    return max((len(word) for text in texts for word in text.split()), default=1)

@@ -66,7 +66,7 @@ class SearchRecord(BaseModel):
 
 
 def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
-    """Search, then print the nodes and write coarse.json, coarse.html and strategy.yaml.
+    """Search, then print the nodes and write coarse.json, coarse.csv, coarse.html and strategy.yaml.
 
     Raises:
         ValueError: the configuration has no `coarse_search` section, or the model too few layers.
@@ -88,6 +88,7 @@ def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
     folder = search_folder(config)
     strategy = strategy_of(result.winner)
     write_durably(folder / "coarse.json", record.model_dump_json(indent=1).encode())
+    write_durably(folder / "coarse.csv", table(result).to_csv().encode())
     write_durably(folder / "strategy.yaml", _strategy_yaml(strategy).encode())
     write_search_page(config.name, result, folder / "coarse.html")
     console.print(table(result).to_rich())

@@ -18,7 +18,7 @@ from workers.durable import write_durably
 
 
 def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
-    """Do the runs that are not done yet, then print their table and write compare.json and compare.html.
+    """Do the runs that are not done yet, then print their table and write compare.json, compare.csv and compare.html.
 
     Args:
         config: the run that all of them are variants of.
@@ -39,6 +39,7 @@ def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console:
     comparison = collect(config, runs, failures)
     folder = compare_folder(config)
     write_durably(folder / "compare.json", comparison.model_dump_json(indent=1).encode())
+    write_durably(folder / "compare.csv", table(comparison).to_csv().encode())
     write_comparison(comparison, folder / "compare.html")
     console.print(table(comparison).to_rich())
     console.print(f"page: {folder / 'compare.html'}", highlight=False, soft_wrap=True)

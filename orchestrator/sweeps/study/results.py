@@ -1,11 +1,10 @@
 """results.jsonl and results.csv: one row a cell that is done, with the amounts beside the losses."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.runs.records import RunSummary
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.study.grid import Trainings
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably
 
 
@@ -91,11 +91,11 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     lines = "".join(row.model_dump_json() + "\n" for row in rows)
     write_durably(folder / "results.jsonl", lines.encode())
     flat = [_flatten(row) for row in rows]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for entry in flat for key in entry)))
-    writer.writeheader()
-    writer.writerows(flat)
-    write_durably(folder / "results.csv", text.getvalue().encode())
+    keys = list(dict.fromkeys(key for entry in flat for key in entry))
+    columns = [Column(key, [Cell("", value=entry.get(key)) for entry in flat]) for key in keys]
+    write_durably(
+        folder / "results.csv", ResultTable("cell", [Row(row.cell) for row in rows], columns).to_csv().encode()
+    )
 
 
 def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
@@ -131,10 +131,10 @@ def _difference(loss: float | None, best: float | None) -> float | None:
     return None if loss is None or best is None else loss - best
 
 
-def _flatten(row: ResultRow) -> dict[str, object]:
-    """Plain columns: `loss_nats/math` and the like."""
-    flat: dict[str, object] = {}
-    for key, value in row.model_dump(mode="json").items():
+def _flatten(row: ResultRow) -> dict[str, Any]:
+    """Plain columns behind the cell's name: `loss_nats/math` and the like."""
+    flat: dict[str, Any] = {}
+    for key, value in row.model_dump(mode="json", exclude={"cell"}).items():
         if isinstance(value, Mapping):
             flat |= {f"{key}/{name}": entry for name, entry in value.items()}
         else:

@@ -37,7 +37,7 @@ from workers.durable import write_durably
 
 
 def tune(config: SweepConfig, console: Console) -> SearchRecord:
-    """Search, then print the trials and write search.json, search.html and best.yaml.
+    """Search, then print the trials and write search.json, search.csv, search.html and best.yaml.
 
     Raises:
         ConfigError: values of the space do not fit the run; a line for each.
@@ -146,6 +146,7 @@ def _search_record(config: SweepConfig, found: _Found) -> SearchRecord:
 def _write(config: SweepConfig, record: SearchRecord, found: _Found, console: Console) -> None:
     folder = search_folder(config)
     write_durably(folder / "search.json", record.model_dump_json(indent=1).encode())
+    write_durably(folder / "search.csv", table(record).to_csv().encode())
     write_search_page(record, folder / "search.html")
     console.print(table(record).to_rich(MAX_ROWS))
     console.print(f"page: {folder / 'search.html'}", highlight=False, soft_wrap=True)

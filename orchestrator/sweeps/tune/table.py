@@ -1,5 +1,6 @@
 """The table of a search: a row for each trial, best first."""
 
+import json
 from typing import Any
 
 from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord
@@ -65,5 +66,6 @@ def _value(value: Any) -> Cell:
     """A value of a key; in the terminal a mix takes a line for each domain."""
     if not is_shares(value):
         return Cell(format_value(value), value=value if isinstance(value, int | float | str) else None)
+    mix = json.dumps(value)
     lines = [printable(format_value({name: share})) for name, share in value.items()]
-    return Cell(format_value(value), brief="\n".join(lines))
+    return Cell(format_value(value), brief="\n".join(lines), value=mix)

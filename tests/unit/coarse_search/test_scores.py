@@ -121,7 +121,8 @@ def test_what_is_printed_for_the_winner_is_what_run_takes(tmp_path: Path) -> Non
 
 def test_table_and_page_show_every_node(tmp_path: Path) -> None:
     result = search(Table(near(0.3, {("up",): 0.2})))
-    assert len(table(result).rows) == 13
+    rows = table(result).rows
+    assert len(rows) == 13 and [row.label for row in rows if row.is_best] == [node_title(result.winner)]
     write_search_page("where", result, tmp_path / "coarse.html")
     page = (tmp_path / "coarse.html").read_text()
     assert all(node_title(node) in page for node in result.scores)

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.compare.page import write_comparison
 from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
-from orchestrator.sweeps.compare.statistics import estimate, paired_difference
+from orchestrator.sweeps.compare.statistics import MeanEstimate, estimate, paired_difference
 from orchestrator.sweeps.compare.table import table
 from orchestrator.sweeps.compare.variants import expand_variants
 from tests.unit.conftest import make_fake_run_in
@@ -152,6 +152,22 @@ def test_the_table_shows_every_variant_and_names_what_failed(comparison: Compari
     assert f"{comparison.variants['a'].means[MEAN].mean:.3f}" in rows["a"]
     assert "failed: c-seed0: too hot" in text
     assert all(name in text for name in DOMAINS)
+
+
+def test_a_difference_stands_out_where_it_is_more_than_its_interval(comparison: Comparison) -> None:
+    for mean, half_width, style in ((-0.2, 0.1, "better"), (0.2, 0.1, "worse"), (-0.2, 0.3, ""), (-0.2, None, "")):
+        comparison.variants["b"].differences[MEAN] = MeanEstimate(mean=mean, half_width=half_width, num_seeds=2)
+        (column,) = [column for column in table(comparison).columns if column.heading == "mean loss vs a"]
+        assert [cell.style for cell in column.cells] == ["", style, ""]
+
+
+def test_the_lowest_loss_of_several_stands_out(comparison: Comparison) -> None:
+    columns = {column.heading: column.cells for column in table(comparison).columns}
+    for heading, measure in {"mean loss": MEAN, "worst loss": WORST, "law": "loss_nats/law"}.items():
+        means = {label: result.means[measure].mean for label, result in comparison.variants.items() if result.means}
+        lowest = min(means, key=lambda label: means[label])
+        marked = [label for label, cell in zip("abc", columns[heading], strict=True) if cell.style == "best"]
+        assert marked == [lowest]
 
 
 def test_unequal_tokens_are_said(comparison: Comparison) -> None:
