@@ -160,15 +160,16 @@ class ResultTable:
 
     def to_csv(self) -> str:
         """A line for each row: every column's values, then their half widths and errors where any is known."""
-        columns: dict[str, list[object]] = {self.heading: [row.label for row in self.rows]}
+        columns: list[list[object]] = [[self.heading, *(row.label for row in self.rows)]]
         for column in self.columns:
-            columns[column.heading] = [cell.text if cell.value is None else cell.value for cell in column.cells]
+            values = (cell.text if cell.value is None else cell.value for cell in column.cells)
+            columns.append([column.heading, *values])  # a domain may be called like another column
             for what in ("half_width", "held_out_error"):
                 numbers = [getattr(cell, what) for cell in column.cells]
                 if any(number is not None for number in numbers):
-                    columns[f"{column.heading} {what}"] = numbers
+                    columns.append([f"{column.heading} {what}", *numbers])
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([columns, *zip(*columns.values(), strict=True)])
+        csv.writer(text).writerows(zip(*columns, strict=True))
         return text.getvalue()
 
 

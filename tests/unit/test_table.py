@@ -126,6 +126,12 @@ def test_a_file_has_the_values_themselves_and_errors_where_any_is_known() -> Non
     assert table[1]["change"] == "-0.125" and table[0]["shares"] == "a 50.0%, b 50.0%"
 
 
+def test_columns_of_the_same_name_are_all_there() -> None:
+    table = ResultTable("tokens", [Row("a")], columns_of(["tokens", "tokens"], [["1", "2"]]))
+    assert table.to_csv() == "tokens,tokens,tokens\r\na,1,2\r\n"
+    assert len(re.findall("<th>tokens</th>", str(table.to_html()))) == 3 and printed(table).count("tokens") == 3
+
+
 def test_transposed_a_run_is_a_column() -> None:
     lines = printed(TABLE.transposed("loss in nats")).splitlines()
     shown = [re.split(r" {2,}", line.strip()) for line in lines if "loss" in line or "more" in line]
