@@ -23,7 +23,7 @@ import orchestrator
 import workers
 from orchestrator.cluster.jobs.entrypoint import python_command
 from orchestrator.cluster.jobs.package import write_package
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_summary
 from orchestrator.views.format import NOTHING, format_duration, printable
 from orchestrator.views.verdict import HARMFUL, in_a_word
@@ -38,7 +38,7 @@ class JobError(RuntimeError):
     """The cluster did not take a call, or a job did not end well."""
 
 
-def submit(config: RunConfig, address: str | None, verb: str, console: Console) -> str:
+def submit(config: SweepConfig, address: str | None, verb: str, console: Console) -> str:
     """Hand a run, or what another verb makes of its configuration, over to a cluster; the job's id.
 
     What of a folder does not travel is told on the console.

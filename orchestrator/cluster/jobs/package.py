@@ -9,7 +9,7 @@ import yaml
 
 from orchestrator.cluster.jobs.folders import choose_data_files, choose_model_files, refuse_whole_place
 from orchestrator.config.errors import ConfigError, format_path
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from workers.data.locations import files_to_carry
 
 CONFIG_NAME = "config.yaml"
@@ -21,7 +21,7 @@ KeyPath = tuple[str | int, ...]
 _ON_THE_CLUSTER: tuple[KeyPath, ...] = (("output_dir",), ("data", "cache_dir"), ("start", "run"))
 
 
-def write_package(config: RunConfig, folder: Path) -> list[str]:
+def write_package(config: SweepConfig, folder: Path) -> list[str]:
     """Fill an empty folder with what a job needs: `config.yaml` and every file that it names.
 
     Of a folder that it names, the files that are for the job travel; see `folders.py`.
@@ -61,7 +61,7 @@ def write_package(config: RunConfig, folder: Path) -> list[str]:
     inside = _replace(data, lambda key, path: _inside(path) if key in travelling else path)
     # The job's driver is in the cluster already, and the runtime environment is the job's.
     inside["cluster"] |= {"address": "auto", "runtime_env": {}}
-    plain = RunConfig.model_validate(inside).model_dump(mode="json")
+    plain = SweepConfig.model_validate(inside).model_dump(mode="json")
     (folder / CONFIG_NAME).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return notes
 

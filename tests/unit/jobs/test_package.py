@@ -11,7 +11,7 @@ from orchestrator.cluster.jobs import package
 from orchestrator.cluster.jobs.package import write_package
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
-from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import SweepConfig
 from workers.data.locations import find_files
 
 
@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def config(**changes: Any) -> RunConfig:
+def config(**changes: Any) -> SweepConfig:
     data: dict[str, Any] = {
         "name": "n",
         "output_dir": "/shared/runs",
@@ -39,7 +39,7 @@ def config(**changes: Any) -> RunConfig:
         "training": {"max_steps": 3},
         "cluster": {"address": "1.2.3.4:6379", "num_workers": 2, "runtime_env": {"pip": ["x"]}},
     }
-    return RunConfig.model_validate(data | changes)
+    return SweepConfig.model_validate(data | changes)
 
 
 def test_relative_paths_travel_and_absolute_ones_stay(here: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -116,7 +116,7 @@ def fill(folder: Path, names: list[str]) -> None:
         (folder / name).write_text(f"of {name}")
 
 
-def travel(tmp_path: Path, settings: RunConfig) -> tuple[dict[str, str], list[str]]:
+def travel(tmp_path: Path, settings: SweepConfig) -> tuple[dict[str, str], list[str]]:
     """Path in the package -> content, and what was said."""
     travels = tmp_path / "package"
     travels.mkdir()
@@ -250,4 +250,4 @@ def test_a_pattern_without_a_match_is_told_by_key(here: Path, tmp_path: Path) ->
         write_package(config(domains={"a": {"train": "none/*.jsonl"}, "b": {"train": "data/a.jsonl"}}), tmp_path)
     (line,) = caught.value.lines
     assert line.startswith(f"domains.a.train[0]: none/*.jsonl: nothing matches this pattern (looked in {here})")
-    assert line.endswith("; mend it; where it is on the cluster, give its absolute path there")
+    assert line.endswith("; correct it; where it is on the cluster, give its absolute path there")
