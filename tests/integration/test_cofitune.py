@@ -178,7 +178,7 @@ def test_the_optimizer_holds_only_what_trains() -> None:
 def test_importance_of_another_model_or_none_is_refused_with_a_remedy() -> None:
     other = Case(tiny_model(), training_of(2, strategy=strategy(importance_file(2, 4, 128, 64))))
     for error in processes(2).run(masked_training.error_of_building, other):
-        assert "of another model: layer 1 has 127 units in gate, the file has 2 layers of 128" in error
+        assert "not for this model: layer 1 has 127 units in gate, the file has 2 layers of 128" in error
     shallow = Case(tiny_model(), training_of(2, strategy=strategy(importance_file(1, 4, 127, 64))))
     assert "the file has 1 layers" in processes(2).run(masked_training.error_of_building, shallow)[0]
     without = Case(tiny_model(), training_of(2, strategy={"type": "cofitune", "layers": [0.5, 1]}))

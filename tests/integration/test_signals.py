@@ -71,8 +71,8 @@ def test_a_run_that_goes_on_compares_with_the_same_base_model(zero_stage: int, w
     result = measured(zero_stage, world_size)[0][0]
     assert result["resumed"] == result["trained"][0]
     missing, other = result["errors"]
-    assert f"after {NUM_STEPS} steps they cannot be measured any more" in missing
-    assert "of other examples than this run's" in other
+    assert f"after {NUM_STEPS} steps they can no longer be measured" in missing
+    assert "for other examples than this run's" in other
 
 
 @every_case

@@ -215,7 +215,7 @@ def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_p
         "renamed": "raymix_extras.by_loss:ByLoss has no config class, as its type parameter, whose type is "
         "Literal['renamed']",
         "config": "raymix_extras.by_loss:ByLossConfig is not a MixingAlgorithm",
-        "gain:er": "raymix_extras.gain:Gain has a colon in its name, which divides a name from its parameter",
+        "gain:er": "raymix_extras.gain:Gain has a colon in its name, which separates a name from its parameter",
         "shape": "raymix_extras.by_loss:ByLoss is not a signal: it has no sums and no values",
         "full": "the name 'full' is taken",
         "none": "raymix_extras.gain is not a strategy: it has no function `apply`",

@@ -1,4 +1,4 @@
-"""What every signal is."""
+"""The interface of a signal."""
 
 from typing import Protocol
 
@@ -6,14 +6,14 @@ from workers.signals.examples import Array, MeasuredExamples, Span
 
 
 class Signal(Protocol):
-    """One signal, for the trained domains in their order; D of them."""
+    """One signal for the D trained domains, in their order."""
 
     @property
     def base_span(self) -> Span | None:
-        """Tokens whose loss under the base model it needs, if it needs any."""
+        """Tokens whose loss under the base model it needs, if any."""
 
     def sums(self, examples: MeasuredExamples) -> Array:
-        """What has to be added up over the ranks, (D, anything) in float64."""
+        """What is summed over the ranks, (D, anything) in float64."""
 
     def values(self, sums: Array) -> Array:
-        """The signal of each domain, (D,), from the sums over all ranks; NaN where it cannot be told."""
+        """The signal of each domain, (D,), from the sums over all ranks; NaN if undefined."""

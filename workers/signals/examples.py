@@ -1,4 +1,4 @@
-"""What is known of the examples that one rank measured: E examples of D domains, hidden size H."""
+"""Measurements of one rank's E examples of D domains, with hidden size H."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,16 +13,14 @@ Span = Literal["response", "sequence"]
 
 @dataclass(frozen=True)
 class MeasuredExamples:
-    """One rank's examples of one evaluation."""
-
     num_domains: int
     domain_E: NDArray[np.int64]
     mean_hidden_EH: Array
-    """Last hidden state, mean over all tokens of the example."""
+    """Mean of the last hidden state over all tokens of the example."""
     nats_sum_E: dict[Span, Array]
-    """Loss over the tokens of the span, by the current model; for the spans that were asked for."""
+    """Summed loss over the tokens of each requested span under the current model."""
     base_nats_sum_E: dict[Span, Array]
-    """The same by the base model."""
+    """The same under the base model."""
     num_targets_E: dict[Span, NDArray[np.int64]]
     """Tokens of the span."""
 

@@ -1,7 +1,7 @@
 """Measuring signals on all ranks: one forward pass for each drawn batch, one reduction for all signals.
 
-What the base model thinks of the pool is measured before step 1 and kept as `signals/base_nats.json` in the run's
-folder, so that a run that goes on compares with the same numbers.
+The base model's losses on the pool are measured before step 1 and kept as `signals/base_nats.json` in the run's folder,
+so that a resumed run compares with the same numbers.
 
 Shapes: B rows, L tokens, S examples of a batch, N loss tokens, T tokens, H hidden size.
 """
@@ -53,7 +53,7 @@ class SignalMeter:
         run_folder: where the base model's numbers are kept.
 
     Raises:
-        ValueError: a signal is not known, or the base model's numbers are gone though training has begun.
+        ValueError: a signal is unknown, or the base model's numbers are missing although training has begun.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class SignalMeter:
         return values
 
     def _measure(self, step: int) -> MeasuredExamples:
-        """This rank's part of what is drawn for a step."""
         batches, measured = zip(*self._pass_over(self._pool.draw(step)), strict=True)
         number_E = np.concatenate([np.arange(b.first_example, b.first_example + b.num_examples) for b in batches])
         return MeasuredExamples(
@@ -94,7 +93,7 @@ class SignalMeter:
         )
 
     def _pass_over(self, batches: list[PoolBatch]) -> Iterator[tuple[PoolBatch, _MeasuredBatch]]:
-        """This rank's batches, measured; those that only keep it in step with the others come without examples.
+        """This rank's batches, measured; those that only keep it in step with the others have no examples.
 
         All ranks make the same number of passes: under ZeRO-3 each pass is a collective.
         """
@@ -127,15 +126,15 @@ class SignalMeter:
         return _MeasuredBatch(_mean_by_example(hidden_BLH, example_BL, batch.num_examples), nats_sum_S, num_targets_S)
 
     def _load_base(self, run_folder: Path, num_steps_done: int) -> dict[Span, Array]:
-        """The base model's loss on each example of the pool: found, or measured where nothing was trained yet."""
+        """The base model's loss on each example of the pool: read, or measured before the first step."""
         path = run_folder / "signals" / "base_nats.json"
         found = on_rank_zero(lambda: _read_base(path, self._pool.digest, self._spans))
         if found is not None:
             return {span: np.array(nats, dtype=np.float64) for span, nats in found.items()}
         if num_steps_done > 0:
             raise ValueError(
-                f"{path}: the base model's losses are not there, and after {num_steps_done} steps they cannot be "
-                "measured any more; put the file back, or start again under another name"
+                f"{path}: the base model's losses are missing, and after {num_steps_done} steps they can no longer be "
+                "measured; restore the file, or start again under another name"
             )
         began = time.perf_counter()
         base = self._measure_base()
@@ -175,7 +174,7 @@ def _read_base(path: Path, digest: str, spans: list[Span]) -> dict[Span, list[fl
         return None
     content = json.loads(path.read_text())
     if content["pool"] != digest or set(content["nats_sum"]) != set(spans):
-        raise ValueError(f"{path}: it is of other examples than this run's; start again under another name")
+        raise ValueError(f"{path}: it is for other examples than this run's; start again under another name")
     return {span: [math.nan if x is None else x for x in content["nats_sum"][span]] for span in spans}
 
 

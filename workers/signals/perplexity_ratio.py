@@ -2,9 +2,9 @@
 
     R(i) = mean_j PPL(y_j | x_j; now) / PPL(y_j | x_j; base model)      PPL = exp(mean nats over the tokens of y_j)
 
-1 for the untouched base model, below 1 as training goes on; a ratio, since the perplexity itself marks whatever has
-long tails as hard. `perplexity_ratio:sequence` takes all tokens of the example, as the authors' released code does,
-instead of the response alone. The same span and the same computation on both sides: never a mixture.
+1 for the base model, and below 1 as training continues; a ratio, because perplexity itself makes anything with a long
+tail look hard. `perplexity_ratio:sequence` takes all tokens of the example, as the authors' released code does, instead
+of the response alone. Both sides always use the same span and the same computation.
 
 A single example that the model has unlearned can outweigh all others, which is the price of a mean of ratios.
 """
@@ -30,11 +30,11 @@ class PerplexityRatio:
         """Sum of the ratios and number of examples with a token of the span, (D, 2)."""
         rise_E = examples.nats_sum_E[self.base_span] - examples.base_nats_sum_E[self.base_span]
         num_targets_E = examples.num_targets_E[self.base_span]
-        with np.errstate(over="ignore"):  # an infinite ratio is for the controller to screen
+        with np.errstate(over="ignore"):  # the controller handles infinite ratios
             ratio_E = np.exp(rise_E / np.maximum(num_targets_E, 1))
         return examples.sum_by_domain(ratio_E[:, None], num_targets_E > 0)
 
     def values(self, sums: Array) -> Array:
         """R, (D,)."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # a domain without examples is NaN
+        with np.errstate(divide="ignore", invalid="ignore"):  # NaN for a domain without examples
             return sums[:, 0] / sums[:, 1]

@@ -1,13 +1,11 @@
-"""The examples that signals are measured on: whole rows of the training stores, other ones at each evaluation.
+"""The examples on which signals are measured: whole rows of the training stores, different ones at each evaluation.
 
-A pool of each domain's rows follows from (seed, domain) and is cut into batches once. An evaluation draws batches by
-(seed, domain, step) until it has the examples it wants, and a batch is measured whole or not at all. So the losses of
-the base model can be known beforehand for the whole pool, and the untouched model repeats them to the bit: other
-neighbours in a batch, or another padding, would change the rounding. Every example of a packed row counts.
+A pool of each domain's rows follows from (seed, domain) and is divided into batches once. An evaluation draws batches
+by (seed, domain, step) until it has enough examples, and a batch is measured whole or not at all. So the base model's
+losses can be measured in advance for the whole pool, and the same model reproduces them bit for bit: other neighbours
+in a batch, or other padding, would change the rounding. Every example of a packed row counts.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
+from workers.fingerprint import fingerprint
 
 _POOL_EVALUATIONS = 8  # examples in the pool, as a multiple of those of one evaluation
 
@@ -28,7 +27,7 @@ class PoolBatch:
     domain: int
     rows: tuple[int, ...]
     first_example: int
-    """Number of its first example among those of the whole pool."""
+    """Number of its first example within the whole pool."""
     num_examples: int
     num_tokens: int
 
@@ -39,7 +38,7 @@ class SignalPool:
     Args:
         stores: training store of each trained domain.
         seed: of the run.
-        num_examples: wanted of each domain at an evaluation; a domain that has fewer gives what it has.
+        num_examples: of each domain at an evaluation; all of a domain that has fewer.
         micro_batch_size: rows of a batch at most.
     """
 
@@ -56,7 +55,7 @@ class SignalPool:
             )
 
     def draw(self, step: int) -> list[PoolBatch]:
-        """The batches of the evaluation after `step` steps, those with most tokens first."""
+        """The batches of the evaluation after `step` steps, in descending order of tokens."""
         drawn = []
         for domain, name in enumerate(self.names):
             batches = [batch for batch in self.batches if batch.domain == domain]
@@ -69,15 +68,15 @@ class SignalPool:
 
     @property
     def digest(self) -> str:
-        """Changes whenever an example, its number or its company changes."""
+        """Changes whenever an example, its number or its batch changes."""
         content = [[store.fingerprint for store in self.stores], [(b.domain, b.rows) for b in self.batches]]
-        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+        return fingerprint(content, num_bytes=16)
 
     def _add(self, domain: int, order_R: NDArray[np.int64], micro_batch_size: int) -> None:
         store = self.stores[domain]
         examples_R = np.cumsum(store.row_examples[order_R])
         pool = order_R[: 1 + int(np.searchsorted(examples_R, _POOL_EVALUATIONS * self._num_wanted))].tolist()
-        # Not more rows than an evaluation wants: with packing a micro batch may hold several times as many examples.
+        # No more rows than an evaluation needs: packed, a micro batch may hold several times as many examples.
         num_rows = min(micro_batch_size, math.ceil(self._num_wanted * store.num_rows / store.num_examples))
         for start in range(0, len(pool), num_rows):
             rows = pool[start : start + num_rows]
@@ -88,9 +87,9 @@ class SignalPool:
 
 
 def number_examples(position_ids_BL: NDArray[np.integer], row_lengths_B: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Which example each token belongs to, counted from 0 over all rows, (B, L); -1 where padded.
+    """The example of each token, counted from 0 over all rows, (B, L); -1 for padding.
 
-    An example begins where the positions begin again.
+    An example begins where positions restart.
     """
     is_used_BL = np.arange(position_ids_BL.shape[1]) < np.asarray(row_lengths_B)[:, None]
     starts_BL = is_used_BL & (position_ids_BL == 0)

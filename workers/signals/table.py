@@ -1,4 +1,4 @@
-"""The table of signals, those of installed plugins included."""
+"""The table of signals, including those of installed plugins."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,9 +15,9 @@ _OWN: dict[str, Callable[[Sequence[str], str | None], Signal]] = {
 
 
 def _fault(name: str, entry: Any) -> str | None:
-    """What keeps an object from being the signal of this name."""
+    """Why an object cannot be the signal of this name."""
     if ":" in name:
-        return "has a colon in its name, which divides a name from its parameter"
+        return "has a colon in its name, which separates a name from its parameter"
     missing = [part for part in ("sums", "values") if not callable(getattr(entry, part, None))]
     return f"is not a signal: it has no {' and no '.join(missing)}" if missing else None
 
@@ -29,9 +29,9 @@ def build_signal(name: str, domains: Sequence[str]) -> Signal:
     """The signal of this name, with its parameter, over these domains.
 
     Raises:
-        ValueError: there is none of that name, or it does not take that parameter.
+        ValueError: there is no such signal, or it does not accept that parameter.
     """
     kind, _, parameter = name.partition(":")
     if kind not in SIGNALS:
-        raise ValueError(f"signal {name!r} is not known; known: {', '.join(SIGNALS)}")
+        raise ValueError(f"signal {name!r} is not known; known:  {', '.join(SIGNALS)}")
     return SIGNALS[kind](domains, parameter or None)

@@ -71,7 +71,7 @@ def test_plain_peft_reads_back_every_adapter(family: str, tmp_path: Path) -> Non
             {"target_modules": ["q_proj", "v_prj"]},
             "target_modules: the model has no 'v_prj'; the nearest are v_",
         ),
-        ("llama", {"target_modules": ["input_layernorm"]}, "'input_layernorm' is a LlamaRMSNorm, which is no matrix"),
+        ("llama", {"target_modules": ["input_layernorm"]}, "'input_layernorm' is a LlamaRMSNorm, which is not a matrix"),
         ("mixtral", {"target_modules": ["gate_proj"]}, "no 'gate_proj'; the nearest are gate_up_proj"),
         ("gpt2", {"target_modules": ["q_proj"]}, "the model has no 'q_proj'; the nearest are c_proj"),
         (
@@ -81,8 +81,8 @@ def test_plain_peft_reads_back_every_adapter(family: str, tmp_path: Path) -> Non
         ),
         ("llama", {"rank_pattern": {"q_prj": 2}}, "rank_pattern: 'q_prj' matches no adapter; the nearest are q_proj"),
         ("llama", {"alpha_pattern": {"lm_head": 2}}, "alpha_pattern: 'lm_head' matches no adapter"),
-        ("gpt_oss", {"dropout": 0.1}, r"dropout: peft has it for linear layers only, not for 6 of the 14 matrices"),
-        ("mixtral", {"use_dora": True}, r"use_dora: peft has it for linear layers only"),
+        ("gpt_oss", {"dropout": 0.1}, r"dropout: peft supports it only for linear layers, not for 6 of the 14 matrices"),
+        ("mixtral", {"use_dora": True}, r"use_dora: peft supports it only for linear layers"),
     ],
 )
 def test_what_is_asked_for_in_vain_is_an_error(family: str, settings: dict[str, Any], message: str) -> None:
@@ -155,7 +155,7 @@ def test_what_peft_refuses_is_left_out_of_all_linear_and_told() -> None:
     lines = find_reach(adapted).lines()
     assert lines[0].startswith("LoRA on 2 of 8 matrices (25%")
     for name in ("x_proj", "dt_proj", "out_proj"):
-        assert f"MambaMixer reads the weight of {name} itself, past any adapter" in lines[1]
+        assert f"MambaMixer reads the weight of {name} directly, bypassing any adapter" in lines[1]
     for name, p in adapted.named_parameters():
         if ".lora_" in name:
             p.data.normal_(0, 0.1)
@@ -168,9 +168,9 @@ def test_what_peft_refuses_is_left_out_of_all_linear_and_told() -> None:
 @pytest.mark.parametrize(
     ("family", "name", "words"),
     [
-        ("zamba", "q_proj", "one matrix of several layers"),
-        ("zamba2", "q_proj", "one matrix of several layers"),
-        ("laguna", "shared_experts.gate_proj", "transformers gives it another name"),
+        ("zamba", "q_proj", "one matrix shared by several layers"),
+        ("zamba2", "q_proj", "one matrix shared by several layers"),
+        ("laguna", "shared_experts.gate_proj", "transformers renames"),
     ],
 )
 def test_matrices_whose_adapters_would_be_lost_or_summed_get_none(family: str, name: str, words: str) -> None:

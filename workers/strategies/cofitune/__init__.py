@@ -1,4 +1,4 @@
-"""CoFiTune (arXiv 2404.10306): train some modules of some layers, and protect what is important there. README.md."""
+"""CoFiTune (arXiv 2404.10306): train some modules of some layers and protect their important units."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ config_class = CoFiTuneConfig
 
 
 def apply(model: "PreTrainedModel", config: CoFiTuneConfig) -> "PreTrainedModel":
-    """The model itself, only the chosen modules of the chosen layers trainable."""
+    """Make only the chosen modules of the chosen layers trainable."""
     from workers.strategies.cofitune.selection import freeze
 
     freeze(model, config)
@@ -27,7 +27,7 @@ def check_model(config: CoFiTuneConfig, model: Mapping[str, Any]) -> None:
     """Compare the settings with the content of a model's config.json, before the model is loaded.
 
     Raises:
-        ValueError: the kind of model is not known, or it has none of these layers or modules.
+        ValueError: the type of model is unknown, or it does not have these layers or modules.
     """
     from workers.strategies.cofitune.architectures import architecture_of
 
@@ -39,7 +39,6 @@ def check_model(config: CoFiTuneConfig, model: Mapping[str, Any]) -> None:
 
 
 def attach(engine: "SteppingEngine", config: CoFiTuneConfig) -> "SoftMask | None":
-    """The soft mask on a built engine's optimizer."""
     from workers.strategies.cofitune.soft_mask import attach as attach_mask
 
     return attach_mask(engine, config)

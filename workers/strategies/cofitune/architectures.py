@@ -1,7 +1,7 @@
 """Names of the attention and feed-forward matrices in the architectures of transformers, and what their rows are.
 
 To add an architecture, give it a line in `ARCHITECTURES`, by its `model_type`. Several modules may share one matrix
-(`qkv_proj`): its rows are then those of the one after those of the other, or interleaved head by head.
+(`qkv_proj`): their rows are then concatenated, or interleaved head by head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one layer: the numbers of its units."""
+    """Numbers of units in one layer."""
 
     num_heads: int
     num_kv_heads: int
@@ -90,14 +90,14 @@ class Sizes:
 
 
 def architecture_of(model_type: str, modules: Sequence[str]) -> Architecture:
-    """The names in the layers of this kind of model.
+    """The names in the layers of this type of model.
 
     Raises:
-        ValueError: the kind of model is not known, or has no such module.
+        ValueError: the type of model is unknown, or has no such module.
     """
     if model_type not in ARCHITECTURES:
         raise ValueError(
-            f"training.strategy: cofitune does not know the module names of {model_type!r} models; known: "
+            f"training.strategy: cofitune does not know the module names of {model_type!r} models; it knows "
             f"{', '.join(ARCHITECTURES)}. Use one of these, another strategy, or add its names to "
             "workers/strategies/cofitune/architectures.py"
         )
@@ -112,17 +112,15 @@ def architecture_of(model_type: str, modules: Sequence[str]) -> Architecture:
 
 
 def submodule(module: Any, path: str) -> Any:
-    """The module at a dotted path."""
     return reduce(getattr, path.split("."), module)
 
 
 def decoder_layers(model: "PreTrainedModel", architecture: Architecture) -> "list[torch.nn.Module]":
-    """The decoder layers, first to last."""
     return list(getattr(model.get_decoder(), architecture.layers))
 
 
 def sizes_of(model: "PreTrainedModel", architecture: Architecture) -> Sizes:
-    """From the first layer's matrices, because configurations name these numbers differently."""
+    """Read from the first layer's matrices, because configurations name these numbers differently."""
     config = model.config.get_text_config()
     layer = decoder_layers(model, architecture)[0]
     output, down = (submodule(layer, architecture.modules[module]) for module in ("o", "down"))
@@ -136,7 +134,7 @@ def sizes_of(model: "PreTrainedModel", architecture: Architecture) -> Sizes:
 
 
 def row_modules(architecture: Architecture, path: str, sizes: Sizes) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Of each row (output unit) of a matrix: the module it belongs to, and its head (q, k, v) or neuron in there."""
+    """For each row (output unit) of a matrix, its module and its head (q, k, v) or neuron in that module."""
     modules = architecture.shared[path]
     names, units = [], []
     for module in modules:
@@ -158,7 +156,7 @@ def row_axis(module: "torch.nn.Module") -> int:
 
 
 def _rows(module: str, sizes: Sizes) -> tuple[int, int]:
-    """Rows of a module, and how many of them make one unit."""
+    """Rows of a module, and rows per unit."""
     match module:
         case "q":
             return sizes.num_heads * sizes.head_dim, sizes.head_dim

@@ -1,4 +1,4 @@
-"""From scores to importance in [0, 1): normalise within a layer, merge, and keep in a file. NumPy only.
+"""From scores to importance in [0, 1): normalise within a layer, merge, and store in a file. NumPy only.
 
 Arrays have shape (layers, units), one for each kind of unit.
 """
@@ -29,30 +29,30 @@ def normalise_scores(scores: UnitScores, how: Literal["zscore", "rank"]) -> Impo
 def by_zscore(signed: NDArray[np.float64]) -> NDArray[np.float32]:
     """|tanh((s - mean) / std)| within each layer, std with n - 1 (arXiv 2404.10306, the authors' code).
 
-    A unit at its layer's mean is free, one far from it on either side is protected. So absolute scores must not come
-    here: of those the smallest lie far below the mean and would be protected as well. All scores alike: importance 0.
+    A unit at its layer's mean is free; one far from it on either side is protected. Absolute scores must not be passed:
+    the smallest are far below the mean and would be protected too. If all scores are equal, the importance is 0.
     """
     centred = signed - signed.mean(axis=1, keepdims=True)
     std = np.sqrt((centred**2).sum(axis=1, keepdims=True) / max(signed.shape[1] - 1, 1))
     z = np.divide(centred, std, out=np.zeros_like(centred), where=std > 0)
-    # tanh rounds to 1 from 9 standard deviations on; below 1 is what the formula says.
+    # tanh rounds to 1 from 9 standard deviations on, but the formula stays below 1.
     return np.minimum(np.abs(np.tanh(z)).astype(np.float32), _BELOW_ONE)
 
 
 def by_rank(absolute: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(Number of units of the layer with a smaller score) / (number of units): 0 for the least important.
+    """Units of the layer with a smaller score / units of the layer: 0 for the least important.
 
-    It depends on no distribution and no sign; half of the units are above 0.5 in every layer.
+    Independent of distribution and sign; half of the units are above 0.5 in every layer.
     """
     smaller = [np.searchsorted(np.sort(layer), layer, side="left") for layer in absolute]
     return (np.stack(smaller) / absolute.shape[1]).astype(np.float32)
 
 
 def merge_importance(several: Sequence[Importance]) -> Importance:
-    """Elementwise maximum: important to any is important.
+    """Elementwise maximum: important to one is important.
 
     Raises:
-        ValueError: they are of models of different shapes.
+        ValueError: they belong to models of different shapes.
     """
     first = several[0]
     for other in several[1:]:
@@ -66,7 +66,7 @@ def merge_importance(several: Sequence[Importance]) -> Importance:
 
 
 def write_importance(path: Path, importance: Importance, about: Mapping[str, object]) -> None:
-    """importance.safetensors, and beside it a .json that says where it comes from and how it is distributed."""
+    """Write importance.safetensors, and a .json with its origin and distribution."""
     from safetensors.numpy import save
 
     arrays = {kind: np.ascontiguousarray(importance[kind], dtype=np.float32) for kind in KINDS}
@@ -87,7 +87,7 @@ def read_importance(paths: Sequence[Path]) -> Importance:
     """The importance in a file, or the elementwise maximum of several.
 
     Raises:
-        ValueError: a file is missing or is none that `write_importance` wrote, or they are of different models.
+        ValueError: a file is missing or was not written by `write_importance`, or they belong to different models.
     """
     return merge_importance([_read(path) for path in paths])
 
@@ -102,8 +102,8 @@ def _read(path: Path) -> Importance:
         raise ValueError(f"training.strategy.importance: {path} cannot be read: {error}") from error
     if absent := [kind for kind in KINDS if kind not in arrays or arrays[kind].ndim != 2]:
         raise ValueError(
-            f"training.strategy.importance: {path} is no importance file: it lacks {', '.join(absent)} of shape "
-            "(layers, units); name an importance.safetensors that a cofitune run wrote"
+            f"training.strategy.importance: {path} is not an importance file: it lacks {', '.join(absent)} of shape "
+            "(layers, units); name an importance.safetensors written by a cofitune run"
         )
     for kind in KINDS:
         if not ((arrays[kind] >= 0) & (arrays[kind] <= 1)).all():

@@ -1,4 +1,4 @@
-"""Scores of a model's units, as sums over tokens that add up over domains, and their file. NumPy only."""
+"""Scores of a model's units, as sums over tokens that can be added over domains, and their file. NumPy only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from workers.durable import write_durably
 
 KINDS = ("head", "up", "down")
-"""Units: query heads, intermediate neurons, and the hidden units that the feed-forward block writes to."""
+"""Units: query heads, intermediate neurons, and the hidden units to which the feed-forward block writes."""
 
 UnitScores = Mapping[str, NDArray[np.float64]]
-"""Kind of unit -> a score of each, shape (layers, units)."""
+"""Kind of unit -> scores, shape (layers, units)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Sums over the batches measured of the gates' gradients, and of their absolute values."""
+    """Sums over batches of the gates' gradients and of their absolute values."""
 
     signed_sum: UnitScores
     absolute_sum: UnitScores
@@ -37,7 +37,7 @@ class Scores:
 
     @classmethod
     def pooled(cls, several: Sequence["Scores"]) -> Self:
-        """Of all their tokens together."""
+        """Scores of all their tokens together."""
         return cls(
             {kind: np.sum([scores.signed_sum[kind] for scores in several], axis=0) for kind in KINDS},
             {kind: np.sum([scores.absolute_sum[kind] for scores in several], axis=0) for kind in KINDS},
@@ -46,7 +46,6 @@ class Scores:
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Keep scores in a safetensors file."""
     from safetensors.numpy import save
 
     arrays = {f"signed/{kind}": np.ascontiguousarray(scores.signed_sum[kind]) for kind in KINDS}
@@ -55,7 +54,6 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """What `write_scores` wrote."""
     from safetensors.numpy import load_file
 
     arrays = load_file(path)

@@ -31,19 +31,19 @@ class TrainedParameter:
     axis: int  # of the rows in the parameter
     module_R: NDArray[np.str_]  # the module that each row belongs to
     unit_R: NDArray[np.int64]  # its head (q, k, v) or neuron
-    is_trained_R: NDArray[np.bool_]  # False where a matrix is shared with a module that is frozen
+    is_trained_R: NDArray[np.bool_]  # False for rows of a frozen module in a shared matrix
 
     @property
     def shape(self) -> "torch.Size":
-        """Of the whole parameter; under ZeRO-3 its own is that of the part that a rank holds."""
+        """Shape of the whole parameter, which ZeRO-3 keeps aside."""
         return getattr(self.parameter, "ds_shape", self.parameter.shape)
 
 
 def freeze(model: "PreTrainedModel", config: CoFiTuneConfig) -> None:
-    """Let exactly the chosen parameters require gradients.
+    """Make exactly the chosen parameters require gradients.
 
     Raises:
-        ValueError: the model has none of these layers or modules, or its architecture is not known.
+        ValueError: the model does not have these layers or modules, or its architecture is unknown.
     """
     model.requires_grad_(False)
     for trained in trained_parameters(model, config):

@@ -1,12 +1,12 @@
-"""The soft mask, hung on the inner optimizer: rows of important units move less.
+"""The soft mask, hooked into the inner optimizer: rows of important units change less.
 
-`update` (default): W <- W + (1 - I) * dW with dW all that the optimizer did, weight decay included. A row with I = 1
-does not move by a bit, one with I = 0 moves exactly as without a mask.
-`gradient`: the gradient is multiplied by 1 - I between clipping and the optimizer's step: the norm that is clipped is
-that of the unmasked gradient, as in the released code. Under Adam a constant factor cancels, so this hardly acts.
+`update` (default): W <- W + (1 - I) * dW, with dW the optimizer's whole update including weight decay. A row with I = 1
+keeps its bits; one with I = 0 changes exactly as without a mask.
+`gradient`: the gradient is multiplied by 1 - I between clipping and the optimizer's step; the clipped norm is that of
+the unmasked gradient, as in the released code. Under Adam a constant factor cancels, so this has little effect.
 
-The factors are flat tensors, built once for each tensor that a rank steps: no communication, one copy of what is
-stepped. DeepSpeed carries the result to the model's weights by itself after the inner step.
+The factors are flat tensors, built once for each tensor that a rank steps: no communication, and one copy of what is
+stepped. DeepSpeed copies the result to the model's weights after the inner step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,36 +30,29 @@ class SteppedFragment(Protocol):
     """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
 
     @property
-    def parameter(self) -> torch.nn.Parameter:
-        """The parameter."""
-
+    def parameter(self) -> torch.nn.Parameter: ...
     @property
-    def offset(self) -> int:
-        """Where they are in the flat tensor."""
-
+    def offset(self) -> int: ...
     @property
-    def start(self) -> int:
-        """Where they begin in the parameter."""
-
+    def start(self) -> int: ...
     @property
-    def length(self) -> int:
-        """How many they are."""
+    def length(self) -> int: ...
 
 
 class SteppingEngine(Protocol):
-    """What the mask needs of the engine that it is hung on."""
+    """What the mask needs from the engine."""
 
     module: Any
     optimizer: Any
     device: torch.device
 
     def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, Sequence[SteppedFragment]]]:
-        """Each tensor that this rank's inner optimizer steps, with what is in it; the rest of it is padding."""
+        """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
 
 
 @dataclass
 class _Masked:
-    """One tensor that the inner optimizer steps, with its factors in its own shape."""
+    """Factors, in its shape, of one tensor that the inner optimizer steps."""
 
     update: torch.Tensor | None
     gradient: torch.Tensor | None
@@ -68,10 +61,10 @@ class _Masked:
 
 
 def attach(engine: SteppingEngine, config: CoFiTuneConfig) -> "SoftMask | None":
-    """Hang the mask on a built engine; None where nothing is masked and every trained matrix trains whole.
+    """Attach the mask to an engine; None if nothing is masked and every trained matrix is trained whole.
 
     Raises:
-        ValueError: the importance is missing, or of a model with other layers or units.
+        ValueError: the importance is missing, or belongs to a model with other layers or units.
     """
     trained = list(trained_parameters(engine.module, config))
     shared = [t for t in trained if not t.is_trained_R.all()]
@@ -79,8 +72,8 @@ def attach(engine: SteppingEngine, config: CoFiTuneConfig) -> "SoftMask | None":
         return SoftMask(engine, config, trained, None) if shared else None
     if not config.importance.files:
         raise ValueError(
-            f"training.strategy: mask {config.mask!r} needs importance, and it was not measured; `raymix run` does so "
-            "before it trains. Else give importance.files, or mask: none"
+            f"training.strategy: mask {config.mask!r} needs importance, which was not measured; `raymix run` measures "
+            "it before training. Otherwise give importance.files, or set mask: none"
         )
     importance = read_importance(config.importance.files)
     _check_shapes(importance, trained, len(importance["up"]))
@@ -114,13 +107,13 @@ class SoftMask:
                 _stop_gradient(t, engine.device)
 
     def watch(self) -> None:
-        """Measure the steps from here to the next `observations`."""
+        """Measure the steps until the next `observations`."""
         self._is_watching = self._has_importance
 
     def observations(self) -> dict[str, Any]:
-        """`mask/mean_update/<bin>`: mean |change| of a weight, for each tenth of importance; a collective.
+        """`mask/mean_update/<bin>`: mean |change| of a weight by tenth of importance; a collective.
 
-        The bin 0.3 is [0.3, 0.4); null where no trained weight is in it. Empty without importance.
+        Bin 0.3 is [0.3, 0.4); null if it has no trained weight. Empty without importance.
         """
         if not self._has_importance:
             return {}
@@ -152,7 +145,7 @@ class SoftMask:
             masked.before = None
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, _Masked]]:
-        """What this step moves: at stage 3 one piece after the other has a gradient."""
+        """The tensors of this step: at stage 3 one piece after another has a gradient."""
         for group in optimizer.param_groups:
             yield from ((p, self._masked[id(p)]) for p in group["params"] if p.grad is not None)
 
@@ -164,10 +157,10 @@ class SoftMask:
 
 
 def row_importance(trained: TrainedParameter, importance: Importance) -> NDArray[np.float32]:
-    """Importance of each row (R,): its head's or neuron's; NaN where there is none (the output projection).
+    """Importance of each row's head or neuron, (R,); NaN without one (the output projection).
 
-    A key-value head is as important as the most important of the query heads that it serves, which are neighbours. The
-    gate's rows are those of the same intermediate neuron.
+    A key-value head is as important as the most important of its query heads, which are adjacent. Rows of the gate
+    belong to the same intermediate neurons as those of `up`.
     """
     head_H, up_F, down_U = (importance[kind][trained.layer] for kind in ("head", "up", "down"))
     rows = np.full(len(trained.module_R), np.nan, dtype=np.float32)
@@ -208,7 +201,7 @@ def _build(
             no_bin = rows.isnan() | ~is_trained
             bins[here] = _fragment_of(binned.masked_fill(no_bin, _NO_BIN).to(torch.uint8), trained, f).to(device)
         on_update = free if config.mask == "update" else torch.ones_like(free)
-        # A frozen part of a shared matrix: weight decay may not move it either.
+        # A frozen part of a shared matrix must not be changed by weight decay either.
         update[here] = _fragment_of(on_update.where(is_trained, 0.0), trained, f).to(device)
         gradient[here] = _fragment_of(free, trained, f).to(device)
     return _Masked(
@@ -219,20 +212,20 @@ def _build(
 
 
 def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: SteppedFragment) -> torch.Tensor:
-    """The row values laid over the parameter's elements, of which this is the fragment."""
+    """The fragment's part of the row values, broadcast over the parameter."""
     whole = rows.view(_over_rows(trained)).expand(trained.shape).reshape(-1)
     return whole[fragment.start : fragment.start + fragment.length]
 
 
 def _stop_gradient(trained: TrainedParameter, device: torch.device) -> None:
-    """No gradient for the frozen rows of a shared matrix, so that they do not count in the norm that is clipped."""
+    """Zero the gradient of frozen rows in a shared matrix, so that they do not count in the clipped norm."""
     p = trained.parameter
     keep = torch.from_numpy(trained.is_trained_R).to(device).view(_over_rows(trained))
     p.register_hook(lambda gradient: gradient * keep)
 
 
 def _over_rows(trained: TrainedParameter) -> list[int]:
-    """The shape in which one value a row is broadcast over the parameter."""
+    """The shape with which one value per row is broadcast over the parameter."""
     return [len(trained.is_trained_R) if axis == trained.axis else 1 for axis in range(len(trained.shape))]
 
 
@@ -247,6 +240,6 @@ def _check_shapes(importance: Importance, trained: list[TrainedParameter], num_l
             fits = there % units == 0 if module in ("k", "v") else there == units
             if not fits or t.layer >= num_layers:
                 raise ValueError(
-                    f"training.strategy.importance.files: they are of another model: layer {t.layer} has {units} units "
+                    f"training.strategy.importance.files: not for this model: layer {t.layer} has {units} units "
                     f"in {module}, the file has {num_layers} layers of {there}; name files made with this base model"
                 )

@@ -1,9 +1,9 @@
-"""LoRA: low-rank adapters move, the base model stays frozen (Hu et al. 2021, arXiv 2106.09685), through peft.
+"""LoRA: low-rank adapters are trained, the base model stays frozen (Hu et al. 2021, arXiv 2106.09685); uses peft.
 
 config.py     the settings
-matrices.py   the matrices of a model that an adapter fits, and how peft is told of each
-targets.py    names of the configuration -> matrices; a name that matches nothing is an error
-reach.py      which matrices are trained, and their share
+matrices.py   the matrices of a model that can have an adapter, and how peft addresses each
+targets.py    names in the configuration -> matrices; a name that matches nothing is an error
+reach.py      which matrices have an adapter, and their share
 """
 
 import warnings
@@ -23,10 +23,10 @@ config_class = LoraStrategyConfig
 
 
 def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
-    """The model wrapped by peft, only its adapters and `modules_to_save` trainable.
+    """The model wrapped by peft, with only its adapters and `modules_to_save` trainable.
 
     Raises:
-        ValueError: a name that matches nothing, or a matrix that peft has no such adapter for.
+        ValueError: a name matches nothing, or peft has no such adapter for a matrix.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -47,27 +47,27 @@ def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
         use_dora=config.use_dora,
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
-        # GPT-2 and its kin keep their matrices transposed; peft sets this itself, with a warning for each.
+        # GPT-2 and similar models keep matrices transposed; peft would set this itself, with a warning for each.
         fan_in_fan_out=bool(targets) and all(target.is_transposed for target in targets),
     )
     with _partitions_known_to_peft(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
-        # Adapters keep the model's own precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
+        warnings.simplefilter("ignore", FutureWarning)  # from peft's calls to transformers
+        # Adapters keep the model's precision: ZeRO has one for all, and the optimizer keeps fp32 masters anyway.
         return get_peft_model(model, adapters, autocast_adapter_dtype=False)
 
 
 @contextmanager
 def _partitions_known_to_peft(model: "PreTrainedModel") -> Iterator[None]:
-    """Under ZeRO-3 DoRA starts from norms of the base weights; peft gathers them only where transformers says so."""
+    """Under ZeRO-3, DoRA starts from norms of the base weights; peft gathers them only if transformers says so."""
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     if not any(hasattr(p, "ds_id") for p in model.parameters()):
         yield
         return
-    told = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # it is known for as long as it lives
+    held = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # transformers keeps a weak reference
     try:
         yield
     finally:
         unset_hf_deepspeed_config()
-        del told
+        del held

@@ -1,7 +1,7 @@
-"""The matrices of a model that an adapter fits.
+"""The matrices of a model that can have an adapter.
 
-Most are the weights of linear layers. The experts of a mixture are often one parameter with an axis for the experts,
-and a router is a parameter of a module of its own: peft adapts these as `target_parameters`.
+Most are weights of linear layers. The experts of a mixture are often one parameter with an axis for the experts, and a
+router is a parameter of a special module: peft adapts these as `target_parameters`.
 """
 
 import inspect
@@ -22,28 +22,28 @@ _GROUPED = re.compile("Grouped")  # DeepseekV4GroupedLinear
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix, or the stack of one matrix an expert."""
+    """One matrix, or a stack with one matrix per expert."""
 
     name: str
-    """Of the parameter, in the base model."""
+    """Parameter's name in the base model."""
     num_parameters: int
     is_parameter: bool
-    """peft has to be told of it as a parameter, not as a module."""
+    """peft addresses it as a parameter, not as a module."""
     is_linear: bool
-    """It maps one hidden state to another: neither an embedding nor the output head."""
+    """It maps between hidden states: neither an embedding nor the output head."""
     is_transposed: bool = False
-    """Kept as (inputs, outputs), as GPT-2 does."""
+    """Stored as (inputs, outputs), as in GPT-2."""
     refusal: str | None = None
-    """Why peft makes no adapter for it."""
+    """Why it cannot have an adapter."""
 
     @property
     def module(self) -> str:
-        """Name of the module that holds it."""
+        """Name of the module that owns it."""
         return self.name.rpartition(".")[0]
 
 
 def find_matrices(model: Any) -> list[Matrix]:
-    """The matrices of a model, wrapped by peft or not, on any device, ZeRO-3's partitions included."""
+    """The matrices of a model, wrapped by peft or not, on any device, including ZeRO-3 partitions."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
     in_decoder = _modules_of_decoder(base, embeddings)
@@ -62,9 +62,9 @@ def find_matrices(model: Any) -> list[Matrix]:
         is_linear = not is_end and kind != "embedding" and id(module) in in_decoder
         refusal = None
         if is_linear and num_owners[id(parameter)] > 1:
-            refusal = f"{short_name} is one matrix of several layers, which would take the sum of their adapters"
+            refusal = f"{short_name} is one matrix shared by several layers, which would get the sum of their adapters"
         elif is_linear and renamed(name):
-            refusal = f"reading an adapter of {short_name} back, transformers gives it another name"
+            refusal = f"transformers renames {short_name} when it loads an adapter"
         elif is_linear and leaf == "weight":
             refusal = _refusal(base, parent, short_name)
         found.append(
@@ -92,7 +92,7 @@ def adapted_names(model: Any) -> set[str]:
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Name in the base model, owner, the owner's own owner, and parameter, of all that is not an adapter's."""
+    """Name in the base model, owner, the owner's owner, and parameter, of all except adapters."""
     modules = dict(model.named_modules())
     for path, module in modules.items():
         parent = modules[_UNWRAPPED.sub("", path).rpartition(".")[0]] if path else module
@@ -107,13 +107,13 @@ def _plain(name: str) -> str:
 
 
 def _kind(name: str, module: Any, parameter: Any) -> str | None:
-    """`linear`, `embedding`, `parameter`, or None for what an adapter does not fit."""
+    """`linear`, `embedding`, `parameter`, or None for what cannot have an adapter."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     owner, leaf = type(module).__name__, name.rpartition(".")[2]
     num_axes = len(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 leaves an empty shape
-    if _ROUTER.search(owner):  # some are linear layers by class, but return more than one tensor
+    if _ROUTER.search(owner):  # some are subclasses of linear layers, but return several tensors
         return "parameter" if num_axes == 2 and leaf == "weight" else None
     if isinstance(module, torch.nn.Linear | Conv1D | torch.nn.Embedding):
         if leaf != "weight":
@@ -124,10 +124,10 @@ def _kind(name: str, module: Any, parameter: Any) -> str | None:
 
 
 def _names_that_peft_converts(base: Any) -> frozenset[str]:
-    """Names of modules that peft takes for others when it reads an adapter of this model.
+    """Names of modules that peft mistakes for others when it reads an adapter of this model.
 
-    It reads `gate_proj` in the adapter of a mixture as transformers 4 meant it, one of the experts' own matrices, and
-    looks for it in the experts' stack. What else bears such a name (shared experts, dense layers) would be lost.
+    In the adapter of a mixture it reads `gate_proj` as in transformers 4, as a matrix of one expert, and looks for it
+    in the experts' stack. Other modules with such a name (shared experts, dense layers) would be lost.
     """
     from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 
@@ -136,7 +136,7 @@ def _names_that_peft_converts(base: Any) -> frozenset[str]:
 
 
 def _renames(base: Any) -> Callable[[str], bool]:
-    """Whether transformers takes a name of the model for one of an older file, and changes it when it reads it."""
+    """A predicate: whether transformers mistakes a name for one from an older file and changes it on loading."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -145,16 +145,16 @@ def _renames(base: Any) -> Callable[[str], bool]:
 
 
 def _refusal(base: Any, parent: Any, short_name: str) -> str | None:
-    """Why an adapter on a layer would do nothing: another one takes its weight and never calls it, as Mamba's does."""
+    """Why an adapter on a layer would have no effect: its owner reads the weight without calling it, as in Mamba."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 
     layer = type(getattr(parent, short_name, None)).__name__
     if _GROUPED.search(layer):
-        return f"{layer} works group by group, and an adapter does not"
+        return f"{layer} works in groups, and an adapter does not"
     owner: Any = type(parent)
     if _reads_weight(owner, short_name):
-        return f"{owner.__name__} reads the weight of {short_name} itself, past any adapter"
+        return f"{owner.__name__} reads the weight of {short_name} directly, bypassing any adapter"
     try:
         _check_lora_target_modules_mamba(LoraConfig(), base, short_name)
     except ValueError:
@@ -164,7 +164,7 @@ def _refusal(base: Any, parent: Any, short_name: str) -> str | None:
 
 @cache
 def _reads_weight(owner: type, child: str) -> bool:
-    """Whether the source of a layer hands on `self.child.weight` whole, in one of its ways of computing at least."""
+    """Whether the source of a layer passes on `self.child.weight` whole, in at least one code path."""
     try:
         source = inspect.getsource(owner)
     except (OSError, TypeError):
@@ -173,12 +173,12 @@ def _reads_weight(owner: type, child: str) -> bool:
 
 
 def _modules_of_decoder(base: Any, embeddings: Any) -> set[int]:
-    """Ids of the text decoder's modules: of all, where the model has no part beside it."""
+    """Ids of the text decoder's modules, or of all modules if the model has no other part."""
     try:
         modules = {id(module) for module in base.get_decoder().modules()}
     except (AttributeError, NotImplementedError):
         modules = set()
-    # What some families call their decoder is the output head.
+    # In some families `get_decoder` returns the output head.
     return modules if id(_innermost(embeddings)) in modules else {id(module) for module in base.modules()}
 
 

@@ -1,4 +1,4 @@
-"""What LoRA reaches: the matrices with an adapter, grouped by name, and their share of all that could have one."""
+"""The reach of LoRA: matrices with an adapter, grouped by name, and their share of those that could have one."""
 
 import re
 from collections import Counter
@@ -13,43 +13,42 @@ _NUMBERS = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True)
 class Reach:
-    """Of a model wrapped by peft; its weights may be on the meta device."""
+    """The reach in a model wrapped by peft; its weights may be on the meta device."""
 
     adapted: list[Matrix]
-    """Matrices with an adapter."""
     left_out: list[Matrix]
     """Linear matrices of the decoder without one."""
     saved: list[str]
-    """Modules that are trained in full."""
+    """Modules trained in full."""
 
     @property
     def share_of_matrices(self) -> float:
-        """Adapted, of all linear matrices of the decoder and whatever else is adapted."""
+        """Share of adapted matrices in all linear matrices of the decoder and others that are adapted."""
         return len(self.adapted) / (len(self.adapted) + len(self.left_out))
 
     @property
     def share_of_parameters(self) -> float:
-        """The same by their parameters."""
+        """The same by number of parameters."""
         adapted, left_out = (sum(m.num_parameters for m in part) for part in (self.adapted, self.left_out))
         return adapted / (adapted + left_out)
 
     def lines(self) -> list[str]:
-        """One line on what has an adapter, and one each on what is trained in full and what is not, if anything."""
+        """A line on the matrices with an adapter, then on those trained in full and those left out, if any."""
         total = len(self.adapted) + len(self.left_out)
-        told = [
+        lines = [
             f"LoRA on {len(self.adapted):,} of {total:,} matrices ({self.share_of_matrices:.0%}, "
             f"{self.share_of_parameters:.0%} of their parameters): {_grouped(self.adapted)}"
         ]
         if self.saved:
-            told.append(f"trained in full: {', '.join(self.saved)}")
+            lines.append(f"trained in full: {', '.join(self.saved)}")
         if self.left_out:
             reasons = sorted({matrix.refusal for matrix in self.left_out if matrix.refusal})
-            told.append("; ".join([f"no adapter on {_grouped(self.left_out)}", *reasons]))
-        return told
+            lines.append("; ".join([f"no adapter on {_grouped(self.left_out)}", *reasons]))
+        return lines
 
 
 def find_reach(model: Any) -> Reach:
-    """The reach of the adapters in a model that `apply` returned."""
+    """The reach of the adapters in a model returned by `apply`."""
     matrices, names = find_matrices(model), adapted_names(model)
     trained = (name for name, p in model.named_parameters() if ".modules_to_save." in name and p.requires_grad)
     saved = {name.removeprefix("base_model.model.").partition(".modules_to_save.")[0] for name in trained}
@@ -63,7 +62,7 @@ def _is_within(matrix: Matrix, modules: Iterable[str]) -> bool:
 
 
 def _grouped(matrices: list[Matrix]) -> str:
-    """Names with a star for each number, those of one module together: layers.*.self_attn.[k_proj, q_proj] (48)."""
+    """Names with stars for numbers, grouped by module: layers.*.self_attn.[k_proj, q_proj] (48)."""
     groups: dict[str, Counter[str]] = {}
     for matrix in matrices:
         name = _NUMBERS.sub(".*.", matrix.name.removesuffix(".weight"))

@@ -1,4 +1,4 @@
-"""Names of the configuration -> matrices of the model. Nothing that is asked for is left out in silence."""
+"""Names in the configuration -> matrices of the model. Nothing requested is silently left out."""
 
 import difflib
 import re
@@ -18,13 +18,13 @@ def find_targets(model: "PreTrainedModel", config: LoraStrategyConfig) -> list[M
     """The matrices that get an adapter.
 
     Raises:
-        ValueError: a name that matches nothing, or a matrix that peft has no such adapter for.
+        ValueError: a name matches nothing, or peft has no such adapter for a matrix.
     """
     matrices = find_matrices(model)
     if config.target_modules == "all-linear":
         chosen = [m for m in matrices if m.is_linear and m.refusal is None and not _is_saved(m, config)]
         if not chosen:
-            raise ValueError(f"{_KEY}.target_modules: this model has no linear matrix that an adapter fits")
+            raise ValueError(f"{_KEY}.target_modules: this model has no linear matrix that can have an adapter")
     else:
         chosen = _by_name(matrices, config.target_modules, model)
     _check_kinds(chosen, config)
@@ -32,7 +32,7 @@ def find_targets(model: "PreTrainedModel", config: LoraStrategyConfig) -> list[M
 
 
 def check_modules_to_save(model: "PreTrainedModel", config: LoraStrategyConfig) -> None:
-    """Refuse names in `modules_to_save` that no module has."""
+    """Refuse names in `modules_to_save` that match no module."""
     modules = [name for name, _ in model.named_modules() if name]
     for wanted in config.modules_to_save:
         if not any(_ends_with(name, wanted) for name in modules):
@@ -44,7 +44,7 @@ def check_patterns(config: LoraStrategyConfig, targets: Sequence[Matrix]) -> Non
     names = [_name_for_patterns(target) for target in targets]
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, key):
-            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):  # as peft matches
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):  # peft's rule
                 raise ValueError(f"{_KEY}.{key}: {pattern!r} matches no adapter{_nearest(pattern, names)}")
 
 
@@ -56,27 +56,27 @@ def _by_name(matrices: list[Matrix], wanted: Iterable[str], model: "PreTrainedMo
             raise ValueError(_unmatched(name, matrices, model))
         for matrix in matching:
             if matrix.refusal:
-                raise ValueError(f"{_KEY}.target_modules: {name!r}: {matrix.refusal}; leave it out")
+                raise ValueError(f"{_KEY}.target_modules: {name!r}: {matrix.refusal}; remove it")
         chosen |= {matrix.name: matrix for matrix in matching}
     return list(chosen.values())
 
 
 def _unmatched(name: str, matrices: list[Matrix], model: "PreTrainedModel") -> str:
     kinds = {type(module).__name__ for path, module in model.named_modules() if path and _ends_with(path, name)}
-    what = f"{name!r} is a {min(kinds)}, which is no matrix" if kinds else f"the model has no {name!r}"
+    what = f"{name!r} is a {min(kinds)}, which is not a matrix" if kinds else f"the model has no {name!r}"
     owners = [_name_for_patterns(matrix) for matrix in matrices]
     return f"{_KEY}.target_modules: {what}{_nearest(name, owners)}"
 
 
 def _check_kinds(targets: list[Matrix], config: LoraStrategyConfig) -> None:
-    """What peft cannot do for matrices that it knows as parameters only."""
+    """Refuse options that peft does not support for matrices addressed as parameters."""
     parameters = [target for target in targets if target.is_parameter]
     for key, is_on in (("dropout", config.dropout > 0), ("use_dora", config.use_dora)):
         if is_on and parameters:
             raise ValueError(
-                f"{_KEY}.{key}: peft has it for linear layers only, not for {len(parameters)} of the {len(targets)} "
-                f"matrices (experts, routers, and what bears their names), first {parameters[0].name}; leave {key} "
-                "out, or name other matrices in target_modules"
+                f"{_KEY}.{key}: peft supports it only for linear layers, not for {len(parameters)} of the "
+                f"{len(targets)} matrices (experts, routers, and modules with their names), first "
+                f"{parameters[0].name}; remove {key}, or name other matrices in target_modules"
             )
 
 
@@ -93,9 +93,9 @@ def _ends_with(name: str, ending: str) -> bool:
 
 
 def _nearest(wanted: str, names: Iterable[str]) -> str:
-    """The names that a misspelt one may stand for, or those that there are."""
+    """The most similar names, or some of the existing ones."""
     depth = wanted.count(".") + 1
-    # A name's last part that says something: `weight` is that of all, and a number that of none.
+    # The last informative part of a name, which is neither `weight` nor a number.
     endings = {name.removesuffix(".weight") for name in names}
     short = sorted({".".join(name.split(".")[-depth:]) for name in endings} - {""})
     short = [name for name in short if not name.rpartition(".")[2].isdigit()]
