@@ -65,7 +65,7 @@ def test_a_weight_that_is_no_number_is_told_on_every_rank(zero_stage: int, tmp_p
     damaged[0, 0] = float("nan")  # in the first rank's part of it, under ZeRO-3
     case = Case(changed_model(tmp_path / "base", {name: damaged}), training_of(zero_stage))
     for error in processes(2).run(zero_cases.error_of_training, case):
-        assert "1 of its weights hold NaN or infinity" in error and name in error
+        assert "1 of its weights contain NaN or infinity" in error and name in error
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])

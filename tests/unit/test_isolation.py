@@ -162,7 +162,7 @@ def test_a_leak_that_only_long_rows_have_is_caught() -> None:
     model = build("llama")
     isolation = prove_isolation(_LeaksInLongRows(model, model, torch.device("cpu")), packed_row())
     assert isolation.way == "mask"
-    assert f"in a row of {sum(LENGTHS)} tokens" in isolation.refused["positions"]
+    assert f"in a sequence of {sum(LENGTHS)} tokens" in isolation.refused["positions"]
 
 
 def test_a_leak_that_rounding_would_hide_is_caught_by_other_tokens() -> None:
@@ -282,7 +282,7 @@ def test_a_row_of_one_example_needs_no_proof() -> None:
     model.register_forward_hook(lambda *given: calls.append(given[0]))
     isolation = prove_isolation(forward_of(model), None)
     assert (isolation.way, isolation.difference_nats, calls) == ("positions", None, [])
-    assert str(isolation) == "every row holds a single example, so there is nothing to keep apart"
+    assert str(isolation) == "every sequence holds a single example, so there is nothing to keep apart"
 
 
 def test_the_proof_costs_fewer_than_three_forward_passes_of_a_row() -> None:

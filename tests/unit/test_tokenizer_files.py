@@ -97,7 +97,7 @@ def test_a_tekken_file_names_its_package(without: Callable[..., ModelConfig]) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (LFS, r"tokenizer\.model is not the tokenizer but a pointer to it by Git LFS; run git lfs pull"),
+        (LFS, r"tokenizer\.model is a Git LFS pointer to the tokenizer; run git lfs pull"),
         (b"<html><body>404", r"is neither a SentencePiece model nor a tiktoken vocabulary \(it has 15 bytes"),
         (b"", r"is neither a SentencePiece model nor a tiktoken vocabulary \(it has 0 bytes"),
         (b"PK\x03\x04 zipped", "is neither a SentencePiece model nor"),
@@ -120,7 +120,7 @@ def test_a_class_that_takes_a_package_of_its_own(without: Callable[..., ModelCon
 
 def test_no_tokenizer_at_all_and_a_broken_one(without: Callable[..., ModelConfig], tmp_path: Path) -> None:
     config = without({})
-    with pytest.raises(ValueError, match=r"holds no tokenizer\.json and no other tokenizer; copy the"):
+    with pytest.raises(ValueError, match=r"it has no tokenizer\.json and no other tokenizer; copy the"):
         load_tokenizer(config)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not JSON"):

@@ -1,4 +1,4 @@
-"""Which attention kernel a model runs with: the one that is asked for, where it can be had, or the best that works."""
+"""The attention kernel of a model: the requested one if it is available, or the best that works."""
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_g
     """The kernel by transformers' name: `sdpa`, `eager` or `flash_attention_2`.
 
     Args:
-        config: of the model; `auto` is sdpa where the family has it, else eager.
+        config: of the model; `auto` is sdpa if the family has it, otherwise eager.
         family: its class in transformers.
-        on_gpu: whether it is to run on a GPU.
+        on_gpu: whether it will run on a GPU.
 
     Raises:
-        ValueError: the kernel that is asked for does not work for this family, or not here.
+        ValueError: the requested kernel does not work for this family, or on this machine.
     """
     works = ["sdpa", "eager"] if family._supports_sdpa else ["eager"]
     if config.attention == "auto":

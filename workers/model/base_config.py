@@ -1,7 +1,7 @@
-"""What a base model's config.json says of it: where the model is, its type, its sizes. No weight is read.
+"""A base model according to its config.json: its location, type and sizes. No weight is read.
 
-transformers is imported inside the functions: its configuration classes bring torch, and who imports this module for
-one function of it (a process that only tokenises, say) must not pay for the others.
+transformers is imported inside functions: its configuration classes import torch, which a process that needs only one
+of these functions (to tokenise, for example) should not have to load.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_model_path(config: ModelConfig) -> str:
-    """`model.path` as transformers takes it, once its folder or its name on the hub can be read.
+    """`model.path` as transformers takes it, after checking that its folder or hub name can be read.
 
     Raises:
         ValueError: there is no such folder, or no such model on the hub.
@@ -25,7 +25,7 @@ def check_model_path(config: ModelConfig) -> str:
     if folder.exists():
         read_model_config(folder)
         return str(folder)
-    is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is hardly a name on the hub
+    is_beside_others = "/" in config.path and folder.parent.is_dir()  # then it is unlikely to be a name on the hub
     if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1 or is_beside_others:
         raise ValueError(f"model.path: no such folder: {config.path}")
     reach_model(config)
@@ -33,7 +33,7 @@ def check_model_path(config: ModelConfig) -> str:
 
 
 def reach_model(config: ModelConfig) -> str | None:
-    """See `reach_hub`, for a model that is no local folder."""
+    """`reach_hub` for a model that is not a local folder."""
     try:
         return reach_hub("model", config.path, config.revision)
     except ValueError as error:
@@ -44,7 +44,7 @@ def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
     """The model's configuration in transformers.
 
     Raises:
-        ValueError: transformers does not know the type, needs its code for it, or it is no causal language model.
+        ValueError: transformers does not know the type, it needs remote code, or it is not a causal language model.
     """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -59,12 +59,12 @@ def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
                 f"{model_type!r}), and raymix never runs remote code; use a model that transformers itself supports"
             )
         raise ValueError(
-            f"model.path: {folder / 'config.json'}: the installed transformers knows no model_type {model_type!r}; "
-            "mend the name, or install a transformers that knows it"
+            f"model.path: {folder / 'config.json'}: the installed transformers has no model_type {model_type!r}; "
+            "fix the name, or install a version of transformers that knows it"
         )
     try:
         loaded: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
+    except Exception as error:  # a faulty file can raise anything in transformers
         raise ValueError(f"model.path: {config.path}: its config.json does not load: {explain(error)}") from error
     _refuse_other_kinds(config.path, loaded)
     refuse_quantised(loaded.to_dict(), config.path)
@@ -72,7 +72,6 @@ def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
 
 
 def model_class(described: "PreTrainedConfig") -> "type[PreTrainedModel]":
-    """The family's class in transformers."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
     family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
@@ -81,20 +80,19 @@ def model_class(described: "PreTrainedConfig") -> "type[PreTrainedModel]":
 
 
 def load_hidden_size(config: ModelConfig) -> int:
-    """Width of the model's residual stream, from its configuration file alone."""
+    """Width of the model's residual stream, from its configuration file."""
     hidden_size: int = read_model_type(config, check_model_path(config)).get_text_config().hidden_size
     return hidden_size
 
 
 def load_vocabulary_size(config: ModelConfig) -> int | None:
-    """Token ids that the model takes, as its configuration file alone says; None where it does not."""
+    """Number of token ids of the model according to its configuration file; None if it does not say."""
     described = read_model_type(config, check_model_path(config)).get_text_config()
     size: int | None = getattr(described, "vocab_size", None)
     return size
 
 
 def explain(error: Exception) -> str:
-    """A library's error in one line."""
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return "it needs its own code, and raymix never runs remote code; use a model that transformers itself supports"
@@ -108,11 +106,11 @@ def _refuse_other_kinds(path: str, described: "PreTrainedConfig") -> None:
     if getattr(described, "is_encoder_decoder", False):
         what = "an encoder-decoder"
     elif type(described) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        what = "of a kind that transformers cannot write text with"
+        what = "of a type that cannot generate text in transformers"
     elif type(described) in MODEL_FOR_MASKED_LM_MAPPING and not (
         getattr(described, "is_decoder", False) or getattr(described, "causal", False)
     ):
-        what = "an encoder, in which a token sees those that come after it"
+        what = "an encoder, in which tokens see later tokens"
     else:
         return
     raise ValueError(

@@ -1,7 +1,7 @@
-"""Whether a base model's files hold the model that its config.json describes: told before any weight is read.
+"""Checks that a base model's files contain the model described by its config.json, without reading weights.
 
-transformers' own loading, with the renaming and fusing of each family, runs over tensors on the meta device that are
-made of the files' headers. It takes the time of building the model without memory, whatever the model's size.
+transformers' own loading, with each family's renaming and fusing, runs over tensors on the meta device made from the
+files' headers. It takes as long as building the model, and no memory, for any size.
 """
 
 import re
@@ -46,9 +46,9 @@ _TORCH_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Where transformers takes the text part out of a model of several parts, these are the others.
+# The other parts of a model of which transformers takes only the text part.
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision|visual|vq|image|audio|speech|multi_modal|mm_)")
-# Old files hold the causal mask and its value, which every model now makes itself.
+# Old files contain the causal mask and its value, which models now compute.
 _MASK, _MASK_VALUE = re.compile(r"(\.bias|mask)$"), ".masked_bias"
 
 
@@ -59,25 +59,25 @@ class BaseModel:
     shell: PreTrainedModel
     """The model on the meta device: names and shapes, no weights."""
     doubled: dict[str, str]
-    """Of the parameters that the configuration ties, those that are in the files as well as what they are tied to."""
+    """Tied parameters that are in the files in addition to the one to which they are tied."""
 
     @property
     def num_embeddings(self) -> int:
-        """Token ids that the model takes: 0 up to this."""
+        """Number of token ids of the model."""
         weight: Any = self.shell.get_input_embeddings().weight
         return int(weight.shape[0])
 
 
 def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> BaseModel | None:
-    """What the files say of the model; None for a hub model whose weights are not in the local cache.
+    """The model according to its files; None for a hub model whose weights are not in the local cache.
 
     Args:
         config: of the model.
         path: its folder, or its name on the hub.
-        may_download: whether weights of a hub model may be fetched.
+        may_download: whether weights of a hub model may be downloaded.
 
     Raises:
-        ValueError: a file is missing, damaged or quantised, or the weights are not those of the configuration.
+        ValueError: a file is missing, damaged or quantised, or the weights do not match the configuration.
     """
     described = read_model_type(config, path)
     files = _weight_files(config, path, may_download)
@@ -88,7 +88,7 @@ def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> 
     shell, loading = _load_on_meta(described, tensors, where)
     _compare(shell, loading, tensors, where, takes_a_part=type(shell.config) is not type(described))
     tied = shell.all_tied_weights_keys
-    # On the meta device transformers ties only what is in the files once.
+    # On the meta device, transformers ties only parameters that are in the files once.
     doubled = {a: b for a, b in tied.items() if shell.get_parameter(a) is not shell.get_parameter(b)}
     return BaseModel(shell, doubled)
 
@@ -124,15 +124,15 @@ def _load_on_meta(
             headers = {name: torch.empty(t.shape, dtype=_TORCH_DTYPES[t.dtype]) for name, t in tensors.items()}
         loaded: Any = type(built).from_pretrained(
             None,
-            config=built.config,  # of the text part alone, where the family has others
+            config=built.config,  # of the text part alone, if the family has others
             state_dict=headers,
             device_map="meta",
             dtype=torch.float32,
             attn_implementation="eager",
-            ignore_mismatched_sizes=True,  # told of below, instead of in a table
+            ignore_mismatched_sizes=True,  # reported below, instead of in a table
             output_loading_info=True,
         )
-    except Exception as error:  # a config.json that contradicts itself or the weights can fail in any line of a model
+    except Exception as error:  # an inconsistent config.json can raise anything
         raise ValueError(
             f"model.path: {where}: these weights do not load into the model that config.json describes: "
             f"{_odd_one_out(tensors) or explain(error)}"
@@ -149,25 +149,25 @@ def _compare(
     *,
     takes_a_part: bool,
 ) -> None:
-    """ValueError unless every weight of the model is in the files and every one of the files is in the model."""
+    """ValueError unless the model and the files have the same weights."""
     if mismatched := sorted(loading["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise ValueError(
-            f"model.path: {_file_of(name, tensors, where)}: {len(mismatched)} weights have other shapes than "
+            f"model.path: {_file_of(name, tensors, where)}: {len(mismatched)} weights have different shapes than "
             f"config.json says, first {name}: {tuple(stored)} in the file, {tuple(wanted)} in the model; "
             "fix config.json, or use the one that belongs to these weights"
         )
     if missing := sorted(loading["missing_keys"]):
-        # transformers would train on with random values in their place.
+        # transformers would replace them with random values.
         raise ValueError(
-            f"model.path: {where}: {len(missing)} weights are missing from the files, the first is {missing[0]}; "
+            f"model.path: {where}: {len(missing)} weights are missing from the files, first {missing[0]}; "
             "complete the weights, or use the config.json that belongs to them"
         )
     unexpected = sorted(set(loading["unexpected_keys"]).difference(_computed(shell, tensors)))
     if takes_a_part:
         unexpected = [name for name in unexpected if not _OTHER_PARTS.match(name)]
     if unexpected:
-        # transformers would train the smaller model that is left without them.
+        # transformers would train a smaller model without them.
         raise ValueError(
             f"model.path: {_file_of(unexpected[0], tensors, where)}: {len(unexpected)} weights have no place in the "
             f"model that config.json describes, first {unexpected[0]}; "
@@ -176,7 +176,7 @@ def _compare(
 
 
 def _computed(shell: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
-    """Names, also with the model's prefix, of what the files may hold though the model computes it."""
+    """Names, also with the model's prefix, of stored tensors that the model computes."""
     for name, tensor in tensors.items():
         is_mask = len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1) and tensor.shape[2] == tensor.shape[3]
         if (is_mask and _MASK.search(name)) or (tensor.shape == () and name.endswith(_MASK_VALUE)):
@@ -185,7 +185,7 @@ def _computed(shell: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> It
 
 
 def _odd_one_out(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """What is wrong with a model's experts where they cannot be put together: transformers tells it in a table."""
+    """Why a model's experts cannot be stacked, which transformers reports as a table."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         groups[re.sub(r"(?<=\.)\d+(?=\.)", "*", name)].append(name)
@@ -194,12 +194,12 @@ def _odd_one_out(tensors: Mapping[str, StoredTensor]) -> str | None:
         usual, _ = Counter(tensors[name].shape for name in names).most_common(1)[0]
         for name in names:
             if tensors[name].shape != usual:
-                return f"{name} is of shape {tensors[name].shape}, the others of its kind of {usual}"
+                return f"{name} has shape {tensors[name].shape}, the others of its kind {usual}"
     most = max(map(len, of_experts.values()), default=0)
     few = ((pattern, len(names)) for pattern, names in of_experts.items() if len(names) < most)
-    return next((f"there are {n} tensors {pattern} but {most} of other kinds" for pattern, n in few), None)
+    return next((f"there are {n} tensors {pattern}, but {most} of other kinds" for pattern, n in few), None)
 
 
 def _file_of(name: str, tensors: Mapping[str, StoredTensor], where: str) -> str:
-    """The file that holds a weight, where it has the model's own name there."""
+    """The file of a weight, if it has the same name there."""
     return str(tensors[name].file) if name in tensors else where

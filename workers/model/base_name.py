@@ -1,17 +1,17 @@
-"""What a base model is called where others read it: its name on the hub, or its folder's; never a path."""
+"""The public name of a base model: its name on the hub, or that of its folder; never a path."""
 
 from pathlib import Path
 
-_OF_A_RUN = ("model", "best")  # folders that every run has, whose names alone say nothing
+_OF_A_RUN = ("model", "best")  # folders of every run, whose names alone mean nothing
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether `model.path` names a model of the hub, not a folder of this machine."""
+    """Whether `model.path` names a model on the hub, not a folder on this machine."""
     return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
 
 
 def base_name(path: str) -> str:
-    """The hub's name, or the name of the folder; `run-model` for the model of a run, which is no name of the hub."""
+    """The hub's name, or the name of the folder; `run-model` for the model of a run."""
     if is_hub_name(path):
         return path
     folder = Path(path).expanduser().resolve()

@@ -1,8 +1,8 @@
 """Scores of heads and neurons: how much two dropout passes of the base model would disagree if a unit were scaled.
 
-Virtual gates of ones stand at every head, intermediate neuron and feed-forward output. Two passes over a batch, p1 and
-p2, differ by their dropout alone; the gradient of KL(p2 || p1) with respect to a gate is its unit's score. Nothing is
-trained: the weights are frozen, only gates have gradients, and gradients flow through both passes.
+Virtual gates of ones are put on every head, intermediate neuron and feed-forward output. Two passes over a batch, p1
+and p2, differ only by their dropout; the gradient of KL(p2 || p1) with respect to a gate is its unit's score. Nothing
+is trained: the weights are frozen, only gates have gradients, and gradients flow through both passes.
 Source: arXiv 2404.10306 and its code, after DAS (arXiv 2302.03241).
 
 Shapes: B rows, L tokens, V vocabulary, H heads, F intermediate neurons, U hidden units; N layers.
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 class GatedModel:
-    """A model with gates of ones and the two dropouts, which stay in it: it is of use for measuring only.
+    """A model with permanent gates of ones and two dropouts, for measuring only.
 
-    Every other dropout of the model is off. A head's gate scales what the head hands to the output projection, which
-    is the same as scaling its attention probabilities after the softmax (and their dropout), because both are linear.
+    All other dropout is off. A head's gate scales the head's input to the output projection, which equals scaling its
+    attention probabilities after the softmax (and their dropout), because both are linear.
     """
 
     def __init__(self, model: "PreTrainedModel", dropout: float, way: Way = "positions") -> None:
@@ -68,9 +68,9 @@ class GatedModel:
     def divergence(
         self, input_ids_BL: torch.Tensor, position_ids_BL: torch.Tensor, is_used_BL: torch.Tensor, seed: int
     ) -> torch.Tensor:
-        """Sum over the used positions of KL(p2 || p1), in nats; the dropout is a function of the seed.
+        """Sum of KL(p2 || p1) over the used positions, in nats; the dropout is a function of the seed.
 
-        The paper's further factors (0.1, and 1 / batch size) cancel in both normalisations.
+        The paper's additional factors (0.1 and 1 / batch size) cancel in both normalisations.
         """
         with torch.random.fork_rng(devices=[input_ids_BL.device] if input_ids_BL.is_cuda else []):
             torch.manual_seed(seed)
@@ -89,8 +89,8 @@ def accumulate_scores(
 ) -> Scores:
     """Gradients of the gates, summed over batches of (input_ids_BL, position_ids_BL, is_used_BL).
 
-    The gradients begin at 0 for every batch. The released code never resets them, so that there an early batch counts
-    as often as there are batches after it; here all tokens count alike.
+    Gradients start at 0 for every batch. The released code never resets them, so that an early batch counts once more
+    for every later one; here all tokens count equally.
     """
     shapes = {kind: (len(gates), len(gates[0])) for kind, gates in gated.gates.items()}
     signed, absolute = ({kind: np.zeros(shape) for kind, shape in shapes.items()} for _ in range(2))
@@ -111,17 +111,17 @@ def accumulate_scores(
 def measure_scores(
     model: ModelConfig, store_folder: Path, num_rows: int, rows_per_pass: int, dropout: float, seed: int
 ) -> Scores:
-    """Scores of the base model on rows of one token store; loads the model whole, on the GPU where there is one.
+    """Scores of the base model on rows of one token store; loads the whole model, on the GPU if there is one.
 
     Raises:
-        ValueError: the model keeps packed examples apart neither by positions nor by a mask.
+        ValueError: neither positions nor a mask keep the model's packed examples apart.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded: Any = load_model(model)
     store = TokenStore.open(store_folder)
     isolation = prove_isolation(PackedForward(loaded.to(device), loaded, device), find_proof_row([store]))
     if isolation.way not in ("positions", "mask"):
-        raise ValueError(f"importance of heads and neurons: set data.packing to false for this model; {isolation}")
+        raise ValueError(f"importance of heads and neurons: set data.packing: false for this model; {isolation}")
     gated = GatedModel(loaded, dropout, isolation.way)
     batches = list(_batches(store, num_rows, rows_per_pass, seed, device))
     return accumulate_scores(gated, batches, seed)
@@ -130,7 +130,7 @@ def measure_scores(
 def _batches(
     store: TokenStore, num_rows: int, rows_per_pass: int, seed: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Drawn rows, rows of like length together; the padding is not used."""
+    """Drawn rows, grouped by length; padding is not used."""
     drawn = permutation(derive_key("importance", seed), store.num_rows)[:num_rows]
     drawn = drawn[np.argsort(store.row_lengths[drawn], kind="stable")]
     for start in range(0, len(drawn), rows_per_pass):
@@ -150,7 +150,7 @@ def _gate_heads(gate_H: torch.Tensor) -> Any:
 
 
 def _gate_rows(gate_F: torch.Tensor, is_gated_R: NDArray[np.bool_]) -> Any:
-    """Where a matrix is shared, only the rows of the one module are gated."""
+    """In a shared matrix, only the rows of one module are gated."""
     index = torch.from_numpy(np.flatnonzero(is_gated_R)).to(gate_F.device)
     ones_R = torch.ones(len(is_gated_R), dtype=gate_F.dtype, device=gate_F.device)
 
@@ -168,7 +168,7 @@ def _gate_and_drop(gate_U: torch.Tensor, dropout: float) -> Any:
 
 
 def _set_attention_dropout(attention: Any, architecture: Architecture, dropout: float) -> None:
-    # Attention drops probabilities only while it trains; its children stay as in evaluation.
+    # Attention drops probabilities only in training mode; its children stay in evaluation mode.
     attention.training = True
     own = getattr(attention, architecture.dropout)
     if isinstance(own, torch.nn.Dropout):

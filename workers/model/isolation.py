@@ -1,13 +1,13 @@
-"""The proof that packed examples do not influence each other, made on a model's own weights, dtype and kernels.
+"""The proof that packed examples do not influence each other, with a model's own weights, dtype and kernels.
 
-Before a run's first step a packed row is compared with its examples alone. First a short one, three examples of a few
-tokens, in every way until one is right. It comes twice in a pass, since some kernels tell examples apart only where a
-pass is one row, and once with the first example's tokens reversed: the loss of each example is what it is alone, in
-training as in evaluation, and the other tokens change no loss of the examples behind them. Then, in that way, the
-longest of the first packed rows of the stores: two forward passes of one row, which also reach what only long rows
-reach (windows and chunks of attention).
-The first way that passes is used. The last of them, every example a sequence of its own, is wrong only where tokens
-behind another change its loss, in models that are not causal; those are refused.
+Before a run's first step, a packed row is compared with its examples alone: first a short one, three examples of a few
+tokens, in every way until one is right. A pass contains it twice, because some kernels separate examples only if a pass
+is one row, the second time with the first example's tokens reversed. The loss of each example must be what it is alone,
+in training and in evaluation mode, and the reversed tokens must not change the loss of later examples. Then the longest
+of the stores' first packed rows is tried in that way: two forward passes, which also cover what only long rows reach
+(windows and chunks of attention).
+The first way that passes is used. The last one, every example as a separate sequence, is wrong only if later tokens
+change the loss of earlier ones, in models that are not causal; those are refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,23 +25,23 @@ from workers.data.store import TokenStore
 from workers.model.packed_forward import PackedForward, Way, passes_over
 
 WAYS: tuple[Way, ...] = ("positions", "mask", "lengths", "separate")
-"""In the order in which they are tried, which is that of their cost."""
+"""In the order in which they are tried, cheapest first."""
 
 _DESCRIPTIONS: dict[Way, str] = {
     "positions": "by their positions",
     "mask": "by a block-diagonal mask",
     "lengths": "by their lengths",
-    "separate": "by giving every example a sequence of its own, which is slower",
+    "separate": "by giving every example a separate sequence, which is slower",
 }
-# Mean difference of an example's tokens, nats. In bfloat16 a row and its examples alone are rounded differently (0.004
-# to 0.02 on small models of a hundred families), while rows of one shape that differ in a masked example hardly are.
+# Mean difference over an example's tokens, nats. In bfloat16 a row and its examples alone are rounded differently
+# (0.004 to 0.02 on small models of a hundred families), but rows of one shape that differ in a masked example hardly.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 _INFLUENCE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.01}
 _SHORT_LENGTHS = (24, 17, 9)
 _ROWS_LOOKED_AT = 256
 
 Losses = NDArray[np.float64]
-"""(B, L) loss of each token of the rows in nats; 0 for the first one of an example."""
+"""(B, L) loss of each token of the rows in nats; 0 for the first token of an example."""
 
 
 class PackingError(ValueError):
@@ -54,27 +54,26 @@ class Isolation:
 
     way: Way
     difference_nats: float | None
-    """Mean over the tokens of an example of how far packing moves their loss, of the worst example; None: there is no
-    row of several examples."""
+    """Mean change of a token's loss by packing, for the worst example; None without a row of several examples."""
     num_tokens: int
-    """Tokens of the row that it was measured on."""
+    """Tokens of the measured row."""
     refused: dict[str, str]
-    """The ways before it, and why they were not taken."""
+    """The ways tried before, and why they were refused."""
 
     def __str__(self) -> str:
         if self.difference_nats is None:
-            return "every row holds a single example, so there is nothing to keep apart"
-        measured = f"{self.difference_nats:.1e} nats a token at most, on a row of {self.num_tokens:,} tokens"
+            return "every sequence holds a single example, so there is nothing to keep apart"
+        measured = f"{self.difference_nats:.1e} nats per token at most, on a sequence of {self.num_tokens:,} tokens"
         refused = "; ".join(f"not {_DESCRIPTIONS[way]}: {why}" for way, why in self.refused.items())  # type: ignore[index]
         text = f"packed examples are kept apart {_DESCRIPTIONS[self.way]} (difference from each alone: {measured})"
         return f"{text}; {refused}" if refused else text
 
 
 def find_proof_row(stores: Iterable[TokenStore]) -> Batch | None:
-    """The longest of each store's first rows that hold several examples, all its tokens targets; None without one."""
+    """The longest of the stores' first rows with several examples, with all tokens as targets; None without one."""
     longest: tuple[int, TokenStore, int] | None = None
     for store in stores:
-        packed = np.flatnonzero(store.row_examples > 1)[:_ROWS_LOOKED_AT]  # those of one long example come before them
+        packed = np.flatnonzero(store.row_examples > 1)[:_ROWS_LOOKED_AT]  # rows of one long example come first
         if len(packed):
             row = int(packed[np.argmax(store.row_lengths[packed])])
             if longest is None or store.row_lengths[row] > longest[0]:
@@ -89,12 +88,12 @@ def find_proof_row(stores: Iterable[TokenStore]) -> Batch | None:
 def prove_isolation(
     forward: PackedForward, row: Batch | None, over_ranks: Callable[[float], float] = lambda difference: difference
 ) -> Isolation:
-    """Find the first way in which the model is right, and let `forward` use it.
+    """Find the first way in which the model is right, and make `forward` use it.
 
     Args:
         forward: the model.
-        row: as `find_proof_row` gives it.
-        over_ranks: the largest difference of all ranks, which then agree; every rank brings the same row.
+        row: from `find_proof_row`, the same on every rank.
+        over_ranks: the maximum of a difference over the ranks, so that all agree.
 
     Raises:
         PackingError: no way is right.
@@ -125,11 +124,11 @@ _CALL_ERRORS = (
     AssertionError,
     ImportError,
 )
-"""What a model raises that does not know an argument, or has no kernel for it."""
+"""What a model raises if it does not know an argument, or has no kernel for it."""
 
 
 class _Proof:
-    """A packed row and a short one, and what their examples lose alone."""
+    """A packed row and a short one, and the losses of their examples alone."""
 
     def __init__(self, forward: PackedForward, row: Batch, over_ranks: Callable[[float], float]) -> None:
         self._forward = forward
@@ -157,23 +156,23 @@ class _Proof:
                 packed = self._losses(self._short, way, is_training=is_training)
                 self.difference = self._compare(self._short, packed, self._short_alone)
                 if not self.difference <= self._tolerance:
-                    return f"an example's loss differs by {self.difference:.2g} nats a token"
+                    return f"an example's loss differs by {self.difference:.2g} nats per token"
             influence = self._compare(self._short, packed[1:], packed[:1], first_example=1)
             if not influence <= _INFLUENCE_TOLERANCE[self._forward.model.dtype]:
-                return f"other tokens in one example change another's loss by {influence:.2g} nats a token"
+                return f"other tokens in one example change another's loss by {influence:.2g} nats per token"
             return self._find_fault_of_long_row(way) if self._is_longer and way != "separate" else None
         except _CALL_ERRORS as error:
             self._forward.recover()
             return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
     def _define(self) -> Losses:
-        """Whole examples, one a pass, without any padding; a model that is not causal shows by it too."""
+        """The definition: whole examples, one per pass, without padding; it also exposes models that are not causal."""
         try:
             return self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
         except _CALL_ERRORS as error:
             raise PackingError(
-                f"the model cannot be called on a single example ({type(error).__name__}: {error}); is this family, "
-                "with this training.strategy, one that transformers and peft can compute?"
+                f"the model cannot be called on a single example ({type(error).__name__}: {error}); check that "
+                "transformers and peft support this family with this training.strategy"
             ) from error
 
     def _find_fault_of_long_row(self, way: Way) -> str | None:
@@ -181,7 +180,7 @@ class _Proof:
             self._alone = self._losses(self._row, "separate")
         self.difference = self._compare(self._row, self._losses(self._row, way), self._alone)
         if not self.difference <= self._tolerance:
-            return f"in a row of {self.num_tokens:,} tokens a loss differs by {self.difference:.2g} nats a token"
+            return f"in a sequence of {self.num_tokens:,} tokens a loss differs by {self.difference:.2g} nats per token"
         return None
 
     def _losses(
@@ -195,8 +194,8 @@ class _Proof:
         return losses.reshape(batch.input_ids_BL.shape)
 
     def _compare(self, batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:
-        """Mean difference of the example that differs most, of all rows and ranks; from that example of a row on."""
-        example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the rows are alike
+        """Mean difference of the most different example, over all rows and ranks, from `first_example` of a row on."""
+        example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the same in all rows
         is_target_L = batch.loss_mask_BL[0]
         counts = np.bincount(example_L[is_target_L])
         means = [
@@ -207,7 +206,7 @@ class _Proof:
 
 
 def shorten(row: Batch) -> Batch:
-    """The beginnings of the row's first examples as a row of their own."""
+    """The beginnings of the row's first examples, as a new row."""
     starts = np.flatnonzero(row.position_ids_BL[0] == 0)
     ends = np.append(starts[1:], row.position_ids_BL.shape[1])
     pieces = [
@@ -224,7 +223,7 @@ def shorten(row: Batch) -> Batch:
 
 
 def _twice(row: Batch) -> Batch:
-    """The row, and the row with its first example's tokens reversed."""
+    """The row, followed by the same with its first example's tokens reversed."""
     end = int(np.flatnonzero(row.position_ids_BL[0] == 0)[1])
     input_ids_BL = np.repeat(row.input_ids_BL, 2, axis=0)
     input_ids_BL[1, :end] = input_ids_BL[1, :end][::-1]
@@ -240,9 +239,9 @@ def _twice(row: Batch) -> Batch:
 
 @contextmanager
 def _without_noise(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout and router jitter, and at the end in the mode in which the model was."""
+    """Turn off dropout and router jitter; afterwards restore them and the model's mode."""
     was_training = model.training
-    holders = [*model.modules(), model.config, model.config.get_text_config()]  # some families ask their config
+    holders = [*model.modules(), model.config, model.config.get_text_config()]  # some families read their config
     noisy = [
         (module, name, value)
         for module in holders

@@ -1,4 +1,4 @@
-"""The base model: safetensors only, remote code never run, nothing printed."""
+"""Loading of the base model: only from safetensors, without remote code, without output."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,16 +20,16 @@ from workers.model.base_folder import BaseModel, read_base
 def check_model(
     config: ModelConfig, on_gpu: bool, checkpointing: bool = False, zero_stage: int = 0
 ) -> BaseModel | None:
-    """What the files of the base model say of it, no weight read; None for a hub model that is not in the local cache.
+    """The base model according to its files, without reading weights; None for a hub model outside the local cache.
 
     Args:
         config: of the model.
-        on_gpu: whether it is to run on a GPU.
-        checkpointing: whether its activations are to be recomputed.
+        on_gpu: whether it will run on a GPU.
+        checkpointing: whether its activations will be recomputed.
         zero_stage: of the training.
 
     Raises:
-        ValueError: it could not be loaded, or not with the attention kernel that is asked for.
+        ValueError: it could not be loaded, or not with the requested attention kernel.
     """
     path = check_model_path(config)
     described = read_model_type(config, path)
@@ -39,7 +39,7 @@ def check_model(
         check_partitions(described)
     if checkpointing and not family.supports_gradient_checkpointing:
         raise ValueError(
-            f"training.activation_checkpointing: transformers has none for {family.__name__}; set it to false"
+            f"training.activation_checkpointing: {family.__name__} does not support it in transformers; set it to false"
         )
     return read_base(config, path)
 
@@ -56,21 +56,21 @@ def check_partitions(config: PreTrainedConfig) -> None:
 def load_model(config: ModelConfig) -> PreTrainedModel:
     """The causal language model in the configured precision; every weight comes from a safetensors file.
 
-    As in plain transformers, weights that the configuration ties stay apart where the files hold different values for
-    them; here the model's configuration then says so. Under ZeRO-3 a collective.
+    As in plain transformers, tied weights stay separate if the files have different values for them; the model's
+    configuration then says so. A collective under ZeRO-3.
 
     Raises:
-        ValueError: the files are not those of the model, or hold a weight that is NaN or infinite.
+        ValueError: the files do not match the model, or contain a weight that is NaN or infinite.
     """
     path = check_model_path(config)
-    partitioning = deepspeed_config()  # of ZeRO-3, where DeepSpeed is to partition the model
+    partitioning = deepspeed_config()  # of ZeRO-3, if DeepSpeed is to partition the model
     unset_hf_deepspeed_config()
     described = read_model_type(config, path)
     attention = resolve_attention(config, model_class(described), torch.cuda.is_available())
     base = read_base(config, path, may_download=True)
     doubled = base.doubled if base else {}
     if doubled:
-        # Whether they differ shows when they are loaded; transformers would tie them under ZeRO-3 without a look.
+        # Whether they differ is known once loaded; under ZeRO-3, transformers would tie them unchecked.
         _set_tying(described, False)
     with _partitioned(partitioning):
         model = _load(config, path, described, attention)
@@ -79,27 +79,27 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         _set_tying(model.config, True)
         model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
         model.tie_weights()
-    # With the cache on, transformers does not see where packed examples begin, and they attend to each other.
+    # With the cache on, transformers ignores where packed examples begin, and they attend to each other.
     model.config.use_cache = False
     return model
 
 
 def find_decoder(model: PreTrainedModel) -> torch.nn.Module:
-    """The part of a model that a forward pass goes through up to its last hidden states: the model without its head.
+    """The part of a model that computes the last hidden states: the model without its head.
 
-    What transformers calls the decoder of a family is sometimes the head or the model itself, and its base model
-    sometimes a shell that is passed by.
+    What transformers calls a family's decoder is sometimes the head or the model itself, and its base model sometimes
+    an unused shell.
     """
     embeddings: Any = model.get_input_embeddings()
     for part in (model.get_decoder(), model.base_model, getattr(model, "model", model)):
         if part is not model and any(module is embeddings for module in part.modules()):
             return part
-    raise ValueError(f"{type(model).__name__}: transformers does not say which part gives the last hidden states")
+    raise ValueError(f"{type(model).__name__}: transformers does not say which part computes the last hidden states")
 
 
 @contextmanager
 def _partitioned(settings: dict[str, Any] | None) -> Iterator[None]:
-    """A model that is loaded in here is partitioned by ZeRO-3, if there are settings for it."""
+    """Make ZeRO-3 partition models loaded in this context, if there are settings for it."""
     held = None if settings is None else HfDeepSpeedConfig(settings)  # transformers keeps a weak reference
     try:
         yield
@@ -112,7 +112,7 @@ def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        # With output_loading_info the result is a pair, which the library's annotation does not say.
+        # With output_loading_info the result is a pair, contrary to the library's annotation.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=described,
@@ -123,15 +123,13 @@ def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # a person's files can go wrong in any line of transformers' reading of them
+    except Exception as error:  # faulty files can raise anything in transformers
         raise ValueError(f"model {config.path} does not load: {explain(error)}") from error
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
-        # transformers would train on with random values in their place.
-        raise ValueError(
-            f"model {config.path}: {len(missing)} weights are missing from the files, the first is {missing[0]}"
-        )
+        # transformers would replace them with random values.
+        raise ValueError(f"model {config.path}: {len(missing)} weights are missing from the files, first {missing[0]}")
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -142,7 +140,6 @@ def _set_tying(config: PreTrainedConfig, is_tied: bool) -> None:
 
 
 def _are_equal(model: PreTrainedModel, pairs: Mapping[str, str]) -> bool:
-    """Whether both parameters of every pair hold the same values."""
     return all(_is_equal(model.get_parameter(one), model.get_parameter(other)) for one, other in pairs.items())
 
 
@@ -156,7 +153,7 @@ def _is_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _refuse_non_finite(model: PreTrainedModel, path: str) -> None:
-    """ValueError, on all ranks alike, where a weight is NaN or infinite: one look at each, where it has been loaded."""
+    """Raise ValueError on all ranks if a weight is NaN or infinite; each is checked where it was loaded."""
     stored = model.state_dict().keys()
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
     bad = [*_non_finite(model.named_parameters()), *_non_finite(buffers)]
@@ -166,22 +163,22 @@ def _refuse_non_finite(model: PreTrainedModel, path: str) -> None:
         bad = sorted({name for names in of_ranks for name in names})
     if bad:
         raise ValueError(
-            f"model {path}: {len(bad)} of its weights hold NaN or infinity, the first is {bad[0]}; the base model is "
+            f"model {path}: {len(bad)} of its weights contain NaN or infinity, first {bad[0]}; the base model is "
             "damaged, so copy or download it again, or use another"
         )
 
 
 def _non_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     held = {name: _held(tensor) for name, tensor in tensors if tensor.is_floating_point()}
-    # NaN is both the least and the greatest of what it stands among, and no copy is made.
+    # NaN is both the minimum and the maximum of any tensor with it; this makes no copy.
     return [name for name, t in held.items() if t.numel() and not torch.isfinite(torch.stack(torch.aminmax(t))).all()]
 
 
 def _held(tensor: Any) -> torch.Tensor:
-    """What this rank holds of it: all, or under ZeRO-3 its part, without the padding, which is not initialised."""
+    """This rank's part: all of it, or under ZeRO-3 its partition without the uninitialised padding."""
     if not hasattr(tensor, "ds_tensor"):
         held = tensor.detach()
-    elif tensor.ds_tensor.status.name != "AVAILABLE":  # offloaded to a disk
+    elif tensor.ds_tensor.status.name != "AVAILABLE":  # offloaded to disk
         held = torch.empty(0)
     else:
         part, rank = tensor.ds_tensor, dist.get_rank(tensor.ds_process_group)

@@ -1,6 +1,6 @@
-"""The files of a model folder, judged by their names, sizes and headers: no tensor is read, whatever the model's size.
+"""The files of a model folder, checked by names, sizes and headers; no tensor is read, for any size.
 
-A safetensors file is 8 bytes with the header's length, the header (JSON: name -> dtype, shape, place), the tensors.
+A safetensors file is 8 bytes with the header's length, the header (JSON: name -> dtype, shape, offsets), the tensors.
 """
 
 import json
@@ -16,8 +16,6 @@ _NEEDED = "raymix needs model.safetensors, or model.safetensors.index.json with 
 
 
 class StoredTensor(NamedTuple):
-    """What a header says of a tensor."""
-
     file: Path
     dtype: str
     """As safetensors writes it: F32, BF16, ..."""
@@ -28,39 +26,39 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json.
 
     Raises:
-        ValueError: there is none, or none of a whole model with unquantised weights.
+        ValueError: it is missing, or is not that of a whole model with unquantised weights.
     """
     file = folder / "config.json"
     refuse_adapter(folder)
     if not file.is_file():
-        raise ValueError(f"model.path: {folder} holds no config.json, so it is not a Hugging Face model folder")
+        raise ValueError(f"model.path: {folder} has no config.json, so it is not a Hugging Face model folder")
     content = read_json(file)
     if not content.get("model_type"):
-        raise ValueError(f"model.path: {file} has no model_type, so nobody can say what model it is; write it there")
+        raise ValueError(f"model.path: {file} has no model_type, so the type of model is unknown; add it")
     refuse_quantised(content, file)
     return content
 
 
 def refuse_adapter(folder: Path) -> None:
-    """ValueError where the folder holds an adapter: transformers would train on what its base and it are together."""
+    """ValueError if the folder is an adapter: transformers would train its base with the adapter merged."""
     file = folder / "adapter_config.json"
     if file.is_file():
         base = read_json(file).get("base_model_name_or_path")
         raise ValueError(
-            f"model.path: {folder} holds an adapter ({file.name}), not a model of its own; "
+            f"model.path: {folder} is an adapter ({file.name}), not a complete model; "
             f"give its base model ({base}), or merge the adapter into it and give the merged model"
         )
 
 
 def refuse_quantised(content: dict[str, Any], file: Path | str) -> None:
-    """ValueError where a model's configuration says that its weights are quantised."""
+    """ValueError if a model's configuration says that its weights are quantised."""
     for part in (content, content.get("text_config")):
         if not isinstance(part, dict):
             continue
         for key in ("quantization_config", "compression_config"):
             settings = part.get(key)
             if settings:
-                method = settings.get("quant_method", "it names no method") if isinstance(settings, dict) else settings
+                method = settings.get("quant_method", "no method given") if isinstance(settings, dict) else settings
                 raise ValueError(
                     f"model.path: {file}: {key} says that the weights are quantised ({method}), and raymix trains all "
                     "bits of a weight; use the original, unquantised model, or dequantise and save them first"
@@ -68,10 +66,10 @@ def refuse_quantised(content: dict[str, Any], file: Path | str) -> None:
 
 
 def find_weight_files(folder: Path, content: dict[str, Any]) -> list[Path]:
-    """The safetensors files that transformers reads for a folder with this config.json, each of which is there.
+    """The existing safetensors files that transformers reads for a folder with this config.json.
 
     Raises:
-        ValueError: there are none, or one that the index names is missing.
+        ValueError: there are none, or one named by the index is missing.
     """
     given = content.get("transformers_weights")
     names = [given] if given else [_WEIGHTS, _INDEX]
@@ -91,23 +89,21 @@ def find_weight_files(folder: Path, content: dict[str, Any]) -> list[Path]:
 
 
 def shard_names(index: Path) -> list[str]:
-    """Names of the files that an index tells of."""
+    """Names of the files in an index."""
     content = read_json(index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"model.path: {index} has no weight_map of file names; copy or download it again")
     if not isinstance(content.get("metadata"), dict):
-        raise ValueError(
-            f'model.path: {index} has no metadata, which transformers asks for; write "metadata": {{}} there'
-        )
+        raise ValueError(f'model.path: {index} has no metadata, which transformers needs; add "metadata": {{}}')
     return sorted(set(places.values()))
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the files by its name.
+    """Every tensor of the files, by name.
 
     Raises:
-        ValueError: a file is cut off, is not a safetensors file, or holds quantised numbers.
+        ValueError: a file is truncated, is not a safetensors file, or is quantised.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -118,14 +114,14 @@ def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
             if tensor.dtype.startswith(("F8", "F6", "F4")):
                 raise ValueError(
                     f"model.path: {file}: {name} is quantised ({tensor.dtype}), and raymix trains all bits of a "
-                    "weight; give the model that it was made from, or dequantise and save it first"
+                    "weight; use the model from which it was made, or dequantise and save it first"
                 )
             tensors[name] = tensor
     return tensors
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
+    """The object in a JSON file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -136,19 +132,19 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _what_it_holds(folder: Path) -> str:
-    """In place of weights: the rest of a sentence about the folder."""
+    """The rest of a sentence about a folder without weights."""
     if others := sorted(file.name for file in folder.glob("*.safetensors")):
-        return f"has its weights under a name that transformers does not look for ({others[0]}); {_NEEDED}"
+        return f"has its weights under a name that transformers does not expect ({others[0]}); {_NEEDED}"
     if pickles := sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern)):
         return (
-            f"has its weights as pickle only ({pickles[0]}), which can run code when it is read; "
+            f"has its weights only as a pickle ({pickles[0]}), which can run code when it is read; "
             "convert it: model.save_pretrained(folder) of a recent transformers writes safetensors"
         )
     if ggufs := sorted(file.name for file in folder.glob("*.gguf")):
-        return f"has its weights as GGUF only ({ggufs[0]}), made for inference; give the model that it was made from"
+        return f"has its weights only as GGUF ({ggufs[0]}), for inference; use the model from which it was made"
     if below := sorted(folder.glob("*/*.safetensors")):
-        return f"holds no *.safetensors file itself, but {below[0].parent.name}/ does; give that folder or move them up"
-    return "holds no *.safetensors file"
+        return f"has no *.safetensors file itself, but {below[0].parent.name}/ does; give that folder or move them up"
+    return "has no *.safetensors file"
 
 
 def _read_header(file: Path) -> dict[str, Any]:
@@ -157,7 +153,7 @@ def _read_header(file: Path) -> dict[str, Any]:
         start = content.read(_LENGTH_BYTES)
         if start == b"version ":
             raise ValueError(
-                f"model.path: {file} is not the weights but a pointer to them by Git LFS ({size} bytes); "
+                f"model.path: {file} is a Git LFS pointer to the weights ({size} bytes), not the weights; "
                 "run git lfs pull in its folder"
             )
         header_end = _LENGTH_BYTES + int.from_bytes(start, "little")
@@ -165,7 +161,7 @@ def _read_header(file: Path) -> dict[str, Any]:
             raise ValueError(f"model.path: {file} is not a safetensors file: its first bytes are {start!r}")
         if len(start) < _LENGTH_BYTES or size < header_end:
             raise ValueError(
-                f"model.path: {file} is cut off in its header, after {size:,} bytes; copy or download it again"
+                f"model.path: {file} is truncated in its header, after {size:,} bytes; copy or download it again"
             )
         try:
             header = json.loads(content.read(header_end - _LENGTH_BYTES))
@@ -178,14 +174,14 @@ def _read_header(file: Path) -> dict[str, Any]:
     if size != expected:
         raise ValueError(
             f"model.path: {file} has {size:,} bytes but its header describes {expected:,}, so it is "
-            f"{'cut off' if size < expected else 'longer than it should be'}; copy or download it again"
+            f"{'truncated' if size < expected else 'too long'}; copy or download it again"
         )
     _check_places(file)
     return header
 
 
 def _check_places(file: Path) -> None:
-    """The format's own check that the tensors fill the file, each by as many bytes as its shape says."""
+    """The format's check that tensors fill the file, with the number of bytes that each shape needs."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,14 +1,14 @@
 """A causal language model called on packed rows, in one of the ways that keep packed examples apart.
 
     positions   position ids that restart; transformers builds the block-diagonal mask from them, or flash attention its
-                sequence lengths, in the families whose code looks at them
-    mask        that mask, built here by transformers and handed over, in families that take one
-    lengths     all rows as one sequence, and its examples' ends by the names that kernels for varied lengths know
-                (causal-conv1d, mamba-ssm, flash-linear-attention, flash attention)
-    separate    every example a sequence of its own: right in any causal model, and slower
+                sequence lengths, in the families whose code uses them
+    mask        that mask, built here with transformers and passed on, in families that accept one
+    lengths     all rows as one sequence, and the ends of its examples under the names used by kernels for varied
+                lengths (causal-conv1d, mamba-ssm, flash-linear-attention, flash attention)
+    separate    every example as a separate sequence: right for any causal model, and slower
 
-Which of them a model is right in is proved by `isolation.py`. S sequences, L tokens, K positions whose next token
-counts, N targets, V vocabulary.
+`isolation.py` proves which of them is right for a model. S sequences, L tokens, K positions whose next token counts,
+N targets, V vocabulary.
 """
 
 import inspect
@@ -32,9 +32,9 @@ Way = Literal["positions", "mask", "lengths", "separate"]
 def passes_over(
     batch: "Batch", way: Way, rows_per_pass: int, *, cut: bool = True, tokens_per_pass: int | None = None
 ) -> Iterator[ForwardPass]:
-    """The forward passes that a batch takes.
+    """The forward passes over a batch.
 
-    Single examples come as many a pass as fit into `tokens_per_pass`, by default what as many rows have.
+    Single examples come as many per pass as fit into `tokens_per_pass`; by default, the tokens of `rows_per_pass` rows.
     """
     if way == "separate":
         return single_examples(batch, tokens_per_pass or rows_per_pass * batch.input_ids_BL.shape[1], cut)
@@ -46,8 +46,8 @@ class PackedForward:
     """Calls a model on forward passes.
 
     Args:
-        call: the model, or what wraps it (DeepSpeed's engine).
-        model: the transformers model itself, for what its `forward` takes.
+        call: the model, or its wrapper (DeepSpeed's engine).
+        model: the transformers model, for the signature of its `forward`.
         device: where it computes.
         way: how packed examples are kept apart.
     """
@@ -62,10 +62,10 @@ class PackedForward:
         parameters = inspect.signature(model.forward).parameters
         self._takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         self._named = parameters.keys()
-        self.keeps_logits = "logits_to_keep" in self._named  # whether the head can be left out where nothing counts
+        self.keeps_logits = "logits_to_keep" in self._named  # whether the head can skip positions without a target
 
     def why_not(self, way: Way) -> str | None:
-        """Why the model cannot even be called in this way, or None."""
+        """Why the model cannot be called in this way, or None."""
         if way in ("positions", "lengths") and "position_ids" not in self._named:
             return "the model takes no positions"
         if way == "mask" and "attention_mask" not in self._named:
@@ -78,23 +78,23 @@ class PackedForward:
         """Loss of each target, (N,), float32, in nats."""
         column_N, length = one_pass.column_N, one_pass.input_ids_SL.shape[1]
         keep_K = np.unique(column_N) if self.keeps_logits and len(column_N) else np.arange(length)
-        # Where every position counts, choosing them all would only copy, and scatter once more in the backward pass.
+        # If every position counts, selecting all would only copy, and scatter in the backward pass.
         kept = {"logits_to_keep": self.to_device(keep_K)} if len(keep_K) < length else {}
         ids_SL, positions_SL = self.to_device(one_pass.input_ids_SL), self.to_device(one_pass.position_ids_SL)
         logits_SKV = self.output(ids_SL, positions_SL, **kept).logits
         index_N = self.to_device(one_pass.sequence_N * len(keep_K) + np.searchsorted(keep_K, column_N))
         logits_NV = logits_SKV.flatten(0, 1)
-        if len(column_N) < len(logits_NV):  # else every position counts, and choosing them all would only copy
+        if len(column_N) < len(logits_NV):  # otherwise selecting all would only copy
             logits_NV = logits_NV.index_select(0, index_N)
         return F.cross_entropy(logits_NV.float(), self.to_device(one_pass.target_N), reduction="none")
 
     def recover(self) -> None:
-        """Forget a call that ended in an error: ZeRO-3 gathers parameters as it goes, and lets them go only later."""
+        """Clean up after a failed call: ZeRO-3 gathers parameters as it goes and releases them later."""
         if offload := getattr(getattr(self._call, "optimizer", None), "parameter_offload", None):
             offload.get_param_coordinator().release_and_reset_all(self._call.module)  # type: ignore[attr-defined]
 
     def output(self, input_ids_SL: torch.Tensor, position_ids_SL: torch.Tensor, **more: Any) -> Any:
-        """What the model's `forward` returns for sequences that are laid out as the way wants them."""
+        """The result of the model's `forward` for sequences in the layout that the way needs."""
         arguments: dict[str, Any] = {"input_ids": input_ids_SL}
         if self.way != "separate" and "position_ids" in self._named:
             arguments["position_ids"] = position_ids_SL
@@ -102,15 +102,15 @@ class PackedForward:
             arguments["attention_mask"] = self._block_diagonal_mask(position_ids_SL)
         if self.way == "lengths":
             arguments |= _sequence_lengths(position_ids_SL)
-        # With a cache transformers does not look for packed examples in the positions.
+        # With a cache, transformers does not detect packed examples from positions.
         return self._call(**arguments, **more, use_cache=False)
 
     def to_device(self, array: np.ndarray) -> torch.Tensor:
-        """Indices as a tensor where the model computes."""
+        """Indices as a tensor on the model's device."""
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self._device)
 
     def _block_diagonal_mask(self, position_ids_SL: torch.Tensor) -> Any:
-        """As the model's own attention kernel wants it; one for each kind of layer where there are several."""
+        """In the form that the model's attention kernel needs; one for each type of layer if there are several."""
         no_embeddings = torch.empty((*position_ids_SL.shape, 0), dtype=self.model.dtype, device=self._device)
         return create_masks_for_generate(self.model.config, no_embeddings, None, None, position_ids_SL)
 

@@ -1,4 +1,4 @@
-"""The base model's tokenizer: remote code never run, nothing printed."""
+"""Loading of the base model's tokenizer, without remote code, without output."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,27 +17,27 @@ def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
     from transformers.utils import logging as transformers_logging
 
     path = check_model_path(config)
-    read_model_type(config, path)  # whose faults would be told in the tokenizer's name
+    read_model_type(config, path)  # its errors would otherwise be blamed on the tokenizer
     transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except Exception as error:  # a person's file can go wrong in any line of transformers' reading of it
+    except Exception as error:  # a faulty file can raise anything in transformers
         if reason := explain_missing_package(_folder_of(config, path), error):
             raise ValueError(f"model.path: {config.path}: {reason}") from error
         where = f"model.path: {config.path}"
         if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
-            where += " holds no tokenizer.json (copy the model's own there)"
+            where += " has no tokenizer.json (copy the model's there)"
         raise ValueError(f"{where}: its tokenizer does not load: {explain(error)}") from error
     if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
         reason = explain_missing_package(_folder_of(config, path), None)
-        reason = reason or "its tokenizer is empty; copy the tokenizer.json of the model there"
+        reason = reason or "its tokenizer is empty; copy the model's tokenizer.json there"
         raise ValueError(f"model.path: {config.path}: {reason}")
     _complete(tokenizer, config)
     return tokenizer
 
 
 def _complete(tokenizer: "PreTrainedTokenizerBase", config: ModelConfig) -> None:
-    """Give it the chat template and the pad token that it lacks, or that the configuration names."""
+    """Add the configured chat template, or the missing chat template and pad token."""
     if config.chat_template is not None:
         if not config.chat_template.is_file():
             raise ValueError(f"model.chat_template: no such file: {config.chat_template}")
@@ -53,7 +53,7 @@ def _complete(tokenizer: "PreTrainedTokenizerBase", config: ModelConfig) -> None
 
 
 def _folder_of(config: ModelConfig, path: str) -> Path | None:
-    """The model's folder, or that of the local cache which a hub model's files are in."""
+    """The model's folder; for a hub model, the folder in the local cache."""
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import try_to_load_from_cache

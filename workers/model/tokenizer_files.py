@@ -1,7 +1,7 @@
-"""Why a model's tokenizer does not load, in one line: the package that it takes, or the file that is wrong.
+"""Why a model's tokenizer does not load, in one line: a missing package or a faulty file.
 
-transformers makes a fast tokenizer out of whatever a folder holds. Without the package for that it tries the next way,
-and tells of the last one that failed: of a SentencePiece model, that tiktoken is missing.
+transformers makes a fast tokenizer from any supported file. Without the package for it, it tries the next method and
+reports only the last failure: for a SentencePiece model, that tiktoken is missing.
 """
 
 import base64
@@ -14,7 +14,7 @@ from pathlib import Path
 _FAST = "tokenizer.json"
 _MODELS = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model")
 _VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken")
-# What reads a kind of file: (name to import, name to install).
+# Packages that read a type of file: (name to import, name to install).
 _SENTENCEPIECE = (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf"))
 _TIKTOKEN = (("tiktoken", "tiktoken"),)
 _TEKKEN = (("mistral_common", "mistral-common"),)
@@ -24,16 +24,16 @@ _NAMED_PACKAGE = (
     re.compile(r"need to install ([\w-]+) to use"),
     re.compile(r"No module named '([\w-]+)"),
 )
-_ONCE = "or, where that is installed, save the tokenizer once with AutoTokenizer, which writes tokenizer.json"
+_ONCE = "or save the tokenizer with AutoTokenizer where that is installed, which writes tokenizer.json"
 _HEAD_BYTES = 4096
 
 
 def explain_missing_package(folder: Path | None, error: Exception | None) -> str | None:
-    """What a tokenizer needs, or what is wrong with its file; None where neither can be said.
+    """What a tokenizer needs, or what is wrong with its file; None if unknown.
 
     Args:
-        folder: of the model, where it is known.
-        error: of transformers.
+        folder: of the model, if known.
+        error: from transformers.
     """
     if folder is not None and (what := next(_of_files(folder), None)):
         return what
@@ -55,7 +55,7 @@ def _of_files(folder: Path) -> Iterator[str]:
         yield from _missing("tekken.json is a tokenizer of mistral-common", _TEKKEN)
     others = [*_MODELS, *_VOCABULARIES, "tekken.json"]
     if not any(next(folder.glob(name), None) for name in others):
-        yield "holds no tokenizer.json and no other tokenizer; copy the model's own there"
+        yield "it has no tokenizer.json and no other tokenizer; copy the model's there"
 
 
 def _not_json(file: Path) -> Iterator[str]:
@@ -66,11 +66,11 @@ def _not_json(file: Path) -> Iterator[str]:
 
 
 def _of_model(file: Path) -> Iterator[str]:
-    """A file that may be SentencePiece's or tiktoken's, whatever its name says."""
+    """A file that may be SentencePiece's or tiktoken's, whatever its name."""
     with file.open("rb") as content:
         head = content.read(_HEAD_BYTES)
     if head.startswith(b"version https://git-lfs"):
-        yield f"{file.name} is not the tokenizer but a pointer to it by Git LFS; run git lfs pull in its folder"
+        yield f"{file.name} is a Git LFS pointer to the tokenizer; run git lfs pull in its folder"
     elif _is_sentencepiece(head):
         yield from _missing(f"{file.name} is a SentencePiece model and there is no {_FAST}", _SENTENCEPIECE)
     elif _is_tiktoken(head):
@@ -87,7 +87,7 @@ def _missing(what: str, packages: tuple[tuple[str, str], ...]) -> Iterator[str]:
     if missing:
         named = " and ".join(missing)
         yield (
-            f"{what}: reading it takes the package{'s' if len(missing) > 1 else ''} {named}, not installed here; run "
+            f"{what}: reading it needs the package{'s' if len(missing) > 1 else ''} {named}, not installed here; run "
             f"`pip install {' '.join(missing)}`, {_ONCE}"
         )
 
@@ -95,17 +95,17 @@ def _missing(what: str, packages: tuple[tuple[str, str], ...]) -> Iterator[str]:
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it
+    except ModuleNotFoundError:  # its parent package
         return False
 
 
 def _is_sentencepiece(head: bytes) -> bool:
-    """A protobuf message that begins with a piece: field 1, whose first field, of number 1, is the piece's text."""
+    """A protobuf message that begins with a piece: field 1, whose first field (1) is the piece's text."""
     return len(head) > 3 and head[0] == 0x0A and head[2] == 0x0A and 2 + head[3] <= head[1] < 0x80
 
 
 def _is_tiktoken(head: bytes) -> bool:
-    """Lines of a token in base64 and its rank."""
+    """Lines with a base64 token and its rank."""
     line, newline, _ = head.partition(b"\n")
     token, _, rank = line.partition(b" ")
     try:

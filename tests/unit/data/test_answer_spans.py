@@ -413,7 +413,7 @@ def test_the_result_of_a_tool_that_is_left_out_is_missed_even_where_its_words_st
     row = example(("user", "Is it raining?"), ("assistant", "rain()"), ("tool", "yes"), ("assistant", "Oh yes."))
     without_tools = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'tool' %}")
     result = tokenize(tokenizer, without_tools, row)
-    assert isinstance(result, str) and "leaves out the result of a tool: yes" in result
+    assert isinstance(result, str) and "omits the result of a tool: yes" in result
     assert learned(tokenizer, PLAIN, row) == ["rain()<|end|>", "Oh yes.<|end|>"]
 
 

@@ -175,12 +175,12 @@ def test_columns_that_are_not_decoded_are_not_read(tmp_path: Path) -> None:
         (
             "a.parquet",
             pyarrow.table({"at": TIMES}),
-            "missing field: `prompt`; there is 'at'",
+            "missing field: `prompt`; it has 'at'",
         ),
         (
             "a.feather",
             pyarrow.table({"at": TIMES}),
-            "missing field: `prompt`; there is 'at'",
+            "missing field: `prompt`; it has 'at'",
         ),
     ],
 )

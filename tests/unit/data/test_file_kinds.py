@@ -107,11 +107,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a.jsonl", b"\x80\x04\x95" + bytes(20), "this is a Python pickle, which is never loaded"),
     ("a.jsonl", pretty([ROW, ROW]), "this is one JSON array, not one row per line: name it a.json"),
     ("a.jsonl", json.dumps([ROW, ROW]).encode(), "this is one JSON array, not one row per line: name it a.json"),
-    (
-        "a.jsonl.gz",
-        gzip.compress(pretty([ROW] * 900)),
-        "this is one JSON array, not one row per line: name it a.json.gz",
-    ),
+    ("a.jsonl.gz", gzip.compress(pretty([ROW] * 900)), "this is one JSON array, not one row per line: name it a.json."),
     ("a.json", pretty({"version": 2, "data": [ROW]}), "this is one JSON object with its rows under `data`"),
     ("a.json", pretty({"version": 2, "rows": [ROW] * 900}), "this is one JSON object with its rows under `rows`"),
     ("a.json", json.dumps({"examples": [ROW]}).encode(), "this is one JSON object with its rows under `examples`"),

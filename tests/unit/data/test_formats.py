@@ -239,7 +239,7 @@ def test_the_weight_of_a_row(name: str) -> None:
         ("sharegpt", {"conversations": [{"from": "", "value": "x"}]}, "unknown role: message 1"),
         ("alpaca", {"instruction": "u", "output": 3}, "wrong type: `output` is a number"),
         ("prompt_completion", {"prompt": 3, "completion": "x"}, "wrong type: `prompt` is a number"),
-        ("prompt_completion", {"completion": "x"}, "missing field: `prompt`; there is 'completion'"),
+        ("prompt_completion", {"completion": "x"}, "missing field: `prompt`; it has 'completion'"),
         ("text", {"text": " \n"}, "empty text"),
         ("text", {"text": True}, "wrong type: `text` is true or false"),
         ("text", [1], "not an object: the row is a list"),

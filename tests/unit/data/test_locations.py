@@ -84,7 +84,7 @@ def test_a_file_of_the_very_name_goes_before_a_pattern(tmp_path: Path) -> None:
     ("path", "told"),
     [
         ("none.jsonl", "none.jsonl: no such file; check the path"),
-        ("none/*.jsonl", "none/*.jsonl: nothing matches this pattern; mend it"),
+        ("none/*.jsonl", "none/*.jsonl: nothing matches this pattern; correct it"),
         (
             "*.md",
             "matches no .jsonl, .ndjson, .json, .csv, .tsv (these also",

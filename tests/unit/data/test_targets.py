@@ -106,4 +106,4 @@ def test_names_that_were_found_are_those_of_the_source(tmp_path: Path) -> None:
     assert isinstance(row, Example) and row.messages[1]["content"] == "a"
     named = DomainConfig(train=[path], format="prompt_completion")
     (row,) = read_examples(plan_sources("d", named, "train")[0], Shard())
-    assert isinstance(row, BadRow) and row.reason.startswith("missing field: `prompt`; there is 'query', 'response'")
+    assert isinstance(row, BadRow) and row.reason.startswith("missing field: `prompt`; it has 'query', 'response'")

@@ -354,10 +354,7 @@ def test_a_call_can_be_marked_and_learned_alone() -> None:
             "contradiction: message 2 is included and excluded, by `weight`",
         ),
         (talk({"masked": True, "weight": 1}), "contradiction: message 2 is included and excluded"),
-        (
-            [ASK | {"train": True}, ANSWER],
-            "only answers are trained on: message 1 is by the user, but `train` includes it",
-        ),
+        ([ASK | {"train": True}, ANSWER], "only answers are trained on: message 1 is by the user, but `train` inc"),
         ([ASK | {"weight": 0.3}, ANSWER], "weight other than 0 and 1: message 1"),
         (
             [*talk({}), {"role": "tool", "content": "x", "weight": 1}],

@@ -71,7 +71,7 @@ def test_plain_peft_reads_back_every_adapter(family: str, tmp_path: Path) -> Non
             {"target_modules": ["q_proj", "v_prj"]},
             "target_modules: the model has no 'v_prj'; the nearest are v_",
         ),
-        ("llama", {"target_modules": ["input_layernorm"]}, "'input_layernorm' is a LlamaRMSNorm, which is not a matrix"),
+        ("llama", {"target_modules": ["input_layernorm"]}, "'input_layernorm' is a LlamaRMSNorm, which is not"),
         ("mixtral", {"target_modules": ["gate_proj"]}, "no 'gate_proj'; the nearest are gate_up_proj"),
         ("gpt2", {"target_modules": ["q_proj"]}, "the model has no 'q_proj'; the nearest are c_proj"),
         (
@@ -81,7 +81,7 @@ def test_plain_peft_reads_back_every_adapter(family: str, tmp_path: Path) -> Non
         ),
         ("llama", {"rank_pattern": {"q_prj": 2}}, "rank_pattern: 'q_prj' matches no adapter; the nearest are q_proj"),
         ("llama", {"alpha_pattern": {"lm_head": 2}}, "alpha_pattern: 'lm_head' matches no adapter"),
-        ("gpt_oss", {"dropout": 0.1}, r"dropout: peft supports it only for linear layers, not for 6 of the 14 matrices"),
+        ("gpt_oss", {"dropout": 0.1}, r"dropout: peft supports it only for linear layers, not for 6 of the 14 mat"),
         ("mixtral", {"use_dora": True}, r"use_dora: peft supports it only for linear layers"),
     ],
 )
@@ -174,7 +174,7 @@ def test_what_peft_refuses_is_left_out_of_all_linear_and_told() -> None:
     ],
 )
 def test_matrices_whose_adapters_would_be_lost_or_summed_get_none(family: str, name: str, words: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{name}': .*{words}.*; leave it out"):
+    with pytest.raises(ValueError, match=rf"'{name}': .*{words}.*; remove it"):
         apply(tiny_families.build(family), LoraStrategyConfig(target_modules=[name]))
     reach = find_reach(apply(tiny_families.build(family), LoraStrategyConfig()))
     assert any(words in line for line in reach.lines())
