@@ -203,7 +203,7 @@ def test_a_place_that_holds_more_than_a_model_is_refused(
 
 def test_a_folder_that_is_no_model_is_refused(here: Path, tmp_path: Path) -> None:
     fill(here / "other", ["notes.txt", ".env"])
-    with pytest.raises(ConfigError, match=r"model\.path: other has no config\.json"):
+    with pytest.raises(ConfigError, match=r"model\.path: other holds no config\.json"):
         write_package(config(model={"path": "other"}), tmp_path)
 
 
