@@ -1,4 +1,4 @@
-"""Configurations made of others: changes laid over what was given, and checked like a file."""
+"""Configurations derived from others: changes applied to the given keys, then validated like a file."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -8,15 +8,15 @@ from pydantic import ValidationError
 from orchestrator.config.errors import ConfigError, describe, format_path
 from orchestrator.config.run import RunConfig
 
-_TAGS = ("type", "plan")  # what says which kind of section a mapping is
+_TAGS = ("type", "plan")  # the keys that tell which kind of section a mapping is
 Config = TypeVar("Config", bound=RunConfig)
 
 
 def derive(kind: type[Config], config: RunConfig, changes: Mapping[str, Any], place: str) -> Config:
-    """The configuration with changes, as one of another kind that shares its token stores.
+    """The configuration with changes, as another kind of configuration that shares its token stores.
 
     Raises:
-        ConfigError: it is not valid; each line begins with `place`.
+        ConfigError: the result is not valid; each line begins with `place`.
     """
     given = config.model_dump(mode="json", exclude_unset=True, include=set(kind.model_fields))
     data = merge(merge(given, {"data": {"cache_dir": str(config.cache_dir)}}), changes)
@@ -28,9 +28,9 @@ def derive(kind: type[Config], config: RunConfig, changes: Mapping[str, Any], pl
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the changes in it, nested mapping by nested mapping.
+    """The base with the changes merged in, recursively.
 
-    A mapping replaces the base's where it says to be of another kind (`type`, `plan`): nothing of the old one fits.
+    A mapping of another kind (`type`, `plan`) replaces the base's, since none of the old keys apply to it.
     """
     merged = dict(base)
     for key, value in changes.items():
@@ -40,7 +40,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys written out: {"a.b": 1} is {"a": {"b": 1}}. Only the outermost keys are dotted."""
+    """Dotted keys expanded: {"a.b": 1} becomes {"a": {"b": 1}}. Only the outermost keys may be dotted."""
     result: dict[str, Any] = {}
     for dotted, value in changes.items():
         for name in reversed(dotted.split(".")):

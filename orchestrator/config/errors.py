@@ -1,4 +1,4 @@
-"""Faults of a configuration in a person's words: key path, what was found, what to change."""
+"""Validation errors as sentences for the user: key path, what was found, what to change."""
 
 import re
 import types
@@ -16,11 +16,11 @@ KeyPath = tuple[str | int, ...]
 Fault = tuple[KeyPath, str]
 
 _MISSING = "is missing; give it a value"
-_NAME_START = "^[A-Za-z0-9][A-Za-z0-9._-]{0,"  # of the patterns of all names
+_NAME_START = "^[A-Za-z0-9][A-Za-z0-9._-]{0,"  # how the pattern of every kind of name begins
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong; `lines` has one sentence for each fault."""
+    """The configuration is not valid; `lines` has one sentence for each fault."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -34,24 +34,24 @@ def format_path(key: KeyPath) -> str:
 
 
 def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
-    """One fault for each key that pydantic complained about.
+    """One fault for each key that pydantic rejected.
 
-    A union reports every branch that failed; they are joined into one sentence, or the branch that has the value's
-    own shape is taken.
+    A union reports every branch that failed. The branch that matches the value's shape is used if there is one; else
+    all are joined into one sentence.
     """
     faults: dict[KeyPath, list[str]] = {}
     lists: dict[KeyPath, str] = {}
     for detail in error.errors():
         key = _key_path(detail, data)
         if detail["type"] in ("literal_error", "path_type") and isinstance(detail["input"], dict):
-            continue  # the branch for a word or a file; the one for a mapping says what is wrong
+            continue  # the branch for a word or a file; the one for a mapping names the fault
         what = _what(detail, key, data)
-        if not key and detail["type"] == "value_error":  # checks of the whole configuration put the key in front
+        if not key and detail["type"] == "value_error":  # checks of the whole configuration begin with the key
             name, _, what = what.partition(": ")
             key = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.[\]]+", name))
         known = faults.setdefault(key, [])
         if detail["type"] == "list_type" and isinstance(detail["input"], dict):
-            lists[key] = what  # of no interest where the branch for a mapping says what is wrong
+            lists[key] = what  # not needed if the branch for a mapping names the fault
         elif what not in known:
             known.append(what)
     faults |= {key: [what] for key, what in lists.items() if not faults[key]}
@@ -61,14 +61,14 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
 
 
 def _joined(faults: list[str]) -> str:
-    """The branches of a union in one sentence, which shows the value once."""
+    """The branches of a union in one sentence that shows the value once."""
     shown = re.match("is .*; (?=it must |input should )", faults[0])
     start = shown.group() if shown else ""
     return ", or ".join([faults[0], *(fault.removeprefix(start) for fault in faults[1:])])
 
 
 def _misspelt(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Unknown keys, each with the known one of its group that is nearest."""
+    """Unknown keys, each with the most similar known key of its group."""
     for detail in error.errors():
         if detail["type"] == "extra_forbidden":
             key = _key_path(detail, data)
@@ -78,7 +78,7 @@ def _misspelt(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Ke
 
 
 def _key_path(detail: ErrorDetails, data: Any) -> KeyPath:
-    """The location without the names of union branches, which are pydantic's own."""
+    """The location without the names of union branches, which pydantic adds."""
     key: list[str | int] = []
     last = len(detail["loc"]) - 1
     for i, part in enumerate(detail["loc"]):
@@ -107,14 +107,15 @@ def _what(detail: ErrorDetails, key: KeyPath, data: dict[str, Any]) -> str:
         case "finite_number":
             return f"is {found}; give a finite number"
         case "union_tag_not_found":
-            return "has no `type`; say which one it is"
+            return "has no `type`; add one"
         case "union_tag_invalid":
             return f"type {context['tag']!r} is not known{suggest(str(context['tag']), _tags(context))}"
         case "literal_error":
             return f"is {found!r}; it must be {context['expected']}"
         case "model_type" | "model_attributes_type" | "dict_type":
             model = _model_at(SweepConfig, key, data)
-            return f"is {_shorten(found)}; give a group of keys{f': {_names(model)}' if model else ''}"
+            known = f": {', '.join(model.model_fields)}" if model else ""
+            return f"is {_shorten(found)}; give a group of keys{known}"
         case "string_type" if isinstance(found, int | float):
             kind = "yes or no" if isinstance(found, bool) else "a number"
             return f"is {_shorten(found)}, which YAML reads as {kind}; put it in quotes"
@@ -145,7 +146,7 @@ def _unknown_key(key: KeyPath, data: dict[str, Any]) -> str:
 
 
 def unknown_changes(config: SweepConfig) -> list[Fault]:
-    """One fault for every key that a variant to compare, or a space to search, changes and no configuration has."""
+    """One fault for every unknown key that a variant to compare, or a space to search, changes."""
     faults: list[Fault] = []
     for label, changes in config.compare.variants.items():
         for dotted in _leaves(changes):
@@ -158,7 +159,7 @@ def unknown_changes(config: SweepConfig) -> list[Fault]:
 
 
 def _leaves(changes: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
-    """Every key path of some changes, of which the outermost keys may be dotted."""
+    """Every key path in the changes, whose outermost keys may be dotted."""
     if isinstance(changes, dict) and changes:
         for name, value in changes.items():
             yield from _leaves(value, (*key, *(name.split(".") if not key else [name])))
@@ -167,7 +168,7 @@ def _leaves(changes: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _unknown_change(key: KeyPath) -> str | None:
-    """What is wrong with a key path; None where some kind of configuration has it."""
+    """What is wrong with a key path; None if it is known in any kind of configuration."""
     choices: list[type[BaseModel]] = [SweepConfig]
     is_named = False  # whether the next part is a name of the user's choosing
     for part in key:
@@ -185,16 +186,12 @@ def _unknown_change(key: KeyPath) -> str | None:
     return None
 
 
-def _names(model: type[BaseModel]) -> str:
-    return ", ".join(model.model_fields)
-
-
 def _name_rule(found: str) -> str:
-    """What a name may be, and the nearest such one."""
+    """The rule for names, with a valid name similar to the one found."""
     plain = unicodedata.normalize("NFKD", found).encode("ascii", "ignore").decode()
     near = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:60]
     example = f", e.g. {near!r}" if near else ""
-    return f"a name is letters a to z, digits, `.`, `-` and `_`, and begins with a letter or digit{example}"
+    return f"a name has letters a to z, digits, `.`, `-` and `_` only, and begins with a letter or digit{example}"
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -207,26 +204,26 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[BaseModel] | None:
-    """The settings class whose keys stand at a path of the data."""
+    """The settings class at a path of the data."""
     choices = [model] if model else []
     for part in path:
         data = data[part] if _has(data, part) else None
         if model is not None and part in model.model_fields:
             choices = _models(model.model_fields[str(part)].annotation)
-        # Else a place in a list, or the name of a domain: the classes stay those of the entries.
+        # Otherwise a list index or the name of a domain: the classes remain those of the entries.
         tagged = [choice for choice in choices if isinstance(data, dict) and _has_tag(choice, data)]
         model = next(iter(tagged or choices), None)
     return model
 
 
 def _has_tag(model: type[BaseModel], data: dict[str, Any]) -> bool:
-    """Whether the data says that it is of this class: by `type`, or of a plan of stages by `plan`."""
+    """Whether the data's `type` (for a plan of stages, `plan`) is that of this class."""
     tags = [key for key in ("type", "plan") if key in model.model_fields]
     return any(model.model_fields[key].default == data.get(key) for key in tags)
 
 
 def _groups(model: type[BaseModel], path: KeyPath) -> Iterator[tuple[KeyPath, set[str]]]:
-    """Every group of keys in the configuration; NAME stands for a name of the user's choosing."""
+    """Every group of keys in the configuration; NAME is a placeholder for user-chosen names."""
     yield path, set(model.model_fields)
     for name, field in model.model_fields.items():
         inside = (*path, name, "NAME") if get_origin(field.annotation) is dict else (*path, name)

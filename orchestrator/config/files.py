@@ -1,4 +1,4 @@
-"""What can be seen of the files that a configuration names, without reading them through."""
+"""Checks of the files that a configuration names, without reading them completely."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
 def missing_files(config: RunConfig) -> list[Fault]:
-    """One fault for every file that is missing, empty or of another kind than it should be, and every such package."""
+    """One fault for every file that is missing, empty or of the wrong kind, and every missing package."""
     return [
         *_domain_files(config),
         *_model_folder(config),
@@ -43,19 +43,19 @@ def _domain_files(config: RunConfig) -> Iterator[Fault]:
 
 
 def _file_of_rows(key: KeyPath, path: Path, zstd_window_mib: int) -> Iterator[Fault]:
-    """With more in it than one bad row, which may stand for the whole file."""
+    """A file that has no rows, or is a single bad row: such a row usually means that the whole file is unreadable."""
     if path.stat().st_size == 0:
         yield key, f"{path}: is empty; give a file with rows or leave it out"
         return
     match list(islice(read_rows(path, Shard(), zstd_window_mib), 2)):
         case [BadRow(reason="the file is empty" as reason)]:
-            yield key, f"{path}: holds no row: {reason}; give a file with rows or leave it out"
+            yield key, f"{path}: has no rows: {reason}; give a file with rows or leave it out"
         case [BadRow(reason=reason)]:
             yield key, f"{path}: {reason}"
 
 
 def left_aside(config: RunConfig) -> list[str]:
-    """A sentence for every folder and pattern with files of other kinds, which are not read."""
+    """A sentence for every folder or pattern that also matches files of other kinds, which are not read."""
     return [
         f"domain {name!r}, {part}: {path}: {told}"
         for name, domain in config.domains.items()
@@ -70,7 +70,7 @@ def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:
         return
     if not path.exists():
         where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
-        yield key, f"{path}: no such file{where}; mend the path"
+        yield key, f"{path}: no such file{where}; check the path"
     elif not path.is_file():
         yield key, f"{path}: is not a file; name files, not folders"
     elif path.stat().st_size == 0:
@@ -88,11 +88,11 @@ def _model_folder(config: RunConfig) -> Iterator[Fault]:
         if not (path / "config.json").exists():
             yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
     elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:
-        yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); mend the path or give a hub name"
+        yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); check the path or give a hub name"
 
 
 def _files_of_numbers(config: RunConfig) -> Iterator[Fault]:
-    """Reference losses and shares in files: whole, and of exactly the trained domains."""
+    """Files of reference losses and shares must be valid and cover exactly the trained domains."""
     for file in config.mixing.files():
         key: KeyPath = ("mixing", file.key)
         if faults := list(_plain_file(key, file.path)):
@@ -105,7 +105,7 @@ def _files_of_numbers(config: RunConfig) -> Iterator[Fault]:
 
 
 def _strategy(config: RunConfig) -> Iterator[Fault]:
-    """CoFiTune: its files are there, and a model in a local folder has its layers and modules."""
+    """CoFiTune's files must exist, and a local model must have the layers and modules that it names."""
     strategy = config.training.strategy
     if not isinstance(strategy, CoFiTuneConfig):
         return
@@ -113,7 +113,7 @@ def _strategy(config: RunConfig) -> Iterator[Fault]:
         yield from _plain_file(("training", "strategy", "importance", "files", i), path)
     try:
         model = json.loads((Path(config.model.path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a name on the hub, or a fault that is named elsewhere
+    except (OSError, ValueError):  # a hub name, or a fault that another check reports
         return
     try:
         check_model(strategy, model)

@@ -1,6 +1,6 @@
-"""YAML -> SweepConfig, with every fault named by file:line and key path before anything is started.
+"""YAML -> SweepConfig; every fault is reported with file:line and key path before anything starts.
 
-Safe YAML only: no tags, no duplicate keys, and bounded in bytes, depth and values, aliases written out.
+Safe YAML only: no tags, no duplicate keys, and limits on bytes, depth and number of values, aliases expanded.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Refuses tags, and stops reading a file that is too deep or too long to be a configuration."""
+    """Rejects tags, and stops at a file that is too deep or too long to be a configuration."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -34,12 +34,11 @@ class _BoundedLoader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Count, then go on as usual."""
         event = self.peek_event()
         self._num_values += 1
         self._depth += 1
         if getattr(event, "tag", None) is not None:
-            problem = f"tag {event.tag!r} is not allowed; leave it out"
+            problem = f"tag {event.tag!r} is not allowed; remove it"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if self._depth > _MAX_DEPTH:
             problem = f"nested more than {_MAX_DEPTH} levels deep"
@@ -53,12 +52,12 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> SweepConfig:
-    """Read, override and check a configuration.
+    """Read, override and validate a configuration.
 
     Args:
         path: YAML file. Relative paths in it are relative to the current folder.
-        overrides: `a.b=value` pairs, applied before checking; values are YAML.
-        check_files: also look whether the files it names are there, and the GPUs that a local run wants.
+        overrides: `a.b=value` pairs, applied before validation; values are YAML.
+        check_files: also check the files that it names, and the GPUs that a local run needs.
 
     Raises:
         ConfigError: with one line for each fault.
@@ -79,7 +78,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
 
 
 def _unknown_signals(config: SweepConfig) -> Iterator[Fault]:
-    """Signals that the mixing algorithm needs and workers cannot measure."""
+    """Signals that the mixing algorithm needs but workers cannot measure."""
     for name in config.mixing.required_signals:
         try:
             build_signal(name, config.trained_domains)
@@ -92,7 +91,7 @@ def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> Conf
 
 
 def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:
-    """A fault with its place: that of the key, or of the nearest key around it that was given."""
+    """A fault with the location of its key, or of the innermost enclosing key that was given."""
     given = key
     while given and given not in origins:
         given = given[:-1]
@@ -105,7 +104,9 @@ def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:
 def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError([f"{path}: {path.stat().st_size:,} bytes; a configuration has at most {_MAX_BYTES:,}"])
+            raise ConfigError(
+                [f"{path}: {path.stat().st_size:,} bytes; a configuration may have {_MAX_BYTES:,} at most"]
+            )
         text = path.read_text(encoding="utf-8")
         loader = _BoundedLoader(text)
         root = loader.get_single_node()
@@ -121,14 +122,14 @@ def _parse(path: Path) -> tuple[dict[str, Any], Origins]:
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from None
     if data is None:
-        raise ConfigError([f"{path}: is empty; see `raymix schema` for what a configuration says"])
+        raise ConfigError([f"{path}: is empty; `raymix schema` shows what a configuration contains"])
     if not isinstance(data, dict):
-        raise ConfigError([f"{path}: a configuration is a mapping of keys, e.g. `name: my-run`"])
+        raise ConfigError([f"{path}: a configuration must be a mapping of keys, e.g. `name: my-run`"])
     return data, lines
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    """Why there is no configuration at a path, and which may be meant."""
+    """Why no configuration can be read from a path, with a suggestion."""
     if path.is_dir():
         here = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         return f"{path}: is a folder; give the path of a YAML file{f', such as {here[0]}' if here else ''}"
@@ -138,17 +139,16 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 class _Builder:
-    """Builds plain data from YAML nodes, noting the line of every key and refusing duplicates."""
+    """Builds plain data from YAML nodes, recording the line of every key and rejecting duplicates."""
 
     def __init__(self, path: Path, loader: yaml.SafeLoader, lines: Origins) -> None:
         self._path, self._loader, self._lines = path, loader, lines
         self._num_values = 0
 
     def build(self, node: yaml.Node, key: KeyPath) -> Any:
-        """The data of a node that stands at a key."""
         self._num_values += 1
         if self._num_values > _MAX_VALUES or len(key) > _MAX_DEPTH:
-            limit = f"{_MAX_VALUES:,} values, or {_MAX_DEPTH} levels, once aliases are written out"
+            limit = f"{_MAX_VALUES:,} values, or {_MAX_DEPTH} levels, once aliases are expanded"
             raise ConfigError([f"{self._path}:{node.start_mark.line + 1}: more than {limit}"])
         self._lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
@@ -157,7 +157,7 @@ class _Builder:
             return [self.build(item, (*key, i)) for i, item in enumerate(node.value)]
         try:
             return self._loader.construct_object(node)
-        except ValueError as error:  # what looks like a number or a date, but is none
+        except ValueError as error:  # looks like a number or a date but is not valid
             place = f"{self._path}:{node.start_mark.line + 1}: {format_path(key)}"
             raise ConfigError([f"{place}: {node.value[:40]!r} cannot be read ({error}); put it in quotes"]) from None
 
@@ -176,7 +176,8 @@ class _Builder:
             if not isinstance(name, str):
                 raise ConfigError([f"{place}: YAML reads this key as {name!r}; put it in quotes"])
             if name in mapping:
-                raise ConfigError([f"{place}: stands twice, first in line {self._lines[(*key, name)]}; keep one"])
+                first = self._lines[(*key, name)]
+                raise ConfigError([f"{place}: duplicate key (first defined on line {first}); remove one"])
             self._lines[(*key, name)] = line
             mapping[name] = self.build(value_node, (*key, name))
         return inherited | mapping

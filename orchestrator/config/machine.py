@@ -1,4 +1,4 @@
-"""Whether this machine has what a run wants of it: told before Ray starts, or waits for what never comes."""
+"""Whether this machine has what a run needs: checked first, since Ray would wait forever for a missing GPU."""
 
 import os
 
@@ -8,11 +8,7 @@ from orchestrator.config.run import RunConfig
 
 
 def missing_gpus(config: RunConfig) -> list[Fault]:
-    """One fault for each group of workers that wants more GPUs than this machine has, where it is to be trained here.
-
-    Reference losses that are to be computed have workers of their own number. CPUs are shared where there are too few;
-    see `crowding`.
-    """
+    """A fault if the largest worker group of a local run, that of its references included, needs too many GPUs."""
     cluster = config.cluster
     if cluster.address != "local" or not cluster.gpus_per_worker:
         return []
@@ -34,32 +30,32 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
 
 
 def unwritable_output(config: RunConfig) -> list[Fault]:
-    """One fault where `output_dir`, or the nearest folder above it that is there, takes no new files."""
+    """A fault if no file can be created in `output_dir` or its nearest existing parent."""
     place = config.output_dir.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        what = f"{place} is no folder"
+        what = f"{place} is not a folder"
     elif not os.access(place, os.W_OK | os.X_OK):
-        what = f"no permission in {place}"
+        what = f"no write permission in {place}"
     else:
         return []
-    return [(("output_dir",), f"{config.output_dir} cannot be written ({what}); choose another folder")]
+    return [(("output_dir",), f"cannot write to {config.output_dir} ({what}); choose another folder")]
 
 
 def crowding(cluster: ClusterConfig) -> str | None:
-    """What to say where a local run's workers want more CPUs than this machine has and share them; None otherwise."""
+    """A warning if a local run's workers need more CPUs than this machine has, and so share them."""
     there, wanted = os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker
     if cluster.address != "local" or wanted <= there:
         return None
     return (
         f"cluster.num_workers {cluster.num_workers} x cluster.cpus_per_worker {cluster.cpus_per_worker} = {wanted} "
-        f"CPUs, but this machine has {there}: the workers share them, and none is as fast as alone"
+        f"CPUs, but this machine has {there}: the workers will share them and run more slowly"
     )
 
 
 def _count_gpus() -> int:
-    import torch  # seconds; only runs that want a GPU get here
+    import torch  # takes seconds; only runs that need a GPU get here
 
     return torch.cuda.device_count()
 

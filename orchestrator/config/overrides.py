@@ -1,7 +1,7 @@
-"""`--set key.path=value`: one value of a configuration changed on the command line, before anything is checked.
+"""`--set key.path=value`: one value of a configuration changed on the command line, before validation.
 
-A part of the path is a key, the name of a domain (which may have dots of its own), or a place in a list: `train[0]`,
-`stages.1`. Only what a configuration may hold is made anew; a domain is not, as a wrong name would add one.
+A part of the path is a key, the name of a domain (which may itself contain dots), or an index into a list: `train[0]`,
+`stages.1`. Missing groups are created, but not domains, since a misspelt name would silently add one.
 """
 
 import re
@@ -14,7 +14,7 @@ from orchestrator.config.errors import ConfigError, KeyPath, format_path
 from workers.nearest import suggest
 
 Origins = dict[KeyPath, int | str]
-"""Where a key comes from: its line in the file, or the `--set` that gave it, as it was typed."""
+"""Where a key comes from: its line in the file, or the text of the `--set` that gave it."""
 
 _PART = re.compile(r"([^.\[\]]+)((?:\[\d+\])*)")
 _NAMED_GROUPS: tuple[KeyPath, ...] = (("domains",),)
@@ -23,16 +23,16 @@ _NAMED_GROUPS: tuple[KeyPath, ...] = (("domains",),)
 def apply_overrides(
     overrides: Sequence[str], data: dict[str, Any], origins: Origins, read: Callable[[str], Any]
 ) -> None:
-    """Set every `a.b=value` in the data, in order.
+    """Apply every `a.b=value` to the data, in order.
 
     Args:
-        overrides: as they were typed.
-        data: of the file; changed.
-        origins: of its keys; changed.
-        read: reads a value; it raises yaml.YAMLError or ValueError.
+        overrides: as typed.
+        data: of the file; changed in place.
+        origins: of its keys; changed in place.
+        read: parses a value; raises yaml.YAMLError or ValueError.
 
     Raises:
-        ConfigError: one is not of that form, or names what is not there.
+        ConfigError: an override does not have that form, or its path does not exist.
     """
     set_before: dict[KeyPath, str] = {}
     for override in overrides:
@@ -40,7 +40,7 @@ def apply_overrides(
         key = _set(data, name, value, override)
         for earlier, text in set_before.items():
             if earlier[: len(key)] == key:
-                raise _fault(override, f"{format_path(earlier)} is set before, by --set {text}; keep one of them")
+                raise _fault(override, f"{format_path(earlier)} is already set by --set {text}; keep one of them")
         set_before[key] = override
         for below in [known for known in origins if known[: len(key)] == key]:
             del origins[below]
@@ -60,7 +60,7 @@ def _parse(override: str, read: Callable[[str], Any]) -> tuple[list[str | int], 
         parts.append(match[1])
         parts += [int(place) for place in re.findall(r"\d+", match[2])]
     if not text.strip():
-        raise _fault(override, "has no value after `=`; give one (null for none, '\"\"' for an empty text)")
+        raise _fault(override, "has no value after `=`; give one (null to unset, '\"\"' for an empty text)")
     try:
         return parts, read(text)
     except (yaml.YAMLError, ValueError):
@@ -68,7 +68,7 @@ def _parse(override: str, read: Callable[[str], Any]) -> tuple[list[str | int], 
 
 
 def _set(data: dict[str, Any], parts: list[str | int], value: Any, override: str) -> KeyPath:
-    """Set the value in the data; where that is."""
+    """Set the value in the data and return its key."""
     key: KeyPath = ()
     inner: Any = data
     left = parts
@@ -88,32 +88,30 @@ def _set(data: dict[str, Any], parts: list[str | int], value: Any, override: str
 
 
 def _next(inner: Any, left: list[str | int], key: KeyPath, override: str) -> tuple[str | int, int]:
-    """The next key of the path below `inner`, and how many parts make it."""
+    """The next key of the path below `inner`, and how many parts it consists of."""
     part = left[0]
     if isinstance(inner, list):
         if not str(part).isdecimal():
             places = f"{format_path((*key, 0))} to {format_path((*key, len(inner) - 1))}" if inner else "it is empty"
-            raise _fault(override, f"{format_path(key)} is a list; name a place in it: {places}")
+            raise _fault(override, f"{format_path(key)} is a list; give an index: {places}")
         if int(part) >= len(inner):
-            raise _fault(
-                override, f"{format_path(key)} has {len(inner)} entries, counted from 0; set all of it to have more"
-            )
+            what = f"{format_path(key)} has {len(inner)} entries, counted from 0; to add more, set the whole list"
+            raise _fault(override, what)
         return int(part), 1
     if not isinstance(inner, dict):
         kind = "list" if _is_place(part) else "group of keys"
         raise _fault(override, f"{format_path(key)!r} is {inner!r}, not a {kind}")
     if _is_place(part):
         if not inner:
-            raise _fault(override, f"{format_path(key)} is not in the file, so it has no place {part}; set all of it")
+            raise _fault(override, f"{format_path(key)} is not in the file, so it has no entry {part}; set all of it")
         raise _fault(override, f"{format_path(key)} is a group of keys, not a list; name one of them")
-    for end in range(len(left), 0, -1):  # names with dots of their own
+    for end in range(len(left), 0, -1):  # names that contain dots
         if all(isinstance(each, str) for each in left[:end]) and (name := ".".join(map(str, left[:end]))) in inner:
             return name, end
     if key in _NAMED_GROUPS and inner:
         raise _fault(
             override,
-            f"there is no domain {part!r}{suggest(str(part), inner, 'its domains are')} "
-            "(a new domain is written into the file)",
+            f"there is no domain {part!r}{suggest(str(part), inner, 'its domains are')} (add new domains in the file)",
         )
     return part, 1
 

@@ -1,4 +1,4 @@
-"""The configuration's JSON Schema as a page to read: every key, what it takes, its default, and what it means."""
+"""The configuration's JSON Schema as a page: every key with the values it takes, its default and its meaning."""
 
 import json
 import re
@@ -11,20 +11,20 @@ _GROUP = "keys below"
 
 _HEAD = """# Configuration
 
-Every key, from `raymix schema --markdown`. Keys are nested as the headings say: `training.learning_rate`. A key that is
-not here is an error that names the nearest one. Any key can be overridden: `--set training.max_steps=10`.
+All keys, as printed by `raymix schema --markdown`. Keys are nested as the headings show: `training.learning_rate`. An
+unknown key is an error that names the most similar known one. Any key can be overridden: `--set training.max_steps=10`.
 """
 
 
 def config_page(schema: Schema) -> str:
-    """Markdown: a section for the run, and one for each group of keys that it leads to, in the order it names them."""
+    """Markdown: a section for the run and one for each group of keys below it, in the order of the fields."""
     definitions = schema["$defs"]
     places = [("", schema), *_walk(schema, definitions, "", set())]
     return "\n".join([_HEAD, *(_section(path, part, definitions) for path, part in places)])
 
 
 def _walk(part: Schema, definitions: Schema, path: str, seen: set[str]) -> Iterator[tuple[str, Schema]]:
-    """Groups of keys below a group, depth first, each with the first path that leads to it."""
+    """Groups of keys below a group, depth first, each with the first path to it."""
     for key, value in part.get("properties", {}).items():
         for name in _references(value):
             if name in seen:
@@ -52,7 +52,7 @@ def _section(path: str, part: Schema, definitions: Schema) -> str:
 
 
 def _kind(group: Schema) -> str:
-    """`type: versatune` of a group that is one of several; more than one name where they have the same keys."""
+    """`type: versatune` of a group that is one of several; several names if these share their keys."""
     for key in ("type", "plan"):
         tag = group.get("properties", {}).get(key, {})
         is_one_of_several = key in group.get("required", []) and "enum" in tag
@@ -62,7 +62,7 @@ def _kind(group: Schema) -> str:
 
 
 def _references(value: Any) -> list[str]:
-    """Names of the groups that a key may hold."""
+    """Names of the groups that a key can have as its value."""
     if isinstance(value, dict):
         own = [value["$ref"].rsplit("/", 1)[1]] if "$ref" in value else []
         parts = [part for name, part in value.items() if name not in ("discriminator", "default")]
@@ -117,7 +117,7 @@ def _bounds(value: Schema) -> Iterator[str]:
 
 def _default(key: str, value: Schema, part: Schema) -> str:
     if key in part.get("required", []):
-        return "needed"
+        return "required"
     default = value.get("default")
     if default is None or isinstance(default, dict | list):
         return ""

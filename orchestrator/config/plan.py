@@ -1,4 +1,4 @@
-"""A run of one training, or of several that start where another ended: a plan of stages."""
+"""A run of one training, or of a plan of stages, each starting where another ended."""
 
 from typing import Annotated, Self
 
@@ -14,17 +14,17 @@ class PlanConfig(RunConfig):
     """What `raymix run` trains."""
 
     stages: Annotated[list[StageConfig] | AnyPlan, AfterValidator(expand)] = Field(default_factory=list)
-    """An ordered plan of stages, each an ordinary run that starts where another ended: a list, or a ready-made plan
-    by name (multi_task, sequential, mixed_sequential, dmt), which stands for one."""
+    """An ordered plan of stages, each an ordinary run that starts where another ended: a list, or the name of a
+    predefined plan (multi_task, sequential, mixed_sequential, dmt) with its settings."""
 
     @property
     def stage_list(self) -> list[StageConfig]:
-        """The stages in order; empty where the run is one training."""
+        """The stages in order; empty if the run is one training."""
         return expand(self.stages)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         if self.stages and self.start is not None:
-            raise ValueError("start: a plan's first stage starts from the base model; leave out start or stages")
+            raise ValueError("start: the first stage of a plan starts from the base model; remove start or stages")
         check_stages(self, self.stage_list)
         return self

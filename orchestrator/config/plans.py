@@ -1,4 +1,4 @@
-"""The ready-made plans, written out as ordinary stages (arXiv 2310.05492, section 3.5)."""
+"""The predefined plans, expanded to ordinary stages (arXiv 2310.05492, section 3.5)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ Plan = MultiTaskPlan | SequentialPlan | MixedSequentialPlan | DmtPlan
 
 
 def expand(stages: Plan | list[StageConfig]) -> list[StageConfig]:
-    """The stages that a plan stands for, in order; a list of stages is itself.
+    """The stages of a predefined plan, in order; a list of stages is returned as it is.
 
     Raises:
         ValueError: the plan names a domain twice.
@@ -40,7 +40,7 @@ def expand(stages: Plan | list[StageConfig]) -> list[StageConfig]:
 
 
 def _chain(plan: Plan, domains: Mapping[str, dict[str, float] | None]) -> list[StageConfig]:
-    """Stages by name, each from the one before, with the plan's own settings; the first has no optimizer to keep."""
+    """Stages by name, each starting from the one before; the first has no optimizer state to keep."""
     settings = {key: getattr(plan, key) for key in StageSettings.model_fields}
     stages = [StageConfig(name=name, domains=amounts, **settings) for name, amounts in domains.items()]
     first = stages[0].replaced(start="base", optimizer="fresh")
@@ -53,4 +53,4 @@ def _all_of(names: Sequence[str]) -> dict[str, float]:
 
 def _check_once(names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise ValueError(f"the plan names {twice} twice; keep each domain once")
+        raise ValueError(f"the plan names {twice} twice; name each domain once")

@@ -1,7 +1,4 @@
-"""The configuration of one training: the workers' parts composed with mixing and cluster.
-
-`plan.py` adds stages, `sweep.py` the sections of the verbs that train many runs.
-"""
+"""The configuration of one training: the workers' parts composed with mixing and cluster."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -24,12 +21,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class ReferenceConfig(Settings):
-    """How reference losses are computed: fine-tuning on each domain alone, keeping the best held-out loss."""
+    """How reference losses are computed: by fine-tuning on each domain alone and keeping the best held-out loss."""
 
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps for each domain; default: as many as the run itself, divided by the number of domains."""
+    """Optimizer steps for each domain; default: those of the run itself, divided by the number of domains."""
     num_workers: Annotated[int, Field(ge=1)] = 1
-    """Workers of each of these trainings; several trainings run side by side as far as the cluster has room."""
+    """Workers of each of these trainings; as many trainings run in parallel as the cluster has room for."""
 
 
 class RunConfig(Settings):
@@ -38,9 +35,9 @@ class RunConfig(Settings):
     name: Name
     """Name of the run, and of its folder in output_dir."""
     output_dir: LocalPath = Path("runs")
-    """Folder of all runs; on several nodes it lies on a shared file system."""
+    """Folder of all runs; with several nodes it must be on a shared file system."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Seed of all random choices."""
     model: ModelConfig
     """The base model."""
     domains: Annotated[dict[Name, DomainConfig], Field(min_length=1)]
@@ -52,26 +49,25 @@ class RunConfig(Settings):
     training: TrainingConfig
     """The optimizer steps."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """The evaluation that feeds the mixing algorithm."""
+    """The evaluation that the mixing algorithm learns from."""
     reference: ReferenceConfig = ReferenceConfig()
     """How reference losses are computed, for algorithms that need them."""
     detection: DetectionConfig = DetectionConfig()
-    """How the base model's knowledge distribution is detected: `raymix detect`, and shares that are `detected`."""
+    """How the base model's knowledge distribution is detected, for `raymix detect` and for `detected` shares."""
     cluster: ClusterConfig = ClusterConfig()
     """Where the run's workers are."""
     start: StartConfig | None = None
-    """A finished run to go on from; default: the base model."""
+    """A finished run to start from; default: the base model."""
     tracking: Annotated[list[AnyTrackerConfig], AfterValidator(check_tracking)] = Field(default_factory=list)
-    """Where the run's numbers are written down as well: tensorboard, mlflow, wandb, by name or with settings."""
+    """Trackers that also record the run: tensorboard, mlflow, wandb, by name or with settings."""
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
         return self.output_dir / self.name
 
     @property
     def trained_domains(self) -> list[str]:
-        """The domains that are trained on; the others are only measured."""
+        """The domains with training data; the others are only measured."""
         return [name for name, domain in self.domains.items() if domain.is_trained]
 
     @property
@@ -83,7 +79,7 @@ class RunConfig(Settings):
     @classmethod
     def _a_folder(cls, value: object) -> object:
         if isinstance(value, str) and "://" in value:
-            raise ValueError(f"{value} is a URI; runs are written to a folder: use a (shared, mounted) file system")
+            raise ValueError(f"{value} is a URI; give a folder on a (shared, mounted) file system")
         return value
 
     @model_validator(mode="after")
@@ -93,7 +89,7 @@ class RunConfig(Settings):
             near = max(rows // (ranks * micro), 1) * ranks * micro
             raise ValueError(
                 f"training.global_batch_size: {rows} is not divisible by cluster.num_workers {ranks} x "
-                f"training.micro_batch_size {micro} = {ranks * micro}; use {near}, for example"
+                f"training.micro_batch_size {micro} = {ranks * micro}; use for example {near}"
             )
         return self
 
@@ -101,12 +97,12 @@ class RunConfig(Settings):
     def _names_are_domains(self) -> Self:
         names = self.trained_domains
         if not names:
-            raise ValueError("domains: all of them are only measured; give one of them `train` files")
+            raise ValueError("domains: no domain has training data; add `train` to at least one")
         self.mixing.check_domains(names)
         best, known = self.evaluation.best, list(self.domains)
         if best is not None and best not in ("mean", "worst", *known):
             near = meant([best], ["mean", "worst", *known])
-            raise ValueError(f"evaluation.best: {best!r} is neither mean nor worst nor one of {known}{near}")
+            raise ValueError(f"evaluation.best: {best!r} is not mean, worst, or one of {known}{near}")
         return self
 
     @model_validator(mode="after")
@@ -115,7 +111,7 @@ class RunConfig(Settings):
             unknown = [name for name in strategy.importance.domains or [] if name not in self.trained_domains]
             if unknown:
                 raise ValueError(
-                    f"training.strategy.importance.domains: {', '.join(unknown)} is not trained on; "
+                    f"training.strategy.importance.domains: not trained on: {', '.join(unknown)}; "
                     f"choose from {', '.join(self.trained_domains)}"
                 )
         return self

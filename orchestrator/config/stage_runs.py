@@ -1,4 +1,4 @@
-"""A stage as the ordinary run that it is, and what a plan must not say. Pure: no files, no torch, no Ray."""
+"""A stage as an ordinary run, and the rules that a plan has to follow. Pure: no files, no torch, no Ray."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,17 +18,17 @@ _TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
 
 
 def check_stages(config: "PlanConfig", stages: Sequence[StageConfig]) -> None:
-    """Refuse a plan that cannot be run.
+    """Reject a plan that cannot be run.
 
     Raises:
-        ValueError: with the key of the stage, what is wrong and what to change.
+        ValueError: names the key of the stage, what is wrong and what to change.
     """
     for index, stage in enumerate(stages):
         key, earlier = f"stages[{index}]", [other.name for other in stages[:index]]
         if stage.name in earlier:
-            raise ValueError(f"{key}.name: {stage.name!r} stands twice; give each stage a name of its own")
+            raise ValueError(f"{key}.name: {stage.name!r} is already the name of another stage; use unique names")
         if stage.start not in ("base", "previous", *earlier):
-            raise ValueError(f"{key}.start: {stage.start!r} is neither base nor previous nor one of {earlier}")
+            raise ValueError(f"{key}.start: {stage.start!r} is not base, previous, or one of {earlier}")
         if unknown := [name for name in stage.domains or {} if name not in config.domains]:
             near = meant(unknown, config.domains)
             raise ValueError(
@@ -38,25 +38,27 @@ def check_stages(config: "PlanConfig", stages: Sequence[StageConfig]) -> None:
             name for name, amount in _amounts(config, stage).items() if amount and name in _only_measured(config)
         ]
         if measured:
-            raise ValueError(f"{key}.domains: {measured} are only measured in this run; give them `train` files")
+            raise ValueError(f"{key}.domains: {measured} have no training data in this run; add `train` to them")
         parent = find_parent(stages, index)
         try:
             run = stage_run(config, stage)
         except ValidationError as error:
             fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{key}: as a run of its own: {fault}") from None
+            raise ValueError(f"{key}: is not valid as a run: {fault}") from None
         if stage.optimizer == "kept":
             if parent is None:
-                raise ValueError(f"{key}.optimizer: there is none to keep where the stage starts from the base model")
+                raise ValueError(
+                    f"{key}.optimizer: a stage that starts from the base model has none to keep; use fresh"
+                )
             if stage_run(config, stages[parent]).training.strategy != run.training.strategy:
                 raise ValueError(
                     f"{key}.optimizer: {stages[parent].name!r} trains other parameters (another strategy), so its "
-                    "moments are of no use here; use fresh, or the same strategy"
+                    "moments do not apply here; use fresh, or the same strategy"
                 )
 
 
 def find_parent(stages: Sequence[StageConfig], index: int) -> int | None:
-    """Index of the stage that a stage starts from; None where that is the base model."""
+    """Index of the stage that a stage starts from; None for the base model."""
     match stages[index].start:
         case "base":
             return None
@@ -67,7 +69,7 @@ def find_parent(stages: Sequence[StageConfig], index: int) -> int | None:
 
 
 def stage_run(config: "PlanConfig", stage: StageConfig) -> RunConfig:
-    """The stage as an ordinary run, still without the run that it starts from and without the digest in its name.
+    """The stage as an ordinary run, without the run that it starts from and without the digest in its name.
 
     Raises:
         ValueError: the stage's settings do not fit together.
@@ -98,13 +100,13 @@ def _only_measured(config: RunConfig) -> set[str]:
 
 
 def _amounts(config: RunConfig, stage: StageConfig) -> dict[str, float]:
-    """Of every domain of the run, in the run's order; 0 for those that are only measured."""
+    """The amount of every domain, in the run's order; 0 for those that are only measured."""
     given = dict.fromkeys(config.trained_domains, 1.0) if stage.domains is None else stage.domains
     return {name: given.get(name, 0.0) for name in config.domains}
 
 
 def _take(domain: DomainConfig, amount: float) -> DomainConfig:
-    """The domain cut to an amount; a fraction is one of what the run itself takes of it."""
+    """The domain cut to an amount; a fraction is relative to what the run uses of the domain."""
     if amount == 1:
         return domain
     if amount > 1:

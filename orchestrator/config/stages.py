@@ -1,4 +1,4 @@
-"""What a user says of a stage, and the ready-made plans that stand for a list of stages. No torch, no Ray."""
+"""Settings of stages, and of the predefined plans that expand to a list of stages. No torch, no Ray."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -16,36 +16,37 @@ _STARTS = ("base", "previous")
 
 
 class StartConfig(Settings):
-    """Where a run's weights come from, when not from the base model."""
+    """Where a run's weights come from, if not from the base model."""
 
     run: LocalPath
-    """Folder of a finished run with the same base model. Its float32 masters are taken from its last checkpoint where
-    the strategy is the same, else its `model/`."""
+    """Folder of a finished run with the same base model. With the same strategy, the float32 master weights of its last
+    checkpoint are used, otherwise its `model/`."""
     optimizer: Literal["fresh", "kept"] = "fresh"
     """`fresh` takes weights only; `kept` also takes AdamW's moments."""
 
 
 class StageSettings(Settings):
-    """How a stage trains; what is left out is the run's own."""
+    """How a stage trains; keys left out are those of the run."""
 
     mixing: AnyMixingConfig | None = None
     """Mixing algorithm; `proportional` is plain concatenation."""
     strategy: StrategyConfig | None = None
-    """Which parameters move. Where it differs from the stage before, the exported model is what goes on."""
+    """Which parameters are trained. If it differs from that of the stage before, training starts from the exported
+    model."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the stage's rows, as in the paper."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps, for comparisons at equal steps."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens, for comparisons at equal tokens: as many steps as take them at the stage's mean tokens per row."""
+    """Tokens, for comparisons at equal tokens; converted to steps by the stage's mean tokens per row."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] | None = None
-    """Course of the learning rate; it starts anew in every stage."""
+    """Learning rate schedule; it starts again in every stage."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of the stage's steps in which the learning rate rises."""
     optimizer: Literal["fresh", "kept"] = "fresh"
-    """`fresh` carries weights only; `kept` also carries AdamW's moments from the stage it starts from."""
+    """`fresh` takes only the weights of the stage it starts from; `kept` also takes AdamW's moments."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -56,23 +57,24 @@ class StageSettings(Settings):
 
 
 class StageConfig(StageSettings):
-    """One stage of a plan: an ordinary run that starts where another one ended."""
+    """One stage of a plan: an ordinary run that starts where another ended."""
 
     name: StageName
     """Name of the stage, and the beginning of its folder's name."""
     seed: Seed | None = None
-    """Seed of the stage, and with it of the order of its rows; default: the run's own."""
+    """Seed of the stage, which also determines the order of its rows; default: that of the run."""
     start: str = "previous"
-    """Where its weights come from: `base`, `previous` (for the first stage the base), or the name of an earlier one."""
+    """Where the weights come from: `base`, `previous` (the base for the first stage), or the name of an earlier
+    stage."""
     domains: dict[str, Amount] | None = None
-    """What it trains on: a list of domains, or for each its amount: at most 1 a fraction of its training examples,
-    above 1 their number. Domains not named, or of amount 0, are only measured. Default: all domains, all of it."""
+    """The domains to train on: a list, or an amount for each: up to 1 a fraction of its training examples, above 1
+    their number. Domains that are not named, or have amount 0, are only measured. Default: all of every domain."""
 
     @field_validator("name")
     @classmethod
     def _not_a_start(cls, value: str) -> str:
         if value in _STARTS:
-            raise ValueError(f"{value!r} means something else in `start`; give the stage another name")
+            raise ValueError(f"{value!r} has a special meaning in `start`; give the stage another name")
         return value
 
     @field_validator("domains", mode="before", json_schema_input_type=list[str] | dict[str, Amount] | None)
@@ -80,7 +82,7 @@ class StageConfig(StageSettings):
     def _all_of_each(cls, value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             if twice := sorted({name for name in value if value.count(name) > 1}):
-                raise ValueError(f"{twice} stand twice; keep one")
+                raise ValueError(f"{twice} are given twice; name each domain once")
             return dict.fromkeys(value, 1.0)
         return value
 
@@ -89,14 +91,14 @@ class StageConfig(StageSettings):
     def _whole_above_one(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         for name, amount in (value or {}).items():
             if amount > 1 and amount != int(amount):
-                raise ValueError(f"{name}: {amount} is neither a fraction (at most 1) nor a number of examples")
+                raise ValueError(f"{name}: {amount} is neither a fraction (up to 1) nor a whole number of examples")
         if value is not None and not any(value.values()):
-            raise ValueError("trains on nothing; give at least one domain an amount above 0")
+            raise ValueError("the stage trains on nothing; give at least one domain an amount above 0")
         return value
 
 
 class MultiTaskPlan(StageSettings):
-    """One stage on everything."""
+    """One stage on all data."""
 
     plan: Literal["multi_task"] = "multi_task"
     """S(base, all)."""
@@ -105,12 +107,12 @@ class MultiTaskPlan(StageSettings):
 
 
 class SequentialPlan(StageSettings):
-    """One domain after the other."""
+    """One stage per domain, one after the other."""
 
     plan: Literal["sequential"] = "sequential"
     """S(S(base, first), second) and so on."""
     order: Annotated[list[str], Field(min_length=1)]
-    """The domains, first to last."""
+    """The domains, in order of training."""
 
 
 class MixedSequentialPlan(StageSettings):
@@ -125,7 +127,7 @@ class MixedSequentialPlan(StageSettings):
 
 
 class DmtPlan(StageSettings):
-    """Dual-stage mixed fine-tuning: as mixed_sequential, with a part of the specialised data in the second stage."""
+    """Dual-stage mixed fine-tuning: like mixed_sequential, with part of the specialised data in the second stage."""
 
     plan: Literal["dmt"] = "dmt"
     """S(S(base, specialised), general + sub(specialised, k))."""
@@ -134,12 +136,12 @@ class DmtPlan(StageSettings):
     general: Annotated[list[str], Field(min_length=1)]
     """Domains of the second stage."""
     k: Fraction | dict[str, Fraction] = 1 / 256
-    """Fraction of each specialised domain that the second stage replays: one for all, or one for each."""
+    """Fraction of each specialised domain to replay in the second stage: one number for all, or one for each."""
 
     @model_validator(mode="after")
     def _one_k_each(self) -> Self:
         if isinstance(self.k, dict) and set(self.k) != set(self.specialised):
-            raise ValueError(f"k names {sorted(self.k)}, the specialised domains are {sorted(self.specialised)}")
+            raise ValueError(f"k names {sorted(self.k)}, but the specialised domains are {sorted(self.specialised)}")
         return self
 
 

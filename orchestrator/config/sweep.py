@@ -1,6 +1,6 @@
-"""A whole configuration file: a run, and what the verbs that train many runs make of it.
+"""A whole configuration file: a run, and the sections of the verbs that train many runs.
 
-Every verb reads the whole file, so that a fault in any section is found; `raymix run` then trains the plan in it.
+Every verb reads the whole file, so that a fault in any section is reported; `raymix run` then trains its plan.
 """
 
 from pathlib import Path
@@ -16,22 +16,22 @@ from orchestrator.config.study import StudyConfig, check_study
 
 
 class SweepConfig(PlanConfig):
-    """Everything that says what a run does."""
+    """A complete configuration."""
 
     model_config = ConfigDict(title="RunConfig")
 
     study: StudyConfig | None = None
-    """What `raymix study` compares; other verbs take no notice of it."""
+    """What `raymix study` compares; other verbs ignore it."""
     compare: CompareConfig = CompareConfig()
-    """Variants for `raymix compare`; other verbs take no notice of them."""
+    """The variants of `raymix compare`; other verbs ignore them."""
     coarse_search: CoarseSearchConfig | None = None
-    """What `raymix coarse-search` looks for; other verbs take no notice of it."""
+    """What `raymix coarse-search` looks for; other verbs ignore it."""
     search: AnySearchConfig | None = None
-    """What `raymix tune` searches; other verbs take no notice of it."""
+    """What `raymix tune` searches; other verbs ignore it."""
 
     @property
     def plan(self) -> PlanConfig:
-        """The run alone, without the sections of other verbs."""
+        """The run without the sections of other verbs."""
         own = self.model_fields_set & PlanConfig.model_fields.keys()
         return PlanConfig.model_validate({name: getattr(self, name) for name in own})
 
@@ -45,5 +45,5 @@ class SweepConfig(PlanConfig):
 
 
 def read_begun(folder: Path) -> PlanConfig:
-    """The configuration that a run's folder was begun with, whatever version of raymix wrote it."""
+    """The configuration that a run's folder was started with, whichever version of raymix wrote it."""
     return SweepConfig.model_validate_json((folder / "config.json").read_bytes()).plan

@@ -1,4 +1,4 @@
-"""Where a run is written down beside its folder. No tracker's package is imported here."""
+"""Trackers that record a run in addition to its folder. No tracker's package is imported here."""
 
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ class TensorBoardConfig(Settings):
     type: Literal["tensorboard"] = "tensorboard"
     """Curves in event files."""
     folder: Text | None = None
-    """Folder of event files, with a folder for each run; default: `tensorboard` in the run's own folder."""
+    """Folder of event files, with a subfolder for each run; default: `tensorboard` in the run's folder."""
 
 
 class MLflowConfig(Settings):
@@ -25,22 +25,22 @@ class MLflowConfig(Settings):
     type: Literal["mlflow"] = "mlflow"
     """Metrics and settings in MLflow."""
     tracking_uri: Text | None = None
-    """The tracking server or store; default: what MLFLOW_TRACKING_URI says, else mlflow.db beside the run's folder."""
+    """The tracking server or store; default: MLFLOW_TRACKING_URI, else mlflow.db next to the run's folder."""
     experiment: Text = "raymix"
-    """Name of the experiment; it is made where it is missing."""
+    """Name of the experiment; it is created if it does not exist."""
 
 
 class WandbConfig(Settings):
-    """A run of a Weights & Biases project. Who writes is known by `wandb login` or WANDB_API_KEY."""
+    """A run of a Weights & Biases project. Log in with `wandb login` or WANDB_API_KEY."""
 
     type: Literal["wandb"] = "wandb"
     """Metrics and settings in Weights & Biases."""
     project: Text = "raymix"
     """Name of the project."""
     entity: Text | None = None
-    """The team or person that the project belongs to; default: as Weights & Biases knows you."""
+    """The team or user that owns the project; default: your default entity in Weights & Biases."""
     mode: Literal["online", "offline"] | None = None
-    """`offline` keeps everything in the run's folder for `wandb sync`; default: what WANDB_MODE says, else online."""
+    """`offline` keeps everything in the run's folder for `wandb sync`; default: WANDB_MODE, else online."""
 
 
 TrackerConfig = TensorBoardConfig | MLflowConfig | WandbConfig
@@ -54,18 +54,14 @@ def _by_name(value: Any) -> Any:
 AnyTrackerConfig = Annotated[
     _Tagged, BeforeValidator(_by_name, json_schema_input_type=Literal["tensorboard", "mlflow", "wandb"] | _Tagged)
 ]
-"""Settings of a tracker, or its name alone."""
+"""Settings of a tracker, or just its name."""
 
 
 def check_tracking(trackers: list[TrackerConfig]) -> list[TrackerConfig]:
-    """Refuse a tracker that is named twice: its runs would be mixed up.
-
-    Raises:
-        ValueError: with its name.
-    """
+    """ValueError if a tracker is given twice: its runs would be mixed up."""
     names = [tracker.type for tracker in trackers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)} stands twice; keep one")
+        raise ValueError(f"{', '.join(twice)} is given twice; keep one")
     return trackers
 
 
@@ -73,7 +69,7 @@ _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"
 
 
 def missing_package(config: TrackerConfig) -> str | None:
-    """What to install for a tracker; None where it is there."""
+    """How to install a tracker's package; None if it is installed."""
     package = _PACKAGES[config.type]
     if find_spec(package) is not None:
         return None

@@ -63,7 +63,7 @@ def test_a_signal_that_workers_cannot_measure_is_told_before_anything_starts(
         ("max_steps: 10", "max_steps: 10, learning_rate: .nan", "run.yaml:7: training.learning_rate: is nan; give a finite number"),
         ("max_steps: 10", "max_steps: 10, learning_rate: -1.0", "training.learning_rate: is -1.0; input should be greater than 0"),
         ("max_steps: 10", "max_steps: 10, global_batch_size: 10", "global_batch_size 10 is not a multiple of micro_batch_size 4"),
-        ("name: a", "name: a\ncluster: {num_workers: 3}", "run.yaml:8: training.global_batch_size: 128 is not divisible by cluster.num_workers 3 x training.micro_batch_size 4 = 12; use 120, for example"),
+        ("name: a", "name: a\ncluster: {num_workers: 3}", "run.yaml:8: training.global_batch_size: 128 is not divisible by cluster.num_workers 3 x training.micro_batch_size 4 = 12; use for example 120"),
         ("name: a\n", "", "run.yaml:1: name: is missing; give it a value"),
         ("name: a", "name: ../a", "run.yaml:1: name: is '../a'"),
         ("name: a", "name: a\noutput_dir: s3://bucket/x", "run.yaml:2: output_dir: s3://bucket/x is a URI"),
@@ -78,9 +78,9 @@ def test_a_signal_that_workers_cannot_measure_is_told_before_anything_starts(
         ("{train: m.jsonl}", "{train: m.jsonl, hub: {path: a/b}}", "run.yaml:4: domains.math: give either `train` (files) or `hub`"),
         ("{train: m.jsonl}", "{}", "run.yaml:4: domains.math: give `train` (files) or `hub`"),
         ("{train: m.jsonl}", "{eval: e.jsonl, hub: {path: a/b}}", "use hub.eval_split"),
-        ("name: a", "name: a\nevaluation: {best: maths}", "run.yaml:2: evaluation.best: 'maths' is neither mean nor worst nor one of ['math', 'code']"),
-        ("name: a", "name: a\nname: b", "run.yaml:2: name: stands twice, first in line 1; keep one"),
-        ("type: uniform", "type: uniform, type: fixed", "run.yaml:6: mixing.type: stands twice, first in line 6"),
+        ("name: a", "name: a\nevaluation: {best: maths}", "run.yaml:2: evaluation.best: 'maths' is not mean, worst, or one of ['math', 'code']"),
+        ("name: a", "name: a\nname: b", "run.yaml:2: name: duplicate key (first defined on line 1); remove one"),
+        ("type: uniform", "type: uniform, type: fixed", "run.yaml:6: mixing.type: duplicate key (first defined on line 6)"),
         ("name: a", "name: a\n7: x", "run.yaml:2: 7: YAML reads this key as 7; put it in quotes"),
         ("name: a", "name: a\n? [x]\n: y", "run.yaml:2:"),
         ("name: a", "name: 2026-13-45", "run.yaml:1: name: '2026-13-45' cannot be read (month must be in 1..12); put it in quotes"),
@@ -150,8 +150,8 @@ def test_missing_and_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_file_that_cannot_be_read_as_a_configuration(tmp_path: Path) -> None:
-    assert fault(tmp_path, "") == ["run.yaml: is empty; see `raymix schema` for what a configuration says"]
-    assert "is a mapping of keys" in fault(tmp_path, "- a\n- b")[0]
+    assert fault(tmp_path, "") == ["run.yaml: is empty; `raymix schema` shows what a configuration contains"]
+    assert "must be a mapping of keys" in fault(tmp_path, "- a\n- b")[0]
     (tmp_path / "latin.yaml").write_bytes("name: ä".encode("latin-1"))
     for path, what in (("latin.yaml", "not UTF-8 at byte 6"), ("none.yaml", "No such file"), (".", "is a folder")):
         with pytest.raises(ConfigError, match=what):
@@ -207,7 +207,7 @@ def test_the_command_prints_the_schema_with_a_sentence_for_every_key() -> None:
         group = groups.get(about.get("$ref", "").removeprefix("#/$defs/"), {})
         return about.get("description") or group.get("description")
 
-    assert keys["RunConfig.seed"]["description"] == "Seed of everything random."
+    assert keys["RunConfig.seed"]["description"] == "Seed of all random choices."
     assert [key for key, about in keys.items() if not explain(about)] == []
 
 
@@ -217,5 +217,5 @@ def test_files_without_a_row_are_told_before_anything_starts(tmp_path: Path) -> 
     (tmp_path / "notes.txt").write_text("x")
     files = ", ".join(str(tmp_path / name) for name in ("blank.jsonl", "packed.jsonl.gz", "notes.txt"))
     lines = fault(tmp_path, GOOD.replace("m.jsonl", f"[{files}]", 1), check_files=True)
-    assert "blank.jsonl: holds no row" in lines[0] and "packed.jsonl.gz: holds no row" in lines[1]
+    assert "blank.jsonl: has no rows" in lines[0] and "packed.jsonl.gz: has no rows" in lines[1]
     assert "notes.txt: not a .jsonl" in lines[2]

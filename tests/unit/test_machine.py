@@ -35,7 +35,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gpus_per_worker": 0.5, "num_workers": 4}, None),
         ({"gpus_per_worker": 0.5, "num_workers": 8}, "8 x 0.5 = 4 GPUs, but this machine has 2; lower the number of workers to 4"),
         ({"gpus_per_worker": 8, "address": "auto"}, None),
-        ({"gpus_per_worker": 1.5}, "cluster.gpus_per_worker: is 1.5; Ray gives out whole GPUs above one: use 1 or 2"),
+        ({"gpus_per_worker": 1.5}, "cluster.gpus_per_worker: is 1.5; above one, Ray takes whole GPUs only: use 1 or 2"),
     ],
 )  # fmt: skip
 def test_more_gpus_than_there_are(tmp_path: Path, cluster: dict[str, Any], words: str | None) -> None:

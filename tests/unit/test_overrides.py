@@ -86,10 +86,10 @@ def test_it_sets_a_key_a_domain_s_key_or_a_place_in_a_list(file: Path, override:
         ("tracking[1].projct=x", "unknown key; did you mean 'project'?"),
         ("tracking[0]=tensorbord", "type 'tensorbord' is not known; did you mean 'tensorboard'?"),
         ("stages.0.learning_rat=1", "stages[0].learning_rat: unknown key; did you mean 'learning_rate'?"),
-        ("stages[5].learning_rate=1", "stages has 2 entries, counted from 0; set all of it to have more"),
-        ("stages.one.learning_rate=1", "stages is a list; name a place in it: stages[0] to stages[1]"),
+        ("stages[5].learning_rate=1", "stages has 2 entries, counted from 0; to add more, set the whole list"),
+        ("stages.one.learning_rate=1", "stages is a list; give an index: stages[0] to stages[1]"),
         ("training[0]=1", "training is a group of keys, not a list; name one of them"),
-        ("training.betas[0]=0.5", "training.betas is not in the file, so it has no place 0; set all of it"),
+        ("training.betas[0]=0.5", "training.betas is not in the file, so it has no entry 0; set all of it"),
         ("domains.finance.train[0]=x", "'domains.finance.train' is 'm.jsonl', not a list"),
         ("compare.variants.low.training.learning_rat=1", "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         ("fraction=0.3", "unknown key here; it belongs at domains.NAME.fraction"),
@@ -104,7 +104,7 @@ def test_it_sets_a_key_a_domain_s_key_or_a_place_in_a_list(file: Path, override:
         ("name=yes", "is True, which YAML reads as yes or no; put it in quotes"),
         ("output_dir=", "has no value after `=`; give one"),
         ("stages[0=3", "write it as key.path=value"),
-        ("evaluation.best=finanse", "is neither mean nor worst nor one of ['finance', 'code', 'gpt-4.5'] (did you mean 'finance'?)"),
+        ("evaluation.best=finanse", "is not mean, worst, or one of ['finance', 'code', 'gpt-4.5'] (did you mean 'finance'?)"),
     ],
 )  # fmt: skip
 def test_a_wrong_one_is_one_line_that_begins_as_it_was_typed(file: Path, override: str, words: str) -> None:
@@ -118,7 +118,7 @@ def test_a_wrong_one_is_one_line_that_begins_as_it_was_typed(file: Path, overrid
     "pair", [("seed=3", "seed=4"), ("mixing.sigma=0.3", "mixing={type: uniform}"), ("stages.0.max_steps=1", "stages[0].max_steps=1")]
 )  # fmt: skip
 def test_a_key_that_is_set_twice_is_refused(file: Path, pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"is set before, by --set .*; keep one of them"):
+    with pytest.raises(ConfigError, match=r"is already set by --set .*; keep one of them"):
         load_config(file, pair, check_files=False)
 
 

@@ -89,7 +89,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
     (tmp_path / "locked").chmod(stat.S_IRUSR | stat.S_IXUSR)
     done = raymix("run", write_run(tmp_path, output_dir=str(tmp_path / "locked" / "runs")))
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "output_dir: " in done.stderr and "cannot be written" in done.stderr
+    assert "output_dir: " in done.stderr and "cannot write to " in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
@@ -98,7 +98,7 @@ def test_an_output_folder_that_is_none_is_one_line(tmp_path: Path, verb: str) ->
     for path in (tmp_path / "file", tmp_path / "file" / "runs"):
         done = raymix(verb, write_run(tmp_path, output_dir=str(path)))
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert f"output_dir: {path} cannot be written (" in done.stderr and "choose another folder" in done.stderr
+        assert f"output_dir: cannot write to {path} (" in done.stderr and "choose another folder" in done.stderr
 
 
 def test_a_full_disk_is_told_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:

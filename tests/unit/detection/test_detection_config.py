@@ -28,7 +28,7 @@ def test_the_defaults_sample_the_models_own_distribution() -> None:
 
 
 def test_a_correction_without_calibration_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"detection: .*texts_per_domain is 0; give it texts \(100\), or use"):
+    with pytest.raises(ConfigError, match=r"detection: .*texts_per_domain is 0; set it to 100, or use"):
         load(tmp_path, {"calibration": {"texts_per_domain": 0}})
     DetectionConfig.model_validate({"calibration": {"texts_per_domain": 0}, "estimate": "average"})
 

@@ -137,7 +137,7 @@ def test_a_run_may_go_on_with_other_trackers(tmp_path: Path) -> None:
     ("tracking", "message"),
     [
         ("[tensorbord]", "tracking[0]: type 'tensorbord' is not known; did you mean 'tensorboard'?"),
-        ("[wandb, {type: wandb, mode: offline}]", "tracking: wandb stands twice; keep one"),
+        ("[wandb, {type: wandb, mode: offline}]", "tracking: wandb is given twice; keep one"),
         ("[{type: wandb, projekt: x}]", "tracking[0].projekt: unknown key; did you mean 'project'?"),
     ],
 )
