@@ -1,14 +1,9 @@
-"""Mixing algorithms: how the shares of the domains follow from what was measured. Pure: no Ray, no torch, no clock.
+"""Mixing algorithms: how domain shares follow from measurements. Pure: no Ray, no torch, no clock.
 
-base.py       what every algorithm and its settings are
-needs.py      what settings can leave open: reference losses, a base distribution; how fields say so
-resolved.py   settings as written -> settings with numbers
-table.py      the algorithms, those of installed plugins included
-
-To add one, write a file with a config class (its `type` names it) and a subclass of `MixingAlgorithm`, and give it a
-line in the table. Nothing else changes: no other part knows the fields of an algorithm's settings. One that answers to
-more than losses names its signals in its config class (`required_signals`; workers/signals has them). An algorithm in
-a package of its own is an entry point: docs/extending.md.
+To add one, write a file with a config class (its `type` is the name) and a subclass of `MixingAlgorithm`, and add a
+line to the table. Nothing else changes: no other part knows the fields of an algorithm's settings. An algorithm that
+uses more than losses lists its signals in its config class (`required_signals`; they are in workers/signals). An
+algorithm in a separate package is an entry point: docs/extending.md.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What every mixing algorithm is: initial weights, an answer to feedback, a state in plain JSON types, inner values."""
+"""The interface of mixing algorithms: initial weights, response to feedback, state in plain JSON types, metrics."""
 
 import math
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ Shares = dict[str, float]
 
 
 class Domain(Protocol):
-    """What an algorithm knows of a domain beforehand."""
+    """What an algorithm knows of a domain in advance."""
 
     @property
     def name(self) -> str:
@@ -43,21 +43,21 @@ class Domain(Protocol):
 
 
 class MixingConfig(Settings):
-    """Settings that every mixing algorithm has, and what the rest of the system asks of them, whichever it is."""
+    """Settings of every mixing algorithm, and all that the rest of the system asks of them."""
 
     type: str
     """Name in the table of algorithms."""
     unit: Literal["examples", "tokens"] = "examples"
-    """What a share is a share of. Both shares are logged whichever is chosen."""
+    """What shares are measured in. Both kinds of shares are logged in either case."""
 
     @property
     def required_signals(self) -> tuple[str, ...]:
-        """Names of the further signals (workers/signals) that the algorithm answers to."""
+        """Names of the signals besides losses (workers/signals) that the algorithm uses."""
         return ()
 
     @property
     def needs(self) -> Needs:
-        """What has to be known before the algorithm can be built."""
+        """What must be known before the algorithm can be built."""
         needs = Needs(target=next((target for _, target in self._targets()), None))
         for _, kind, value in self._numbers():
             source = kind.source(value)
@@ -68,10 +68,10 @@ class MixingConfig(Settings):
         return needs
 
     def check_domains(self, names: Sequence[str]) -> None:
-        """Refuse settings that name other domains than those that are trained on.
+        """Reject settings whose domains are not exactly those that are trained on.
 
         Raises:
-            ValueError: with the key and what to change.
+            ValueError: names the key and what to change.
         """
         for key, _, value in self._numbers():
             if isinstance(value, dict):
@@ -80,7 +80,7 @@ class MixingConfig(Settings):
             check_target(key, target, names)
 
     def restricted_to(self, names: Sequence[str]) -> Self:
-        """The same settings with what they give by domain for these domains alone; shares keep their proportions."""
+        """The same settings with values for these domains only; shares keep their proportions."""
         changed: dict[str, Any] = {}
         for key, kind, value in self._numbers():
             if isinstance(value, dict):
@@ -89,27 +89,26 @@ class MixingConfig(Settings):
         return self.replaced(**changed)
 
     def files(self) -> list[NumbersFile]:
-        """The files that the settings name."""
         return [NumbersFile(key, value, kind) for key, kind, value in self._numbers() if isinstance(value, Path)]
 
     def with_files_in(self, folder: Path) -> Self:
-        """The same settings with relative paths taken to be relative to a folder."""
+        """The same settings with relative paths resolved against a folder."""
         return self.replaced(**{file.key: folder / file.path for file in self.files()})
 
     def with_measured(self, measured: Measured) -> Self:
-        """The same settings with numbers where a word or a file stands for them, as far as they are known."""
+        """The same settings with words and files replaced by the numbers that they stand for, if those are known."""
         known = {key: measured.find(kind, kind.source(value)) for key, kind, value in self._numbers()}
         return self.replaced(**{key: dict(numbers) for key, numbers in known.items() if numbers is not None})
 
     def _numbers(self) -> Iterator[tuple[str, ByDomain, Any]]:
-        """The fields that hold numbers by domain or stand for them: key, kind and value."""
+        """The fields with numbers by domain, or with a word or file for them: key, kind and value."""
         for key, field in type(self).model_fields.items():
             for mark in find_marks(field):
                 if isinstance(mark, ByDomain):
                     yield key, mark, getattr(self, key)
 
     def _targets(self) -> Iterator[tuple[str, str]]:
-        """The fields that name a domain to be learned: key and name."""
+        """The fields that name a target domain: key and name."""
         for key, field in type(self).model_fields.items():
             if any(isinstance(mark, DomainName) for mark in find_marks(field)) and getattr(self, key) is not None:
                 yield key, getattr(self, key)
@@ -119,19 +118,19 @@ Config = TypeVar("Config", bound=MixingConfig)
 
 
 class MixingAlgorithm(ABC, Generic[Config]):
-    """Answers feedback with shares. The controller hands in only complete, finite losses and required signals.
+    """Turns feedback into shares. The controller passes only complete, finite losses and required signals.
 
-    `build_mixing_algorithm` builds it, after it has checked names and needs: what the settings give by domain is there
-    as numbers, for exactly these domains.
+    `build_mixing_algorithm` builds it after checking names and needs, so all values by domain in the settings are
+    numbers, for exactly these domains.
 
-    Beside the losses a feedback says how far to trust them (`standard_error_nats`, `change_from_first`,
-    `change_from_previous`), where that is known: a domain may be missing there, and no published method looks at them.
+    Besides losses, feedback has their errors (`standard_error_nats`, `change_from_first`, `change_from_previous`) for
+    those domains where they are known. No published method uses them.
     """
 
     state_fields: ClassVar[tuple[str, ...]] = ()
-    """Attributes that make up its state, each of plain JSON types."""
+    """Attributes that make up the state, each of plain JSON types."""
     config_class: ClassVar[type[MixingConfig]]
-    """Its settings, by its type parameter."""
+    """The class of the settings, taken from the type parameter."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,7 +148,6 @@ class MixingAlgorithm(ABC, Generic[Config]):
 
     @property
     def required_signals(self) -> tuple[str, ...]:
-        """Names of the further signals that workers must measure for it, by its settings."""
         return self.config.required_signals
 
     @abstractmethod
@@ -161,15 +159,14 @@ class MixingAlgorithm(ABC, Generic[Config]):
         """New shares after an evaluation, or None for no change."""
 
     def adopt(self, shares: Shares) -> None:
-        """Go on from shares that somebody else decided; nothing to do where the next answer does not depend on them."""
+        """Continue from shares that the user set; does nothing if the next answer does not depend on the shares."""
 
     def concerns(self, feedback: DomainFeedback) -> list[str]:
-        """What a person should know of the evaluation before any training, in sentences: where the algorithm cannot do
-        what it is there for."""
+        """Warnings about the evaluation before training, in sentences: why the algorithm cannot do its work."""
         return []
 
     def metrics(self) -> dict[str, float]:
-        """What it believed at the last feedback, by `quantity/domain`."""
+        """Internal values after the last feedback, by `quantity/domain`."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,10 +174,10 @@ class MixingAlgorithm(ABC, Generic[Config]):
         return {field: getattr(self, field) for field in self.state_fields}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
-            ValueError: the state has other fields, or other domains, than this algorithm.
+            ValueError: the fields or domains of the state are not those of this algorithm.
         """
         if set(state) != set(self.state_fields):
             raise ValueError(f"{self.config.type}: state has {sorted(state)}, expected {sorted(self.state_fields)}")
@@ -194,17 +191,16 @@ class ConstantMixing(MixingAlgorithm[Config]):
     """An algorithm whose shares never change."""
 
     def observe(self, feedback: DomainFeedback) -> None:
-        """No change, whatever was measured."""
+        return None
 
 
 def normalise(values: Mapping[str, float]) -> Shares:
-    """Values divided by their sum."""
     total = math.fsum(values.values())
     return {name: value / total for name, value in values.items()}
 
 
 def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Shares:
-    """The shares that `initial` stands for: uniform, by size in `unit`, or given."""
+    """The shares that `initial` specifies: uniform, by size in `unit`, or given."""
     if initial == "uniform":
         return {domain.name: 1.0 / len(domains) for domain in domains}
     if initial == "proportional":
@@ -213,8 +209,8 @@ def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Sh
 
 
 def given_shares(given: Source | Mapping[str, float], domains: Sequence[Domain]) -> Shares:
-    """Shares that settings give for these domains, in their order."""
-    shares = cast(Mapping[str, float], given)  # by the time that an algorithm is built
+    """Shares given in the settings, in the order of the domains."""
+    shares = cast(Mapping[str, float], given)  # numbers by the time an algorithm is built
     return normalise({domain.name: shares[domain.name] for domain in domains})
 
 
@@ -224,7 +220,7 @@ def flatten_by_temperature(shares: Shares, tau: float) -> Shares:
 
 
 def raise_to_floor(shares: Shares, floor: float) -> Shares:
-    """The shares with none below `floor`; those above it give in proportion. All floors together are at most 1."""
+    """The shares with none below `floor`; those above it give up in proportion. All floors together are at most 1."""
     low = {name for name, share in shares.items() if share < floor}
     while True:
         rest = math.fsum(share for name, share in shares.items() if name not in low)

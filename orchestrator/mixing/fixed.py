@@ -1,6 +1,6 @@
-"""Fixed: the shares are given and stay.
+"""Fixed: given shares that never change.
 
-`shares: detected` is the "constant" form of VersaTune (arXiv 2411.11266): the base model's own distribution, kept.
+`shares: detected` is the "constant" form of VersaTune (arXiv 2411.11266): the base model's own distribution.
 """
 
 from typing import Literal
@@ -15,13 +15,12 @@ class FixedConfig(MixingConfig):
     type: Literal["fixed"] = "fixed"
     """The shares below."""
     shares: BaseDistribution
-    """Share of each domain, which sum to 1; or `detected`: the base model's own distribution; or the .json file that a
-    detection wrote."""
+    """Share of each domain, summing to 1; or `detected`, the base model's own distribution; or the .json file that
+    `raymix detect` wrote."""
 
 
 class Fixed(ConstantMixing[FixedConfig]):
     """w_j as given."""
 
     def initial_weights(self) -> Shares:
-        """The given shares."""
         return given_shares(self.config.shares, self.domains)

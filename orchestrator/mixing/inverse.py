@@ -1,4 +1,4 @@
-"""Inverse: what the base distribution has much of gets little, w_j = (1 - P_j) / (k - 1).
+"""Inverse: domains with a large base share get a small one, w_j = (1 - P_j) / (k - 1).
 
 VersaTune's second baseline (arXiv 2411.11266, experiments): the opposite of training in proportion to knowledge.
 """
@@ -15,15 +15,14 @@ class InverseConfig(MixingConfig):
     type: Literal["inverse"] = "inverse"
     """(1 - P_j) / (k - 1)."""
     initial: Initial = "proportional"
-    """The distribution P: `uniform`, `proportional`, `detected` (the base model's own; the paper's), the .json file
-    that a detection wrote, or a share for each domain."""
+    """The distribution P: `uniform`, `proportional`, `detected` (the base model's own, as in the paper), the .json file
+    that `raymix detect` wrote, or a share for each domain."""
 
 
 class Inverse(ConstantMixing[InverseConfig]):
-    """w_j = (1 - P_j) / (k - 1); one domain alone keeps everything."""
+    """w_j = (1 - P_j) / (k - 1); a single domain keeps everything."""
 
     def initial_weights(self) -> Shares:
-        """The complement, scaled to sum to 1."""
         base = initial_shares(self.config.initial, self.domains, self.config.unit)
         others = len(base) - 1
         return {name: (1.0 - share) / others for name, share in base.items()} if others else base

@@ -1,24 +1,25 @@
-"""Mixture-of-Skills: a scorer over the domains is moved toward their rewards (arXiv 2406.08811, EMNLP 2024).
+"""Mixture-of-Skills: a scorer over the domains follows their rewards (arXiv 2406.08811, EMNLP 2024).
 
     psi <- psi + rate * sum_i R(i) * grad log p_psi(i)       inner_steps of Adam, rewards frozen, at each evaluation
     similarity  R(i) = 1/N sum_n cos(z_i, z_n)               z: mean hidden state, of tokens, then of examples
     perplexity  R(i) = mean_j PPL_now(x_j) / PPL_base(x_j)   high where there was little progress
     R <- beta * R + (1 - beta) * R_before                    with `ema`, recursive
-    MoSpec      R(i) = cos(z_i, z_m);  perplexity: R(m) doubled, before the smoothing       with `target` m
+    MoSpec      R(i) = cos(z_i, z_m);  perplexity: R(m) doubled, before smoothing           with `target` m
 
-The interval S of the paper (100 steps) is `evaluation.every`; the base model's evaluation at step 0 moves nothing. In
-the paper a batch is of one domain (`training.batches: one_domain`), in the released code it mixes (the default). The
-sum has no factor p_i, so it is not the policy gradient: it is cross-entropy to R / sum(R), its one fixed point, and a
-common factor of all rewards changes nothing.
+The paper's interval S (100 steps) is `evaluation.every`; the base model's evaluation at step 0 does not move the
+scorer. In the paper a batch has one domain (`training.batches: one_domain`), in the released code it is mixed (the
+default). The sum has no factor p_i, so it is not the policy gradient: it is cross-entropy to R / sum(R), its only fixed
+point, and a common factor of all rewards has no effect.
 
-Certain, from paper, code and figures: the rewards, the unweighted sum, free logits, 200 Adam steps at 1e-4 an update
+From the paper, its code and figures: the rewards, the unweighted sum, free logits, 200 Adam steps at 1e-4 per update
 (the paper's text says one), beta on the new reward. Ours: negative similarities count as 0, since a negative reward
 has no fixed point.
 
-Where it fails or saturates: an update opens a gap of 0.04 between logits at most, so it takes tens of updates to move
-(lower `evaluation.every`); hidden states of one model point much the same way, which makes similarity rewards nearly
-equal and the limit nearly uniform. Similarity favours what resembles itself, perplexity ratios what is hard to fit.
-The rewards, smoothed rewards and probabilities in the report show which of these it is; MoSpec spreads them most.
+Where it fails or saturates: an update changes the gap between logits by at most 0.04, so shares need tens of updates to
+move (lower `evaluation.every`). Hidden states of one model point in similar directions, so similarity rewards are
+nearly equal and the limit is nearly uniform. Similarity favours domains that resemble themselves, perplexity ratios
+those that are hard to fit. The rewards, smoothed rewards and probabilities in the report show which case applies;
+MoSpec spreads them most.
 """
 
 import math
@@ -42,49 +43,48 @@ from orchestrator.mixing.scorer import SCORERS, policy_gradient, unweighted_grad
 from workers.contracts import DomainFeedback
 
 _GRADIENTS = {"unweighted": unweighted_gradient, "policy": policy_gradient}
-_LARGEST_REWARD = 1e6  # a model that fell apart: its squares would overflow in Adam
+_LARGEST_REWARD = 1e6  # squares of the rewards of a diverged model would overflow in Adam
 
 
 class MixtureOfSkillsConfig(MixingConfig):
-    """Shares by a scorer that answers to what was measured on each domain's training examples."""
+    """Shares from a scorer that learns from measurements on each domain's training examples."""
 
     type: Literal["mixture_of_skills"] = "mixture_of_skills"
     """Move the shares toward the domains' rewards."""
     reward: Literal["similarity", "perplexity"] = "similarity"
-    """`similarity` (CosSim): how much a domain's hidden states resemble all domains'. `perplexity` (Diff): perplexity
-    as a ratio to the base model's."""
+    """`similarity` (CosSim): how similar a domain's hidden states are to those of all domains. `perplexity` (Diff):
+    perplexity relative to that of the base model."""
     target: TargetDomain | None = None
-    """MoSpec: the domain to serve. Rewards are similarity to it, or its perplexity ratio counts double."""
+    """MoSpec: the domain to optimise for. Rewards are the similarity to it, or its perplexity ratio counts double."""
     span: Literal["response", "sequence"] = "response"
-    """Tokens of the perplexity: the assistant's, or all of the example, as in the authors' released code."""
+    """Tokens that the perplexity covers: the assistant's, or the whole example as in the released code."""
     ema: bool = True
-    """Smooth the rewards over updates by an exponential moving average."""
+    """Smooth the rewards over updates with an exponential moving average."""
     beta: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Weight of the NEW reward in the average."""
     ema_start: Literal["one", "first_reward"] = "one"
-    """Where the average starts: at 1, as in the released code, or at the first reward."""
+    """Start of the average: 1, as in the released code, or the first reward."""
     tau: Annotated[float, Field(ge=1)] | None = None
-    """Temperature of the prior, the shares at the start: 1 is proportional to the sizes; null is infinite: uniform."""
+    """Temperature of the prior, the initial shares: 1 is proportional to the sizes; null is infinite, i.e. uniform."""
     scorer: Literal["logits", "perceptron"] = "logits"
     """One free logit for each domain, as in the released code, or the paper's two-layer perceptron."""
     inner_steps: Annotated[int, Field(ge=1)] = 200
-    """Adam steps of the scorer at each update; the released code's 200, where the paper's text has 1."""
+    """Adam steps of the scorer per update: 200 in the released code, 1 in the paper's text."""
     scorer_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of these steps."""
     gradient: Literal["unweighted", "policy"] = "unweighted"
     """`unweighted` is the paper's sum, whose limit is R / sum(R); `policy` is the true gradient of the expected reward,
-    for ablations only: it collapses to all weight on the one best domain."""
+    for ablations only: it collapses to the single best domain."""
 
     @property
     def required_signals(self) -> tuple[str, ...]:
-        """The one signal that the reward is made of."""
         if self.reward == "perplexity":
             return ("perplexity_ratio" if self.span == "response" else "perplexity_ratio:sequence",)
         return ("hidden_similarity" if self.target is None else f"hidden_similarity:{self.target}",)
 
 
 class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
-    """The scorer, and the smoothed rewards of the update before."""
+    """The scorer, and the smoothed rewards of the previous update."""
 
     state_fields = ("reward", "smoothed_reward", "scorer_state")
 
@@ -96,7 +96,6 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
 
     @property
     def scorer_state(self) -> list[list[float]]:
-        """What the scorer has learned, in plain JSON types."""
         return self._scorer.state()
 
     @scorer_state.setter
@@ -109,7 +108,7 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         return flatten_by_temperature(by_size, math.inf if self.config.tau is None else self.config.tau)
 
     def observe(self, feedback: DomainFeedback) -> Shares | None:
-        """The scorer's probabilities after one update; the base model's evaluation is no update."""
+        """The scorer's probabilities after one update; the base model's evaluation causes none."""
         (signal,) = self.required_signals
         raw = {name: max(feedback.signals[signal][name], 0.0) for name in self.names}
         if self.config.reward == "perplexity" and self.config.target is not None:
@@ -124,7 +123,7 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         return self._by_domain(self._scorer.probabilities())
 
     def adopt(self, shares: Shares) -> None:
-        """Move the scorer to these probabilities; Adam's moments stay."""
+        """Move the scorer to these probabilities, keeping Adam's moments."""
         self._scorer.move_to(np.array([shares[name] for name in self.names]))
 
     def _smooth(self, reward: dict[str, float]) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""What a mixing algorithm must know of the domains before it can be built, and how its settings say so.
+"""What a mixing algorithm must know about the domains before it can be built, and how its settings declare it.
 
-The annotation of a field says what it holds: `Initial` and `BaseDistribution` a share for each domain,
-`ReferenceLosses` a loss for each, `TargetDomain` the name of one. By these marks, never by the names of fields, names
-are checked, settings restricted to some domains, files read, and measured numbers put in.
+The annotation of a field tells its meaning: `Initial` and `BaseDistribution` are a share for each domain,
+`ReferenceLosses` a loss for each, `TargetDomain` the name of one. Checking names, restricting settings to some domains,
+reading files and filling in measured numbers go by these marks, never by the names of fields.
 """
 
 import json
@@ -21,7 +21,7 @@ from workers.settings import LocalPath
 Numbers = Mapping[str, float]
 """A number for each domain."""
 Source = Literal["computed", "detected"] | Path
-"""What stands for numbers by domain: a word for what is measured before the training, or a file."""
+"""A placeholder for numbers by domain: a word if they are measured before training, or a file."""
 
 _GIVEN_SUM_TOLERANCE = 1e-6  # people write 0.333333
 
@@ -29,47 +29,47 @@ _GIVEN_SUM_TOLERANCE = 1e-6  # people write 0.333333
 def _sum_to_one(shares: dict[str, float]) -> dict[str, float]:
     total = math.fsum(shares.values())
     if abs(total - 1.0) > _GIVEN_SUM_TOLERANCE:
-        remedy = f"divide each by {total:.9g} or mend one" if total > 0 else "give at least one of them a share"
+        remedy = f"divide each by {total:.9g} or correct one" if total > 0 else "give at least one of them a share"
         raise ValueError(f"shares sum to {total:.9g}, not to 1; {remedy}")
     return shares
 
 
 def _json_file(path: Path) -> Path:
     if path.suffix != ".json":  # a misspelt word would pass for a path
-        raise ValueError(f"{str(path)!r} is neither a known word nor the name of a .json file")
+        raise ValueError(f"{str(path)!r} is neither a known value nor the name of a .json file")
     return path
 
 
 @dataclass(frozen=True)
 class ByDomain:
-    """Marks a field that holds a number for each domain, or the word or the file that stands for them."""
+    """Marks a field with a number for each domain, or with a word or file in their place."""
 
     what: Literal["shares", "losses"]
     """What the numbers are."""
     word: Literal["detected", "computed"]
-    """Stands for numbers that are measured before the training."""
+    """Means that the numbers are measured before training."""
     key_in_file: str
-    """Where a JSON file has them."""
+    """Key of the numbers in a JSON file."""
     kind_of_file: str
-    """What to call such a file."""
+    """How messages refer to such a file."""
 
     def read(self, path: Path) -> dict[str, float]:
         """The numbers in a file.
 
         Raises:
-            ValueError: it is no JSON.
-            KeyError, TypeError: it is of another kind.
+            ValueError: it is not JSON.
+            KeyError, TypeError: it is another kind of file.
         """
         return cast(dict[str, float], json.loads(path.read_text())[self.key_in_file])
 
     def source(self, value: object) -> Source | None:
-        """The word or the file that a field of this kind holds; None for numbers and for other words."""
+        """The word or file that is a field's value; None for numbers and for other words."""
         return cast(Source, value) if value == self.word or isinstance(value, Path) else None
 
 
 @dataclass(frozen=True)
 class DomainName:
-    """Marks a field that names the domain to be learned."""
+    """Marks a field that names the target domain."""
 
 
 DISTRIBUTION = ByDomain("shares", "detected", "shares", "a file of shares by domain")
@@ -78,7 +78,7 @@ REFERENCES = ByDomain("losses", "computed", "loss_nats", "a file that `raymix re
 NotNegative = Annotated[float, Field(ge=0)]
 GivenShares = Annotated[dict[str, NotNegative], Field(min_length=1), AfterValidator(_sum_to_one)]
 DistributionFile = Annotated[LocalPath, AfterValidator(_json_file)]
-"""A JSON file {"shares": {domain: share}}, as the detection of a model's own distribution writes it."""
+"""A JSON file {"shares": {domain: share}}, as `raymix detect` writes it."""
 BaseDistribution = Annotated[Literal["detected"] | DistributionFile | GivenShares, DISTRIBUTION]
 Initial = Annotated[Literal["uniform", "proportional", "detected"] | DistributionFile | GivenShares, DISTRIBUTION]
 ReferenceLosses = Annotated[Literal["computed"] | LocalPath | dict[str, NotNegative], REFERENCES]
@@ -90,32 +90,32 @@ _IN_FILE = {DISTRIBUTION: TypeAdapter(GivenShares), REFERENCES: TypeAdapter(dict
 
 @dataclass(frozen=True)
 class Needs:
-    """What the training of a mixing algorithm has to wait for, and the domain that it is for."""
+    """What must be known before training with a mixing algorithm, and its target domain."""
 
     distribution: Source | None = None
-    """Where its base distribution comes from; None: it needs none, or its shares are given."""
+    """Where the base distribution comes from; None if it is not needed, or the shares are given."""
     references: Source | Numbers | None = None
-    """Where its reference losses come from, or the losses themselves; None: it needs none."""
+    """Where the reference losses come from, or the losses themselves; None if they are not needed."""
     target: str | None = None
-    """The domain that is to be learned, where there is one."""
+    """The target domain, if there is one."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers by domain for what settings leave open: of each word what was measured, of each file what was read."""
+    """Numbers by domain for the sources in the settings: measured for a word, read from a file."""
 
     distributions: Mapping[Source, Numbers] = field(default_factory=dict)
     references: Mapping[Source, Numbers] = field(default_factory=dict)
 
     def find(self, kind: ByDomain, source: Source | None) -> Numbers | None:
-        """The numbers that a word or a file stands for; None where they are not known."""
+        """The numbers of a source; None if they are not known."""
         known = self.distributions if kind == DISTRIBUTION else self.references
         return None if source is None else known.get(source)
 
 
 @dataclass(frozen=True)
 class NumbersFile:
-    """A file of numbers by domain that settings name."""
+    """A file of numbers by domain that the settings name."""
 
     key: str
     """Key of the settings that names it."""
@@ -123,10 +123,10 @@ class NumbersFile:
     kind: ByDomain
 
     def check(self, names: Sequence[str]) -> None:
-        """Refuse a file without valid numbers for exactly these domains.
+        """Reject a file without valid numbers for exactly these domains.
 
         Raises:
-            ValueError: with the path and what is wrong.
+            ValueError: names the path and what is wrong.
         """
         try:
             numbers = self.kind.read(self.path)
@@ -141,7 +141,7 @@ class NumbersFile:
 
 
 def find_marks(field: FieldInfo) -> Iterator[object]:
-    """What the annotation of a field is marked with, inside a union as well."""
+    """The marks on the annotation of a field, those inside a union included."""
     yield from field.metadata
     yield from _marks_inside(field.annotation)
 
@@ -153,7 +153,7 @@ def _marks_inside(annotation: Any) -> Iterator[object]:
 
 
 def check_keys(what: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse values that are not given for exactly these domains."""
+    """ValueError if values are not given for exactly these domains."""
     if unknown := [name for name in values if name not in names]:
         near = meant(unknown, names)
         raise ValueError(f"{what}: {unknown} are not domains of this run{near}; its domains are {list(names)}")
@@ -162,7 +162,7 @@ def check_keys(what: str, values: Mapping[str, Any], names: Sequence[str]) -> No
 
 
 def check_target(key: str, target: str, names: Sequence[str]) -> None:
-    """Refuse a target that is not one of these domains."""
+    """ValueError if the target is not one of these domains."""
     if target not in names:
         near = meant([target], names)
-        raise ValueError(f"mixing.{key}: {target!r} is not a domain that is trained on{near}; these are {list(names)}")
+        raise ValueError(f"mixing.{key}: {target!r} is not a trained domain{near}; choose from {list(names)}")

@@ -1,4 +1,4 @@
-"""Proportional: shares follow the domains' sizes, as if all data lay in one heap."""
+"""Proportional: shares follow the domains' sizes, as if all data were concatenated."""
 
 from typing import Literal
 
@@ -16,5 +16,4 @@ class Proportional(ConstantMixing[ProportionalConfig]):
     """w_j = n_j / sum_i n_i, n in examples or tokens."""
 
     def initial_weights(self) -> Shares:
-        """By size."""
         return initial_shares("proportional", self.domains, self.config.unit)

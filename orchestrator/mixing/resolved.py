@@ -1,4 +1,4 @@
-"""From settings as they are written to settings that an algorithm can be built from: `resolve`."""
+"""From settings as written to settings that an algorithm can be built from: `resolve`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from orchestrator.mixing.needs import Measured
 
 @dataclass(frozen=True)
 class ResolvedMixing:
-    """Settings with numbers for all that their algorithm needs, for exactly the domains of a run; `resolve` makes it.
+    """Settings with numbers for all that the algorithm needs, for exactly the domains of a run.
 
-    What a run folder keeps (config.json) are the settings as they were written; this is what its controller gets.
+    The run folder keeps the settings as written (config.json); the controller receives these.
     """
 
     config: MixingConfig
 
 
 def resolve(config: MixingConfig, measured: Measured, names: Sequence[str]) -> ResolvedMixing:
-    """The settings with what was measured or read in the place of the words and files that stand for it.
+    """The settings with words and files replaced by the numbers that were measured or read.
 
     Args:
         config: as written.
         measured: numbers by domain.
-        names: the domains that are trained on.
+        names: the trained domains.
 
     Raises:
-        ValueError: the settings or the numbers are of other domains, or something that is needed is not known.
+        ValueError: the settings or the numbers are for other domains, or something needed is not known.
     """
     known = config.with_measured(measured)
     known.check_domains(names)
     for what, left in (("shares", known.needs.distribution), ("losses", known.needs.references)):
         if isinstance(left, str | Path):
-            raise ValueError(f"mixing: {left} has to be turned into {what} by domain first")
+            raise ValueError(f"mixing: the {what} by domain that {left} stands for are not known yet")
     return ResolvedMixing(known)

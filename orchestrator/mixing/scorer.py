@@ -1,12 +1,12 @@
 """The scorer of Mixture-of-Skills: logits of N domains and the Adam optimizer that moves them. Pure NumPy.
 
-`LogitScorer` is N free logits, as in the authors' released code. `PerceptronScorer` is the two-layer network of the
-paper (arXiv 2406.08811, section 3), whose width and activation are not stated: 16 tanh units here, and an input of
-ones, since every domain is there. All parameters of a domain's output push its logit the same way, so it moves about
-five times as fast as a free logit at the same learning rate.
+`LogitScorer` has N free logits, as in the authors' released code. `PerceptronScorer` is the two-layer network of the
+paper (arXiv 2406.08811, section 3), which does not state width and activation: 16 tanh units here, and an input of
+ones, since every domain is present. All parameters of a domain's output push its logit in the same direction, so it
+moves about five times as fast as a free logit at the same learning rate.
 
-Adam's moments outlive an update (released code). There the prior is fitted by gradient descent first; here it is exact
-from the start, by the logits themselves or by the output's biases.
+Adam's moments are kept between updates, as in the released code. That code first fits the prior by gradient descent;
+here it is exact from the start, through the logits themselves or the output's biases.
 
 Shapes: N domains, P parameters, H hidden units.
 """
@@ -23,11 +23,11 @@ Array = NDArray[np.float64]
 
 _FIRST_DECAY, _SECOND_DECAY, _EPSILON = 0.9, 0.999, 1e-8
 _NUM_HIDDEN = 16
-_SMALLEST_PROBABILITY = 1e-6  # a logit needs one, and the way back from it
+_SMALLEST_PROBABILITY = 1e-6  # keeps a logit finite and lets its share grow again
 
 
 class Scorer(ABC):
-    """Parameters, Adam's moments, and the number of Adam steps done."""
+    """Parameters, Adam's moments, and the number of Adam steps so far."""
 
     def __init__(self, parameters_P: Array) -> None:
         self.parameters_P = parameters_P
@@ -41,22 +41,22 @@ class Scorer(ABC):
 
     @abstractmethod
     def _pull_back(self, gradient_N: Array) -> Array:
-        """Gradient by the parameters, (P,), from the gradient by the logits."""
+        """Gradient with respect to the parameters, (P,), from that with respect to the logits."""
 
     @abstractmethod
     def _add_to_logits(self, added_N: Array) -> None:
-        """Change the parameters so that the logits are higher by this."""
+        """Change the parameters so that the logits increase by this."""
 
     def probabilities(self) -> Array:
         """Softmax of the logits, shape (N,)."""
         return softmax(self.logits())
 
     def move_to(self, probabilities_N: Array) -> None:
-        """Have these probabilities, shape (N,), or the smallest that a scorer can have."""
+        """Take on these probabilities, shape (N,), none below _SMALLEST_PROBABILITY."""
         self._add_to_logits(np.log(np.maximum(probabilities_N, _SMALLEST_PROBABILITY)) - self.logits())
 
     def ascend(self, gradient_of: Callable[[Array], Array], num_steps: int, learning_rate: float) -> None:
-        """Adam steps uphill; `gradient_of` gives the gradient by the logits, (N,), at the probabilities, (N,)."""
+        """Adam steps uphill; `gradient_of` maps probabilities, (N,), to the gradient by the logits, (N,)."""
         for _ in range(num_steps):
             gradient_P = self._pull_back(gradient_of(self.probabilities()))
             self.num_steps += 1
@@ -72,10 +72,10 @@ class Scorer(ABC):
         return [*(array.tolist() for array in arrays), [float(self.num_steps)]]
 
     def load_state(self, state: Sequence[Sequence[float]]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
-            ValueError: it is of another kind of scorer, or of another number of domains.
+            ValueError: it belongs to another kind of scorer or another number of domains.
         """
         expected = [self.parameters_P.size] * 3 + [1]
         if (found := [len(part) for part in state]) != expected:
@@ -86,13 +86,12 @@ class Scorer(ABC):
 
 
 class LogitScorer(Scorer):
-    """One free logit for each domain; the probabilities begin at `prior_N`, which is positive."""
+    """One free logit for each domain; the initial probabilities are `prior_N`, which is positive."""
 
     def __init__(self, prior_N: Array) -> None:
         super().__init__(np.log(prior_N))
 
     def logits(self) -> Array:
-        """The parameters themselves."""
         return self.parameters_P
 
     def _add_to_logits(self, added_N: Array) -> None:
@@ -103,19 +102,18 @@ class LogitScorer(Scorer):
 
 
 class PerceptronScorer(Scorer):
-    """Two layers over an input of ones; the probabilities begin at `prior_N`, which is positive."""
+    """Two layers over an input of ones; the initial probabilities are `prior_N`, which is positive."""
 
     def __init__(self, prior_N: Array) -> None:
         n = self._num_domains = len(prior_N)
         self._ends = np.cumsum([_NUM_HIDDEN * n, _NUM_HIDDEN, n * _NUM_HIDDEN])
         bounds_P = np.repeat([n**-0.5, 0.0, _NUM_HIDDEN**-0.5, 0.0], [_NUM_HIDDEN * n, _NUM_HIDDEN, n * _NUM_HIDDEN, n])
-        # Hashed, because NumPy's generators may change from one release to the next.
+        # Hashed, because NumPy's generators may change between releases.
         bits_P = hash_uint64(np.arange(len(bounds_P), dtype=np.uint64), derive_key("perceptron scorer"))
         super().__init__(bounds_P * (2.0 * bits_P / 2.0**64 - 1.0))
         self._add_to_logits(np.log(prior_N) - self.logits())
 
     def logits(self) -> Array:
-        """Output layer of the hidden units."""
         _, _, output_NH, output_bias_N = self._layers()
         return output_NH @ self._hidden() + output_bias_N
 
@@ -148,16 +146,15 @@ SCORERS: dict[str, type[LogitScorer] | type[PerceptronScorer]] = {
 
 
 def softmax(logits_N: Array) -> Array:
-    """exp(logit) over their sum, shape (N,)."""
     raised_N = np.exp(logits_N - logits_N.max())
     return raised_N / raised_N.sum()
 
 
 def unweighted_gradient(rewards_N: Array, probabilities_N: Array) -> Array:
-    """sum_i R_i grad log p_i by the logits: R - p * sum(R). Its fixed point is p = R / sum(R)."""
+    """sum_i R_i grad log p_i with respect to the logits: R - p * sum(R). Its fixed point is p = R / sum(R)."""
     return rewards_N - probabilities_N * rewards_N.sum()
 
 
 def policy_gradient(rewards_N: Array, probabilities_N: Array) -> Array:
-    """Gradient of E_p[R] by the logits: p * (R - E_p[R]). It drifts to a one-hot on the best domain."""
+    """Gradient of E_p[R] with respect to the logits: p * (R - E_p[R]). It collapses to the best domain."""
     return probabilities_N * (rewards_N - probabilities_N @ rewards_N)

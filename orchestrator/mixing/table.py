@@ -1,4 +1,4 @@
-"""The table of mixing algorithms, and what is derived from it: the union of their settings, and how one is built."""
+"""The table of mixing algorithms, the union of their settings, and how to build one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,11 +32,11 @@ _OWN: dict[str, type[MixingAlgorithm[Any]]] = {
 
 
 def _fault(name: str, entry: Any) -> str | None:
-    """What keeps an object from being the algorithm of this name."""
+    """Why an object cannot be the algorithm of this name; None if it can."""
     if not (isinstance(entry, type) and issubclass(entry, MixingAlgorithm)):
         return "is not a MixingAlgorithm"
     if not has_type(getattr(entry, "config_class", None), MixingConfig, name):
-        return f"has no config class, as its type parameter, whose type is Literal[{name!r}]"
+        return f"has no config class as its type parameter whose type is Literal[{name!r}]"
     return None
 
 
@@ -59,12 +59,12 @@ def build_mixing_algorithm(
     """The algorithm that `config` names, for these domains.
 
     Args:
-        config: resolved settings; or settings that are complete as they are written, validated or as plain data such as
+        config: resolved settings; or settings that are complete as written, validated or as plain data such as
             {"type": "versatune", "sigma": 0.5, "reference": {...}}.
         domains: name, num_examples and num_tokens of every domain.
 
     Raises:
-        ValueError: the config is not valid, is not complete, or names other domains than `domains`.
+        ValueError: the config is not valid or not complete, or its domains are not those in `domains`.
     """
     if isinstance(config, Mapping):
         config = _ADAPTER.validate_python(dict(config))
@@ -74,10 +74,10 @@ def build_mixing_algorithm(
 
 
 def initial_weights(config: MixingConfig, domains: Sequence[Domain]) -> Shares:
-    """Shares before any feedback. They do not depend on reference losses, so these may still be unknown.
+    """Shares before any feedback. They do not depend on reference losses, which may still be unknown.
 
     Raises:
-        ValueError: the base distribution that they start from is not known yet.
+        ValueError: the base distribution is not known yet.
     """
     source = config.needs.references
     any_losses = dict.fromkeys((domain.name for domain in domains), 0.0)

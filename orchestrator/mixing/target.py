@@ -1,8 +1,8 @@
-"""Target: one domain has a fixed share, the others have the rest in equal parts.
+"""Target: one domain has a fixed share, the others share the rest equally.
 
 The baselines of VersaTune's domain expansion (arXiv 2411.11266, experiments): share 1 is "100 % specific domain",
-which forgets most elsewhere; a smaller share is "target plus uniform split of the rest", whose share of the target
-the paper's material does not state.
+which forgets most elsewhere; a smaller share is "target plus uniform split of the rest", for which the paper does not
+state the target's share.
 """
 
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from orchestrator.mixing.needs import TargetDomain
 
 
 class TargetConfig(MixingConfig):
-    """One domain before all others."""
+    """One domain gets a fixed share."""
 
     type: Literal["target"] = "target"
     """`share` for the target, (1 - share) / (k - 1) for each other domain."""
@@ -25,10 +25,9 @@ class TargetConfig(MixingConfig):
 
 
 class Target(ConstantMixing[TargetConfig]):
-    """w_e = share, w_j = (1 - share) / (k - 1); one domain alone has everything."""
+    """w_e = share, w_j = (1 - share) / (k - 1); a single domain gets everything."""
 
     def initial_weights(self) -> Shares:
-        """The target's share and equal parts of the rest."""
         target = self.config.target
         others = len(self.names) - 1
         if not others:

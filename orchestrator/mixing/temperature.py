@@ -12,7 +12,7 @@ from orchestrator.mixing.base import ConstantMixing, MixingConfig, Shares, flatt
 
 
 class TemperatureConfig(MixingConfig):
-    """Shares by the domains' sizes, flattened."""
+    """Shares by the domains' sizes, flattened by a temperature."""
 
     type: Literal["temperature"] = "temperature"
     """Proportional to size^(1/tau)."""
@@ -24,6 +24,5 @@ class Temperature(ConstantMixing[TemperatureConfig]):
     """w_j proportional to q_j^(1/tau)."""
 
     def initial_weights(self) -> Shares:
-        """Flattened sizes."""
         by_size = initial_shares("proportional", self.domains, self.config.unit)
         return flatten_by_temperature(by_size, self.config.tau)

@@ -16,5 +16,4 @@ class Uniform(ConstantMixing[UniformConfig]):
     """w_j = 1 / k."""
 
     def initial_weights(self) -> Shares:
-        """1 / k each."""
         return initial_shares("uniform", self.domains, self.config.unit)

@@ -1,21 +1,21 @@
-"""VersaTune: domains with more left to learn get a larger share; one domain may be expanded (arXiv 2411.11266).
+"""VersaTune: domains with more left to learn get a larger share; a target domain can be expanded (arXiv 2411.11266).
 
     gamma_j = max((l_j - l_ref_j) / l_j, 0)                  learnable potential, in [0, 1)
     P_j    <- P_j * (1 + sigma * gamma_j) / sum_i ...        at every evaluation, the base model's included
 
 l_j is the held-out loss of the current model, l_ref_j the best held-out loss of a model fine-tuned on that domain
-alone. Equal potentials leave the shares as they are. That is also how the method saturates: a reference that has
-memorised its domain (l_ref near 0) makes every gamma 1 and the rule does nothing, which is why references are
+alone. Equal potentials leave the shares unchanged. That is also how the method saturates: references that have
+memorised their domains (l_ref near 0) make every gamma 1 and the rule does nothing, which is why references are
 measured on held-out rows.
 
-With a `target` its share is then raised by delta while mean forgetting elsewhere stays below epsilon times what the
-target can still learn (see expansion.py). Otherwise nothing is raised this time; the next evaluation decides anew. It
-ends by itself: a target at its reference loss has gamma 0. Forgetting is seen against the evaluation before only, so
-a slow drift goes unseen by the rule; the report shows every loss against the base model.
+With a `target`, its share is then raised by delta if mean forgetting elsewhere is below epsilon times what the target
+can still learn (expansion.py). Otherwise it is not raised, and the next evaluation decides again. The raises stop
+automatically: a target at its reference loss has gamma 0. Forgetting is measured against the previous evaluation only,
+so the rule does not see a slow drift; the report shows every loss against the base model.
 
-Certain of the paper: gamma and the forgetting degree. The updates are reconstructions; sigma, delta and epsilon are
-ours. Ours as well: the exponential form (equal to first order) and the floor. `loss` is what the authors' released code
-does: P_j * exp(l_j), without references.
+Stated in the paper: gamma and the forgetting degree. The updates are reconstructions; sigma, delta and epsilon are
+ours, and so are the exponential form (equal to first order) and the floor. `loss` is the update of the authors'
+released code: P_j * exp(l_j), without references.
 """
 
 import math
@@ -39,16 +39,16 @@ from workers.contracts import DomainFeedback
 
 
 class VersaTuneConfig(MixingConfig):
-    """VersaTune's feedback loop over the domains' learnable potentials."""
+    """VersaTune's feedback loop on the domains' learnable potentials."""
 
     type: Literal["versatune"] = "versatune"
     """Raise the share of domains with more left to learn."""
     initial: Initial = "proportional"
-    """Shares before any feedback: `uniform`, `proportional`, `detected` (the base model's own distribution; the
-    paper's), the .json file that a detection wrote, or a share for each domain."""
+    """Shares before any feedback: `uniform`, `proportional`, `detected` (the base model's own distribution, as in the
+    paper), the .json file that `raymix detect` wrote, or a share for each domain."""
     reference: ReferenceLosses = "computed"
-    """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`:
-    fine-tune on each domain alone before the run, once."""
+    """Reference loss of each domain in nats per token; or the JSON file that `raymix reference` wrote; or `computed`,
+    which fine-tunes on each domain alone, once, before the run."""
     sigma: Annotated[float, Field(gt=0)] = 0.5
     """Magnitude of an adjustment."""
     update: Literal["ratio", "exponential", "loss"] = "ratio"
@@ -56,32 +56,32 @@ class VersaTuneConfig(MixingConfig):
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Smallest share of a domain."""
     target: TargetDomain | None = None
-    """Domain to expand: its share is raised while the others forget little. Without one all domains are alike."""
+    """Domain to expand: its share is raised as long as the others forget little. By default, none is."""
     delta: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Size of a raise of the target's share; it ends at 1 minus the floors of the others."""
+    """Size of a raise of the target's share, which is at most 1 minus the floors of the others."""
     epsilon: Annotated[float, Field(gt=0)] = 1.0
     """Mean forgetting of the others that a raise may cost, as a multiple of the target's learnable potential."""
 
     @model_validator(mode="after")
     def _target_has_a_potential(self) -> Self:
         if self.target is not None and self.update == "loss":
-            raise ValueError("target: a raise is weighed against learnable potential, which update: loss has not")
+            raise ValueError(
+                "target: a raise is weighed against learnable potential, which `update: loss` does not have"
+            )
         return self
 
     @property
     def needs(self) -> Needs:
-        """References only where the update weighs losses against them."""
         return replace(super().needs, references=None) if self.update == "loss" else super().needs
 
     def check_domains(self, names: Sequence[str]) -> None:
-        """Names as ever, and that all of the domains can have the floor."""
         super().check_domains(names)
         if self.floor * len(names) > 1.0:
             raise ValueError(floor_fault(self.floor, len(names)))
 
 
 class VersaTune(MixingAlgorithm[VersaTuneConfig]):
-    """The loop's state is the shares and the losses of the evaluation before; the rest is kept to be shown."""
+    """The loop's state is the shares and the losses of the previous evaluation; the rest is kept for display."""
 
     state_fields = ("shares", "gamma", "phi", "losses", "is_raised")
 
@@ -89,7 +89,7 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         super().__init__(config, domains)
         self.reference: dict[str, float] = {}
         if config.update != "loss":
-            losses = cast(Mapping[str, float], config.reference)  # by the time that an algorithm is built
+            losses = cast(Mapping[str, float], config.reference)  # numbers by the time an algorithm is built
             self.reference = {name: losses[name] for name in self.names}
         self.shares = self.initial_weights()
         self.gamma = dict.fromkeys(self.names, 0.0)
@@ -98,7 +98,6 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         self.is_raised = False
 
     def initial_weights(self) -> Shares:
-        """P^(0), none below the floor."""
         return raise_to_floor(initial_shares(self.config.initial, self.domains, self.config.unit), self.config.floor)
 
     def observe(self, feedback: DomainFeedback) -> Shares:
@@ -120,7 +119,6 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         return dict(self.shares)
 
     def adopt(self, shares: Shares) -> None:
-        """The next P^(t) comes from these."""
         self.shares = dict(shares)
 
     def _expand(self, target: str, losses: dict[str, float]) -> None:
@@ -132,31 +130,31 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
             self.shares = raise_share(self.shares, target, self.config.delta, self.config.floor)
 
     def _exponentials(self, values: dict[str, float]) -> dict[str, float]:
-        """exp(value) up to a factor that cancels in the sum: it is 1 for the largest among those that have a share."""
+        """exp(value) up to a common factor, which normalising cancels: the largest value with a share becomes 1."""
         largest = max(value for name, value in values.items() if self.shares[name] > 0)
         return {name: math.exp(min(value - largest, 0.0)) for name, value in values.items()}
 
     def concerns(self, feedback: DomainFeedback) -> list[str]:
-        """Domains whose reference is no better than the model at the start: their gamma is 0."""
+        """Domains whose reference is no better than the initial model, so that their gamma is 0."""
         losses = {name: feedback.loss_nats(name) for name in self.reference}
         off = [name for name, loss in losses.items() if loss <= self.reference[name]]
         if not off:
             return []
-        told = ", ".join(f"{name} {self.reference[name]:.3f} (at the start it is {losses[name]:.3f})" for name in off)
-        what = "the shares of such domains change only as those of others do, unless a loss rises above its reference"
+        listed = ", ".join(f"{name} {self.reference[name]:.3f} (initial loss {losses[name]:.3f})" for name in off)
+        what = "these shares change only when those of other domains do, unless a loss rises above its reference"
         if len(off) == len(losses):
-            what = "the shares stay as they are, as in a fixed mixture, until a loss rises above its reference"
+            what = "the shares stay unchanged, as in a fixed mixture, until a loss rises above its reference"
         elif self.config.target in off:
             what += f", and the target {self.config.target} is not raised"
         return [
-            f"mixing.reference is not below the loss of the model that training starts from: {told}. The learnable "
-            f"potential gamma is 0 there and versatune ({self.config.update}) has nothing to go by: {what}. Training "
-            "on such a domain alone did not help: lower training.learning_rate, raise reference.max_steps, or give "
-            "other losses as mixing.reference"
+            f"mixing.reference is not below the loss of the model that training starts from: {listed}. The learnable "
+            f"potential gamma of these domains is 0, so versatune ({self.config.update}) has no signal for them: "
+            f"{what}. Training on such a domain alone did not help: lower training.learning_rate, raise "
+            "reference.max_steps, or give other losses as mixing.reference"
         ]
 
     def metrics(self) -> dict[str, float]:
-        """gamma and reference loss of each domain; with a target also phi, and 1 where its share was raised."""
+        """gamma and reference loss of each domain; with a target also phi, and 1 if its share was raised."""
         if self.config.update == "loss":
             return {}
         values = {f"gamma/{name}": gamma for name, gamma in self.gamma.items()}
@@ -168,9 +166,9 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
 
 
 def floor_fault(floor: float, num_domains: int) -> str:
-    """What to say of a floor that the domains cannot all have."""
-    largest = math.floor(1e6 / num_domains) / 1e6  # rounded up it would be refused again
-    return f"mixing.floor: {floor} for {num_domains} domains is more than 1 in all; use at most {largest:.6g}"
+    """The message about a floor that the domains cannot all have."""
+    largest = math.floor(1e6 / num_domains) / 1e6  # rounded up, it would be rejected again
+    return f"mixing.floor: {floor} for {num_domains} domains adds up to more than 1; use at most {largest:.6g}"
 
 
 def learnable_potential(loss: float, reference: float) -> float:

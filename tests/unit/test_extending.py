@@ -212,7 +212,7 @@ def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_p
         "gone": "raymix_broken:Gone cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
         "half": "raymix_extras.by_loss:Half cannot be imported: AttributeError: module 'raymix_extras.by_loss' has no "
         "attribute 'Half'",
-        "renamed": "raymix_extras.by_loss:ByLoss has no config class, as its type parameter, whose type is "
+        "renamed": "raymix_extras.by_loss:ByLoss has no config class as its type parameter whose type is "
         "Literal['renamed']",
         "config": "raymix_extras.by_loss:ByLossConfig is not a MixingAlgorithm",
         "gain:er": "raymix_extras.gain:Gain has a colon in its name, which separates a name from its parameter",

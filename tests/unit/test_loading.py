@@ -73,7 +73,7 @@ def test_a_signal_that_workers_cannot_measure_is_told_before_anything_starts(
         ("type: uniform", "type: fixed, shares: {math: .nan, code: 1.0}", "run.yaml:6: mixing.shares.math: is nan; give a finite number"),
         ("type: uniform", "type: fixed, shares: {math: -0.5, code: 1.5}", "run.yaml:6: mixing.shares.math: is -0.5; input should be greater than or equal to 0"),
         ("type: uniform", "type: fixed, shares: {math: 1.0}", "run.yaml:6: mixing.shares: no value for ['code']; give one for each of ['math', 'code']"),
-        ("type: uniform", "type: versatune, floor: 0.6", "run.yaml:6: mixing.floor: 0.6 for 2 domains is more than 1 in all; use at most 0.5"),
+        ("type: uniform", "type: versatune, floor: 0.6", "run.yaml:6: mixing.floor: 0.6 for 2 domains adds up to more than 1; use at most 0.5"),
         ("type: uniform", "type: versatune, reference: {math: -1.0, code: 1.0}", "run.yaml:6: mixing.reference.math: is -1.0; input should be greater"),
         ("{train: m.jsonl}", "{train: m.jsonl, hub: {path: a/b}}", "run.yaml:4: domains.math: give either `train` (files) or `hub`"),
         ("{train: m.jsonl}", "{}", "run.yaml:4: domains.math: give `train` (files) or `hub`"),

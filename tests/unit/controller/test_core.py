@@ -170,6 +170,6 @@ def test_a_fork_leaves_the_core_as_it_was() -> None:
 def test_what_the_algorithm_cannot_do_is_told_once_before_any_training() -> None:
     core = make_core(reference={"a": 0.5, "b": 2.5})
     (event,) = core.observe(feedback(0)).events
-    assert (event.step, event.kind) == (0, "mixing") and "b 2.500 (at the start it is 2.000)" in event.message
+    assert (event.step, event.kind) == (0, "mixing") and "b 2.500 (initial loss 2.000)" in event.message
     assert core.observe(feedback(10)).events == []
     assert make_core().observe(feedback(0)).events == []

@@ -165,7 +165,7 @@ def test_the_policy_gradient_is_another_rule() -> None:
 
 
 def test_a_target_that_is_no_domain_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'law' is not a domain that is trained on; these are \['math'"):
+    with pytest.raises(ValueError, match=r"'law' is not a trained domain; choose from \['math'"):
         mos(target="law")
 
 

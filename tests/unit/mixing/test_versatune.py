@@ -115,7 +115,7 @@ def test_the_floor_that_an_error_names_is_accepted(num_domains: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reference": "computed"}, "turned into losses"),
+        ({"reference": "computed"}, "losses by domain that computed stands for"),
         ({"reference": {"a": 1.0, "b": 1.0}}, r"no value for \['c'\]"),
         ({"reference": {"a": 1.0, "b": 1.0, "c": 1.0, "x": 1.0}}, r"\['x'\] are not domains"),
     ],
@@ -134,8 +134,8 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 def test_a_reference_that_is_not_below_the_first_loss_is_told_with_both_numbers() -> None:
     algorithm = versatune()  # references 0.8, 0.6, 1.0
     (told,) = algorithm.concerns(feedback(a=1.0, b=0.5, c=1.0))
-    assert "b 0.600 (at the start it is 0.500), c 1.000 (at the start it is 1.000)" in told and "a 0.8" not in told
-    assert "gamma is 0" in told and "versatune (ratio)" in told and "only as those of others do" in told
+    assert "b 0.600 (initial loss 0.500), c 1.000 (initial loss 1.000)" in told and "a 0.8" not in told
+    assert "gamma of these domains is 0" in told and "versatune (ratio)" in told and "only when those of other domains do" in told
     losses = feedback(a=1.0, b=0.5, c=1.0)
     algorithm.observe(losses)
     assert {name for name, gamma in algorithm.gamma.items() if gamma == 0} == {"b", "c"}  # what it says is so
@@ -145,7 +145,7 @@ def test_where_no_reference_is_below_the_mixture_is_fixed() -> None:
     algorithm = versatune(update="exponential")
     losses = feedback(a=0.8, b=0.5, c=0.9)
     (told,) = algorithm.concerns(losses)
-    assert "the shares stay as they are" in told and "versatune (exponential)" in told
+    assert "the shares stay unchanged" in told and "versatune (exponential)" in told
     assert algorithm.observe(losses) == pytest.approx(P)
 
 
