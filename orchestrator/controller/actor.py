@@ -1,7 +1,7 @@
 """The controller as a Ray actor: a name, restarts, and the handle that workers use as their `WeightsSource`.
 
-Ray restarts the process, not its memory: the constructor replays the journal, so whoever calls during a restart sees
-only a short delay. Calls may be delivered twice, which the core expects.
+Ray restarts the process but not its memory: the constructor replays the journal, so a caller notices no more of a
+restart than a short delay. Calls may be delivered twice, which the core expects.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NAMESPACE = "raymix"
 
 @dataclass(frozen=True)
 class DomainSize:
-    """What a mixing algorithm knows of a domain beforehand."""
+    """What a mixing algorithm knows of a domain in advance."""
 
     name: str
     num_examples: int
@@ -27,9 +27,9 @@ class DomainSize:
 def start_controller(
     run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]
 ) -> "RayWeightsSource":
-    """Start the controller of a run, or go on from its journal, and return the workers' way to reach it.
+    """Start the controller of a run, or resume it from its journal, and return a handle for the workers.
 
-    It lives as long as the driver: a driver that comes back starts it again and the journal carries the state.
+    It lives as long as the driver: a resumed driver starts it again, and the journal carries the state.
     """
     import ray
 
@@ -37,12 +37,12 @@ def start_controller(
     actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
         run_folder, run_id, mixing, domains
     )
-    ray.get(actor.history.remote())  # a journal that cannot be read is an error here, not in a worker
+    ray.get(actor.history.remote())  # so that an unreadable journal is an error here, not in a worker
     return RayWeightsSource(actor)
 
 
 class ControllerActor(DurableController):
-    """The durable controller, built inside its own process."""
+    """The durable controller, built inside the actor's process."""
 
     def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]) -> None:
         super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
@@ -55,20 +55,16 @@ class RayWeightsSource:
         self._actor = actor
 
     def open_attempt(self) -> int:
-        """See `WeightsSource`."""
         return int(_answer(self._actor.open_attempt.remote()))
 
     def history(self) -> list[DomainWeights]:
-        """See `WeightsSource`."""
         return list(_answer(self._actor.history.remote()))
 
     def pull(self, step: int) -> DomainWeights | None:
-        """See `WeightsSource`."""
         weights = _answer(self._actor.pull.remote(step))
         return None if weights is None else DomainWeights.model_validate(weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        """See `WeightsSource`."""
         return DomainWeights.model_validate(_answer(self._actor.push.remote(feedback)))
 
     def stop(self) -> None:
@@ -76,12 +72,10 @@ class RayWeightsSource:
         _answer(self._actor.stop.remote())
 
     def is_stopped(self) -> bool:
-        """Whether it ended so."""
         return bool(_answer(self._actor.is_stopped.remote()))
 
 
 def _answer(call: Any) -> Any:
-    """The result of an actor's method, waited for."""
     import ray
 
     return ray.get(call)

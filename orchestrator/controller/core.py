@@ -1,13 +1,16 @@
 """The controller's core: a pure state machine, feedback in, versions of the weights out. No disk, no clock, no Ray.
 
-It keeps four promises to the workers. A version, once pulled for a step, is never replaced for that step. Feedback
-counts once per step and in the order of the steps, however often and late it is delivered. A worker group that was
-replaced (a lower attempt) is refused.
-And no algorithm ever sees a loss, or a signal that it requires, that is missing or not finite: the domain keeps its
-last value.
+It keeps four promises. A version, once pulled for a step, is never replaced for that step. Feedback counts once per
+step and in the order of the steps, however often and late it is delivered. Feedback from a worker group that was
+replaced (a lower attempt) is rejected. No algorithm sees a loss, or a required signal, that is missing or not finite:
+the domain keeps its last value.
 
-A person's request is answered before the first pull of a step, and its version holds from that step on. So a version
-of `effective_step` e came before the feedback of step s exactly where e <= s, which is the order of replay.
+All state follows from the versions and the feedback, so a resumed controller replays these instead of loading a copy of
+its state. Such a copy could disagree with the journal after a crash between two writes, and would break when an
+algorithm's fields change; a replay meets exactly the numbers that the workers trained with.
+
+A user's request is handled before the first pull of a step, and its version applies from that step on. So a version
+with `effective_step` e preceded the feedback of step s if and only if e <= s, which gives the order of replay.
 """
 
 import math
@@ -21,12 +24,12 @@ from workers.contracts import ERROR_FIELDS, DomainFeedback, DomainWeights
 
 
 class FencedOutError(RuntimeError):
-    """A push came from an attempt, or a run, that is no longer the current one."""
+    """A push came from an attempt or run that is not the current one."""
 
 
 @dataclass(frozen=True)
 class ControllerEvent:
-    """Something a person should know: `kind` for filtering, `message` for reading."""
+    """Something to tell the user: `kind` for filtering, `message` for reading."""
 
     step: int
     kind: str
@@ -35,14 +38,14 @@ class ControllerEvent:
 
 @dataclass(frozen=True)
 class Decision:
-    """What followed from one feedback."""
+    """The result of one feedback."""
 
-    version: DomainWeights | None = None  # the new version, if there is one
+    version: DomainWeights | None = None  # the new version, if any
     events: list[ControllerEvent] = field(default_factory=list)
 
 
 class ControllerCore:
-    """Versions, the feedback they came from, and the algorithm between the two."""
+    """Versions, the feedback that they came from, and the algorithm in between."""
 
     def __init__(self, run_id: str, algorithm: MixingAlgorithm) -> None:
         self.run_id = run_id
@@ -50,12 +53,12 @@ class ControllerCore:
         self.attempt = 0
         self.versions: list[DomainWeights] = []
         self._last_counted = -1  # step of the newest feedback that was counted
-        self._last: dict[str, tuple[float, int]] = {}  # newest good (sum of nats, tokens) of each domain
-        self._last_signals: dict[tuple[str, str], float] = {}  # newest good value by (signal, domain)
-        self.last_pulled = 0  # the highest step that a version was given for
+        self._last: dict[str, tuple[float, int]] = {}  # newest finite (sum of nats, tokens) of each domain
+        self._last_signals: dict[tuple[str, str], float] = {}  # newest finite value by (signal, domain)
+        self.last_pulled = 0  # the highest step for which a version was given out
 
     def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
-        """The initial version, which holds from step 1; on replay the recorded one."""
+        """The initial version, which applies from step 1; on replay the recorded one."""
         version = recorded or DomainWeights(
             version=0,
             effective_step=1,
@@ -67,23 +70,23 @@ class ControllerCore:
         return version
 
     def version_of(self, step: int) -> DomainWeights:
-        """The version that holds for a step, as far as is known now."""
+        """The version that applies to a step, as far as is known now."""
         return next(version for version in reversed(self.versions) if version.effective_step <= max(step, 1))
 
     def pull(self, step: int) -> DomainWeights:
-        """The version that holds for a step, for good."""
+        """The version that applies to a step, permanently."""
         self.last_pulled = max(self.last_pulled, step)
         return self.version_of(step)
 
     def is_new_ground(self, step: int) -> bool:
-        """Whether nobody has pulled `step`, or a later one, yet: a person's request can hold from it on."""
+        """Whether neither `step` nor a later one was pulled yet, so that a request can apply from it on."""
         return step > self.last_pulled
 
     def operate(self, step: int, request: ControlRequest, request_id: str) -> DomainWeights:
-        """Answer a person's request at a step that is new ground.
+        """Handle a user's request at a step that is new ground.
 
         Raises:
-            ValueError: it does not fit the shares that hold now.
+            ValueError: it does not fit the current shares.
         """
         shares, pinned, paused = apply_request(request, self.versions[-1])
         version = DomainWeights(
@@ -107,7 +110,7 @@ class ControllerCore:
         self.algorithm.adopt(version.shares)
 
     def fork(self) -> "ControllerCore":
-        """A copy that can observe while this one stays as it was, until what followed is on disk."""
+        """A copy that can observe while this one stays unchanged until the result is on disk."""
         twin = copy(self)
         twin.versions, twin._last = list(self.versions), dict(self._last)
         twin._last_signals = dict(self._last_signals)
@@ -115,10 +118,10 @@ class ControllerCore:
         return twin
 
     def accepts(self, feedback: DomainFeedback) -> bool:
-        """Whether this feedback is new; False where its step, or a later one, was counted already.
+        """Whether this feedback is new; False if its step, or a later one, was already counted.
 
         Raises:
-            FencedOutError: it comes from another run or an attempt before the current one.
+            FencedOutError: it comes from another run or an earlier attempt.
         """
         if feedback.run_id != self.run_id:
             raise FencedOutError(f"feedback of run {feedback.run_id!r} sent to run {self.run_id!r}")
@@ -131,11 +134,11 @@ class ControllerCore:
 
         Args:
             feedback: what was measured.
-            recorded: on replay, the next version of the journal. It wins over what the algorithm answers now, since
-                workers have already trained on it.
+            recorded: on replay, the next version of the journal. It overrides the algorithm's answer, since workers
+                have already trained with it.
         """
         self._last_counted = feedback.step
-        self.last_pulled = max(self.last_pulled, feedback.step)  # it was measured after this step
+        self.last_pulled = max(self.last_pulled, feedback.step)  # measured after this step, so that was pulled
         self.attempt = max(self.attempt, feedback.attempt)
         complete, events = self._complete(feedback)
         if complete is not None and feedback.step == 0:
@@ -156,12 +159,12 @@ class ControllerCore:
         return Decision(version, events)
 
     def _held(self, answer: Shares | None) -> Shares | None:
-        """The algorithm's answer as far as it may hold."""
+        """The algorithm's answer, limited by what the user pinned or paused."""
         now = self.versions[-1]
         return None if answer is None or now.paused else hold_pinned(answer, now)
 
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[ControllerEvent]]:
-        """The feedback with every gap filled by the domain's last good value; None while a domain has none yet."""
+        """The feedback with gaps filled by each domain's last finite value; None while a domain has none."""
         signals, events = self._complete_signals(feedback)
         measured = []
         for name in self.algorithm.names:
@@ -170,14 +173,14 @@ class ControllerCore:
                 self._last[name] = (feedback.loss_sum_nats[name], feedback.num_tokens[name])
                 continue
             what = "missing" if math.isnan(loss) and name not in feedback.loss_sum_nats else f"{loss}"
-            instead = "keeps its last value" if name in self._last else "the weights stay until it has one"
+            instead = "keeps its last value" if name in self._last else "the weights stay unchanged until it has one"
             message = f"loss of domain {name!r} at step {feedback.step} is {what}; {instead}"
             events.append(ControllerEvent(feedback.step, "non_finite_loss", message))
         if signals is None or set(self._last) != set(self.algorithm.names):
             return None, events
         sums = {name: self._last[name][0] for name in self.algorithm.names}
         tokens = {name: self._last[name][1] for name in self.algorithm.names}
-        # Of a domain that keeps its last value the errors of this evaluation say nothing.
+        # The errors of this evaluation do not describe a domain that keeps its last value.
         known = {field: getattr(feedback, field) for field in ERROR_FIELDS}
         errors = {field: {n: values[n] for n in measured if n in values} for field, values in known.items()}
         update = {"loss_sum_nats": sums, "num_tokens": tokens, "signals": signals, **errors}
@@ -186,7 +189,6 @@ class ControllerCore:
     def _complete_signals(
         self, feedback: DomainFeedback
     ) -> tuple[dict[str, dict[str, float]] | None, list[ControllerEvent]]:
-        """The required signals, likewise."""
         events = []
         wanted = [(signal, name) for signal in self.algorithm.required_signals for name in self.algorithm.names]
         for signal, name in wanted:

@@ -1,12 +1,12 @@
-"""The controller's memory: one small file for each version and each feedback, on disk before anybody hears of it.
+"""The controller's memory: one small file for each version and each feedback, on disk before any caller sees it.
 
     weights/000012.json     DomainWeights          feedback/00000600.json     DomainFeedback
-    requests/*.json         what persons ask for, each taken up before a step and then gone (requests.py)
-    attempt.json            number of the running attempt
-    mixing.jsonl, events.jsonl    what the algorithm believed and what happened; for people, derived
+    requests/*.json         the user's requests, each handled before a step and then removed (requests.py)
+    attempt.json            number of the current attempt
+    mixing.jsonl, events.jsonl    internal values of the algorithm, and what happened; derived, for reading
 
-The feedback is written first, then the version that follows from it, then the answer is given. A crash in between
-leaves a feedback whose version is missing; replay decides it again, from the same numbers, and writes it.
+The feedback is written first, then the version that follows from it, and then the call returns. A crash in between
+leaves a feedback without its version; the replay decides again, from the same numbers, and writes it.
 """
 
 import json
@@ -24,13 +24,13 @@ from workers.events import log_event
 
 
 class DurableController:
-    """A `WeightsSource` whose every answer survives the process. Opening a folder with a history goes on from it.
+    """A `WeightsSource` whose answers outlive the process. Opening a folder with a history resumes from it.
 
     Args:
         run_folder: where it writes.
-        run_id: whose feedback it takes.
+        run_id: the run whose feedback it accepts.
         algorithm: what decides.
-        stopping: set by somebody else, it acts as a call of `stop`.
+        stopping: an event that, when set, acts like a call of `stop`.
     """
 
     def __init__(
@@ -45,26 +45,25 @@ class DurableController:
         self._replay()
 
     def open_attempt(self) -> int:
-        """The next attempt's number; from now on lower ones are refused."""
+        """The next attempt's number; from now on, lower ones are rejected."""
         self.core.attempt += 1
         write_durably(self.folder / "attempt.json", json.dumps({"attempt": self.core.attempt}).encode())
         return self.core.attempt
 
     def history(self) -> list[DomainWeights]:
-        """All versions so far."""
         return list(self.core.versions)
 
     def stop(self) -> None:
-        """Answer no more pulls with a version: the training ends before the next step."""
+        """Return no more versions from `pull`, so that the training ends before the next step."""
         self._stopping.set()
-        log_event(self.folder, self.core.last_pulled, "stop", "asked to end after the running step, with a checkpoint")
+        log_event(self.folder, self.core.last_pulled, "stop", "asked to end after the current step, with a checkpoint")
 
     def is_stopped(self) -> bool:
-        """Whether a pull was answered so: the training has not come to its end by itself."""
+        """Whether a pull returned None, so that the training ended early."""
         return self._is_stopped
 
     def pull(self, step: int) -> DomainWeights | None:
-        """The version that holds for `step`, for good; None once the training is to stop."""
+        """The version that applies to `step`, permanently; None once the training is to stop."""
         if self._stopping.is_set():
             self._is_stopped = True
             return None
@@ -74,21 +73,21 @@ class DurableController:
         return self.core.pull(step)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        """Count one evaluation, once; the version that holds for the next step."""
+        """Count one evaluation, once; returns the version that applies to the next step."""
         if self.core.accepts(feedback):
             self._write("feedback", f"{feedback.step:08d}", feedback)
             core = self.core.fork()
             decision = core.observe(feedback)
             if decision.version is not None:
                 self._write("weights", f"{decision.version.version:06d}", decision.version)
-            self.core = core  # only now: whatever could not be written was never decided
+            self.core = core  # only now: a decision that could not be written was never made
             self._note_values(feedback)
             for event in decision.events:
                 log_event(self.folder, event.step, event.kind, event.message)
         return self.core.version_of(feedback.step + 1)
 
     def _operate(self, step: int, request_id: str) -> None:
-        """Answer a request, unless the journal has the answer: then only the file was left."""
+        """Handle a request, unless the journal has its version: then only the file was left to remove."""
         if all(version.request != request_id for version in self.core.versions):
             core = self.core.fork()
             try:
@@ -102,7 +101,12 @@ class DurableController:
         forget_request(self.folder, request_id)
 
     def _replay(self) -> None:
-        """Bring the core to where the files say it was."""
+        """Bring the core to the state that the files imply.
+
+        The algorithm sees the same feedback in the same order, and each recorded version overrides its answer. That
+        restores its internal values without a file for every algorithm's state, and keeps every version that workers
+        trained with, even if a newer release would decide differently.
+        """
         versions = [DomainWeights.model_validate_json(path.read_bytes()) for path in self._files("weights")]
         (self.folder / "mixing.jsonl").write_text("")
         begun = self.core.begin(recorded=versions[0] if versions else None)
@@ -120,14 +124,14 @@ class DurableController:
         if len(self.core.versions) < len(versions):
             raise ValueError(
                 f"{self.folder}: {len(versions)} weights versions, but feedback leads to {len(self.core.versions)}; "
-                "put missing feedback files back, or start again under another name"
+                "restore the missing feedback files, or start again under another name"
             )
         attempt_file = self.folder / "attempt.json"
         if attempt_file.exists():
             self.core.attempt = max(self.core.attempt, int(json.loads(attempt_file.read_text())["attempt"]))
 
     def _replay_operator(self, versions: list[DomainWeights], last_step: float) -> None:
-        """Take over the operator's versions that come next and hold from `last_step` on or before."""
+        """Take over the operator's versions that come next and apply from `last_step` or earlier."""
         for version in versions[len(self.core.versions) :]:
             if version.reason != "operator" or version.effective_step > last_step:
                 return

@@ -1,14 +1,14 @@
-"""What a person may ask of a running controller, and the shares that follow from it. Pure.
+"""The requests that a user can send to a running controller, and the resulting shares. Pure.
 
-set      shares of some domains; the others keep their proportions. The algorithm goes on from there.
-pin      the same, or the present share, for good: the algorithm moves the rest.
-release  pinned domains (all, where none is named) are the algorithm's again.
-pause    the shares stay as they are; what is measured meanwhile is still counted.
-resume   the algorithm's answers hold again.
+set      set the shares of some domains; the others keep their proportions. The algorithm continues from there.
+pin      the same, or the current share, permanently: the algorithm moves the rest.
+release  return pinned domains (all if none is named) to the algorithm.
+pause    keep the shares unchanged; evaluations are still counted.
+resume   apply the algorithm's answers again.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,41 +21,41 @@ _ASKED_SUM_TOLERANCE = 1e-6  # people write 0.333333
 
 
 class ControlRequest(Settings):
-    """One change that a person asks for."""
+    """One change that a user requests."""
 
     kind: Literal["set", "pin", "release", "pause", "resume"]
-    """What is asked."""
+    """What to do."""
     shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    """Share of each domain that is set or pinned."""
+    """Share of each domain to set or pin."""
     domains: list[str] = Field(default_factory=list)
-    """Domains that are pinned at their present share, or released; none: all that are pinned."""
+    """Domains to pin at their current share, or to release; if empty, all pinned ones are released."""
     by: Annotated[str, Field(min_length=1, max_length=100)]
-    """Who asks."""
+    """Who requests it."""
     why: Annotated[str, Field(max_length=1000)] = ""
-    """For which reason."""
+    """The reason."""
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:
         if self.kind == "set" and (self.domains or not self.shares):
-            raise ValueError("set needs a share for each domain that it names, as in law=0.4")
+            raise ValueError("set needs a share for each domain that it names, e.g. law=0.4")
         if self.kind == "pin" and not (self.domains or self.shares):
-            raise ValueError("pin needs a domain, as in law, or law=0.4")
+            raise ValueError("pin needs a domain, e.g. law or law=0.4")
         if self.kind not in ("set", "pin") and self.shares:
             raise ValueError(f"{self.kind} takes no shares")
         if self.kind in ("pause", "resume") and self.domains:
-            raise ValueError(f"{self.kind} is for the whole run, not for {self.domains}")
+            raise ValueError(f"{self.kind} applies to the whole run, not to {self.domains}")
         return self
 
 
 def apply_request(request: ControlRequest, now: DomainWeights) -> tuple[Shares, list[str], bool]:
-    """Shares, pinned domains and whether the algorithm is paused, after a request.
+    """Shares, pinned domains, and whether the algorithm is paused, after a request.
 
     Raises:
-        ValueError: it names an unknown domain, or its shares and the pinned ones do not make a whole.
+        ValueError: it names an unknown domain, or its shares and the pinned ones cannot sum to 1.
     """
     names = list(now.shares)
     if unknown := sorted({*request.shares, *request.domains} - set(names)):
-        raise ValueError(f"{unknown} are not domains that this run trains on; these are {names}")
+        raise ValueError(f"{unknown} are not trained domains of this run; choose from {names}")
     pinned = set(now.pinned)
     if request.kind == "pin":
         pinned |= {*request.shares, *request.domains}
@@ -70,22 +70,23 @@ def apply_request(request: ControlRequest, now: DomainWeights) -> tuple[Shares, 
 
 
 def hold_pinned(shares: Mapping[str, float], now: DomainWeights) -> Shares:
-    """The algorithm's answer with the pinned domains at their present share; the rest keeps its proportions."""
+    """The algorithm's answer with the pinned domains at their current share; the rest keeps its proportions."""
     return fill_up({name: now.shares[name] for name in now.pinned}, shares) if now.pinned else dict(shares)
 
 
 def fill_up(fixed: Mapping[str, float], others: Mapping[str, float]) -> Shares:
-    """Fixed shares, and the rest divided among all other domains as `others` has them: evenly where it has none.
+    """Fixed shares, with the rest divided among all other domains in the proportions of `others`, or evenly if all of
+    these are 0.
 
     Raises:
-        ValueError: the fixed shares are more than 1, or less with no domain left to take the rest.
+        ValueError: the fixed shares sum to more than 1, or to less with no domain left to take the rest.
     """
     total = math.fsum(fixed.values())
     free = {name: share for name, share in others.items() if name not in fixed}
     if total > 1.0 + _ASKED_SUM_TOLERANCE:
-        raise ValueError(f"shares of {_listed(fixed)} sum to {total:.6g}, more than 1; lower or release some")
+        raise ValueError(f"shares of {', '.join(fixed)} sum to {total:.6g}, more than 1; lower or release some")
     if not free and total < 1.0 - _ASKED_SUM_TOLERANCE:
-        raise ValueError(f"shares of {_listed(fixed)} sum to {total:.6g}, and no domain is left to take the rest")
+        raise ValueError(f"shares of {', '.join(fixed)} sum to {total:.6g}, and no domain is left to take the rest")
     rest = max(1.0 - total, 0.0)
     if rest <= SHARE_SUM_TOLERANCE or not free:
         return normalise({name: fixed.get(name, 0.0) for name in others})
@@ -94,13 +95,9 @@ def fill_up(fixed: Mapping[str, float], others: Mapping[str, float]) -> Shares:
 
 
 def describe_change(version: DomainWeights) -> str:
-    """An operator's version in a line."""
+    """An operator's version in one line."""
     held = [f"{', '.join(version.pinned)} pinned"] if version.pinned else []
     held += ["algorithm paused"] if version.paused else []
     shares = ", ".join(f"{name} {share:.3g}" for name, share in version.shares.items())
     because = f" ({version.why})" if version.why else ""
     return f"{version.by}: {'; '.join([shares, *held])}{because}"
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(names)

@@ -1,9 +1,9 @@
-"""The way from a person to a running controller: a file in the run's folder, taken up before the next step.
+"""How a user's request reaches a running controller: as a file in the run's folder, handled before the next step.
 
-    requests/<id>.json       ControlRequest; whoever may write into the run's folder may ask
+    requests/<id>.json       ControlRequest; anyone who may write to the run's folder may send one
 
-A file needs no connection to the cluster, waits for a run that is not running, and is there for as long as the journal
-does not yet hold what came of it: the version that follows from it names it.
+A file needs no connection to the cluster and waits if the run is not running. It is removed once the journal has the
+resulting version, which names the request.
 """
 
 import secrets
@@ -20,15 +20,15 @@ _FOLDER = "requests"
 
 
 def submit_request(run_folder: Path, request: ControlRequest) -> str:
-    """Ask; the answer is the request's id.
+    """Send a request; returns its id.
 
     Raises:
-        ValueError: the run is finished or has not begun, or the request does not fit what holds now.
+        ValueError: the run is finished or has not started, or the request does not fit the current shares.
     """
     if any((run_folder / name).exists() for name in ("summary.json", "stopped.json")):
-        raise ValueError(f"{run_folder}: this run is finished; its weights move no more")
+        raise ValueError(f"{run_folder}: this run is finished, so its weights cannot change")
     apply_request(request, newest_version(run_folder))
-    request_id = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # in the order of asking
+    request_id = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # sorts in the order of submission
     folder = run_folder / _FOLDER
     folder.mkdir(exist_ok=True)
     write_durably(folder / f"{request_id}.json", request.model_dump_json(indent=1).encode())
@@ -36,7 +36,7 @@ def submit_request(run_folder: Path, request: ControlRequest) -> str:
 
 
 def waiting_requests(run_folder: Path) -> list[str]:
-    """Ids of the requests that were not yet taken up, oldest first."""
+    """Ids of the requests not handled yet, oldest first."""
     try:
         return sorted(path.stem for path in (run_folder / _FOLDER).glob("[0-9]*.json"))
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def read_request(run_folder: Path, request_id: str) -> ControlRequest:
     """A waiting request.
 
     Raises:
-        ValueError: it is no request.
+        ValueError: the file is not a request.
     """
     try:
         return ControlRequest.model_validate_json((run_folder / _FOLDER / f"{request_id}.json").read_bytes())
@@ -56,12 +56,12 @@ def read_request(run_folder: Path, request_id: str) -> ControlRequest:
 
 
 def forget_request(run_folder: Path, request_id: str) -> None:
-    """Take a request off the list: the journal holds what came of it."""
+    """Remove a request that was handled."""
     (run_folder / _FOLDER / f"{request_id}.json").unlink(missing_ok=True)
 
 
 def newest_version(run_folder: Path) -> DomainWeights:
-    """The version of the weights that was made last.
+    """The latest version of the weights.
 
     Raises:
         ValueError: there is none.
@@ -81,7 +81,7 @@ def read_versions(run_folder: Path) -> list[DomainWeights]:
 def _version_files(run_folder: Path) -> list[Path]:
     paths = sorted((run_folder / "weights").glob("[0-9]*.json"))
     if not paths:
-        raise ValueError(f"{run_folder}: no weights yet; is it the folder of a run that has begun to train?")
+        raise ValueError(f"{run_folder}: no weights yet; is this the folder of a run that has started to train?")
     return paths
 
 

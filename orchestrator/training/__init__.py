@@ -1,1 +1,1 @@
-"""One run: data prepared, workers trained, decisions taken, results written."""
+"""One run: prepare its data, train it, write its results."""

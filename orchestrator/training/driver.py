@@ -1,4 +1,4 @@
-"""A run that is ready -> trained: by a worker group of the cluster, or by this process alone."""
+"""Train a run that is ready: with a worker group of the cluster, or in this process."""
 
 from threading import Event
 
@@ -12,11 +12,11 @@ def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | Non
 
     Args:
         run: what to train.
-        in_this_process: this process is the one rank. For short trainings: a worker group takes seconds to start.
-        stopping: ends the training by a checkpoint once it is set; so does the first Ctrl-C or SIGTERM.
+        in_this_process: use this process as the only rank. For short trainings: a worker group takes seconds to start.
+        stopping: ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
 
     Raises:
-        KeyboardInterrupt: it was stopped.
+        KeyboardInterrupt: the training was stopped.
     """
     if in_this_process:
         from orchestrator.training.single_process import train_in_process
@@ -30,6 +30,6 @@ def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | Non
 
 
 def complete(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
-    """Train, then write summary.json; see `train`."""
+    """Train, then write summary.json."""
     train(run, in_this_process=in_this_process, stopping=stopping)
     write_summary(run.plan.folder, run.num_bad_rows)

@@ -1,4 +1,4 @@
-"""Configuration and token stores -> the plan that workers follow."""
+"""The plan that workers follow, from the configuration and the token stores."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from workers.training.plan import StoreFolders, TrainingPlan, units_per_row
 
 
 def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:
-    """The run as its workers see it. Paths become absolute: workers may run in another folder."""
+    """The run as its workers see it. Paths become absolute, since workers may run in another folder."""
     return TrainingPlan(
         run_id=run_id,
         folder=config.folder.resolve(),
@@ -36,8 +36,8 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
 
 
 def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
-    """Optimizer steps: given, or as many as `epochs` passes over all rows take, or those that come nearest to
-    `max_tokens` at the initial mix."""
+    """Optimizer steps: given, or enough for `epochs` passes over all rows, or the number nearest to `max_tokens` at the
+    initial mixture."""
     training = config.training
     if training.max_steps is not None:
         return training.max_steps
@@ -46,22 +46,22 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
 
 
 def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
-    """What to say where a step is more than the whole budget, or than all the rows there are; None where it is not."""
+    """A warning if one step takes more rows than the budget or than all domains have."""
     training, num_rows = config.training, _num_rows(stores)
     batch, in_pass = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
     wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
     is_less = wanted < (batch if training.max_tokens is None else batch / 2)  # the nearest number of steps is 0
     if not is_less and batch <= num_rows:
         return None
-    given = f"all domains have {num_rows:,} rows together"
+    given = f"all domains together have {num_rows:,} rows"
     if is_less:
         name = "epochs" if training.epochs is not None else "max_tokens"
-        given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows of the {num_rows:,} there are"
+        given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows (the domains have {num_rows:,})"
     fitting = int(min(wanted, num_rows)) // in_pass * in_pass
-    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} rows in a pass"
+    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} rows per pass"
     return (
-        f"{given}, but a step trains on training.global_batch_size {batch:,} rows: {batch / num_rows:,.4g} epochs in "
-        f"one step; lower global_batch_size {lower}, or give more rows"
+        f"{given}, but a step trains on training.global_batch_size {batch:,} rows, which is {batch / num_rows:,.4g} "
+        f"epochs; lower global_batch_size {lower}, or give more rows"
     )
 
 
@@ -78,7 +78,7 @@ def _num_rows(stores: Mapping[str, DomainStores]) -> int:
 
 
 def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -> float:
-    """Tokens in a row at the initial weights; over all rows alike while those are still to be detected."""
+    """Mean tokens per row at the initial weights; over all rows while the weights are not known."""
     trained = training_stores(stores)
     try:
         shares = initial_weights(config.mixing, domain_sizes(stores))
@@ -91,10 +91,9 @@ def mean_tokens_per_row(config: RunConfig, stores: Mapping[str, DomainStores]) -
 
 
 def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], unit: str) -> dict[str, float]:
-    """Shares of rows, of the trained domains, that give these shares of examples (or tokens)."""
+    """Shares of rows of the trained domains that correspond to these shares of examples (or tokens)."""
     return normalise({name: shares[name] / units_per_row(s, unit) for name, s in training_stores(stores).items()})
 
 
 def domain_sizes(stores: Mapping[str, DomainStores]) -> list[DomainSize]:
-    """What mixing algorithms know of the trained domains."""
     return [DomainSize(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]

@@ -1,7 +1,7 @@
-"""A training plan on the cluster: Ray Train's worker group, one rank a worker, the controller's actor beside it.
+"""A training plan on the cluster: Ray Train's worker group, one rank per worker, and the controller's actor.
 
-The truth about progress is the run's folder, not Ray's memory: a worker group that was lost, or a driver that comes
-back, goes on from the newest complete checkpoint and the journal. So nothing is reported to Ray Train.
+Progress is recorded in the run's folder, not in Ray's memory: a lost worker group, or a restarted driver, resumes from
+the newest complete checkpoint and the journal. So nothing is reported to Ray Train.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ from workers.training.plan import TrainingPlan
 if TYPE_CHECKING:
     from ray.train import WorkerGroupError
 
-_CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit a stuck start is tried for ever
+_CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry a failing start forever
 
 
 class TrainingFailedError(RuntimeError):
-    """The training ended without a result; the message is for a person."""
+    """The training ended without a result; the message is for the user."""
 
 
 def train_on_cluster(
@@ -34,13 +34,14 @@ def train_on_cluster(
     cluster: ClusterConfig,
     stopping: Event | None = None,
 ) -> None:
-    """Train a plan to its end, by this cluster's workers.
+    """Train a plan to its end with this cluster's workers.
 
     Raises:
-        KeyboardInterrupt: it was stopped, by a signal or `stopping`, after a checkpoint where that was waited for.
-        TrainingFailedError: the cluster has not the resources, or the workers failed more often than allowed.
+        KeyboardInterrupt: a signal or `stopping` stopped it, after a checkpoint unless a second signal interrupted.
+        TrainingFailedError: the workers failed more often than allowed.
+        ResourceError: the cluster does not have the resources.
     """
-    # Seconds: Ray Train brings torch, pandas and pyarrow, which only a driver that trains needs.
+    # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -48,7 +49,7 @@ def train_on_cluster(
     source = start_controller(plan.folder, plan.run_id, mixing, sizes)
     forget_failure(plan.folder)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
-    # Ray Train wants a folder of its own on storage that all nodes share; nothing in it is needed again.
+    # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = TorchTrainer(
             train_rank,
@@ -79,7 +80,7 @@ def train_on_cluster(
 
 
 def train_rank(settings: dict[str, Any]) -> None:
-    """What every worker runs."""
+    """The function that every worker runs."""
     import ray.train
 
     from workers.engine.checkpoint import NonFiniteStateError
@@ -92,7 +93,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     try:
         train(plan, settings["source"])
     except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
-        # All ranks raise it together and it would come again: not a failure to recover from, but the run's end.
+        # All ranks raise it together, and a retry would raise it again: the run ends instead of recovering.
         if ray.train.get_context().get_world_rank() == 0:
             note_failure(plan.folder, str(error))
 

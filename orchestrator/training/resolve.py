@@ -1,4 +1,4 @@
-"""A run's configuration -> everything that its training needs, measured where it has to be measured."""
+"""From a run's configuration to everything that its training needs, including what has to be measured first."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,12 +26,12 @@ from workers.events import log_event
 from workers.training.plan import TrainingPlan
 
 MeasureReferences = Callable[[RunConfig], Mapping[str, float]]
-"""Computes the reference losses of a run that needs them computed, in nats per token, by domain."""
+"""Computes the reference losses of a run, in nats per token, by domain."""
 
 
 @dataclass(frozen=True)
 class ReadyRun:
-    """A run of which only the training is left. Plain data with absolute paths: any process can do it."""
+    """A run that only has to be trained. Plain data with absolute paths, so any process can do it."""
 
     plan: TrainingPlan
     mixing: ResolvedMixing
@@ -41,7 +41,7 @@ class ReadyRun:
     tracked: TrackedRun
 
     def without_models(self) -> Self:
-        """The same run leaving numbers only: neither `model/` nor `best/`, and one checkpoint at a time."""
+        """The same run writing only numbers: neither `model/` nor `best/`, and one checkpoint at a time."""
         plan = self.plan
         leaner = plan.replaced(
             export=False,
@@ -60,19 +60,23 @@ def resolve_run(
     *,
     prints_findings: bool = True,
 ) -> ReadyRun:
-    """Everything that comes between the data and the training, inside a Ray session.
+    """Everything between the data and the training, inside a Ray session.
 
-    The order is that of the needs: the number of steps follows from the shares, the references' budget from the steps.
-    What was measured is kept in the run's folder, and a run that resumes uses that, so that it trains as it began.
+    What was measured is kept in the run's folder and used again when the run resumes, so that the conditions of its
+    training do not change.
 
     Args:
-        config: the run, whose folder is held.
+        config: the run, whose folder is locked.
         run_id: its identity.
         stores: token stores of every domain.
-        console: where progress goes.
-        measure_references: called where the mixing algorithm needs reference losses that are not known.
-        prints_findings: False where a run before this one had the same data.
+        console: where progress is printed.
+        measure_references: called if the mixing algorithm needs reference losses that are not known.
+        prints_findings: False if an earlier run with the same data printed them.
     """
+    # The order is that of the needs. Findings come first: they cost nothing, and a user can still interrupt before
+    # anything is measured. The shares come before the budget and the plan, as `max_tokens` is converted to steps at the
+    # initial mixture. The importance is written into the strategy, which the plan contains. The references are last:
+    # they are trained with the same strategy, with a budget that follows from the run's steps, and they cost most.
     _note_findings(config, stores, console if prints_findings else None)
     config = with_detected_shares(config, console)
     _note_budget(config, stores, console)
@@ -93,9 +97,9 @@ def write_references(path: Path, losses: Mapping[str, float]) -> None:
 
 
 def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedMixing:
-    """The mixing settings with a reference loss for each domain, where the algorithm needs them.
+    """The mixing settings with a reference loss for each domain if the algorithm needs them.
 
-    The losses used are written to reference.json in the run's folder, and a run that resumes uses those.
+    The losses are written to reference.json in the run's folder, which a resumed run uses.
     """
     source, names = config.mixing.needs.references, config.trained_domains
     kept = config.folder / "reference.json"
@@ -114,7 +118,7 @@ def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedM
 
 
 def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:
-    """Report once, when the run begins, what happened to the rows of its data, and keep the counts in data.json."""
+    """Report once, when the run starts, what happened to the rows of its data, and keep the counts in data.json."""
     if (config.folder / FILE_NAME).exists():
         return
     record = look_at_data(config.data, stores, template_day(config))
@@ -126,7 +130,7 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
 
 
 def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
-    """Warn once of a budget that is less than a step."""
+    """Warn once about a budget smaller than one step."""
     if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
         log_event(config.folder, 0, "budget", warning)
         console.print(warning, style="yellow", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""A training plan in this process alone: no worker group, the controller beside it."""
+"""A training plan in this process, without a worker group; the controller is an ordinary object."""
 
 import os
 import tempfile
@@ -14,10 +14,10 @@ from workers.training.plan import TrainingPlan
 def train_in_process(
     plan: TrainingPlan, mixing: ResolvedMixing, sizes: list[DomainSize], stopping: Event | None = None
 ) -> None:
-    """Train a plan with one rank, this process.
+    """Train a plan with this process as the only rank.
 
     Raises:
-        KeyboardInterrupt: `stopping` was set before the end; there is a checkpoint.
+        KeyboardInterrupt: `stopping` was set before the end; a checkpoint was written.
     """
     from workers.training.loop import train
 
@@ -29,13 +29,13 @@ def train_in_process(
 
 
 def _join_group_of_one() -> None:
-    """Initialise torch.distributed once; DeepSpeed keeps hold of the group, so it serves all trainings to come."""
+    """Initialise torch.distributed once; DeepSpeed keeps the group, so all later trainings use it too."""
     import torch
     import torch.distributed as dist
 
     if dist.is_initialized():
         return
-    # What DeepSpeed reads, as a launcher would set it.
+    # The variables that DeepSpeed reads, as a launcher would set them.
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"

@@ -1,8 +1,8 @@
-"""Where a run's weights come from, when another run comes before it.
+"""Where a run's weights come from when it starts from another run.
 
-The other run's strategy tells which parameters it trained. The same strategy: they are the same, and their float32
-masters go on, on the model that the other run had under them. Another strategy (LoRA after full, say): what goes on is
-the model that the other run exported. Base model, tokenizer and chat template stay the run's own.
+With the same strategy both runs train the same parameters: the float32 master weights of the earlier run are taken
+over, on top of the model that it started from. With another strategy (say LoRA after full fine-tuning) the run starts
+from the earlier run's exported model. Base model, tokenizer and chat template are always those of the run itself.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from workers.training.plan import StartPoint
 
 
 def find_start(config: RunConfig) -> StartPoint | None:
-    """What `start` stands for, with absolute paths; None for the base model.
+    """Where `start` points, with absolute paths; None for the base model.
 
     Raises:
-        ValueError: the run named there is not finished, has another base model, or has nothing to start from.
+        ValueError: the run that it names is not finished, has another base model, or has nothing to start from.
     """
     if config.start is None:
         return None
@@ -26,7 +26,7 @@ def find_start(config: RunConfig) -> StartPoint | None:
     earlier = _read_finished(folder)
     if earlier.model.with_absolute_paths() != config.model.with_absolute_paths():
         raise ValueError(
-            f"start.run: {folder} has the base model {earlier.model.path} ({earlier.model.dtype}), this run "
+            f"start.run: {folder} has the base model {earlier.model.path} ({earlier.model.dtype}), but this run has "
             f"{config.model.path} ({config.model.dtype}); use the same `model`, or {folder / 'model'} as model.path"
         )
     if earlier.training.strategy != config.training.strategy:
@@ -50,18 +50,18 @@ def _read_finished(folder: Path) -> RunConfig:
 
 def _exported(folder: Path, base: ModelConfig) -> ModelConfig:
     if not (folder / "model" / "config.json").exists():
-        raise ValueError(f"start.run: {folder} has no model/, which a start with another strategy needs; run it again")
+        raise ValueError(f"start.run: {folder} has no model/, which another strategy has to start from; run it again")
     return base.with_absolute_paths().replaced(path=str(folder / "model"), revision=None)
 
 
 def _last_checkpoint(folder: Path) -> Path:
-    from workers.engine.checkpoint import latest_checkpoint  # which imports torch
+    from workers.engine.checkpoint import latest_checkpoint  # imports torch
 
     faults: list[str] = []
     checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
     if checkpoint is None or faults:
         why = "; ".join(faults) or "it has none"
         raise ValueError(
-            f"start.run: {folder} has lost its last checkpoint ({why}); delete that folder and train it again"
+            f"start.run: the last checkpoint of {folder} is missing ({why}); delete that folder and train it again"
         )
     return checkpoint

@@ -1,4 +1,4 @@
-"""The clean end that a person, a scheduler or a job manager asks for by a signal: a checkpoint first."""
+"""A clean stop, after a checkpoint, when the user, a scheduler or a job manager sends a signal."""
 
 import signal
 import threading
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOOK_EVERY_SECONDS = 0.2  # a thread that is waited for without a limit lets no signal through
+_LOOK_EVERY_SECONDS = 0.2  # joining a thread without a timeout would block signals
 
 
 def run_until_stopped(
     work: Callable[[], object], ask_to_stop: Callable[[], object], stopping: threading.Event | None = None
 ) -> None:
-    """Do some work that can be asked to end early. The first SIGTERM or Ctrl-C asks, the second interrupts at once.
+    """Do work that can be asked to end early: by the first SIGTERM or Ctrl-C; the second interrupts at once.
 
-    The work is done in a thread of its own, so that whoever waits is free to ask. Signals arrive in the main thread
-    only; elsewhere `stopping` alone can ask, by being set.
+    The work runs in a separate thread, so that the caller's thread can ask. Signals arrive in the main thread only;
+    in other threads, setting `stopping` is the only way to ask.
 
     Raises:
         KeyboardInterrupt: at the second signal; the work may still be running.
@@ -28,7 +28,7 @@ def run_until_stopped(
     def work_here() -> None:
         try:
             work()
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # raised again in the waiting thread
             failures.append(error)
 
     thread = threading.Thread(target=work_here, name="training", daemon=True)
@@ -46,7 +46,7 @@ def run_until_stopped(
 
 @contextmanager
 def _signals_set(stopping: threading.Event) -> Iterator[None]:
-    """The first signal sets the event, where signals arrive at all."""
+    """The first signal sets the event; does nothing outside the main thread, where no signals arrive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

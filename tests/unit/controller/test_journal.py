@@ -251,7 +251,7 @@ def test_a_request_whose_answer_is_in_the_journal_is_not_answered_twice(tmp_path
 
 def test_a_request_that_does_not_fit_is_refused_and_told(tmp_path: Path) -> None:
     controller = open_controller(tmp_path)
-    with pytest.raises(ValueError, match="not domains that this run trains on"):
+    with pytest.raises(ValueError, match="not trained domains of this run"):
         ask(tmp_path, "pin", "x")
     ask(tmp_path, "pin", a=0.8)
     ask(tmp_path, "set", b=0.7)  # fitted when it was asked, and no more when it is taken up

@@ -65,7 +65,7 @@ def test_release_some_or_all_and_pause_change_no_share() -> None:
 
 
 def test_what_does_not_fit_is_told() -> None:
-    with pytest.raises(ValueError, match=r"\['x'\] are not domains that this run trains on; these are \['a'"):
+    with pytest.raises(ValueError, match=r"\['x'\] are not trained domains of this run; choose from \['a'"):
         apply_request(ask("release", "x"), held())
     with pytest.raises(ValueError, match=r"sum to 0\.9, and no domain is left to take the rest"):
         apply_request(ask("set", a=0.3, b=0.3, c=0.2, d=0.1), held())

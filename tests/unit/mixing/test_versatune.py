@@ -135,7 +135,11 @@ def test_a_reference_that_is_not_below_the_first_loss_is_told_with_both_numbers(
     algorithm = versatune()  # references 0.8, 0.6, 1.0
     (told,) = algorithm.concerns(feedback(a=1.0, b=0.5, c=1.0))
     assert "b 0.600 (initial loss 0.500), c 1.000 (initial loss 1.000)" in told and "a 0.8" not in told
-    assert "gamma of these domains is 0" in told and "versatune (ratio)" in told and "only when those of other domains do" in told
+    assert (
+        "gamma of these domains is 0" in told
+        and "versatune (ratio)" in told
+        and "only when those of other domains do" in told
+    )
     losses = feedback(a=1.0, b=0.5, c=1.0)
     algorithm.observe(losses)
     assert {name for name, gamma in algorithm.gamma.items() if gamma == 0} == {"b", "c"}  # what it says is so

@@ -86,7 +86,10 @@ def test_the_resolved_configuration_holds_the_expansion() -> None:
         ([{"name": "base"}], "has a special meaning"),
         ([{"name": "a"}, {"name": "a"}], r"stages\[1\].name: 'a' is already"),
         ([{"name": "a", "start": "b"}, {"name": "b"}], r"stages\[0\].start: 'b' is not base, previous, or one of"),
-        ([{"name": "a", "optimizer": "kept"}], r"stages\[0\].optimizer: a stage that starts from the base model has none"),
+        (
+            [{"name": "a", "optimizer": "kept"}],
+            r"stages\[0\].optimizer: a stage that starts from the base model has none",
+        ),
         ([{"name": "a"}, {"name": "b", "optimizer": "kept", "strategy": {"type": "lora"}}], "trains other parameters"),
         (
             [{"name": "a", "domains": ["math", "code"], "mixing": {"type": "versatune", "floor": 0.6}}],
