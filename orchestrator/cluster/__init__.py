@@ -1,1 +1,1 @@
-"""Everything that says Ray: a session, its resources, tasks, and jobs."""
+"""Everything that uses Ray: sessions, resources, tasks and jobs."""

@@ -1,6 +1,6 @@
-"""Workers that each hold a model and take jobs: Ray actors where Ray is up, else one in this process.
+"""Workers that each hold a model and process jobs: Ray actors if Ray is running, else one in this process.
 
-A worker is made with the first job that is really to be done, so nothing is loaded where all results are on disk.
+A worker is created for the first job that has to be done, so nothing is loaded if all results are on disk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ class WorkerPool(Generic[Job, Result]):
     """`with WorkerPool(make, cluster) as pool: for index, result in pool.map(jobs): ...`
 
     Args:
-        make: makes what answers a job; sent to the workers, so a class or a partial of one.
-        cluster: as many workers, with as many CPUs and GPUs each, as it gives the training.
+        make: creates the callable that processes jobs; it is sent to the workers, so it is a class or a partial of one.
+        cluster: the number of workers and their CPUs and GPUs, the same as for training.
     """
 
     def __init__(self, make: Callable[[], Callable[[Job], Result]], cluster: ClusterConfig) -> None:
@@ -36,7 +36,7 @@ class WorkerPool(Generic[Job, Result]):
         self.release()
 
     def release(self) -> None:
-        """Give the workers' memory, CPUs and GPUs back; the next job makes new ones."""
+        """Free the workers' memory, CPUs and GPUs; the next job creates new ones."""
         import ray
 
         for actor in self._actors:
@@ -44,7 +44,7 @@ class WorkerPool(Generic[Job, Result]):
         self._actors, self._here = [], None
 
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """(index of the job, result) of every job, as they finish; a ValueError of a job is raised as it was there."""
+        """(index of the job, result) of every job, as they finish; a job's ValueError is raised unchanged."""
         import ray
 
         if jobs and ray.is_initialized():
@@ -90,14 +90,13 @@ class WorkerPool(Generic[Job, Result]):
 
 
 class _Worker:
-    """What runs in an actor; the model is loaded by the first job, so that its errors are a job's errors."""
+    """Runs in an actor; the first job loads the model, so that errors in loading are that job's errors."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._make = make
         self._worker: Callable[[Any], Any] | None = None
 
     def answer(self, job: Any) -> Any:
-        """The result of one job."""
         if self._worker is None:
             self._worker = self._make()
         return self._worker(job)

@@ -1,4 +1,4 @@
-"""Whether, and how often, a worker group fits into the cluster."""
+"""Whether a worker group fits into the cluster, and how many do."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,12 +6,12 @@ from orchestrator.config.cluster import ClusterConfig
 
 
 class ResourceError(RuntimeError):
-    """The cluster can never hold the worker group that is asked for."""
+    """The cluster does not have the resources for the worker group."""
 
 
 def check_resources(cluster: ClusterConfig) -> None:
-    """Refuse a worker group that the cluster can never hold: Ray Train would wait for it without an end."""
-    import ray  # here and not above: verbs that may find nothing to run import this module
+    """ResourceError if the cluster is too small for the worker group, for which Ray Train would wait forever."""
+    import ray  # not above: verbs that may find nothing to run import this module
 
     there = ray.cluster_resources()
     for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
@@ -24,20 +24,20 @@ def check_resources(cluster: ClusterConfig) -> None:
 
 
 def count_fitting(clusters: Iterable[ClusterConfig]) -> int:
-    """How many runs the cluster that Ray is connected to has room for at a time; see `num_side_by_side`."""
+    """How many runs the connected cluster can train at the same time."""
     import ray
 
     return num_side_by_side([node["Resources"] for node in ray.nodes() if node["Alive"]], clusters)
 
 
 def num_side_by_side(nodes: Iterable[Mapping[str, float]], clusters: Iterable[ClusterConfig]) -> int:
-    """How many runs fit at a time, whichever of them they are; at least 1.
+    """How many runs fit at the same time, whichever of them they are; at least 1.
+
+    With more drivers than room for their workers, worker groups would wait for each other forever.
 
     Args:
-        nodes: CPU and GPU of each node.
-        clusters: what the runs want.
-
-    Worker groups wait for each other without an end where there are more drivers than room for their workers.
+        nodes: CPUs and GPUs of each node.
+        clusters: what the runs need.
     """
     nodes = list(nodes)
     return max(1, min(_num_worker_places(nodes, cluster) // cluster.num_workers for cluster in clusters))

@@ -1,4 +1,4 @@
-"""Ray for the time of a run: started here or joined, quiet, and gone afterwards."""
+"""A Ray session for one command: start or join a cluster, silence it, and shut down what was started."""
 
 import os
 import signal
@@ -13,29 +13,29 @@ from orchestrator.config.cluster import ClusterConfig
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    # Ray starts workers at niceness 15, so that anything else on the machine would go before the training.
+    # Ray starts workers at niceness 15, which would give anything else on the machine priority over the training.
     "RAY_worker_niceness": "0",
 }
 
 
 class ClusterError(RuntimeError):
-    """Ray itself failed: a process of the run died, or the cluster could not be reached."""
+    """Ray failed: a process of the run died, or the cluster could not be reached."""
 
 
 @contextmanager
 def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iterator[None]:
-    """Join the cluster of `address`, or start one on this machine with room for the run's workers.
+    """Join the cluster at `address`, or start one on this machine with room for the run's workers.
 
-    Ray frees what a worker group held whose driver died only where its dashboard runs: searches, which go on after
-    that, set `include_dashboard`.
+    Ray frees the resources of a worker group whose driver died only if its dashboard is running. Searches continue
+    after that, so they set `include_dashboard`.
 
-    Ray guards a cluster that it starts here with a token of its own (in ~/.ray), unless RAY_AUTH_MODE says otherwise.
-    SIGTERM becomes a KeyboardInterrupt inside, so that it ends a run as Ctrl-C does.
+    Ray protects a cluster that it starts here with a token (in ~/.ray), unless RAY_AUTH_MODE says otherwise. SIGTERM
+    becomes a KeyboardInterrupt inside the session, so that it ends a run like Ctrl-C.
 
     Raises:
-        ClusterError: in place of Ray's own errors.
+        ClusterError: in place of Ray's errors.
     """
-    import ray  # here and not above: this module is imported by verbs that may find nothing to run
+    import ray  # not above: this module is imported by verbs that may find nothing to run
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -46,17 +46,17 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
     else:
         settings |= {"address": cluster.address}
-        if cluster.runtime_env:  # an empty one would take a job its working folder away
+        if cluster.runtime_env:  # an empty one would remove a job's working folder
             settings |= {"runtime_env": cluster.runtime_env}
     try:
         ray.init(**settings)
     except ConnectionError as error:
         raise ClusterError(f"cluster.address {cluster.address}: {error}") from error
     except Exception as error:
-        if type(error) is not Exception:  # which is what Ray raises where its node does not come up in time
+        if type(error) is not Exception:  # the type that Ray raises if its node does not start in time
             raise
         raise ClusterError(f"Ray did not start: {error}") from error
-    # Ray's own SIGTERM handler, set by init, ends the process by abort.
+    # The SIGTERM handler that ray.init sets would abort the process.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with announced_to_prometheus() if cluster.address == "local" else nullcontext():

@@ -1,4 +1,4 @@
-"""Ray tasks: many calls of one function, each result as it is there."""
+"""Ray tasks: many calls of one function, each reported as it finishes."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 class TaskError(RuntimeError):
-    """A task failed; the message says which, and why."""
+    """A task failed; the message says which and why."""
 
 
 def as_completed(waiting: Mapping["ray.ObjectRef", str], what: str) -> Iterator[str]:
-    """Names of these Ray tasks, each as its task ends.
+    """Names of these Ray tasks, each as its task finishes.
 
     Raises:
-        TaskError: a task failed; reported as `what` and the name of the task.
+        TaskError: a task failed; the message has `what` and the task's name.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""tasks.json in a run's folder: scores of benchmarks, base model and result beside each other."""
+"""tasks.json in a run's folder: benchmark scores of the base model and of the result."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ FILE_NAME = "tasks.json"
 
 
 class Score(BaseModel):
-    """A value with its standard error; None where the harness gives no number."""
+    """A value with its standard error; None if the harness gives no number."""
 
     value: float | None = None
     stderr: float | None = None
 
 
 class MetricScores(BaseModel):
-    """One metric of a task."""
+    """One metric of a benchmark."""
 
     base: Score
     result: Score
@@ -35,10 +35,10 @@ class MetricScores(BaseModel):
 
     @property
     def verdict(self) -> Literal["better", "worse", "same"]:
-        """What the change means: `same` within two standard errors of it, or where no direction is the better one."""
+        """`same` if the change is within two standard errors, or if neither direction is better."""
         if self.change is None or self.is_higher_better is None:
             return "same"
-        # Both models answer the same questions, so this is more than the error of the change: a cautious verdict.
+        # Both models answer the same questions, so this overestimates the error of the change: a cautious verdict.
         noise = 2 * math.hypot(self.base.stderr or 0.0, self.result.stderr or 0.0)
         if self.change == 0 or abs(self.change) <= noise:
             return "same"
@@ -46,33 +46,34 @@ class MetricScores(BaseModel):
 
 
 class TaskScores(BaseModel):
-    """One task, or the mean over a group of tasks, and the terms on which both models were measured."""
+    """One benchmark, or the mean over a group of benchmarks, with the conditions under which both models were run."""
 
     task: str
+    """Name in lm-evaluation-harness, which calls a benchmark a task."""
     group: str | None = None
-    """The group that the task was evaluated for; None where it was asked for by its name."""
+    """The group with which the benchmark was evaluated; None if it was requested by name."""
     model: Literal["model", "best"] = "model"
-    """The run's folder that the result was loaded from."""
+    """The subfolder of the run that the result was loaded from."""
     limit: int | None = None
-    """Only so many samples of each task, the first; None for all."""
+    """Number of samples, the first of the benchmark; None for all."""
     chat: bool = False
-    """The questions stood in the model's chat template."""
+    """Whether the questions were put in the model's chat template."""
     num_samples: int | None = None
     num_fewshot: int | None = None
     version: str | None = None
-    """Of the task, as its author counts."""
+    """Version of the benchmark, as given by its author."""
     harness: str
     """Version of lm-evaluation-harness."""
     metrics: dict[str, MetricScores]
 
     @property
     def terms(self) -> tuple[object, ...]:
-        """What tells two measurements of a run apart."""
+        """What distinguishes two measurements of a run."""
         return self.task, self.model, self.limit, self.chat
 
     @property
     def label(self) -> str:
-        """The task's name, and what is special about the measurement."""
+        """The benchmark's name with the conditions that are not the defaults."""
         limit = "" if self.limit is None else f"first {self.limit:,}"
         notes = [note for note in ("best" if self.model == "best" else "", limit, "chat" if self.chat else "") if note]
         return f"{self.task} ({', '.join(notes)})" if notes else self.task
@@ -85,16 +86,16 @@ class TaskFile(BaseModel):
 
 
 def asked_for(scores: Sequence[TaskScores]) -> list[TaskScores]:
-    """Without the tasks of a group whose mean is there."""
+    """The scores without the members of groups whose mean is among them."""
     names = {score.task for score in scores}
     return [score for score in scores if score.group not in names]
 
 
 def read_scores(run_folder: Path) -> list[TaskScores]:
-    """What tasks.json holds; nothing where there is none.
+    """The scores in tasks.json; none if it does not exist.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it is damaged.
     """
     path = run_folder / FILE_NAME
     try:
@@ -107,10 +108,10 @@ def read_scores(run_folder: Path) -> list[TaskScores]:
 
 
 def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScores]:
-    """Write scores to tasks.json, in place of earlier ones on the same terms; all that it holds then.
+    """Write scores to tasks.json, replacing earlier ones on the same terms; returns all that it then has.
 
     Raises:
-        ValueError: there is a tasks.json that cannot be read.
+        ValueError: the existing tasks.json is damaged.
     """
     merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
     content = TaskFile(tasks=list(merged.values()))
@@ -121,11 +122,11 @@ def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScore
 def scores_from(
     base: Mapping[str, Any], result: Mapping[str, Any], version: str, terms: Mapping[str, Any]
 ) -> list[TaskScores]:
-    """The records of one evaluation, groups before their tasks.
+    """The records of one evaluation, groups before their members.
 
     Args:
         base: what the harness returned for the base model.
-        result: the same for the run's.
+        result: the same for the run's model.
         version: of the harness.
         terms: `model`, `limit` and `chat` of the records.
     """
@@ -175,4 +176,4 @@ def _number(value: Any) -> float | None:
 
 
 def _version(value: Any) -> str | None:
-    return None if value in (None, "Yaml") else str(value)  # "Yaml" stands where the author says nothing
+    return None if value in (None, "Yaml") else str(value)  # the harness gives "Yaml" if the author gives no version

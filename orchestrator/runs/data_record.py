@@ -12,45 +12,45 @@ Severity = Literal["error", "warning", "note"]
 
 
 class Record(BaseModel):
-    """Plain data. Not `Settings`: explaining each field by its docstring takes a class 20 ms to be made."""
+    """Plain data. Not `Settings`, whose use of docstrings as descriptions costs 20 ms per class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Finding(Record):
-    """One thing that a person should know before the run."""
+    """Something that the user should know before the run."""
 
     severity: Severity
-    """`error` keeps the run from starting; `warning` is likely to hurt; `note` is what was asked for."""
+    """`error` keeps the run from starting; `warning` is likely to do harm; `note` reports what was asked for."""
     kind: str
     """For filtering: bad_rows, too_long, excluded, not_chosen, duplicates, shared, same_file, leak, dropped, ..."""
     where: str
-    """Key of the configuration that it belongs to, e.g. domains.law; empty where none does."""
+    """The configuration key that it concerns, e.g. domains.law; empty if there is none."""
     message: str
-    """What is so, with the numbers."""
+    """What was found, with numbers."""
 
     @property
     def line(self) -> str:
-        """The message on its own: with the name of its domain."""
+        """The message, preceded by the name of its domain."""
         domain = self.where.removeprefix("domains.")
         return self.message if domain == self.where else f"{domain}: {self.message}"
 
 
 class StoreCounts(Record):
-    """One side of a domain, as it is trained or measured."""
+    """One side of a domain, as used for training or for evaluation."""
 
     num_examples: int
-    """Examples; a row of a file is one, or several where data.too_long is split."""
+    """Examples; a row of a file is one, or several with `data.too_long: split`."""
     num_distinct: int
-    """Those of them that differ in ids or targets."""
+    """Examples that differ in token ids or targets."""
     num_prompts: int
-    """Prompts that differ, case and spacing folded away."""
+    """Distinct prompts, ignoring case and spacing."""
     num_rows: int
-    """Rows of the token store, which may hold several examples."""
+    """Sequences of the token store; with packing, one may contain several examples."""
     num_tokens: int
-    """Tokens, padding left out."""
+    """Tokens without padding."""
     num_targets: int
-    """Tokens that are learned."""
+    """Tokens that count for the loss."""
 
     @property
     def num_repeats(self) -> int:
@@ -59,20 +59,20 @@ class StoreCounts(Record):
 
 
 class DomainCounts(Record):
-    """What became of a domain's rows."""
+    """What happened to a domain's rows."""
 
     train: StoreCounts | None
     """None for a domain that is only measured."""
     eval: StoreCounts
-    """What is held out."""
+    """The held-out examples."""
     train_files: Report
-    """Rows of the training files, those included that are set aside for evaluation."""
+    """Rows of the training files, including those set aside for evaluation."""
     eval_files: Report
     """Rows of the evaluation files."""
     num_leaked_prompts: int = 0
-    """Held-out prompts that stand in the training data of this or any other domain."""
+    """Held-out prompts that occur in the training data of this or any other domain."""
     leaked_prompts: dict[str, int] = Field(default_factory=dict)
-    """The same by the domain in whose training data they stand."""
+    """The same by the domain in whose training data they occur."""
     num_shared_examples: int = 0
     """Distinct training examples that another domain trains on too."""
     shared_examples: dict[str, int] = Field(default_factory=dict)
@@ -80,12 +80,11 @@ class DomainCounts(Record):
 
     @property
     def report(self) -> Report:
-        """All rows that were read."""
         return Report.merged([self.train_files, self.eval_files])
 
 
 class DataRecord(Record):
-    """data.json: what a run's data was when it began."""
+    """data.json: a run's data as it was when the run started."""
 
     domains: dict[str, DomainCounts]
     findings: list[Finding]

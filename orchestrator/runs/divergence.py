@@ -1,8 +1,9 @@
-"""Whether the training loss rose for good: the one thing that a step is to lower.
+"""Whether the training loss rose permanently, although every step is meant to lower it.
 
-The run's steps are cut into stretches, ten at most, of five steps at least. It rose for good where both of the last two
-stretches lie clearly above an earlier one. Each domain counts alike, however its share moves, or a mixture that turns
-to harder domains would look like a loss that rises; one that rises alone is forgotten, which held-out losses tell.
+The run's steps are divided into stretches, at most ten, each of at least five steps. The loss rose permanently if both
+of the last two stretches are clearly above an earlier one. Every domain counts the same, whatever its share, since
+otherwise a mixture that shifts to harder domains would look like a rising loss. A single domain that rises is being
+forgotten, which the held-out losses show.
 """
 
 import warnings
@@ -16,11 +17,11 @@ from orchestrator.runs.step_table import StepTable
 
 MAX_STRETCHES, MIN_STRETCHES, MIN_STEPS = 10, 4, 5
 SMALLEST_RISE_NATS, SMALLEST_RISE = 0.5, 0.25
-"""In nats per token, and as a part of the lowest loss: both, since batches are small and losses of all sizes."""
+"""In nats per token, and relative to the lowest loss. Both, as batches are small and losses differ in magnitude."""
 
 
 def find_divergence(metrics: StepTable) -> Divergence | None:
-    """What rose, by metrics.jsonl; None where nothing did, or there are too few steps to tell."""
+    """The rise, by metrics.jsonl; None if there is none, or there are too few steps to tell."""
     num_stretches = min(MAX_STRETCHES, len(metrics) // MIN_STEPS)
     if num_stretches < MIN_STRETCHES:
         return None
@@ -38,12 +39,12 @@ def find_divergence(metrics: StepTable) -> Divergence | None:
 
 
 def has_broken_off(events: Sequence[Event]) -> bool:
-    """Whether the last attempt at a run was ended by a training loss or a gradient that is not finite."""
+    """Whether a training loss or gradient that is not finite ended the run's last attempt."""
     return [event.kind for event in events if event.kind in ("attempt", "diverged")][-1:] == ["diverged"]
 
 
 def _levels(metrics: StepTable, ends: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean loss of each stretch over those domains that were drawn in all of them; over all rows where none was."""
+    """Mean loss of each stretch over the domains that occur in all of them; over all rows if no domain does."""
     names = [key for key in metrics.keys if key.startswith("domain_loss_nats/")]
     level_DW = np.array([_means(metrics.column(name), ends) for name in names]).reshape(len(names), len(ends))
     whole = level_DW[np.isfinite(level_DW).all(axis=1)]
@@ -52,5 +53,5 @@ def _levels(metrics: StepTable, ends: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _means(values: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a stretch without a value is NaN, as it should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # a stretch without values is NaN, as intended
         return np.array([np.nanmean(part) for part in np.split(values, ends[:-1])])

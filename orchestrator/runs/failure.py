@@ -1,4 +1,4 @@
-"""failure.json: why a run has no result, for the user and for whoever looks on."""
+"""failure.json: why a run has no result."""
 
 import errno
 import json
@@ -11,23 +11,21 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def note_failure(folder: Path, reason: str) -> None:
-    """Leave in a run's folder why it has no result."""
     write_durably(folder / _FILE, json.dumps({"message": reason}).encode())
 
 
 def read_failure(folder: Path) -> str | None:
-    """Why the run's last attempt left no result; None where nothing says so."""
+    """Why the run's last attempt has no result; None if no reason is recorded."""
     path = folder / _FILE
     return str(json.loads(path.read_text())["message"]) if path.exists() else None
 
 
 def forget_failure(folder: Path) -> None:
-    """The run is tried again."""
     (folder / _FILE).unlink(missing_ok=True)
 
 
 def explain(error: BaseException) -> str:
-    """An error in a line; of the system, with the place, and what to do where that is known."""
+    """An error in one line; a system error with its file, and with advice if the disk is full."""
     if isinstance(error, OSError) and error.strerror is not None:
         place = f"{error.filename}: " if error.filename else ""
         rest = "; free some, or choose another output_dir (and data.cache_dir)" if error.errno in _NO_ROOM else ""

@@ -1,12 +1,12 @@
 """A run's public files, read while they are being written.
 
-    config.json, data.json, summary.json   once each, as soon as they are there
-    tasks.json                        whenever it is another: it comes when the run has ended, and grows
-    reference-progress.json           whenever it is another: it goes when the reference losses are there
-    weights/*.json, feedback/*.json   one small file a version (an evaluation); only new or changed files are read
-    *.jsonl                           only what was appended since the last look; a last line without its newline waits
+    config.json, data.json, summary.json   read once each, as soon as they exist
+    tasks.json                        read when it changes: it appears after the run has ended, and grows
+    reference-progress.json           read when it changes: it is removed when the reference losses are known
+    weights/*.json, feedback/*.json   one small file per version or evaluation; only new or changed files are read
+    *.jsonl                           only appended lines are read, the last one once its newline is there
 
-`RunFolder.refresh` takes in what is new. Whoever shows a run (terminal, report, dashboard) needs no more than this.
+`RunFolder.refresh` reads what is new. Terminal, report and dashboard show a run by nothing else.
 """
 
 import math
@@ -29,7 +29,7 @@ REFERENCE_PROGRESS_FILE = "reference-progress.json"
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run, or the plan of stages, in this folder has come to its end; summary.json is written last."""
+    """Whether the run, or plan of stages, in this folder has finished; summary.json is written last."""
     return (folder / "summary.json").exists()
 
 
@@ -41,7 +41,7 @@ def read_run(folder: Path) -> "RunFolder":
 
 
 def read_summary(folder: Path) -> RunSummary | None:
-    """A run's summary.json, and nothing else of it; None where there is none that can be read."""
+    """A run's summary.json alone; None if it is missing or unreadable."""
     try:
         return load_model(folder / "summary.json", RunSummary)
     except OSError:
@@ -49,7 +49,7 @@ def read_summary(folder: Path) -> RunSummary | None:
 
 
 class RunFolder:
-    """One run as its files tell it. Nothing but `refresh` touches the disk."""
+    """One run as recorded in its files. Only `refresh` accesses the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class RunFolder:
         self._events_tail = LineTail(path / "events.jsonl", on_restart=self.events.clear)
 
     def refresh(self) -> bool:
-        """Take in what was written since the last call; True where anything was."""
+        """Read what was written since the last call; True if anything was."""
         changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
         changed += [self._refresh_tasks(), self._refresh_reference(), self._refresh_data()]
@@ -93,7 +93,7 @@ class RunFolder:
 
     @property
     def num_unreadable_lines(self) -> int:
-        """Whole lines that no record could be made of."""
+        """Complete lines that are not valid records."""
         tails = (self._metrics_tail, self._mixing_tail, self._events_tail)
         return sum(tail.num_unreadable for tail in tails)
 
@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def domains(self) -> list[str]:
-        """The domains in the order of the configuration, or of the first weights where that is missing."""
+        """The domains in the order of the configuration, or of the first weights if that is missing."""
         if isinstance(configured := self.config.get("domains"), dict) and configured:
             return list(configured)
         weights, feedback = self.weights, self.feedback
@@ -111,13 +111,13 @@ class RunFolder:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps that the run is to have; None where the configuration counts epochs."""
+        """Planned number of steps; None if the configuration counts epochs or tokens."""
         if self.summary is not None:
             return self.summary.steps
         return self.setting("training", "max_steps")
 
     def setting(self, *keys: str) -> Any:
-        """A value of config.json by its path; None where it is not there."""
+        """A value of config.json by its path; None if it is missing."""
         value: Any = self.config
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -125,7 +125,7 @@ class RunFolder:
 
     @property
     def times(self) -> tuple[str | None, str | None]:
-        """When the first and the last thing was written down, in UTC; None where the files do not say."""
+        """When the first and the last record was written, in UTC; None if the files have no times."""
         noted = [event.time for event in self.events] + [feedback.time for feedback in self.feedback]
         known = [time for time in noted if time] + [format_time(at) for at in self._step_times() if math.isfinite(at)]
         return (min(known), max(known)) if known else (None, None)
@@ -135,7 +135,7 @@ class RunFolder:
         return [float(times[0]), float(times[-1])] if len(times) else []
 
     def weights_at(self, step: int) -> DomainWeights | None:
-        """The version that holds for `step`."""
+        """The version that applies to `step`."""
         holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
         return holding[-1] if holding else None
 
@@ -182,7 +182,7 @@ class RunFolder:
         return True
 
     def _is_same(self, name: str) -> bool:
-        """Whether a file is what it was at the last look: also where it was not there, and is not."""
+        """Whether a file has not changed since it was last read; a file that is still missing has not."""
         try:
             stat = (self.path / name).stat()
             mark = (stat.st_mtime_ns, stat.st_size)

@@ -1,4 +1,4 @@
-"""Files that are read while they are being written: only what is new is read again."""
+"""Files that are read while they are being written: only new content is read."""
 
 import json
 import os
@@ -13,7 +13,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class LineTail:
-    """Whole lines appended to a file since the last look."""
+    """Complete lines appended to a file since it was last read."""
 
     def __init__(self, path: Path, on_restart: Callable[[], None] | None = None) -> None:
         self.path = path
@@ -23,7 +23,7 @@ class LineTail:
         self._on_restart = on_restart
 
     def new_blocks(self) -> Iterator[bytes]:
-        """Whole lines, many at a time."""
+        """Complete lines, many at a time."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -37,7 +37,7 @@ class LineTail:
                 self._offset += len(whole)
                 if whole:
                     yield whole
-                if len(whole) < len(block):  # what follows belongs to this line
+                if len(whole) < len(block):  # the last line is not complete yet
                     return
 
     def new_records(self) -> Iterator[dict[str, Any]]:
@@ -53,7 +53,7 @@ class LineTail:
                 yield record
 
     def _restart_if_rewritten(self, stat: os.stat_result) -> None:
-        """A resumed run may cut the file back, or put another in its place."""
+        """A resumed run may truncate or replace the file."""
         if self._offset and (stat.st_size < self._offset or stat.st_ino != self._inode):
             self._offset = 0
             if self._on_restart is not None:
@@ -62,10 +62,10 @@ class LineTail:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None where it is not one."""
+    """The JSON object in a line; None if it is not one."""
     try:
         record = json.loads(line)
-    except ValueError:  # two lines run into one where a killed writer left half of the first
+    except ValueError:  # a killed writer left half a line, to which the next one was appended
         return None
     return record if isinstance(record, dict) else None
 
@@ -80,7 +80,7 @@ class ModelFolder(Generic[Model]):
         self._models: dict[int, Model] = {}
 
     def refresh(self) -> bool:
-        """Read new and changed files; True where there were any."""
+        """Read new and changed files; True if there were any."""
         try:
             entries = [(e.name, e.stat()) for e in os.scandir(self.path) if e.name.endswith(".json")]
         except FileNotFoundError:
@@ -105,5 +105,5 @@ class ModelFolder(Generic[Model]):
 def load_model(path: Path, model: type[Model]) -> Model | None:
     try:
         return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):  # not there yet, or not whole: the next look tells
+    except (FileNotFoundError, ValidationError):  # not there yet, or incomplete: the next refresh reads it
         return None

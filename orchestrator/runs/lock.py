@@ -1,6 +1,5 @@
-"""Whose folder it is: one driver at a time, and one configuration for good, once something was trained with it."""
+"""Lock a run folder to one driver at a time and, once something was trained, to one configuration permanently."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from orchestrator.config.sweep import read_begun
 from orchestrator.runs.untrained import give_back, has_trained
 from workers.durable import write_durably
 from workers.events import log_event
+from workers.fingerprint import fingerprint_bytes
 
-# What may differ when a run goes on: where it runs, what is kept and shown, not what is computed.
+# What may differ when a run resumes: where it runs, what is kept and shown, but not what is computed.
 _FREE_KEYS = {
     ("cluster",),
     ("detection",),
@@ -32,7 +32,7 @@ _FREE_KEYS = {
 
 LOCK_FILE = ".driver.lock"
 _LOOK_EVERY_SECONDS = 1.0
-_OWN_KEYS = set(PlanConfig.model_fields)  # not those of verbs that train many runs
+_OWN_KEYS = set(PlanConfig.model_fields)  # without the sections of verbs that train many runs
 
 
 class ClaimError(RuntimeError):
@@ -40,16 +40,16 @@ class ClaimError(RuntimeError):
 
 
 class FolderInUseError(ClaimError):
-    """The run's folder belongs to another driver."""
+    """Another driver holds the run's folder."""
 
 
 @contextmanager
 def hold(lock: Path, refusal: str | None) -> Iterator[None]:
-    """Hold a lock file; the folder that it is in is made.
+    """Hold a lock file, creating its folder.
 
     Args:
         lock: the file.
-        refusal: what to say where another process holds it; None waits until it is free.
+        refusal: the message if another process holds it; None waits until it is free.
 
     Raises:
         FolderInUseError: another process holds it.
@@ -72,18 +72,18 @@ def claim_folder(config: RunConfig, *, waits: bool = False) -> Iterator[str]:
 
     Args:
         config: the run.
-        waits: wait for another driver that holds it.
+        waits: wait if another driver holds it.
 
     Raises:
         FolderInUseError: another driver holds it.
-        ClaimError: something was trained there with another configuration. Where nothing was, as after a run that was
-            refused in its preparation, the folder is begun anew.
+        ClaimError: something was trained there with another configuration. If nothing was, as after a run that failed
+            in its preparation, the folder is reset.
     """
-    refusal = f"{config.folder}: another process is running this run; stop it or use another name"
+    refusal = f"{config.folder}: another process is already training this run; stop it or use another name"
     with hold(config.folder / LOCK_FILE, None if waits else refusal):
         _compare_with_begun(config)
         identity = f"{config.folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"
-        yield f"{config.name}-{hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()}"
+        yield f"{config.name}-{fingerprint_bytes(identity.encode())}"
 
 
 def _compare_with_begun(config: RunConfig) -> None:
@@ -95,25 +95,25 @@ def _compare_with_begun(config: RunConfig) -> None:
         lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
         if changed and has_trained(config.folder, begun.stage_list):
             raise ClaimError(
-                f"{config.folder} was begun with another configuration; use another name, "
-                "or put these keys back to go on:\n" + "\n".join(f"  {line}" for line in lines)
+                f"{config.folder} was started with another configuration; use another name, "
+                "or restore these keys to resume:\n" + "\n".join(f"  {line}" for line in lines)
             )
         if changed:
             give_back(config.folder)
             what = "; ".join(lines)
-            log_event(config.folder, 0, "begun_anew", f"nothing was trained with the settings before: {what}")
+            log_event(config.folder, 0, "begun_anew", f"nothing was trained with the earlier settings: {what}")
     write_durably(path, config.model_dump_json(indent=1, include=_OWN_KEYS).encode())
 
 
 def bound_settings(config: RunConfig) -> dict[str, Any]:
-    """The configuration without what may differ when a run goes on, as plain data."""
-    data = {"stages": []} | config.model_dump(mode="json", include=_OWN_KEYS)  # one training is a plan without stages
+    """The configuration without what may differ when a run resumes, as plain data."""
+    data = {"stages": []} | config.model_dump(mode="json", include=_OWN_KEYS)  # a single training has no stages
     for *parents, last in _FREE_KEYS:
         group = data
         for parent in parents:
             group = group[parent]
         group.pop(last)
-    data["order of domains"] = list(config.domains)  # the order inside a batch follows it
+    data["order of domains"] = list(config.domains)  # the order within a batch follows it
     return data
 
 

@@ -1,7 +1,7 @@
-"""How far held-out losses are to be trusted: their standard errors, and those of their changes, from a run's files.
+"""Standard errors of held-out losses and of their changes, from a run's files.
 
-Every number here is one standard error in nats per loss token (`workers.validation.loss_statistics`). Runs of older
-versions have none: NaN, or None where one number is asked for.
+Every number is one standard error in nats per loss token (`workers.validation.loss_statistics`). Runs of older versions
+have none: their values are NaN in arrays and None elsewhere.
 """
 
 import math
@@ -20,7 +20,7 @@ from workers.validation.loss_statistics import ExampleLosses, error_of_mean, is_
 
 @dataclass(frozen=True)
 class LossErrors:
-    """Of one domain, or of the mean of all: errors at the start and the end, and the change between the two."""
+    """Errors of one domain, or of the mean of all: at the start and the end, and the change between them."""
 
     start: float | None = None
     end: float | None = None
@@ -28,29 +28,26 @@ class LossErrors:
 
     @property
     def change_error(self) -> float | None:
-        """Standard error of the change."""
         return self.change.standard_error if self.change else None
 
 
 @dataclass(frozen=True)
 class RunErrors:
-    """Errors of a run as it stands."""
+    """Errors of a run so far."""
 
     mean: LossErrors = LossErrors()
     domains: dict[str, LossErrors] = field(default_factory=dict)
 
     @property
     def are_known(self) -> bool:
-        """Whether any loss has one."""
         return any(errors.end is not None for errors in self.domains.values())
 
     def of(self, domain: str) -> LossErrors:
-        """Of a domain; without numbers where it has none."""
         return self.domains.get(domain, LossErrors())
 
 
 def run_errors(run: RunFolder) -> RunErrors:
-    """Errors of the first and the newest evaluation, of the run's domains and of their mean."""
+    """Errors of the first and the latest evaluation, of the run's domains and of their mean."""
     feedback, names = run.feedback, run.domains
     if not feedback or not names:
         return RunErrors()
@@ -72,35 +69,35 @@ def run_errors(run: RunFolder) -> RunErrors:
 
 
 def mean_error(feedback: DomainFeedback, domains: Sequence[str]) -> float | None:
-    """Standard error of the mean loss of the domains; None where one of them has none."""
+    """Standard error of the mean loss of the domains; None if one of them has none."""
     known = feedback.standard_error_nats
     return error_of_mean(known[name] for name in domains) if all(name in known for name in domains) else None
 
 
 def evaluation_errors(run: RunFolder, domain: str) -> NDArray[np.float64]:
-    """Standard error of the domain's loss at each evaluation; NaN where unknown."""
+    """Standard error of the domain's loss at each evaluation; NaN if unknown."""
     return np.array([item.standard_error_nats.get(domain, math.nan) for item in run.feedback], dtype=np.float64)
 
 
 def change_errors(run: RunFolder, domain: str) -> NDArray[np.float64]:
-    """Standard error of the domain's change since step 0, at each evaluation; NaN where unknown."""
+    """Standard error of the domain's change since step 0, at each evaluation; NaN if unknown."""
     changes = [item.change_from_first.get(domain) for item in run.feedback]
     return np.array([change.standard_error if change else math.nan for change in changes], dtype=np.float64)
 
 
 def read_last_losses(run: RunFolder) -> dict[str, ExampleLosses]:
-    """What each held-out example lost at the run's last evaluation; empty where that was not recorded."""
+    """The loss of each held-out example at the run's last evaluation; empty if it was not recorded."""
     feedback = run.feedback
     if not feedback or feedback[-1].step not in evaluated_steps(run.path):
         return {}
     try:
         return read_losses(run.path, feedback[-1].step)
-    except ValueError:  # damaged: what can be shown without it is
+    except ValueError:  # damaged, and everything else can be shown without it
         return {}
 
 
 def differences(ours: dict[str, ExampleLosses], theirs: dict[str, ExampleLosses]) -> dict[str, Change]:
-    """By domain ours less theirs, paired over the examples that both measured."""
+    """By domain, ours minus theirs, paired over the examples that both measured."""
     found = {name: paired_difference(ours[name], theirs[name]) for name in ours if name in theirs}
     return {
         name: Change(nats=nats, standard_error=error)
@@ -110,7 +107,7 @@ def differences(ours: dict[str, ExampleLosses], theirs: dict[str, ExampleLosses]
 
 
 def mean_difference(changes: dict[str, Change], domains: Sequence[str]) -> Change | None:
-    """Mean of the differences of all these domains; None where one of them has none."""
+    """Mean of the differences of all these domains; None if one of them has none."""
     if not domains or any(name not in changes for name in domains):
         return None
     nats = math.fsum(changes[name].nats for name in domains) / len(domains)
@@ -118,7 +115,7 @@ def mean_difference(changes: dict[str, Change], domains: Sequence[str]) -> Chang
 
 
 def verdict(change: float | None, error: float | None) -> Literal["better", "worse", "same"]:
-    """`better`, `worse` or `same`: beyond noise where the error is known, else by any change that can be seen."""
+    """`better`, `worse` or `same`: by more than noise if the error is known, else by any visible change."""
     if change is None or not math.isfinite(change) or abs(change) < 0.0005:
         return "same"
     if error is not None and not is_clear(change, error):

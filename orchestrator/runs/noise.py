@@ -1,4 +1,4 @@
-"""Whether a domain's held-out loss differs between two evaluations, the one place that decides it."""
+"""The one place that decides whether a domain's held-out loss differs between two evaluations."""
 
 import math
 from pathlib import Path
@@ -8,21 +8,19 @@ from workers.validation.example_losses import read_losses
 from workers.validation.loss_statistics import is_clear, paired_difference
 
 SMALLEST_SHOWN_NATS = 0.0005
-"""Losses are shown with three decimals: less is no difference to anybody."""
+"""Losses are shown with three decimals: a smaller difference is not visible."""
 
 
 def is_beyond_noise(domain: str, earlier: DomainFeedback, later: DomainFeedback, folder: Path | None = None) -> bool:
-    """Whether the loss went up or down by more than noise; False where one of the two was not measured or is not
-    finite.
+    """Whether the loss rose or fell by more than noise; False if either was not measured or is not finite.
 
     Args:
         domain: its name.
-        earlier: the one evaluation.
+        earlier: one evaluation.
         later: the other.
-        folder: of the run, whose losses by example say more than those of the two evaluations.
+        folder: of the run, for its losses by example, which allow a more precise answer.
 
-    Evaluations without standard errors, as of older versions, tell nothing of their noise: every difference that shows
-    counts then.
+    Without standard errors, as in files of older versions, every visible difference counts.
     """
     change = later.loss_nats(domain) - earlier.loss_nats(domain)
     if not math.isfinite(change) or abs(change) < SMALLEST_SHOWN_NATS:
@@ -32,8 +30,7 @@ def is_beyond_noise(domain: str, earlier: DomainFeedback, later: DomainFeedback,
 
 
 def _error_of_change(domain: str, earlier: DomainFeedback, later: DomainFeedback, folder: Path | None) -> float | None:
-    """Paired over the examples where that is known, else as if the two had measured different ones; None where neither
-    is known."""
+    """Paired over the examples if possible, else as if the two evaluations had different ones; None if unknown."""
     if earlier.step == 0 and domain in later.change_from_first:
         return later.change_from_first[domain].standard_error
     if folder is not None:

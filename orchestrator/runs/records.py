@@ -1,27 +1,27 @@
-"""What a run leaves to be read beside its numbers: the lines of events.jsonl and summary.json."""
+"""What a run records besides its numbers: the lines of events.jsonl, and summary.json."""
 
 from typing import Literal
 
 from pydantic import BaseModel
 
 Verdict = Literal["improved", "mixed", "ended_worse", "worse_than_base", "unchanged", "diverged", "not_measured"]
-"""What came of a run. The base is the model that it started from, as measured at step 0; losses are held out, and the
-one that counts is that of `best.criterion`.
+"""The outcome of a run. The base is the model that it started from, as measured at step 0. Losses are held-out losses;
+the one that decides is that of `best.criterion`.
 
-    improved         an evaluated step beats the base, the end too, and no domain ends worse
-    mixed            as before, but some domains end worse than the base
+    improved         the end beats the base, and no domain ends worse
+    mixed            likewise, but some domains end worse than the base
     ended_worse      an evaluated step beats the base, but the end does not
     worse_than_base  no evaluated step beats the base: `best.step` is 0 and there is no `best/`
-    unchanged        no domain ends otherwise than it began
-    diverged         the training loss rose for good, or a loss is not finite at the end
+    unchanged        no domain's loss differs at the end from the start
+    diverged         the training loss rose permanently, or a loss is not finite at the end
     not_measured     there is nothing to compare: no evaluation of the base, or none after it
 
-Domains differ where the difference is more than noise (orchestrator/runs/noise.py).
+Differences within noise do not count (orchestrator/runs/noise.py).
 """
 
 
 class Event(BaseModel):
-    """One line of events.jsonl: something that a person should know of."""
+    """One line of events.jsonl: something that the user should know."""
 
     step: int | None = None
     time: str | None = None
@@ -31,7 +31,7 @@ class Event(BaseModel):
 
 
 class ReferenceCourse(BaseModel):
-    """How far the training of one domain alone is; losses held out, in nats per token."""
+    """Progress of the training on one domain alone; held-out losses in nats per token."""
 
     step: int
     total_steps: int
@@ -41,7 +41,7 @@ class ReferenceCourse(BaseModel):
 
 
 class ReferenceProgress(BaseModel):
-    """reference-progress.json: there while a run waits for its reference losses."""
+    """reference-progress.json: exists while a run waits for its reference losses."""
 
     time: str
     seconds_left: float | None = None
@@ -50,7 +50,7 @@ class ReferenceProgress(BaseModel):
 
 
 class LossCourse(BaseModel):
-    """A loss in nats per token at the start, at the best evaluation and at the end; None where not measured."""
+    """A loss in nats per token at the start, at the best evaluation and at the end; None if not measured."""
 
     start: float | None = None
     best: float | None = None
@@ -58,23 +58,23 @@ class LossCourse(BaseModel):
 
 
 class DomainSummary(BaseModel):
-    """What became of one domain: held-out losses in nats per token, shares, and how much of it was trained on."""
+    """The outcome for one domain: held-out losses in nats per token, shares, and how much of it was trained on."""
 
     loss_nats_start: float | None = None
     loss_nats_best: float | None = None
     loss_nats_end: float | None = None
     loss_nats_lowest: float | None = None
-    """The domain's own lowest, the base's included; `best` is the evaluation that is best for all."""
+    """The domain's own lowest loss, the base included; `best` is the evaluation that is best for all domains."""
     lowest_step: int | None = None
     lowest_epochs: float | None = None
-    """Passes over the domain up to there."""
+    """Passes over the domain up to that step."""
     is_worse_than_base: bool | None = None
-    """Whether it ends above the base's loss by more than noise; None where that was not measured."""
+    """Whether it ends above the base's loss by more than noise; None if that was not measured."""
     is_past_lowest: bool | None = None
-    """Whether it ends above its own lowest, reached on the way, by more than noise."""
+    """Whether it ends above its lowest loss during the run by more than noise."""
     share_initial: float | None = None
     share_final: float | None = None
-    """What the last step was trained with. A version that the last evaluation made was never trained with."""
+    """The share of the last step; no step was trained with a version from the last evaluation."""
     share_mean: float | None = None
     rows_seen: int | None = None
     epochs: float | None = None
@@ -82,7 +82,7 @@ class DomainSummary(BaseModel):
 
 
 class BestEvaluation(BaseModel):
-    """The evaluation whose model is kept in `best/`; step 0 is the base, which is kept nowhere."""
+    """The evaluation whose model is kept in `best/`; step 0 is the base, for which there is no `best/`."""
 
     step: int
     criterion: str
@@ -90,16 +90,16 @@ class BestEvaluation(BaseModel):
 
 
 class Divergence(BaseModel):
-    """A training loss that rose for good: means over a stretch of steps, in nats per token, each domain alike."""
+    """A training loss that rose permanently: means over stretches of steps, in nats per token, domains unweighted."""
 
     step: int
-    """Last step of the stretch in which it was lowest."""
+    """Last step of the stretch with the lowest loss."""
     loss_nats_lowest: float
     loss_nats_end: float
 
 
 class IsolationRecord(BaseModel):
-    """isolation.json: how packed examples were kept apart, and what that was found by."""
+    """isolation.json: how packed examples were kept apart, and the measurements that verified it."""
 
     way: str
     difference_nats: float | None = None
@@ -120,13 +120,13 @@ class RunSummary(BaseModel):
     verdict: Verdict | None = None
     """None in the files of older versions."""
     started_from: str | None = None
-    """The run whose model is the base; None: it is the base model itself."""
+    """The run whose model is the base; None if it is the base model itself."""
     divergence: Divergence | None = None
     not_finite: list[str] = []
     """Domains whose last evaluation is not finite."""
     started_at: str | None = None
     ended_at: str | None = None
-    """Times of the first and the last thing written down, in UTC."""
+    """Time of the last record, in UTC; `started_at` is that of the first."""
     best: BestEvaluation | None = None
     isolation: IsolationRecord | None = None
     mean_loss_nats: LossCourse = LossCourse()

@@ -1,6 +1,6 @@
-"""The numbers of a .jsonl file with a "step", column by column; a "time" becomes seconds since the epoch.
+"""The numbers of a .jsonl file with a "step", by column; a "time" becomes seconds since the epoch.
 
-Lines are taken in one by one as they come, or a whole block at once: a run of 100,000 steps is read in a second.
+Lines are parsed one by one as they appear, or a whole block at once: 100,000 steps are read in a second.
 """
 
 import bisect
@@ -17,16 +17,16 @@ from pyarrow import json as arrow_json
 
 from workers.clock import parse_time
 
-MIN_BLOCK_BYTES = 1 << 16  # below it, line by line is quick enough
+MIN_BLOCK_BYTES = 1 << 16  # smaller blocks are parsed line by line, which is fast enough
 MAX_LINE_BYTES = 1 << 20  # of a block
-NUM_RECENT_STEPS = 50  # what the speed "now" is averaged over
+NUM_RECENT_STEPS = 50  # the current speed is averaged over these
 _TIME = pa.field("time", pa.timestamp("us", "UTC"))
 
 
 class StepTable:
-    """The numbers of a .jsonl file with a "step", column by column: a nested key reads "key/inner".
+    """Columns of numbers by key; a nested key is "key/inner".
 
-    Columns hold NaN where a line has null or nothing. 100,000 lines of thirty numbers take 24 MB.
+    A null or missing value is NaN. 100,000 lines of thirty numbers take 24 MB.
     """
 
     def __init__(self) -> None:
@@ -42,27 +42,26 @@ class StepTable:
 
     @property
     def last_step(self) -> int:
-        """Step of the last line, 0 before there is one."""
+        """Step of the last line; 0 if there is none."""
         return self._steps[-1] if self._steps else 0
 
     @property
     def keys(self) -> list[str]:
-        """The columns seen so far."""
         return list(self._columns)
 
     def column(self, key: str) -> NDArray[np.float64]:
-        """The column `key`; all NaN where no line had it."""
+        """The column `key`; all NaN if no line has it."""
         values = self._columns.get(key)
         return np.full(len(self), math.nan) if values is None else np.array(values, dtype=np.float64)
 
     def recent(self, key: str, step: int | None = None) -> NDArray[np.float64]:
-        """The entries of the last steps up to `step` (default: the last one), NUM_RECENT_STEPS at most."""
+        """The entries of the last NUM_RECENT_STEPS steps up to `step` (default: the last one)."""
         end = len(self) if step is None else bisect.bisect_right(self._steps, step)
         values = self._columns.get(key, array("d"))
         return np.array(values[max(0, end - NUM_RECENT_STEPS) : end], dtype=np.float64)
 
     def last(self, key: str) -> float:
-        """The last entry; NaN before there is one."""
+        """The last entry; NaN if there is none."""
         values = self._columns.get(key)
         return values[-1] if values else math.nan
 
@@ -79,7 +78,7 @@ class StepTable:
         return float(self.recent("num_tokens", step).mean()) / seconds if seconds > 0 else math.nan
 
     def append(self, record: dict[str, Any]) -> None:
-        """Take in one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
+        """Add one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
         step = int(record["step"])
         row = dict(_numbers(record))
         self._cut(step)
@@ -90,10 +89,10 @@ class StepTable:
             values.append(row.get(key, math.nan))
 
     def extend(self, block: bytes) -> bool:
-        """Take in a block of whole lines as `append` would, one after the other.
+        """Add a block of complete lines, with the same result as `append` for each.
 
-        Returns: False, with nothing taken in, where the block is small or holds anything but plain records of numbers:
-        the caller then goes line by line.
+        Returns: False, with nothing added, if the block is small or has anything but plain records of numbers; the
+        caller then goes line by line.
         """
         columns = _parse(block) if len(block) >= MIN_BLOCK_BYTES else None
         if columns is None:
@@ -111,13 +110,12 @@ class StepTable:
         return True
 
     def _add_columns(self, keys: Iterable[str], num_before: int) -> None:
-        """New columns in the order in which the lines have them."""
         for key in keys:
             if key not in self._columns:
                 self._columns[key] = array("d", [math.nan]) * num_before
 
     def _cut(self, step: int) -> None:
-        """Forget `step` and everything after it."""
+        """Remove `step` and everything after it."""
         if self._steps and self._steps[-1] >= step:
             num_kept = bisect.bisect_left(self._steps, step)
             del self._steps[num_kept:]
@@ -136,15 +134,15 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
 
 
 def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
-    """The columns of a block of lines; None where a line is not a record of numbers with a step."""
+    """The columns of a block of lines; None if a line is not a record of numbers with a step."""
     try:
         first = json.loads(block[: block.index(b"\n")])
-        read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # with a thread for each part of that size
+        read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # one thread for each part of this size
         schema = pa.schema([_TIME if field.name == _TIME.name else field for field in _struct(first)])
         parse = arrow_json.ParseOptions(explicit_schema=schema)
         table = arrow_json.read_json(pa.BufferReader(block), read, parse).combine_chunks()
         columns = dict(_columns(zip(table.column_names, table.itercolumns(), strict=True)))
-    except (ValueError, AttributeError):  # pyarrow's own errors are ValueErrors; what is no record has no items
+    except (ValueError, AttributeError):  # pyarrow's errors are ValueErrors; JSON other than an object has no items
         return None
     steps = columns.get("step")
     if steps is None or table.num_rows != block.count(b"\n") or not np.array_equal(steps, np.trunc(steps)):
@@ -153,7 +151,6 @@ def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
 
 
 def _struct(record: dict[str, Any]) -> pa.StructType:
-    """The type of a record: numbers, and records of numbers."""
     return pa.struct([(k, _struct(v) if isinstance(v, dict) else pa.float64()) for k, v in record.items()])
 
 
@@ -173,11 +170,11 @@ def _columns(named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tup
         elif pa.types.is_integer(values.type):
             yield prefix + name, values.to_numpy(zero_copy_only=False).astype(np.float64)
         else:
-            raise ValueError(f"{prefix}{name} is no number")
+            raise ValueError(f"{prefix}{name} is not a number")
 
 
 def _floats(values: pa.Array) -> NDArray[np.float64]:
-    """Null is NaN. Arrow's own way to numpy imports pandas, which takes longer than 100,000 lines."""
+    """Values with null as NaN. Arrow's conversion to numpy imports pandas, which is slower than 100,000 lines."""
     validity, data = values.buffers()
     numbers = np.frombuffer(data, np.float64, len(values), 8 * values.offset)
     if not values.null_count:

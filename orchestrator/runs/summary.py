@@ -1,4 +1,4 @@
-"""What came of a run, from its own public files: summary.json where it is there, else what the files say so far."""
+"""The outcome of a run from its files: summary.json if it exists, else the state so far."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from workers.durable import write_durably
 
 
 def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:
-    """Write summary.json of a run that has ended; `num_bad_rows` are the unreadable rows of each domain."""
+    """Write summary.json of a run that has ended; `num_bad_rows` is the number of unreadable rows by domain."""
     run = read_run(folder)
     summary = summarise(run)
     for name, domain in summary.domains.items():
@@ -25,7 +25,7 @@ def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:
 
 
 def evaluation_losses(run: RunFolder) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-    """Steps of the evaluations, and each domain's loss at them; NaN where it was not measured or not finite."""
+    """Steps of the evaluations, and each domain's loss there; NaN if not measured or not finite."""
     feedback = run.feedback
     steps = np.array([item.step for item in feedback], dtype=np.int64)
     losses = {domain: np.array([item.loss_nats(domain) for item in feedback]) for domain in run.domains}
@@ -33,7 +33,7 @@ def evaluation_losses(run: RunFolder) -> tuple[NDArray[np.int64], dict[str, NDAr
 
 
 def base_losses(run: RunFolder) -> dict[str, float]:
-    """Each domain's loss under the base model (step 0); NaN where that was not measured."""
+    """Each domain's loss with the base model (step 0); NaN if not measured."""
     first = next(iter(run.feedback), None)
     if first is None or first.step != 0:
         return dict.fromkeys(run.domains, math.nan)
@@ -42,7 +42,7 @@ def base_losses(run: RunFolder) -> dict[str, float]:
 
 
 def summarise(run: RunFolder) -> RunSummary:
-    """summary.json where the run has ended, else what it would say if the run ended here."""
+    """summary.json if the run has ended, else what it would be if the run ended now."""
     return run.summary or _compute_summary(run)
 
 
@@ -56,7 +56,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     mean_E, worst_E = mean_course(losses, len(steps)), worst_course(losses, len(steps))
     criterion = str(run.setting("evaluation", "best") or "mean")
     judged_E = {"mean": mean_E, "worst": worst_E, **losses}.get(criterion, mean_E)
-    best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None  # of equal ones the first
+    best = int(np.nanargmin(judged_E)) if np.isfinite(judged_E).any() else None  # the first of equal ones
     courses = {domain: domain_course(domain, run.feedback, run.path) for domain in losses}
     divergence = find_divergence(run.metrics)
     not_finite = [domain for domain, values in losses.items() if len(steps) > 1 and not np.isfinite(values[-1])]
@@ -100,7 +100,7 @@ def _summarise_domain(run: RunFolder, domain: str, losses: LossCourse, course: D
     share_V = np.array([version.shares.get(domain, math.nan) for version in run.weights])
     version_S = run.metrics.column("weights_version")
     version_S = version_S[version_S < len(share_V)].astype(np.int64)
-    trained_S = share_V[version_S] if len(version_S) else share_V[:1]  # before the first step, what that will take
+    trained_S = share_V[version_S] if len(version_S) else share_V[:1]  # before the first step, the share it will have
     return DomainSummary(
         loss_nats_start=losses.start,
         loss_nats_best=losses.best,
@@ -119,7 +119,7 @@ def _summarise_domain(run: RunFolder, domain: str, losses: LossCourse, course: D
 
 
 def _epochs_at(run: RunFolder, domain: str, step: int | None) -> float | None:
-    """Passes over the domain after so many steps; None for a domain that is only measured."""
+    """Passes over the domain after a number of steps; None for a domain that is only measured."""
     key = f"epochs/{domain}"
     if step is None or key not in run.metrics.keys:
         return None

@@ -1,7 +1,7 @@
-"""Whether a run's folder holds anything that was trained, and how it is given back where it does not.
+"""Whether a run's folder has anything that was trained, and how to reset it if not.
 
-What preparation and the start of the workers leave behind is listed here; whatever else is there counts as trained, so
-that a folder is given up only where nothing can be lost.
+The files that preparation and the start of the workers leave behind are listed here. Anything else counts as trained,
+so that a folder is reset only if nothing can be lost.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.config.stages import StageConfig
 
-# Made for the configuration that began the folder: another one must not find them.
+# Derived from the configuration that the folder was started with: another one must not find them.
 _OF_THE_CONFIGURATION = {
     "config.json",
     "data.json",
@@ -27,7 +27,7 @@ _OF_THE_CONFIGURATION = {
     "reference.json",
     "report.html",
 }
-# The lock that the driver holds, the log, and the number of the last attempt: workers of an earlier one stay refused.
+# The driver's lock, the log, and the attempt number, by which workers of earlier attempts are still rejected.
 _STAYING = {".driver.lock", "attempt.json", "raymix.log"}
 _FOLDERS = {"weights", "feedback", "evaluations", "requests", "checkpoints"}
 _FIRST_VERSION = Path("weights") / "000000.json"
@@ -35,17 +35,17 @@ _OF_RAY = (".ray-train-", ".ray-tune-")
 
 
 def has_trained(folder: Path, stages: Sequence[StageConfig] = ()) -> bool:
-    """Whether the folder of a run holds a step, an evaluation, a checkpoint, or anything that is not of its beginning.
+    """Whether a run's folder has a step, an evaluation, a checkpoint, or any other file not from its preparation.
 
     Args:
         folder: of the run.
-        stages: those of the plan that it was begun with, whose folders are looked at as well.
+        stages: of the plan that it was started with; their folders are checked as well.
     """
     return any(_holds_training(each) for each in (folder, *_stage_folders(folder.parent / "stages", stages)))
 
 
 def give_back(folder: Path) -> None:
-    """Remove what an untrained run has left in its folder, but for its lock, log and attempt number."""
+    """Remove what an untrained run left in its folder, except its lock, log and attempt number."""
     for entry in folder.iterdir():
         if entry.name in _OF_THE_CONFIGURATION:
             entry.unlink()

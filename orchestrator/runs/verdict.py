@@ -1,4 +1,4 @@
-"""The verdict on a run, and what became of each of its domains, from its evaluations."""
+"""The verdict on a run, and the outcome for each of its domains, from its evaluations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from workers.contracts import DomainFeedback
 
 @dataclass(frozen=True)
 class DomainCourse:
-    """How one domain ended; None where that was not measured."""
+    """How one domain ended; None if not measured."""
 
     loss_nats_lowest: float | None = None
     lowest_step: int | None = None
@@ -24,7 +24,7 @@ class DomainCourse:
 
 
 def domain_course(domain: str, evaluations: Sequence[DomainFeedback], folder: Path | None = None) -> DomainCourse:
-    """The domain's own course; step 0 counts as the base, and as a candidate for the lowest. `folder`: of the run."""
+    """The domain's course; step 0 is the base, and can be the lowest. `folder`: of the run."""
     measured = [feedback for feedback in evaluations if math.isfinite(feedback.loss_nats(domain))]
     if not measured:
         return DomainCourse()
@@ -47,13 +47,13 @@ def decide(
     has_diverged: bool,
     has_broken_off: bool,
 ) -> Verdict:
-    """What came of a run.
+    """The outcome of a run.
 
     Args:
         evaluations: all of them, in order of their steps.
-        judged_E: the loss that counts at each of them, in nats per token; NaN where it is not finite.
-        courses: what became of each domain.
-        has_diverged: the training loss rose for good, or a loss at the end is not finite.
+        judged_E: the loss that decides, at each of them, in nats per token; NaN if not finite.
+        courses: the outcome for each domain.
+        has_diverged: the training loss rose permanently, or a loss at the end is not finite.
         has_broken_off: a training loss or gradient that is not finite ended the run.
     """
     if has_broken_off:
@@ -81,6 +81,6 @@ def _is_above(domain: str, earlier: DomainFeedback, later: DomainFeedback, folde
 
 
 def _are_alike(evaluations: Sequence[DomainFeedback], courses: Mapping[str, DomainCourse]) -> bool:
-    """Whether every domain ends as it began."""
+    """Whether every domain's loss is the same at the end as at the start."""
     first, last = evaluations[0], evaluations[-1]
     return all(math.isfinite(last.loss_nats(name)) and not is_beyond_noise(name, first, last) for name in courses)

@@ -94,8 +94,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "a token is wanted; set RAY_AUTH_MODE=token and the cluster's token in RAY_AU"),
-        ({"RAY_AUTH_TOKEN": "f" * 64}, "the token is wrong; set RAY_AUTH_MODE=token and the cluster's token in RAY_AU"),
+        (
+            {"RAY_AUTH_MODE": "disabled"},
+            "a token is required; set RAY_AUTH_MODE=token, and the cluster's token in RAY_AU",
+        ),
+        (
+            {"RAY_AUTH_TOKEN": "f" * 64},
+            "the token is wrong; set RAY_AUTH_MODE=token, and the cluster's token in RAY_AU",
+        ),
     ],
 )
 def test_without_the_right_token_nothing_is_taken(cluster: Cluster, changed: dict[str, str], message: str) -> None:
@@ -144,7 +150,7 @@ def test_a_job_that_was_stopped_and_submitted_again_is_the_local_run(cluster: Cl
 def test_a_job_that_cannot_be_is_refused_in_a_line(cluster: Cluster, tmp_path: Path) -> None:
     config = write_run(tmp_path)
     done = cluster.raymix("submit", config, "--set", "output_dir=runs")
-    assert done.returncode == 2 and "output_dir: runs is relative; a job needs the absolute path" in done.stderr
+    assert done.returncode == 2 and "output_dir: runs is relative; give the absolute path" in done.stderr
     done = cluster.raymix("logs", "nobody")
     assert done.returncode == 1 and "no job or run 'nobody' on this cluster" in done.stderr
 

@@ -1,7 +1,7 @@
-"""What a job does first: lay the files that travelled with it into the run's folder, and run from there.
+"""The start of a job: copy the files that were sent with it to the run's folder, and run from there.
 
-Each node keeps its own copy of what a job brings, under a path of its own, and drops it when the job has ended. The
-run's folder is on storage that all nodes share and stays.
+Each node has its own copy of a job's files, at a different path, and deletes it when the job has ended. The run's
+folder is on storage that all nodes share, and remains.
 """
 
 import os
@@ -16,7 +16,7 @@ INPUTS = "inputs"
 
 
 def main() -> None:
-    """Copy the current folder to `inputs/` of the run, and become `raymix VERB` there."""
+    """Copy the current folder to `inputs/` of the run, and replace this process by `raymix VERB` there."""
     (verb,) = sys.argv[1:]
     inputs = load_config(Path(CONFIG_NAME)).folder / INPUTS
     shutil.copytree(Path.cwd(), inputs, dirs_exist_ok=True)

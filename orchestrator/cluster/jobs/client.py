@@ -1,4 +1,4 @@
-"""Submit a run, look at it, follow its log, stop it: Ray's Jobs API, with errors that say what to do."""
+"""Submit a run, show its status, follow its log, stop it: Ray's Jobs API, with errors that say what to do."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ import ray
 from aiohttp import ClientError
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
-from requests import RequestException  # Ray's job client is written with requests and requires it
+from requests import RequestException  # a dependency of Ray's job client
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,24 +28,24 @@ from orchestrator.runs.folder import read_summary
 from orchestrator.views.format import NOTHING, format_duration, printable
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
-_STOP_WAIT_SECONDS = 900  # for the running step and a checkpoint; Ray kills what takes longer
+_STOP_WAIT_SECONDS = 900  # for the current step and a checkpoint; after that, Ray kills the job
 _LOOK_EVERY_SECONDS = 1.0
 _CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
-_RAYMIX = "raymix"  # key of the metadata that tells our jobs from others
+_RAYMIX = "raymix"  # metadata key that marks our jobs
 
 
 class JobError(RuntimeError):
-    """The cluster did not take a call, or a job did not end well."""
+    """The cluster rejected a call, or a job failed."""
 
 
 def submit(config: SweepConfig, address: str | None, verb: str, console: Console) -> str:
-    """Hand a run, or what another verb makes of its configuration, over to a cluster; the job's id.
+    """Submit a verb with a configuration to a cluster; returns the job's id.
 
-    What of a folder does not travel is told on the console.
+    The files of a folder that are not sent are listed on the console.
 
     Raises:
-        ConfigError, ValueError: the run cannot travel; see `write_package`.
-        JobError: the cluster cannot be reached, wants another token, or refuses the job.
+        ConfigError, ValueError: `write_package` cannot pack what the job needs.
+        JobError: the cluster cannot be reached, needs another token, or rejects the job.
     """
     with tempfile.TemporaryDirectory(prefix="raymix-job-") as folder, cluster_errors(address):
         for note in write_package(config, Path(folder)):
@@ -65,17 +65,16 @@ def submit(config: SweepConfig, address: str | None, verb: str, console: Console
 
 
 def own_packages() -> list[str]:
-    """The code that travels with every job: raymix as it runs here."""
+    """The code that is sent with every job: raymix as installed here."""
     return [str(Path(module.__path__[0])) for module in (orchestrator, workers)]
 
 
 def metadata(name: str, folder: Path) -> dict[str, str]:
-    """What tells our jobs from others."""
     return {_RAYMIX: name, "folder": str(folder)}
 
 
 def follow(job: str, address: str | None, console: Console) -> JobStatus:
-    """Print a job's log as it grows, until the job has ended; how it ended."""
+    """Print a job's log as it grows, until the job ends; returns how it ended."""
     with cluster_errors(address):
         client = connect(address)
         job = _find(client, job)
@@ -84,19 +83,18 @@ def follow(job: str, address: str | None, console: Console) -> JobStatus:
 
 
 def read_log(job: str, address: str | None) -> str:
-    """A job's log so far."""
     with cluster_errors(address):
         client = connect(address)
         return client.get_job_logs(_find(client, job))
 
 
 def stop(job: str, address: str | None, console: Console) -> JobStatus:
-    """Ask a job to end with a checkpoint, and wait for it."""
+    """Ask a job to end with a checkpoint, and wait until it has."""
     with cluster_errors(address):
         client = connect(address)
         job = _find(client, job)
         if client.stop_job(job):
-            console.print(f"{job}: ends after the running step, with a checkpoint", markup=False, highlight=False)
+            console.print(f"{job}: ends after the current step, with a checkpoint", markup=False, highlight=False)
         return wait_until_ended(client, job)
 
 
@@ -118,7 +116,7 @@ def jobs_view(address: str | None, job: str | None = None) -> Table:
 
 
 def _harm(folder: str | None) -> str:
-    """What came of a finished run in a word, where that is harm and the run's folder is to be seen from here."""
+    """A finished run's verdict if it is harmful, and if the run's folder is accessible from here."""
     if folder is None:
         return ""
     summary = read_summary(Path(folder))
@@ -126,7 +124,7 @@ def _harm(folder: str | None) -> str:
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client, to be used within `cluster_errors`, without its own lines about packages sent, how large, and logs."""
+    """A client, for use within `cluster_errors`, without the log lines that Ray prints about packages."""
     client = JobSubmissionClient(address)
     for name in _CHATTY:
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
@@ -139,19 +137,18 @@ async def _print_log(client: JobSubmissionClient, job: str, console: Console) ->
 
 
 def printable_lines(text: str) -> str:
-    """A piece of a log without what could steer a terminal."""
+    """A piece of a log without terminal control sequences."""
     return "\n".join(printable(line) for line in text.expandtabs(4).split("\n"))
 
 
 def wait_until_ended(client: JobSubmissionClient, job: str) -> JobStatus:
-    """How a job ended, once it has."""
     while not (status := client.get_job_status(job)).is_terminal():
         time.sleep(_LOOK_EVERY_SECONDS)
     return status
 
 
 def _find(client: JobSubmissionClient, job: str) -> str:
-    """A job's id; a run's name stands for its newest job."""
+    """A job's id, given that id or the name of a run, whose newest job is meant."""
     found = _ours(client)
     for details in found:
         if job in (details.submission_id, (details.metadata or {})[_RAYMIX]):
@@ -173,21 +170,21 @@ def _time(details: JobDetails) -> str:
 
 @contextmanager
 def cluster_errors(address: str | None) -> Iterator[None]:
-    """What Ray says of a cluster that does not take a call, as a JobError that says what to do."""
+    """Turn Ray's errors about a cluster into a JobError that says what to do."""
     where = address or "the cluster"
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
-        fault = "the token is wrong" if "invalid" in str(error).lower() else "a token is wanted"
+        fault = "the token is wrong" if "invalid" in str(error).lower() else "a token is required"
         raise JobError(
-            f"{where}: {fault}; set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or its file in "
+            f"{where}: {fault}; set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or its file in "
             "RAY_AUTH_TOKEN_PATH"
         ) from error
-    # Ray's own error, and those that its client lets through: requests' for a call, aiohttp's for a log. OSError is no
-    # base for them: it takes in files that are written here, and leaves out a server that hangs up.
+    # Ray's error, and those that its client passes on: of requests for a call, of aiohttp for a log. OSError would be
+    # wrong: it includes errors of files written here, but not a server that disconnects.
     except (ConnectionError, RequestException, ClientError) as error:
         raise JobError(
-            f"{where}: no Ray dashboard answers there; give --address http://HEAD:8265 of a cluster that is up"
+            f"{where}: no Ray dashboard answers there; give --address http://HEAD:8265 of a running cluster"
         ) from error
     except RuntimeError as error:
         if isinstance(error, JobError):

@@ -1,8 +1,8 @@
-"""Which files of a folder travel with a job: a model's own, or those of a data set. All others stay where they are.
+"""Which files of a folder are sent with a job: those of a model, or of a data set, and no others.
 
-A folder that a configuration names is the user's: beside the model there may be a repository, keys, notes, an
-environment, and links that lead anywhere. So files are chosen by what they are for, never taken because they are there,
-and a link is followed only to the same file under another roof.
+A folder that a configuration names belongs to the user: besides the model it may contain a repository, keys, notes, an
+environment, and links to anywhere. So only files of known purpose are sent, and a link is followed only to a file of
+the same name or to the hub's cache.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-# What transformers reads of a model folder: configuration, weights, tokenizer, chat template.
+# The files that transformers reads in a model folder: configuration, weights, tokenizer, chat template.
 _OF_A_MODEL = (
     "config.json",
     "generation_config.json",
@@ -58,51 +58,51 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a folder travels."""
+    """The files of a folder that are sent."""
 
     files: dict[Path, Path]
-    """Path inside the folder -> the file with its content."""
+    """Path inside the folder -> the file with the content."""
     left: tuple[Path, ...]
-    """Paths inside the folder of what stays."""
+    """Paths inside the folder of files that are not sent."""
 
     def describe_left(self, folder: Path) -> str | None:
-        """A line about what stays; None where nothing does."""
+        """A line about the files that are not sent; None if all are."""
         if not self.left:
             return None
         groups = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in self.left)
-        # Hidden ones first: that they stay is what matters to whoever reads this.
+        # Hidden ones first: the reader most needs to know that these are not sent.
         names = sorted(groups, key=lambda name: (not name.startswith("."), name))
         counted = [f"{name} ({groups[name]:,} files)" if groups[name] > 1 else name for name in names]
         named = ", ".join(counted[:_MAX_NAMED])
         more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
-        count = f"{len(self.left):,} {'file stays' if len(self.left) == 1 else 'files stay'}"
-        return f"{folder}: {count} at home, as the job has no use for them: {named}{more}"
+        count = f"{len(self.left):,} {'file is' if len(self.left) == 1 else 'files are'}"
+        return f"{folder}: {count} not sent, as the job does not need them: {named}{more}"
 
 
 def choose_model_files(folder: Path) -> Choice:
-    """The files of a model, in the folder itself and among its chat templates."""
+    """The files of a model, in the folder itself and in that of its chat templates."""
     return _choose(folder, lambda path: any(fnmatch(str(path), pattern) for pattern in _OF_A_MODEL))
 
 
 def choose_data_files(folder: Path) -> Choice:
-    """The files of a data set: of known kinds, at any depth, none hidden and none named like a secret."""
+    """The files of a data set: of known types, at any depth, not hidden and not named like a secret."""
     return _choose(folder, _is_of_data)
 
 
 def refuse_whole_place(key: str, folder: Path) -> str | None:
-    """What is wrong with a folder that holds more than a model or data set can; None where nothing is."""
+    """What is wrong with a folder that has more than a model or data set in it; None if nothing is."""
     place, here = folder.resolve(), Path.cwd().resolve()
     if place == here:
-        what = "the folder that you work in"
+        what = "the current folder"
     elif place == Path.home().resolve():
         what = "your home folder"
     elif place == Path(place.anchor):
         what = "the root of the file system"
     elif place in here.parents:
-        what = f"a folder around the one that you work in, {here}"
+        what = f"a parent of the current folder {here}"
     else:
         return None
-    return f"{key}: {folder} is {what}, and would travel with the job; give the files a folder of their own"
+    return f"{key}: {folder} is {what}, and would be sent with the job; put the files in a separate folder"
 
 
 def _is_of_data(path: Path) -> bool:
@@ -130,7 +130,7 @@ def _choose(folder: Path, is_wanted: Callable[[Path], bool]) -> Choice:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file and every link below a folder; links to folders are not entered."""
+    """Every file and every link below a folder; links to folders are not followed."""
     for root, folders, names in os.walk(folder, followlinks=False):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         folders[:] = sorted(set(folders) - set(links))
@@ -138,13 +138,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_same_file(path: Path) -> bool:
-    """Whether what a path leads to may stand for it: no link to something else under a harmless name."""
+    """Whether a path leads to the file that its name suggests, and is not a harmless-looking link to another."""
     target = path.resolve()
     is_named_alike = target.name == path.name or (target.suffix == path.suffix == ".safetensors")
     return is_named_alike or _is_blob(path, target)
 
 
 def _is_blob(path: Path, target: Path) -> bool:
-    """The hub's cache: snapshots/<commit>/<file> is a link to blobs/<hash> beside `snapshots`."""
+    """The hub's cache: snapshots/<commit>/<file> is a link to blobs/<hash> next to `snapshots`."""
     snapshots = next((parent for parent in path.parents if parent.name == "snapshots"), None)
     return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()

@@ -1,4 +1,4 @@
-"""The folder that travels with a job: the configuration, and the files that it names by relative paths."""
+"""The folder that is sent with a job: the configuration, and the files that it names by relative paths."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +13,8 @@ from orchestrator.config.sweep import SweepConfig
 from workers.data.locations import files_to_carry
 
 CONFIG_NAME = "config.yaml"
-MAX_BYTES = 400 * 2**20  # Ray takes packages of 500 MiB
-_UP = "up"  # stands for ".." in the folder that travels
+MAX_BYTES = 400 * 2**20  # Ray accepts packages of up to 500 MiB
+_UP = "up"  # stands for ".." in the folder that is sent
 
 KeyPath = tuple[str | int, ...]
 
@@ -24,18 +24,16 @@ _ON_THE_CLUSTER: tuple[KeyPath, ...] = (("output_dir",), ("data", "cache_dir"), 
 def write_package(config: SweepConfig, folder: Path) -> list[str]:
     """Fill an empty folder with what a job needs: `config.yaml` and every file that it names.
 
-    Of a folder that it names, the files that are for the job travel; see `folders.py`.
-
     Returns:
-        A line for each folder of which files stay at home.
+        A line for each folder of which some files are not sent.
 
     Raises:
-        ConfigError: a file is missing, or a path has to be absolute, since the cluster writes or looks there.
-        ValueError: there is more than a job may carry.
+        ConfigError: a file is missing, or a path must be absolute because the cluster reads or writes there.
+        ValueError: the files are larger than a job may be.
     """
     data = config.model_dump()
     faults = [
-        f"{format_path(key)}: {path} is relative; a job needs the absolute path of a folder that all nodes share"
+        f"{format_path(key)}: {path} is relative; give the absolute path of a folder that all nodes share"
         for key, path in _paths(data)
         if key in _ON_THE_CLUSTER and not path.is_absolute()
     ]
@@ -51,15 +49,15 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
     num_bytes = sum(file.stat().st_size for file in files.values())
     if num_bytes > MAX_BYTES:
         raise ValueError(
-            f"{num_bytes / 2**20:,.0f} MiB of files would travel with the job, and {MAX_BYTES / 2**20:,.0f} are the "
-            "limit; put them on storage that the cluster shares and name them by absolute paths"
+            f"{num_bytes / 2**20:,.0f} MiB of files would be sent with the job, but the limit is "
+            f"{MAX_BYTES / 2**20:,.0f} MiB; put them on storage that the cluster shares and name them by absolute paths"
         )
     for path, source in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     inside = _replace(data, lambda key, path: _inside(path) if key in travelling else path)
-    # The job's driver is in the cluster already, and the runtime environment is the job's.
+    # The job's driver is already in the cluster, and the runtime environment applies to the job.
     inside["cluster"] |= {"address": "auto", "runtime_env": {}}
     plain = SweepConfig.model_validate(inside).model_dump(mode="json")
     (folder / CONFIG_NAME).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -67,10 +65,10 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
 
 
 def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[str]]:
-    """Path inside the package -> the file that goes there; and a line for each folder of which files stay.
+    """Path inside the package -> its source file; and a line for each folder of which some files are not sent.
 
     Raises:
-        ConfigError: a folder holds nothing that could be used.
+        ConfigError: a path is missing or has nothing that could be used.
     """
     files: dict[Path, Path] = {}
     notes: list[str] = []
@@ -93,16 +91,16 @@ def _choose_one(key: KeyPath, path: Path) -> tuple[dict[Path, Path], str | None]
     """The same for one path.
 
     Raises:
-        ValueError: it is not there, or holds nothing that could be used.
+        ValueError: it is missing or has nothing that could be used.
     """
     if "domains" in key and key[-2] in ("train", "eval"):
         try:
             return {file: file for file in files_to_carry(path)}, None
         except ValueError as error:
-            raise ValueError(f"{error}; where it is on the cluster, give its absolute path there") from None
+            raise ValueError(f"{error}; if it is on the cluster, give its absolute path there") from None
     if not path.exists():
         raise ValueError(
-            f"{path}: no such file (looked in {Path.cwd()}); mend the path, or give the absolute path that it has on "
+            f"{path}: no such file (looked in {Path.cwd()}); check the path, or give the absolute path of the file on "
             "the cluster"
         )
     if not path.is_dir():
@@ -110,14 +108,14 @@ def _choose_one(key: KeyPath, path: Path) -> tuple[dict[Path, Path], str | None]
     is_model = key[-2:] == ("model", "path")
     choice = choose_model_files(path) if is_model else choose_data_files(path)
     if is_model and Path("config.json") not in choice.files:
-        raise ValueError(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+        raise ValueError(f"{path} has no config.json, so it is not a Hugging Face model folder")
     if not choice.files:
-        raise ValueError(f"{path} holds no file of a data set; give a folder that does")
+        raise ValueError(f"{path} has no files of a data set; give another folder")
     return {path / inside: source for inside, source in choice.files.items()}, choice.describe_left(path)
 
 
 def _paths(data: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Path]]:
-    """Every local path of a configuration; a model's or data set's name is one where such a folder is here."""
+    """Every local path of a configuration; a model's or data set's name is one if a local folder has that name."""
     if isinstance(data, Path):
         yield key, data
     elif isinstance(data, str) and key[-1:] == ("path",) and Path(data).is_dir():

@@ -96,7 +96,7 @@ def test_the_cluster_goes_away_when_a_log_is_to_be_followed(reply: Reply | None,
     assert isinstance(caught.value.__cause__, error) and not isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize(("status", "fault"), [(401, "a token is wanted"), (403, "the token is wrong")])
+@pytest.mark.parametrize(("status", "fault"), [(401, "a token is required"), (403, "the token is wrong")])
 def test_the_cluster_asks_for_a_token(status: int, fault: str) -> None:
     with (
         serving(version=(status, b"{}")) as url,

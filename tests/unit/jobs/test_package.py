@@ -76,7 +76,7 @@ def test_the_same_configuration_travels_the_same_way_twice(here: Path, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"output_dir": "runs"}, "output_dir: runs is relative; a job needs the absolute path of a folder that all"),
+        ({"output_dir": "runs"}, "output_dir: runs is relative; give the absolute path of a folder that all"),
         ({"data": {"cache_dir": "stores"}}, "data.cache_dir: stores is relative"),
         ({"model": {"path": "base"}, "mixing": {"type": "versatune", "reference": "no.json"}}, "no.json: no such file"),
     ],
@@ -130,7 +130,7 @@ def test_of_a_model_folder_its_own_files_travel_and_all_others_stay_and_are_told
     fill(here / "base", MODEL + SECRETS)
     files, (note,) = travel(tmp_path, config())
     assert sorted(name for name in files if name.startswith("base/")) == sorted(f"base/{name}" for name in MODEL)
-    assert note.startswith(f"base: {len(SECRETS)} files stay at home")
+    assert note.startswith(f"base: {len(SECRETS)} files are not sent")
     assert ".env" in note and ".git/ (2 files)" in note
 
 
@@ -156,7 +156,7 @@ def test_a_link_in_a_model_folder_carries_nothing_else(here: Path, tmp_path: Pat
     assert "hunter2" not in files.values()
     assert files["base/model.safetensors"] == "of model.safetensors"  # the same file under another roof
     assert files["base/model-00001-of-00001.safetensors"] == "of shard-7.safetensors"
-    assert note.startswith("base: 6 files stay at home")
+    assert note.startswith("base: 6 files are not sent")
 
 
 def test_a_snapshot_of_the_hub_s_cache_travels_whole(here: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_of_a_data_set_folder_secrets_and_hidden_files_stay(here: Path, tmp_path
     domains = {"a": {"hub": {"path": "set"}}, "b": {"train": "data/a.jsonl"}}
     files, (note,) = travel(tmp_path, config(domains=domains, mixing={"type": "uniform"}))
     assert sorted(name for name in files if name.startswith("set/")) == sorted(f"set/{name}" for name in rows)
-    assert note.startswith(f"set: {len(stay)} files stay at home")
+    assert note.startswith(f"set: {len(stay)} files are not sent")
 
 
 @pytest.mark.parametrize("path", [".", "./", "..", "../project", "base/..", "here", "/", "~", "../.."])
@@ -198,12 +198,12 @@ def test_a_place_that_holds_more_than_a_model_is_refused(
     with pytest.raises(ConfigError) as caught:
         write_package(config(model={"path": str(Path(path).expanduser())}), tmp_path / "package")
     (line,) = caught.value.lines
-    assert line.startswith("model.path: ") and "would travel with the job" in line
+    assert line.startswith("model.path: ") and "would be sent with the job" in line
 
 
 def test_a_folder_that_is_no_model_is_refused(here: Path, tmp_path: Path) -> None:
     fill(here / "other", ["notes.txt", ".env"])
-    with pytest.raises(ConfigError, match=r"model\.path: other holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"model\.path: other has no config\.json"):
         write_package(config(model={"path": "other"}), tmp_path)
 
 
@@ -250,4 +250,4 @@ def test_a_pattern_without_a_match_is_told_by_key(here: Path, tmp_path: Path) ->
         write_package(config(domains={"a": {"train": "none/*.jsonl"}, "b": {"train": "data/a.jsonl"}}), tmp_path)
     (line,) = caught.value.lines
     assert line.startswith(f"domains.a.train[0]: none/*.jsonl: nothing matches this pattern (looked in {here})")
-    assert line.endswith("; correct it; where it is on the cluster, give its absolute path there")
+    assert line.endswith("; correct it; if it is on the cluster, give its absolute path there")

@@ -108,7 +108,7 @@ def test_whatever_was_trained_keeps_the_folder(tmp_path: Path, trace: str) -> No
     folder = tmp_path / "r"
     train_something(folder, trace)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ClaimError, match="begun with another configuration"):
+    with pytest.raises(ClaimError, match="started with another configuration"):
         claim(config(tmp_path, seed=1))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
 
@@ -120,14 +120,14 @@ def test_a_plan_with_a_trained_stage_keeps_its_folder(tmp_path: Path) -> None:
     (tmp_path / "stages" / "two-0123" / "config.json").write_text("{}")
     claim(config(tmp_path, stages=stages, seed=1))
     train_something(tmp_path / "stages" / "two-0123")
-    with pytest.raises(ClaimError, match="begun with another configuration"):
+    with pytest.raises(ClaimError, match="started with another configuration"):
         claim(config(tmp_path, stages=stages, seed=2))
 
 
 def test_a_driver_that_is_at_it_is_not_disturbed_by_a_mended_configuration(tmp_path: Path) -> None:
     with claim_folder(config(tmp_path)):
         prepare_only(tmp_path / "r")
-        with pytest.raises(ClaimError, match="another process is running this run"):
+        with pytest.raises(ClaimError, match="another process is already training this run"):
             claim(config(tmp_path, seed=1))
         assert (tmp_path / "r" / "reference.json").exists()
 
@@ -141,7 +141,7 @@ def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None
         )
         other = [sys.executable, "-c", code, str(tmp_path / "r" / "config.json")]
         refused = subprocess.run(other, cwd=_ROOT, capture_output=True, text=True, check=False)
-        assert refused.returncode == 1 and "another process is running this run" in refused.stderr
+        assert refused.returncode == 1 and "another process is already training this run" in refused.stderr
         with pytest.raises(ClaimError, match="another process"):
             claim(config(tmp_path))
     assert subprocess.run(other, cwd=_ROOT, check=False).returncode == 0
@@ -166,7 +166,7 @@ def test_a_changed_key_is_named_with_both_values(tmp_path: Path, changes: dict[s
     claim(config(tmp_path))
     train_something(tmp_path / "r")
     begun = (tmp_path / "r" / "config.json").read_bytes()
-    with pytest.raises(ClaimError, match="begun with another configuration") as error:
+    with pytest.raises(ClaimError, match="started with another configuration") as error:
         claim(config(tmp_path, **changes))
     assert f"  {line}" in str(error.value).splitlines()
     assert (tmp_path / "r" / "config.json").read_bytes() == begun
