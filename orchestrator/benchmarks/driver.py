@@ -1,4 +1,4 @@
-"""`raymix evaluate`: tasks of the harness on a run's base model and on its result, on the same terms."""
+"""`raymix evaluate`: benchmark a run's base model and its result under the same conditions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,23 +30,23 @@ def evaluate(
 
     Args:
         run_folder: a finished run.
-        names: tasks, groups or tags of the harness or of `tasks_folder`.
-        console: where to tell of it.
+        names: tasks, groups or tags, from the harness or from `tasks_folder`.
+        console: receives the table and the paths of the results.
         tasks_folder: local task files.
-        is_best: the model of the best evaluation, in place of the last step's.
-        limit: only so many samples of each task.
-        batch_size: rows of a forward pass.
-        chat: put the questions into the model's chat template.
-        allow_code: run code that the model writes, and metrics of the hub.
+        is_best: use the model of the best evaluation instead of the last step.
+        limit: evaluate only the first `limit` samples of each task.
+        batch_size: sequences per forward pass.
+        chat: format prompts with the model's chat template.
+        allow_code: allow code that the model writes, and metric scripts from the hub.
 
     Raises:
-        ValueError: there is no such result, the harness is not installed, or a task is not to be had.
+        ValueError: there is no such result, the harness is not installed, or a task is unknown or does not load.
     """
     _, result_folder = find_result(run_folder, is_best)
     if not names:
-        raise ValueError("--tasks names no task; for one: --tasks gsm8k")
+        raise ValueError("--tasks names no task; for example: --tasks gsm8k")
     version = harness_version()
-    read_scores(run_folder)  # a damaged file is told of now, not after hours
+    read_scores(run_folder)  # a damaged file fails now, not after hours
     base = read_begun(run_folder).model.with_absolute_paths()
     result = base.replaced(path=str(result_folder), revision=None, chat_template=None)
     measured = {}

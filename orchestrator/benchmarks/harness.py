@@ -1,8 +1,9 @@
-"""lm-evaluation-harness, called with a model that raymix loaded.
+"""Run lm-evaluation-harness on a model loaded by raymix.
 
-It reads a task's data from the hub, or from where a local task file says. Two things it would do unasked are refused
-unless they are allowed: run code that the model writes (tasks marked `unsafe_code`, humaneval for one), and fetch the
-program of a metric that it lacks from the hub (`evaluate.load`). Python beside local task files is the user's own.
+The harness reads a task's data from the hub, or from where a local task file points. Two things that it would do
+without asking are refused unless allowed: running code that the model writes (tasks marked `unsafe_code`, such as
+humaneval), and downloading and running the script of a metric from the hub (`evaluate.load`). Python files next to
+local task files are the user's own and are trusted.
 """
 
 import difflib
@@ -23,21 +24,21 @@ from workers.config.model import ModelConfig
 
 _REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 _NUM_NEAR_NAMES = 3
-_CACHE_HINT = "without network it has to be in the cache, from an earlier evaluation with network"
+_CACHE_HINT = "without network access it must be in the cache from an earlier evaluation"
 
 
 class Progress(Protocol):
-    """Who is told how far a model has come."""
+    """Receives the progress of a model."""
 
     def begin(self, num_requests: int) -> None:
-        """So many more answers are to come."""
+        """`num_requests` more answers are expected."""
 
     def advance(self) -> None:
-        """One has come."""
+        """One answer has arrived."""
 
 
 def harness_version() -> str:
-    """Version of the harness.
+    """Version of the installed harness.
 
     Raises:
         ValueError: it is not installed.
@@ -48,20 +49,20 @@ def harness_version() -> str:
 
 
 def load_tasks(names: Sequence[str], folder: Path | None, allow_code: bool) -> dict[str, Any]:
-    """The tasks with their data, in the form that the harness evaluates.
+    """Load tasks with their data, in the form that the harness evaluates.
 
     Args:
-        names: of tasks, of groups, or of tags.
-        folder: local task files, which come before the harness's own.
-        allow_code: whether code that a model writes, and metrics of the hub, may run.
+        names: tasks, groups or tags.
+        folder: local task files, which take precedence over the harness's own.
+        allow_code: whether code that a model writes, and metric scripts from the hub, may run.
 
     Raises:
-        ValueError: a task is not known, does not load, or needs to run code.
+        ValueError: a task is unknown, does not load, or needs to run code that is not allowed.
     """
     manager = _find_tasks(names, folder)
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in names:
-        if (manager.task_index[name].cfg or {}).get("unsafe_code"):  # such tasks may run code as soon as they load
+        if (manager.task_index[name].cfg or {}).get("unsafe_code"):  # such tasks may run code while they load
             _refuse_unsafe([name], allow_code)
         part = _load_task(manager, name, allow_code)
         _refuse_unsafe([task for task, made in part["tasks"].items() if hasattr(made, "UNSAFE_CODE")], allow_code)
@@ -76,7 +77,7 @@ def _load_task(manager: Any, name: str, allow_code: bool) -> Any:
             part = manager.load([name])
         except ConnectionError as error:
             faults.append(f"{error}; {_CACHE_HINT}")
-        except Exception as error:  # a task file is a program's worth of ways to fail
+        except Exception as error:  # a task file can fail in any way a program can
             faults.append(f"{type(error).__name__}: {error}")
     if faults:
         raise ValueError(f"task {name} does not load: {faults[0]}")
@@ -87,7 +88,7 @@ def _refuse_unsafe(tasks: Sequence[str], allow_code: bool) -> None:
     if tasks and not allow_code:
         raise ValueError(
             f"task {tasks[0]} runs the code that the model writes, with your rights on this machine; "
-            "--allow-code lets it, best inside a container"
+            "--allow-code permits it, preferably inside a container"
         )
 
 
@@ -101,15 +102,15 @@ def evaluate_model(
     chat: bool,
     allow_code: bool,
 ) -> dict[str, Any]:
-    """What the harness says of one model: see its `EvalResults`.
+    """The harness's results for one model (its `EvalResults`).
 
     Args:
-        config: the model; it is put on the GPU where there is one.
-        tasks: from `load_tasks`; they can be used for one model after the other.
-        progress: is told how far it is.
-        limit: only so many samples of each task.
-        batch_size: rows of a forward pass.
-        chat: whether questions are put into the model's chat template.
+        config: the model; it runs on a GPU if there is one.
+        tasks: from `load_tasks`; the same tasks can be used for several models in turn.
+        progress: receives the number of answers.
+        limit: evaluate only the first `limit` samples of each task.
+        batch_size: sequences per forward pass.
+        chat: whether prompts are formatted with the model's chat template.
         allow_code: as for `load_tasks`.
     """
     import torch
@@ -120,7 +121,7 @@ def evaluate_model(
     from workers.model.tokenizer import load_tokenizer
 
     model: Any = load_model(config)
-    model.config.use_cache = True  # which loading for training turns off
+    model.config.use_cache = True  # loading for training turned it off
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     wrapped = HFLM(pretrained=model, tokenizer=load_tokenizer(config), batch_size=batch_size)
     _report_progress(wrapped, progress)
@@ -139,7 +140,7 @@ def evaluate_model(
 
 
 def _find_tasks(names: Sequence[str], folder: Path | None) -> Any:
-    """The harness's index of tasks; it reads its own 14,000 files only where the local ones are not enough."""
+    """The harness's index of tasks. It reads its own 14,000 files only if the local ones are not enough."""
     from lm_eval.tasks import TaskManager
 
     if folder is not None:
@@ -151,34 +152,34 @@ def _find_tasks(names: Sequence[str], folder: Path | None) -> Any:
         if name not in manager.task_index:
             near = difflib.get_close_matches(name, manager.all_tasks, _NUM_NEAR_NAMES)
             said = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists the harness's own"
-            raise ValueError(f"task {name} is not known; {said}{_broken_files(folder)}")
+            raise ValueError(f"task {name} is unknown; {said}{_broken_files(folder)}")
     return manager
 
 
 def _broken_files(folder: Path | None) -> str:
-    """The harness passes over task files that it cannot read, without a word."""
+    """Name unreadable task files, which the harness skips silently."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     broken = []
     for path in sorted(folder.rglob("*.yaml")) if folder else []:
         try:
             load_yaml(path, resolve_func=False)
-        except Exception as error:  # whatever keeps it from being read
+        except Exception as error:  # any reason that it cannot be read
             broken.append(f"{path}: {' '.join(str(error).split())}")
     return f" (not readable: {'; '.join(broken)})" if broken else ""
 
 
 @contextmanager
 def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
-    """Metrics of the hub are programs, which `evaluate.load` fetches and runs. Yields what went wrong with any: the
-    harness goes on without a metric that does not load, and fails where it calls it."""
+    """Allow or refuse metrics from the hub, which are scripts that `evaluate.load` downloads and runs. Yields a list of
+    failures: the harness carries on without a metric that does not load, and fails only when it calls it."""
     import evaluate
 
     load, faults = evaluate.load, []
 
     def load_or_tell(path: str, *arguments: Any, **named: Any) -> Any:
         if not allow_code:
-            faults.append(f"metric {path} is a program on the hub, which runs with your rights; --allow-code lets it")
+            faults.append(f"metric {path} is a script on the hub, which runs with your rights; --allow-code permits it")
             raise ValueError(faults[-1])
         try:
             return load(path, *arguments, **named)
@@ -187,7 +188,7 @@ def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
             raise
 
     if allow_code:
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what the metric of humaneval asks for
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # required by humaneval's metric
     evaluate.load = load_or_tell
     try:
         yield faults
@@ -196,7 +197,7 @@ def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
 
 
 def _report_progress(wrapped: Any, progress: Progress) -> None:
-    """The harness hands all requests of a kind to one method, and each answer to a hook meant for caching."""
+    """Count requests where the harness passes them to the model, and answers in a hook meant for caching."""
 
     def answer(method: Callable[..., Any], requests: Sequence[Any]) -> Any:
         progress.begin(len(requests))
@@ -208,7 +209,7 @@ def _report_progress(wrapped: Any, progress: Progress) -> None:
 
 
 def _seed(tasks: Mapping[str, Any]) -> None:
-    """As the harness's own command: every model gets the same few-shot examples, and none where a task says nothing."""
+    """Seed as the harness's own command does: the same few-shot examples for every model, and none by default."""
     import torch
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 

@@ -1,6 +1,6 @@
-"""Which runs lie below a folder, and a line about each, made from a few small reads.
+"""The runs below a folder, each summarised in a line from a few small reads.
 
-A name is a path below that folder. Names come from browsers: none leads out of it, by .., by a link or otherwise.
+A name is a path below that folder. Names come from browsers, so none may lead out of it, by `..`, a link or otherwise.
 """
 
 import json
@@ -22,7 +22,7 @@ from orchestrator.views.format import format_value, short
 from orchestrator.views.verdict import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
 
-ROOT = "."  # the name of the catalog's own folder, where that is a run
+ROOT = "."  # the name of the catalog's own folder, if that is a run
 MAX_DEPTH = 6
 TAIL_BYTES = 1 << 16
 _NO_RUNS_INSIDE = frozenset(
@@ -36,7 +36,7 @@ class UnknownRunError(LookupError):
 
 @dataclass(frozen=True)
 class Glance:
-    """A run in a line."""
+    """A run, summarised in a line."""
 
     name: str
     title: str
@@ -51,19 +51,19 @@ class Glance:
     begun_at: float
     written_at: float
     tries: str
-    """What a search tries with it."""
+    """Settings that a search gave to the run."""
     verdict: str
-    """What came of it, in a word, where that is harm; else empty."""
+    """The verdict in a word, if it is harmful; else empty."""
 
     @property
     def group(self) -> str:
-        """The folder it lies in, below the catalog's."""
+        """Its parent folder, relative to the catalog's."""
         parent = str(PurePosixPath(self.name).parent)
         return "" if parent == "." else parent
 
     @property
     def top(self) -> str:
-        """What it lies in, or is, directly in the catalog's folder."""
+        """The entry of the catalog's folder that is or contains the run."""
         return self.name.split("/")[0]
 
 
@@ -76,7 +76,7 @@ class Catalog:
         self._glances: dict[str, tuple[tuple[float, ...], Glance]] = {}
 
     def folder(self, name: str) -> Path:
-        """The folder of a run; "." is the catalog's own, where that is a run.
+        """The folder of a run; "." is the catalog's own, if that is a run.
 
         Raises:
             UnknownRunError: there is no such run below the catalog's folder.
@@ -86,19 +86,19 @@ class Catalog:
             raise UnknownRunError(f"no run {name!r}")
         try:
             folder = (self.root / path).resolve()
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        except (OSError, RuntimeError, ValueError):  # a cycle of links, or an impossible file name
             raise UnknownRunError(f"no run {name!r}") from None
         if not folder.is_relative_to(self.root) or not self._holds_run(folder):
             raise UnknownRunError(f"no run {name!r} in {self.root}")
         return folder
 
     def names(self) -> list[str]:
-        """All runs that an address can name, in no particular order."""
+        """All runs whose name fits into an address, in no particular order."""
         names = (str(folder.relative_to(self.root)) for folder in self._walk(self.root, MAX_DEPTH))
         return [name for name in names if name.isprintable()]
 
     def newest(self, count: int) -> list[str]:
-        """The runs begun last, so many of them, the last one first."""
+        """The `count` runs that started last, newest first."""
         begun: dict[str, float] = {}
         for name in self.names():
             with suppress(OSError):
@@ -106,7 +106,7 @@ class Catalog:
         return sorted(begun, key=lambda name: begun[name], reverse=True)[:count]
 
     def glances(self) -> list[Glance]:
-        """A line about each run, the one begun last first; runs of one group together."""
+        """A line for each run, newest first; runs of a group stay together."""
         holders = lock_holders()
         glances = [glance for name in self.names() if (glance := self._glance(name, holders)) is not None]
         newest: dict[str, float] = {}
@@ -132,7 +132,7 @@ class Catalog:
                 yield from self._walk(Path(entry.path), depth - 1)
 
     def _holds_run(self, folder: Path) -> bool:
-        """Whether config.json is a run's: a model's folder has one too."""
+        """Whether config.json is that of a run: a model folder has one too."""
         path = folder / "config.json"
         try:
             mark = path.stat().st_mtime_ns
@@ -153,14 +153,14 @@ class Catalog:
             known = self._glances.get(name)
             if known is None or known[0] != mark:
                 known = self._glances[name] = (mark, _look(name, folder, written_at))
-        except (OSError, ValueError):  # gone, or written anew, in this moment
+        except (OSError, ValueError):  # just deleted or rewritten
             return None
         glance = known[1]
         return replace(glance, state=run_state(folder, holders, glance.step > 0, written_at, glance.seconds_per_step))
 
 
 def last_written(folder: Path) -> float:
-    """When one of the files that a running run writes was written last, in seconds since the epoch."""
+    """When a running run last wrote one of its files, in seconds since the epoch."""
     times = [(folder / "config.json").stat().st_mtime]
     for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json", REFERENCE_PROGRESS_FILE):
         try:
@@ -197,11 +197,11 @@ def _look(name: str, folder: Path, written_at: float) -> Glance:
 
 
 def _tries(folder: Path) -> str:
-    """The settings that a search gave to this trial, by the last part of their keys."""
+    """The settings that a search gave to this run, by the last part of their keys."""
     try:
         changes = json.loads((folder / "trial.json").read_bytes())["changes"]
         return ", ".join(f"{short(key)} {format_value(value)}" for key, value in changes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no trial, or of another making
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a run of a search, or an unknown format
         return ""
 
 
@@ -214,7 +214,7 @@ def _tail(path: Path) -> StepTable:
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return table
-    for line in lines[:-1]:  # the first may be half a line, which is no JSON
+    for line in lines[:-1]:  # the first may be half a line, which is not JSON
         try:
             table.append(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -223,7 +223,7 @@ def _tail(path: Path) -> StepTable:
 
 
 def _mean_loss(folder: Path, domains: list[str], is_last: bool) -> float:
-    """Mean of the domains' held-out losses at the base model or at the last evaluation; NaN where there is none."""
+    """Mean held-out loss over the domains, of the base model or at the last evaluation; NaN without one."""
     try:
         names = [path.name for path in (folder / "feedback").iterdir() if path.match("[0-9]*.json")]
         name = max(names, default="") if is_last else "00000000.json"

@@ -1,4 +1,4 @@
-"""What a person asks of a run, handed to it through its folder: set, pin, release, pause, resume."""
+"""Pass the user's requests to a run through its folder: set, pin, release, pause, resume."""
 
 import asyncio
 
@@ -14,13 +14,13 @@ MAX_BODY_BYTES = 1 << 16
 
 
 def control_handler(catalog: Catalog, digest: str) -> Handler:
-    """POST of a ControlRequest as JSON: 202 with the id of the request, else a sentence that says why not."""
+    """Handle a POST of a ControlRequest as JSON: 202 with the id of the request, else an error message."""
 
     async def control(request: web.Request) -> web.Response:
         if not holds_token(request, digest):
-            return _refused(401, "the token is missing or not this server's; open the address that it printed")
+            return _refused(401, "the token is missing or wrong; open the address that the server printed")
         if request.content_type != "application/json":
-            return _refused(415, "a request is JSON")
+            return _refused(415, "the request must be JSON")
         try:
             folder = catalog.folder(request.match_info["name"] or ROOT)
             asked = ControlRequest.model_validate_json(await request.read())

@@ -1,7 +1,6 @@
-"""Pages that are followed: the disk is looked at once for everybody who looks at the same page, and only for as long.
+"""Live pages: the disk is read once for everyone who follows the same page, and only while someone does.
 
-A look takes a part of a core for a moment, and training needs the cores: after a look that took long, the next waits
-longer.
+A look takes CPU time that training needs: after a slow look, the next one waits longer.
 """
 
 import asyncio
@@ -16,19 +15,19 @@ from orchestrator.dashboard.pages import Page
 from orchestrator.dashboard.snapshots import Snapshot
 
 POLL_SECONDS = 1.0
-REST = 9.0  # times the computing that a look took: at most a tenth of a core
+REST = 9.0  # pause in multiples of a look's CPU time: at most a tenth of a core
 MAX_UNSENT = 30
-MAX_IDLE_PAGES = 8  # the numbers of a long run take 24 MB
+MAX_IDLE_PAGES = 8  # a long run takes 24 MB
 
 
 class FollowedPage:
-    """One page and those who follow it."""
+    """One page and its followers."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
         self._lock = threading.Lock()
         self._newest: Snapshot | None = None
-        self._snapshot: Snapshot | None = None  # what those who follow have
+        self._snapshot: Snapshot | None = None  # what the followers have
         self._has_problem = False
         self._look_seconds = 0.0
         self._queues: set[asyncio.Queue[str]] = set()
@@ -36,16 +35,15 @@ class FollowedPage:
 
     @property
     def is_followed(self) -> bool:
-        """Whether anybody looks at it."""
         return bool(self._queues)
 
     async def prepare(self) -> None:
-        """Look already, while the browser still fetches what the page needs; whoever follows then tells of errors."""
+        """Take a first look while the browser still loads the page; errors are reported to followers later."""
         with suppress(Exception):
             await asyncio.to_thread(self._look)
 
     async def follow(self, idle_seconds: float) -> AsyncGenerator[str | None, None]:
-        """Messages as JSON: everything first, then what changes; None where nothing did for `idle_seconds`."""
+        """Yield messages as JSON: everything first, then changes; None after `idle_seconds` without any."""
         queue: asyncio.Queue[str] = asyncio.Queue()
         self._queues.add(queue)
         try:
@@ -68,7 +66,7 @@ class FollowedPage:
         while True:
             try:
                 await self._look_once()
-            except Exception as error:  # a folder removed, a file that is none of a run's: told, and looked at again
+            except Exception as error:  # a folder removed, a damaged file: report it and look again
                 self._send({"problem": f"{type(error).__name__}: {error}"})
                 self._has_problem = True
             await asyncio.sleep(max(POLL_SECONDS, REST * self._look_seconds))
@@ -84,7 +82,7 @@ class FollowedPage:
             self._send(message or {})
 
     def _look(self) -> Snapshot | None:
-        with self._lock:  # a look that nobody waits for any more may still be going on; what it found is kept
+        with self._lock:  # a look that nobody waits for may still be running; its result is kept
             began = time.thread_time()
             self._newest = self._page.look() or self._newest
             self._look_seconds = time.thread_time() - began
@@ -93,7 +91,7 @@ class FollowedPage:
     def _send(self, message: dict[str, Any]) -> None:
         text = _encode(message)
         for queue in self._queues:
-            if queue.qsize() >= MAX_UNSENT and self._snapshot is not None:  # one who cannot keep up begins again
+            if queue.qsize() >= MAX_UNSENT and self._snapshot is not None:  # a follower that cannot keep up starts over
                 while not queue.empty():
                     queue.get_nowait()
                 queue.put_nowait(_encode(self._snapshot.whole()))
@@ -102,13 +100,13 @@ class FollowedPage:
 
 
 class Pages:
-    """The followed pages by their address; those that nobody looks at are kept for a while, the newest ones."""
+    """Pages by address; of those that nobody follows, the newest are kept."""
 
     def __init__(self) -> None:
         self._pages: dict[Hashable, FollowedPage] = {}
 
     def get(self, key: Hashable, make: Callable[[], Page]) -> FollowedPage:
-        """The page of this address, made where it is new."""
+        """The page of this address, created if it is new."""
         page = self._pages.pop(key, None) or FollowedPage(make())
         self._pages[key] = page
         idle = [other for other, kept in self._pages.items() if not kept.is_followed and kept is not page]
@@ -118,5 +116,5 @@ class Pages:
 
 
 def _encode(message: dict[str, Any]) -> str:
-    """With the clock of this machine, by which the page tells how long ago something was."""
+    """Add the clock of this machine, from which the page computes how long ago something was."""
     return json.dumps(message | {"clock": time.time()}, allow_nan=False, separators=(",", ":"))

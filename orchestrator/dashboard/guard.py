@@ -1,7 +1,8 @@
-"""Who may ask what. Looking is for whoever reaches 127.0.0.1; changing something is for who holds the token.
+"""Access control: anyone who can reach 127.0.0.1 may look; changing anything requires the token.
 
-A page of another site that a browser has open could reach 127.0.0.1 too. It cannot read (its origin differs), not even
-by pointing a name of its own here (Host must be this machine's), and it has no token, which is in no cookie.
+A page of another site, open in the user's browser, can reach 127.0.0.1 too. It cannot read anything (its origin
+differs), not even through a domain name that resolves here (Host must name this machine), and it does not have the
+token, which is not in a cookie.
 """
 
 import hashlib
@@ -31,52 +32,52 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def choose_token() -> tuple[str, bool]:
-    """The token, and whether it was made here: the environment may give one.
+    """The token, and whether it was generated here; the environment may provide one.
 
     Raises:
-        ValueError: the one given is short enough to be guessed.
+        ValueError: the token provided is so short that it could be guessed.
     """
     given = os.environ.get(TOKEN_VARIABLE, "")
     if not given:
         return secrets.token_urlsafe(32), True
     if len(given) < MIN_TOKEN_LENGTH:
-        raise ValueError(f"{TOKEN_VARIABLE} has {len(given)} characters; give at least {MIN_TOKEN_LENGTH}, or none")
+        raise ValueError(f"{TOKEN_VARIABLE} has {len(given)} characters; use at least {MIN_TOKEN_LENGTH}, or unset it")
     return given, False
 
 
 def opening(address: str, token: str, is_own: bool) -> list[str]:
-    """The link to the page, which carries a token that was made here where no server sees it, and what it can do."""
+    """The link to the page and a note. A generated token is in the fragment, which browsers do not send."""
     if is_own:
-        return [f"{address}#token={token}", "with the controls; Ctrl-C ends it"]
-    return [address, f"the controls want the token of {TOKEN_VARIABLE}; Ctrl-C ends it"]
+        return [f"{address}#token={token}", "this link includes the controls; press Ctrl-C to stop"]
+    return [address, f"the controls need the token from {TOKEN_VARIABLE}; press Ctrl-C to stop"]
 
 
 def digest_of(token: str) -> str:
-    """What a server knows of its token: it tells a right one from a wrong one, and nobody can make the token of it."""
+    """All that a server knows of its token: enough to verify one, but the token cannot be recovered from it."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def holds_token(request: web.Request, digest: str) -> bool:
-    """Whether the request carries `Authorization: Bearer <token>` with the token of this digest."""
+    """Whether the request has `Authorization: Bearer <token>` with the token of this digest."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(digest_of(given.strip()), digest)
 
 
 @web.middleware
 async def only_this_machine(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse whatever was not addressed to this server by its own name, and what another site's page sends."""
+    """Reject requests for any other host name, and requests from pages of other sites."""
     address = request.transport.get_extra_info("sockname") if request.transport else None
     port = address[1] if address else None
     hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
     if request.headers.get("Host", "") not in hosts:
-        raise web.HTTPMisdirectedRequest(text=f"this server answers to {' and '.join(sorted(hosts))} only\n")
+        raise web.HTTPMisdirectedRequest(text=f"this server only answers to {' and '.join(sorted(hosts))}\n")
     origin = request.headers.get("Origin")
     if origin is not None and origin not in {f"http://{host}" for host in hosts}:
-        raise web.HTTPForbidden(text="a page of another site may not ask here\n")
+        raise web.HTTPForbidden(text="requests from pages of other sites are not allowed\n")
     return await handler(request)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What keeps a browser from running or sending anything that is not this server's; kept by no cache."""
+    """Keep browsers from running or sending anything that is not this server's, and from caching."""
     response.headers.update(_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")

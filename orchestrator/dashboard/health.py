@@ -1,4 +1,4 @@
-"""How a run's processes fare, as far as its files tell: attempts, pace, checkpoints, what could not be read."""
+"""The health of a run as its files show it: restarts, pace, checkpoints, unreadable data."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SLOW_STEP = 3.0  # times the median
 
 @dataclass(frozen=True)
 class Fact:
-    """A heading and its figure; `is_worrying` where a person should look."""
+    """A heading and its value; `is_worrying` if it needs attention."""
 
     name: str
     value: str
@@ -22,7 +22,7 @@ class Fact:
 
 
 def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact]:
-    """What a person asks first where something seems wrong."""
+    """The first things to check if something seems wrong."""
     num_attempts = max(1, sum(event.kind == "attempt" for event in run.events))
     non_finite = sum(event.kind.startswith("non_finite") for event in run.events)
     facts = [

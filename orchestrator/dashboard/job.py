@@ -1,8 +1,8 @@
-"""What `raymix dashboard --address` runs on the head: the server, which knows its token's digest only.
+"""What `raymix dashboard --address` runs on the head node: the server, which only knows the digest of its token.
 
     python -m orchestrator.dashboard.job RUNS_DIR PORT DIGEST
 
-Its command line, what it says, and how a person gets there; remote.py hands it to the cluster.
+remote.py submits it to the cluster.
 """
 
 import re
@@ -19,12 +19,12 @@ LISTENS = re.compile(rf"http://{re.escape(HOST)}:(\d+)/\s*")
 
 
 def entrypoint(runs_dir: Path, port: int, token: str) -> str:
-    """The job's command line, which the cluster shows."""
+    """The job's command line, which everyone with access to the cluster can see."""
     return python_command("orchestrator.dashboard.job", [str(runs_dir), str(port), digest_of(token)], {})
 
 
 def directions(port: int, address: str, token: str, is_own: bool) -> list[str]:
-    """What a person does to open the page: it answers to the port that it listens on, so the same on both sides."""
+    """How to open the page. The server only answers to its own port, so the port is the same on both sides."""
     host = urlsplit(address).hostname
     head = "HEAD" if host in (None, "localhost", HOST, "::1") else host
     link, note = opening(f"http://{HOST}:{port}/", token, is_own)

@@ -1,7 +1,7 @@
-"""The three pages, each as the snapshot of a moment: the list of runs, one run, several runs side by side.
+"""Snapshots of the three pages: the list of runs, one run, several runs compared.
 
-Tables and figures are those of the report. Plots are thinned in steady bins, so that a run that goes on changes the
-ends of its curves only.
+Tables and figures are those of the report. Plots are thinned in steady bins, so a running run only changes the ends of
+its curves.
 """
 
 import math
@@ -38,21 +38,20 @@ templates.filters |= {"duration": format_duration}
 
 
 class Page(Protocol):
-    """What is looked at again and again."""
+    """A page that is polled."""
 
     def look(self) -> Snapshot | None:
-        """The page as it is now; None where nothing has changed since the last look."""
+        """The page as it is now; None if nothing has changed since the last look."""
         ...
 
 
 class ListPage:
-    """All runs, a part for each, so that a run that goes on changes its own line only."""
+    """All runs, a part for each, so that a running run only changes its own line."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def look(self) -> Snapshot:
-        """See `Page`."""
         glances = self._catalog.glances()
         groups: dict[str, list[Glance]] = {}
         for glance in glances:
@@ -75,7 +74,7 @@ def _states(glances: Sequence[Glance]) -> str:
 
 
 class _Follower:
-    """A run's files, read on and on; from the beginning where the folder was removed and a new run began in it."""
+    """A run's files, read incrementally; from the start if the folder was removed and a new run began in it."""
 
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder(folder)
@@ -100,7 +99,6 @@ class RunPage:
         self._is_stale = True
 
     def look(self) -> Snapshot | None:
-        """See `Page`."""
         self._is_stale |= self._follower.refresh()
         run = self._follower.run
         holders = lock_holders()
@@ -112,7 +110,7 @@ class RunPage:
         if not self._is_stale and shown == self._shown:
             return None
         snapshot = _run_snapshot(run, state, shown[1], waiting, written_at)
-        self._shown, self._is_stale = shown, False  # only now: what could not be shown is tried again
+        self._shown, self._is_stale = shown, False  # only now, so that a failed snapshot is tried again
         return snapshot
 
 
@@ -157,14 +155,14 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
 
 
 def _holding(run: RunFolder) -> DomainWeights | None:
-    """The version that holds for the next step; of a finished run the one that its last step was trained with."""
+    """The version for the next step; of a finished run, that of its last step."""
     return run.weights_at(run.metrics.last_step + (run.summary is None))
 
 
 def _waiting(run: RunFolder, request_id: str) -> str:
     try:
         request = read_request(run.path, request_id)
-    except (OSError, ValueError):  # taken up in this moment, or no request
+    except (OSError, ValueError):  # just taken up, or not a valid request
         return request_id
     shares = ", ".join(f"{name} {share:.3g}" for name, share in request.shares.items())
     return " ".join(part for part in (request.kind, shares, ", ".join(request.domains), f"by {request.by}") if part)
@@ -183,7 +181,7 @@ def _progress(run: RunFolder) -> dict[str, Any]:
 
 
 def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) -> dict[str, str]:
-    """Those of the report, losses first; the step is shown with the progress."""
+    """The report's facts, losses first, without the step, which is shown with the progress."""
     facts = run_facts(result, errors)
     del facts["Steps"]
     if state in ("running", "waiting"):
@@ -199,7 +197,6 @@ class ComparePage:
         self._is_stale = True
 
     def look(self) -> Snapshot | None:
-        """See `Page`."""
         self._is_stale |= any([follower.refresh() for follower in self._followers])
         runs = [follower.run for follower in self._followers]
         if not self._is_stale:

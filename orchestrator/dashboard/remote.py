@@ -1,7 +1,7 @@
-"""The dashboard of a cluster whose run folders this machine does not see: a job on the head serves them there.
+"""The dashboard for run folders that only a cluster can see: a job on its head node serves them.
 
-It listens on the head's 127.0.0.1 only; a tunnel of the user's brings it here. The token is made here and stays here:
-what travels, and stands in the job's entry point for everybody whom the cluster lets in, is its digest.
+The job listens on the head's 127.0.0.1 only; the user reaches it through a tunnel. The token never leaves this machine:
+the job's entry point, which everyone with access to the cluster can see, contains its digest.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from orchestrator.cluster.jobs.client import (
 from orchestrator.dashboard.guard import choose_token
 from orchestrator.dashboard.job import LISTENS, directions, entrypoint
 
-NAME = "(dashboard)"  # no run can be called so
+NAME = "(dashboard)"  # not a valid name of a run
 
 
 def serve_on_cluster(runs_dir: Path, port: int, address: str, console: Console) -> None:
-    """Serve a folder of the cluster's on its head until Ctrl-C or SIGTERM, and say how to reach it from here.
+    """Serve a folder of the cluster on its head node until Ctrl-C or SIGTERM, and print how to reach it.
 
     Raises:
-        ValueError: the folder is no absolute path, or the token given is too short.
-        JobError: the cluster cannot be reached, wants another token, or the server ended by itself.
+        ValueError: the path is not absolute, or the token provided is too short.
+        JobError: the cluster cannot be reached or rejects the token, or the server failed.
     """
     if not runs_dir.is_absolute():
-        raise ValueError(f"{runs_dir} is relative; with --address, name the absolute path that the folder has there")
+        raise ValueError(f"{runs_dir} is relative; with --address, give the absolute path of the folder on the cluster")
     token, is_own = choose_token()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with cluster_errors(address):
@@ -47,7 +47,7 @@ def serve_on_cluster(runs_dir: Path, port: int, address: str, console: Console) 
             runtime_env={"py_modules": own_packages(), "env_vars": {"PYTHONUNBUFFERED": "1"}},
             metadata=metadata(NAME, runs_dir),
         )
-        _say(console, f"{job} on the head of {address}")
+        _say(console, f"{job} runs on the head node of {address}")
         try:
             asyncio.run(_follow(client, job, address, token, is_own, console))
             ended = wait_until_ended(client, job)
@@ -62,7 +62,7 @@ def serve_on_cluster(runs_dir: Path, port: int, address: str, console: Console) 
 async def _follow(
     client: JobSubmissionClient, job: str, address: str, token: str, is_own: bool, console: Console
 ) -> None:
-    """How to get there once the server listens, then what it says. What came before is shown where nothing follows."""
+    """Print directions once the server listens, then its output. If it never listens, print all its output."""
     rest, before, listens = "", "", False
     async for text in client.tail_job_logs(job):
         *lines, rest = f"{rest}{text}".split("\n")

@@ -1,4 +1,4 @@
-"""The routes, and the server itself: 127.0.0.1 only.
+"""The server and its routes, on 127.0.0.1 only.
 
 /                    the list            /live/list            server-sent events
 /run/<name>          one run             /live/run/<name>      likewise
@@ -32,12 +32,12 @@ from orchestrator.views.report.html import asset
 
 HOST = "127.0.0.1"
 MAX_COMPARED = 40
-BEAT_SECONDS = 15.0  # so that one who has gone is noticed
+BEAT_SECONDS = 15.0  # so that a closed connection is noticed
 _OWN = ("dashboard.css", "live.js", "list.js", "steer.js")
 
 
 def build_app(root: Path, digest: str) -> web.Application:
-    """The application over the runs below `root`; `digest` of the token that the controls want."""
+    """The application for the runs below `root`; `digest` is that of the token for the controls."""
     server = _Server(Catalog(root))
     app = web.Application(middlewares=[only_this_machine], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)
@@ -58,10 +58,10 @@ def build_app(root: Path, digest: str) -> web.Application:
 
 
 def serve(root: Path, port: int, console: Console) -> None:
-    """Serve until Ctrl-C or SIGTERM, and say where.
+    """Print the address and serve until Ctrl-C or SIGTERM.
 
     Raises:
-        ValueError: there is no such folder, the port is taken, or the token given is too short.
+        ValueError: there is no such folder, the port is in use, or the token provided is too short.
     """
     token, is_own = choose_token()
 
@@ -73,9 +73,9 @@ def serve(root: Path, port: int, console: Console) -> None:
 
 
 def serve_with(root: Path, port: int, digest: str, announce: Callable[[str], None]) -> None:
-    """Serve under a token of which only the digest is known here, as `serve` does; `announce` is told the address."""
+    """Serve as `serve` does, knowing only the digest of the token; `announce` receives the address."""
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder; name the one that holds the runs, the configuration's output_dir")
+        raise ValueError(f"{root} is not a folder; give the folder of the runs, the output_dir of the configuration")
     asyncio.run(_serve(root, port, digest, announce))
 
 
@@ -88,7 +88,7 @@ async def _serve(root: Path, port: int, digest: str, announce: Callable[[str], N
             await site.start()
         except OSError as error:
             raise ValueError(
-                f"port {port} of {HOST}: {error.strerror}; give another with --port, or 0 for any"
+                f"port {port} of {HOST}: {error.strerror}; choose another with --port, or 0 for any free port"
             ) from None
         announce(f"http://{HOST}:{runner.addresses[0][1]}/")
         await _until_told_to_stop()
@@ -113,7 +113,7 @@ class _Server:
         self._addresses = {name: f"/static/{name}?{_digest(data)}" for name, (data, _) in self._files.items()}
 
     async def warm_up(self, app: web.Application) -> AsyncIterator[None]:
-        """While nobody asks yet: what the first page needs, and the pages that are asked for first, as a rule."""
+        """Prepare what the first page needs, and the newest runs, before the first request."""
         task = asyncio.create_task(self._warm_up())
         yield
         task.cancel()
@@ -127,7 +127,7 @@ class _Server:
 
     async def _read(self, names: Sequence[str]) -> None:
         for name in names:
-            with suppress(UnknownRunError):  # gone in this moment
+            with suppress(UnknownRunError):  # just deleted
                 await self._pages.get(("run", name), functools.partial(RunPage, self.catalog, name)).prepare()
 
     async def list_page(self, request: web.Request) -> web.Response:
@@ -163,7 +163,7 @@ class _Server:
         data, content_type = self._files.get(request.match_info["name"], (b"", ""))
         if not content_type:
             raise web.HTTPNotFound(text="no such file\n")
-        # The address names the content.
+        # The address contains a digest of the content.
         headers = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
         packed = self._packed.get(request.match_info["name"])
         if packed is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -205,7 +205,7 @@ class _Server:
         try:
             async for message in messages:
                 await response.write(b": still here\n\n" if message is None else f"data: {message}\n\n".encode())
-        except ConnectionError:  # the reader has gone
+        except ConnectionError:  # the browser has closed the page
             pass
         finally:
             await messages.aclose()

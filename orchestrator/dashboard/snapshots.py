@@ -1,31 +1,31 @@
-"""What a page shows at one moment, and what changed since the moment before: only that is sent.
+"""What a page shows at one moment, and what has changed since: only changes are sent.
 
-    {"parts": {id: html}, "figures": [...], "values": {...}}     everything: a page begins with it
+    {"parts": {id: html}, "figures": [...], "values": {...}}     everything: the first message
     {"parts": {id: html}, "patches": {index: patch}, "values": {...}}
 
-A patch of a figure names the traces and keys that changed; of a list that has grown at its end only the end.
+The patch of a figure has the traces and keys that changed; of a list that has grown, only its new end.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-OUTLINE = "sections"  # the part with a place for every figure
+OUTLINE = "sections"  # the part with the placeholders of all figures
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """HTML by the id of the element that shows it, figures in the page's order, and small values for its scripts."""
+    """HTML by element id, figures in the page's order, and values for its scripts."""
 
     parts: dict[str, str]
     figures: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 
     def whole(self) -> dict[str, Any]:
-        """The message that a page begins with."""
+        """The first message of a page."""
         return {"parts": self.parts, "figures": self.figures, "values": self.values}
 
     def changes(self, before: "Snapshot") -> dict[str, Any] | None:
-        """The message that brings a page from `before` to this; None where they are the same."""
+        """The message that updates a page from `before` to this; None if nothing has changed."""
         if self.parts.get(OUTLINE) != before.parts.get(OUTLINE) or len(self.figures) != len(before.figures):
             return self.whole()
         pairs = enumerate(zip(before.figures, self.figures, strict=True))
@@ -38,7 +38,7 @@ class Snapshot:
 
 
 def figure_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any] | None:
-    """What makes the figure `new` of `old`; None where they are the same."""
+    """The patch that turns the figure `old` into `new`; None if they are equal."""
     if old == new:
         return None
     traces, before = new["data"], old["data"]
@@ -59,6 +59,6 @@ def _value_patch(old: Any, new: Any) -> dict[str, Any]:
         return {"value": new}
     num_kept = min(len(old), len(new))
     step = 1
-    while num_kept > 0 and old[:num_kept] != new[:num_kept]:  # what goes on differs in its last few entries only
+    while num_kept > 0 and old[:num_kept] != new[:num_kept]:  # a running run only changes the last few entries
         num_kept, step = max(0, num_kept - step), 2 * step
     return {"from": num_kept, "values": new[num_kept:]}

@@ -1,4 +1,4 @@
-"""Whether a run is running, as far as its folder tells."""
+"""The state of a run, as far as its folder shows it."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from typing import Literal
 from orchestrator.runs.folder import is_finished
 
 State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped"]
-"""Stopped early: a search saw enough of this trial; nothing goes on there."""
+"""Stopped early: by a search, and not to be resumed."""
 
 ENDED: frozenset[State] = frozenset({"finished", "stopped early"})
 
@@ -21,8 +21,8 @@ FileKey = tuple[int, int]
 
 
 def lock_holders() -> dict[FileKey, int]:
-    """The processes that hold a file lock on this machine, by the file. Only looks: taking a lock to see whether it is
-    free would stop a driver that starts at that moment."""
+    """The processes that hold a file lock on this machine, by file. Reads only: taking a lock to test it would stop a
+    driver that starts at that moment."""
     holders: dict[FileKey, int] = {}
     try:
         lines = _LOCKS.read_text().splitlines()
@@ -30,14 +30,14 @@ def lock_holders() -> dict[FileKey, int]:
         return holders
     for line in lines:
         fields = line.split()
-        if len(fields) >= 6 and fields[1] == "FLOCK":  # a process that waits for one has "->" there
+        if len(fields) >= 6 and fields[1] == "FLOCK":  # a process that waits for a lock has "->" there
             major, minor, inode = fields[5].split(":")
             holders[os.makedev(int(major, 16), int(minor, 16)), int(inode)] = int(fields[4])
     return holders
 
 
 def driver_process(folder: Path, holders: dict[FileKey, int]) -> int | None:
-    """The process on this machine that drives the run, None where there is none to be seen."""
+    """The process on this machine that drives the run; None if none is visible."""
     try:
         stat = (folder / ".driver.lock").stat()
     except OSError:
@@ -48,17 +48,17 @@ def driver_process(folder: Path, holders: dict[FileKey, int]) -> int | None:
 def run_state(
     folder: Path, holders: dict[FileKey, int], has_begun: bool, written_at: float, seconds_per_step: float
 ) -> State:
-    """What the run is doing.
+    """The state of the run.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         holders: from `lock_holders`.
         has_begun: whether it has trained a step.
         written_at: when its files were last written, in seconds since the epoch.
-        seconds_per_step: of late; NaN where that is not known.
+        seconds_per_step: recent pace; NaN if not known.
 
-    A driver on another machine holds its lock there. On storage that machines share a run counts as running while it
-    writes: until it was silent for a minute, or for five steps where these are longer.
+    The lock of a driver on another machine is not visible here. On shared storage a run counts as running until it has
+    not written for a minute, or for the time of five steps if that is longer.
     """
     if is_finished(folder):
         return "finished"
@@ -73,7 +73,7 @@ def run_state(
 
 
 def _may_be_elsewhere(folder: Path) -> bool:
-    """Whether another machine may see this folder too: a disk of this machine has a device number of its own."""
+    """Whether another machine may see this folder: local disks have a nonzero major device number."""
     try:
         return os.major(folder.stat().st_dev) == 0
     except OSError:

@@ -1,5 +1,1 @@
-"""A finished run's model as a folder to give away: weights, tokenizer, and a card that says what it was trained on.
-
-card.py      README.md of the model: the mixture it really saw, what it learned and forgot, how to load it
-driver.py    which weights: merged as trained, in bfloat16, or a LoRA adapter alone
-"""
+"""`raymix export`: a finished run's model as a folder for sharing, with weights, tokenizer and model card."""

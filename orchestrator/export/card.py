@@ -1,4 +1,4 @@
-"""The model card: what a run's own files say of the model that it left."""
+"""The model card, written from the files of a run."""
 
 from typing import Any, Literal
 
@@ -44,8 +44,8 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
     Args:
         run: a finished run, refreshed.
         kind: which weights the folder holds.
-        is_best: they are those of the best evaluation, not of the last step.
-        base: the base model, as `model.path` names it, or as the adapter's own configuration does.
+        is_best: whether they are those of the best evaluation, not of the last step.
+        base: the base model, as named by `model.path` or by the adapter's configuration.
     """
     result = summarise(run)
     library = "peft" if kind == "adapter" else "transformers"
@@ -74,7 +74,7 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
 
 
 def _harm(run: RunFolder, is_best: bool) -> str:
-    """What came of the run where that is harm to the model of its last step; else empty."""
+    """The verdict, if the run harmed the model of its last step; else empty."""
     result = summarise(run)
     return _plain(verdict_sentence(run, result)) if result.verdict in HARMFUL and not is_best else ""
 
@@ -123,6 +123,6 @@ def _change(version: DomainWeights) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str:
-    """In one line, and without what Markdown would take for more than a word."""
+    """The value in one line, with Markdown's special characters escaped."""
     text = printable(value)
     return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in text)

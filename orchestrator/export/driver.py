@@ -1,4 +1,4 @@
-"""`raymix export`: copy or convert a run's result, write its card, all or nothing."""
+"""`raymix export`: copy or convert a run's result and write its card, all or nothing."""
 
 import json
 import shutil
@@ -16,26 +16,26 @@ from workers.durable import commit_folder, temporary_folder
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
-    """Write the model of a finished run to a new folder, with its tokenizer and its card.
+    """Write the model of a finished run to a new folder, with its tokenizer and a model card.
 
     Args:
         run_folder: the run.
         output: folder to write; it must not exist.
-        kind: `merged` as it was trained, to the bit; `bf16`; or a LoRA `adapter` alone.
-        is_best: the model of the best evaluation, in place of the last step's.
-        console: where to say what was written.
+        kind: `merged`, exactly as trained; `bf16`; or the LoRA `adapter` alone.
+        is_best: use the model of the best evaluation instead of the last step.
+        console: receives a summary.
 
     Raises:
-        ValueError: there is no such result, or the folder is there already.
-        ExportError: the result does not load whole, is not finite, or is not what was written; nothing is left then.
+        ValueError: there is no such result, or the output folder already exists.
+        ExportError: the result does not load completely, is not finite, or differs from the source; no files remain.
     """
     run, source = find_result(run_folder, is_best)
     if output.exists():
-        raise ValueError(f"{output} is there already; name a new folder")
+        raise ValueError(f"{output} already exists; name a new folder")
     adapter = source / "adapter"
     if kind == "adapter" and not adapter.is_dir():
         strategy = run.setting("training", "strategy", "type")
-        raise ValueError(f"{source} holds no adapter: the run's strategy is {strategy}, not lora")
+        raise ValueError(f"{source} has no adapter: the run's strategy is {strategy}, not lora")
     temporary = temporary_folder(output.resolve())
     try:
         with redirect_output(run_folder / "raymix.log"):
@@ -53,10 +53,10 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
 
 
 def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
-    """A finished run, and the folder of the model that it left.
+    """A finished run and the folder of its model.
 
     Raises:
-        ValueError: it has not finished, or has kept no such model.
+        ValueError: it has not finished, or has no such model.
     """
     run = read_run(run_folder)
     if run.summary is None:
@@ -67,25 +67,25 @@ def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
             last = run_folder / "model"
             instead = f"; the model of the last step is {last}" if last.is_dir() else ""
             raise ValueError(f"{run_folder}: there is no best/: {no_best_reason(run, run.summary)}{instead}")
-        raise ValueError(f"{source}: there is no such model; the run was made to leave none, as trials are")
+        raise ValueError(f"{source}: there is no such model; the run was set to keep none, like the runs of a search")
     return run, source
 
 
 def _base_of(run: RunFolder, source: Path, kind: Kind) -> str:
-    if kind == "adapter":  # of a run that went on from another's model it belongs to that model
+    if kind == "adapter":  # of a run that started from another run's model it belongs to that model
         named = json.loads((source / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
         return str(named["base_model_name_or_path"])
     return str(run.setting("model", "path"))
 
 
 def _copy_files(source: Path, target: Path, *patterns: str) -> None:
-    """Plain files of the folder, not the folders in it."""
+    """Copy files, not subfolders."""
     for path in {path for pattern in patterns for path in source.glob(pattern) if path.is_file()}:
         shutil.copyfile(path, target / path.name)
 
 
 def _fill(source: Path, target: Path, kind: Kind) -> None:
-    """Write the files, and read them back: plain transformers finds every key, and every tensor is what it was."""
+    """Write the files and read them back: plain transformers must find every key and the same tensors."""
     from workers.export.verification import check_adapter, check_finite, check_tensors, fingerprints, load_plain
 
     if kind == "adapter":

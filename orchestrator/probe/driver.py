@@ -1,4 +1,4 @@
-"""`raymix probe`: several models, or a run's base model and its result, side by side."""
+"""`raymix probe`: compare several models, or a run's base model and its result."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from workers.durable import write_durably
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: a geometry for each model, over the same texts."""
+    """The measurements of all models over the same texts."""
 
     layer: str
     domains: list[str]
@@ -44,18 +44,18 @@ def probe(
     output: Path,
     console: Console,
 ) -> None:
-    """Probe models and write `output` (.html) and its numbers beside it (.json).
+    """Probe models; write a page to `output` (.html) and the numbers next to it (.json).
 
     Args:
-        names: folders of runs, each standing for its base model and its result; or model folders and hub names.
-        config: says domains, precision and seed; where it is None the first run's own does.
-        layer: fraction of the depth such as "0.5", or number of the layer.
-        num_examples: held-out texts of each domain.
+        names: run folders, each standing for its base model and its result; or model folders and hub names.
+        config: source of domains, precision and seed; None for the first run's configuration.
+        layer: a fraction of the depth such as "0.5", or a layer number.
+        num_examples: held-out texts per domain.
         output: the page to write.
-        console: where the table goes.
+        console: receives the table.
 
     Raises:
-        ValueError: there is no configuration, no such layer, or too little text.
+        ValueError: there is no configuration, no such layer, or too few texts.
     """
     config = config or _config_of_run(names)
     models = _models(names, config)
@@ -87,12 +87,12 @@ def _is_run(name: str) -> bool:
 def _config_of_run(names: Sequence[str]) -> RunConfig:
     run = next((Path(name) for name in names if _is_run(name)), None)
     if run is None:
-        raise ValueError(f"none of {list(names)} is a run's folder, so give --config for the domains to probe with")
+        raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
     return read_begun(run)
 
 
 def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
-    """The models by what they are called; a base model that several runs share comes once."""
+    """The models by name; a base model that several runs share appears once."""
     models: dict[str, ModelConfig] = {}
 
     def add(name: str, model: ModelConfig) -> None:
@@ -106,7 +106,7 @@ def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
         begun = read_begun(Path(name))
         result = Path(name) / "model"
         if not result.is_dir():
-            raise ValueError(f"{name}: holds no model/: the run has not ended; let it end, or name a model folder")
+            raise ValueError(f"{name}: has no model/: the run has not finished; finish it, or name a model folder")
         add("base", begun.model)
         add(begun.name, begun.model.replaced(path=str(result), revision=None))
     return models
@@ -132,7 +132,6 @@ def _numbers(done: Probe) -> dict[str, object]:
 
 
 def table(done: Probe) -> ResultTable:
-    """A row for each model."""
     nearest = [nearest_domains(geometry, done.domains) for geometry in done.geometries.values()]
     measured = [
         (f"{geometry.silhouette:.3f}", format_share(geometry.linear_probe_accuracy))
@@ -143,14 +142,14 @@ def table(done: Probe) -> ResultTable:
         "Model",
         [Row(name) for name in done.geometries],
         [*columns_of(("Silhouette", "Linear probe"), measured), Column("Nearest domains", words, is_text=True)],
-        explanation="Silhouette: 1 is apart, 0 is mixed. Linear probe: balanced accuracy over folds of a logistic "
-        "regression that names the domain. Distance: between the domains' means, in units of the spread within a "
-        "domain.",
+        explanation="Silhouette: 1 is separate, 0 is mixed. Linear probe: balanced accuracy, cross-validated, of a "
+        "logistic regression that predicts the domain. Distance: between the domains' means, in units of the spread "
+        "within a domain.",
     )
 
 
 def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, str, float]:
-    """The two domains whose means are nearest to each other, and their distance."""
+    """The two domains with the closest means, and their distance."""
     apart_DD = geometry.centroid_distances_DD + np.diag(np.full(len(domains), np.inf))
     first, second = divmod(int(apart_DD.argmin()), len(domains))
     return domains[first], domains[second], float(apart_DD[first, second])
@@ -158,7 +157,7 @@ def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, st
 
 def _page(done: Probe) -> str:
     note = (
-        "t-SNE of mean hidden states, a point for each held-out text. It keeps neighbours; gaps and sizes mean nothing."
+        "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
     )
     pictures = [Plot(name, _picture(done, geometry)) for name, geometry in done.geometries.items()]
     far = "Distance between the domains' means, in units of the spread within a domain."

@@ -1,4 +1,4 @@
-"""What the hidden states of texts say about their domains. Pure: arrays in, numbers out.
+"""How hidden states of texts are arranged by domain. Pure: arrays in, numbers out.
 
 Legend: N texts, H hidden size, D domains.
 """
@@ -14,12 +14,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _FOLDS = 5
-_PERPLEXITY = 30.0  # scikit-learn's default; fewer texts need less
+_PERPLEXITY = 30.0  # scikit-learn's default; fewer texts need a lower one
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The numbers of one model, and its picture."""
+    """The numbers and the t-SNE points of one model."""
 
     silhouette: float
     linear_probe_accuracy: float
@@ -28,7 +28,7 @@ class Geometry:
 
 
 def describe_geometry(states_NH: Floats, labels_N: Ints, seed: int) -> Geometry:
-    """Numbers and picture of states whose domains are 0 .. D-1.
+    """Numbers and t-SNE points of states labelled with their domain, 0 .. D-1.
 
     Raises:
         ValueError: fewer than two domains, or fewer than three texts of one.
@@ -38,8 +38,10 @@ def describe_geometry(states_NH: Floats, labels_N: Ints, seed: int) -> Geometry:
 
     counts_D = np.bincount(labels_N)
     if len(counts_D) < 2 or counts_D.min() < 3:
-        raise ValueError(f"a probe needs two domains with three texts each, but there are {counts_D.tolist()} texts")
-    # Some coordinates of a residual stream are a hundred times larger than others, and would be all there is to see.
+        raise ValueError(
+            f"a probe needs two domains with three texts each, but the domains have {counts_D.tolist()} texts"
+        )
+    # Some coordinates of a residual stream are a hundred times larger than others and would dominate.
     scaled_NH = StandardScaler().fit_transform(states_NH)
     return Geometry(
         silhouette=float(silhouette_score(scaled_NH, labels_N)),
@@ -72,6 +74,6 @@ def _picture(scaled_NH: Floats, seed: int) -> Floats:
     from sklearn.manifold import TSNE
 
     perplexity = min(_PERPLEXITY, (len(scaled_NH) - 1) / 3.0)
-    # Principal components first, as usual: a random start would turn the picture about from model to model.
+    # Starting from principal components keeps the orientation similar between models; a random start would not.
     points_N2: Floats = TSNE(init="pca", perplexity=perplexity, random_state=narrow_seed(seed)).fit_transform(scaled_NH)
     return points_N2

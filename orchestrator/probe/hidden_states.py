@@ -12,7 +12,7 @@ _BATCH_TEXTS = 16
 
 
 def layer_index(layer: str, num_layers: int) -> int:
-    """The layer that "0.5" (a fraction of the depth) or "12" (a number) names; 0 are the embeddings.
+    """The layer named by "0.5" (a fraction of the depth) or "12" (a number); 0 is the embeddings.
 
     Raises:
         ValueError: the model has no such layer.
@@ -30,7 +30,7 @@ def layer_index(layer: str, num_layers: int) -> int:
 
 
 def mean_hidden_states(config: ModelConfig, texts: Sequence[str], layer: str, max_length: int) -> Floats:
-    """Mean over the tokens of each text, cut at `max_length` tokens, after that layer; shape (N, H)."""
+    """Mean hidden state after the layer over the first `max_length` tokens of each text; shape (N, H)."""
     import torch
 
     from workers.model.loading import load_model

@@ -1,13 +1,14 @@
-"""Where a run's numbers go while it runs, beside its own folder: Prometheus always, trackers as the run names them.
+"""Where a run's numbers go while it runs, besides its own folder: always Prometheus, and the configured trackers.
 
     run folder -> RunRecords (a record a step) -> TensorBoard | MLflow | Weights & Biases
                -> PrometheusMetrics (the newest numbers) -> Ray's metrics endpoint
 
-All of it is read from the run's public files by threads of the driver, where the credentials of the person are too;
-workers and controller know nothing of it. Every training has one tracked run, known by the run's id: the stages of a
-plan and the trainings of searches, comparisons and studies as well. What goes on after a kill goes on in the same
-tracked run from the last step that it holds; a step that is trained again stays as it was first written down, and the
-same rows and weights give the same numbers. A tracker that fails is told of in events.jsonl, once, and dropped.
+Threads of the driver, which has the user's credentials, read everything from the run's public files; workers and
+controller are not involved. Every training has one tracked run, identified by the run's id, including stages of a plan
+and the runs of sweeps. A run resumed after a kill continues in the same tracked run from the last step logged there; a
+step that is trained again keeps its first log entry, whose numbers are the same for the same sequences and weights. A
+tracker that fails is reported once in events.jsonl and dropped.
 
-To add one: its settings in config.py, a `Tracker` in a file of its own, and its case in `open_tracker` (watch.py).
+To add one: add its settings to orchestrator/config/tracking.py, a `Tracker` in a new file, and a case to `open_tracker`
+(watch.py).
 """

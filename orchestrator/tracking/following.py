@@ -1,4 +1,4 @@
-"""A run's records on their way to one tracker, whatever the tracker does."""
+"""Pass a run's records to one tracker, whatever the tracker does."""
 
 import logging
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from orchestrator.tracking.base import RunIdentity, Tracker
 from orchestrator.tracking.records import RunRecords
 from workers.events import log_event
 
-MAX_RECORDS = 500  # handed over at once
+MAX_RECORDS = 500  # passed at once
 _MAX_REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
 
 
 class RunFollower:
-    """Hands a run's records to a tracker, which is opened when the first of them is there.
+    """Passes a run's records to a tracker, which is opened with the first of them.
 
     Args:
-        folder: the run's folder.
-        run_id: its identity.
+        folder: the run folder.
+        run_id: id of the run.
         kind: name of the tracker, for messages.
-        open_tracker: makes the tracker, or goes on with what it holds of the run.
+        open_tracker: creates the tracked run, or resumes it.
     """
 
     def __init__(self, folder: Path, run_id: str, kind: str, open_tracker: Callable[[RunIdentity], Tracker]) -> None:
@@ -34,11 +34,11 @@ class RunFollower:
         self._is_done = False
 
     def look(self) -> None:
-        """Pass on what is new; the tracker is closed with the run's result."""
+        """Pass on new records; with the run's result, close the tracker."""
         self._try(self._pass_on)
 
     def end(self) -> None:
-        """Pass on the last of it, for nobody writes any more, and close the tracker."""
+        """Pass on the last records, now that nobody writes any more, and close the tracker."""
         self._try(partial(self._pass_on, is_over=True))
         if self._tracker is not None:
             self._try(self._close)
@@ -48,19 +48,19 @@ class RunFollower:
             return
         try:
             action()
-        except Exception as error:  # other people's code and servers; nothing of theirs may end a training
+        except Exception as error:  # third-party code and servers must never end a training
             self._is_done = True
             _log.warning("%s: %s", self._records.run.path, self._kind, exc_info=True)
             self._tell(f"{type(error).__name__}: {error}".strip().splitlines()[0])
 
     def _tell(self, what: str) -> None:
         run = self._records.run
-        message = f"{self._kind}: {what[:_MAX_REASON_LENGTH]}; the run goes on without it (see raymix.log)"
+        message = f"{self._kind}: {what[:_MAX_REASON_LENGTH]}; the run continues without it (see raymix.log)"
         with suppress(OSError):
             log_event(run.path, run.metrics.last_step, "tracking", message)
 
     def _pass_on(self, is_over: bool = False) -> None:
-        with suppress(OSError):  # a file system that stalls: the next look tells
+        with suppress(OSError):  # a stalled file system: the next look catches up
             self._records.refresh(is_over)
         run = self._records.run
         if self._tracker is None and self._records.has_begun:

@@ -1,7 +1,7 @@
 """MLflow: a run of an experiment, found again by the tag `raymix.run_id`.
 
-How far it is stands in the run's own tag, so a run that goes on from another machine goes on here too. Only the
-tracking client is needed (mlflow-skinny), with SQLAlchemy and Alembic for a store in a local file.
+A tag of the tracked run holds the last step logged, so a run can be resumed from another machine. Only the tracking
+client is needed (mlflow-skinny), with SQLAlchemy and Alembic for a store in a local file.
 """
 
 import os
@@ -19,13 +19,11 @@ from orchestrator.tracking.records import StepRecord
 
 RUN_ID_TAG = "raymix.run_id"
 LAST_STEP_TAG = "raymix.last_step"
-_MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one request
-_MAX_PARAM_LENGTH = 500  # older servers refuse longer ones
+_MAX_METRICS, _MAX_PARAMS = 1000, 100  # per request
+_MAX_PARAM_LENGTH = 500  # older servers reject longer values
 
 
 class MLflowTracker:
-    """See `Tracker`."""
-
     def __init__(self, settings: MLflowConfig, run: RunIdentity) -> None:
         beside = f"sqlite:///{run.folder.absolute().parent / 'mlflow.db'}"
         uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
@@ -43,7 +41,6 @@ class MLflowTracker:
             self._log_params(run.config)
 
     def log(self, records: Sequence[StepRecord]) -> None:
-        """See `Tracker`."""
         metrics = [
             Metric(key, value, int(wall_time(record) * 1000), record.step)
             for record in records
@@ -55,7 +52,6 @@ class MLflowTracker:
         self._client.log_batch(self._run_id, tags=[RunTag(LAST_STEP_TAG, str(self.last_step))])
 
     def close(self, is_finished: bool) -> None:
-        """See `Tracker`."""
         self._client.set_terminated(self._run_id, status="FINISHED" if is_finished else "FAILED")
 
     def _experiment(self, name: str) -> str:
@@ -75,7 +71,7 @@ class MLflowTracker:
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys, as `--set` takes them."""
+    """Dotted keys, as in `--set`."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")

@@ -1,8 +1,9 @@
 """Prometheus: a run's newest numbers as Ray metrics, which Ray serves with its own on every node.
 
-The driver is a process of the Ray session, so its metrics reach the endpoint; Ray puts `ray_` before each name. Labels
-are the run's name and, where a metric has one, the domain, the kind of event or the key of an algorithm's value: the
-number of series grows with that of domains, not with steps. What is not finite is not exported, the last value stays.
+The driver is a process of the Ray session, so its metrics reach the endpoint; Ray prefixes each name with `ray_`.
+Labels are the run's name and, for some metrics, the domain, the kind of event or the key of an algorithm's value: the
+number of series grows with the number of domains, not of steps. Values that are not finite are not exported; the last
+one stays.
 """
 
 import math
@@ -17,28 +18,28 @@ from orchestrator.runs.step_table import StepTable
 from workers.contracts import DomainFeedback
 
 Readings = Mapping[str, Mapping[str, float]]
-"""Metric -> value of its label (empty where it has none) -> number."""
+"""Metric -> value of its label (empty without one) -> number."""
 
 GAUGES = {
     "raymix_step": ("Optimizer steps done.", None),
-    "raymix_share": ("Share of the domain in the mixture that holds for the next step.", "domain"),
+    "raymix_share": ("Share of the domain in the next step's mixture.", "domain"),
     "raymix_epochs": ("Passes over the domain so far.", "domain"),
     "raymix_loss_nats": ("Held-out loss at the last evaluation, in nats per loss token.", "domain"),
     "raymix_base_loss_nats": ("Held-out loss of the base model, in nats per loss token.", "domain"),
     "raymix_train_loss_nats": ("Loss of the last step's batch, in nats per loss token.", None),
-    "raymix_tokens_per_second": ("Speed of the last 50 steps, evaluations left out.", None),
+    "raymix_tokens_per_second": ("Speed over the last 50 steps, without evaluations.", None),
     "raymix_learning_rate": ("Learning rate of the last step.", None),
     "raymix_grad_norm": ("Norm of the gradient at the last step, before clipping.", None),
-    "raymix_weights_version": ("Version of the mixture that holds for the next step.", None),
-    "raymix_algorithm_value": ("What the mixing algorithm believed at the last evaluation.", "key"),
+    "raymix_weights_version": ("Version of the next step's mixture.", None),
+    "raymix_algorithm_value": ("Internal value of the mixing algorithm after the last evaluation.", "key"),
 }
 COUNTERS = {
     "raymix_tokens_total": ("Tokens trained on.", None),
-    "raymix_feedback_total": ("Evaluations handed to the mixing algorithm.", None),
+    "raymix_feedback_total": ("Evaluations passed to the mixing algorithm.", None),
     "raymix_events_total": ("Events of the run, by kind.", "kind"),
-    "raymix_step_seconds_total": ("Time in optimizer steps.", None),
-    "raymix_evaluation_seconds_total": ("Time in measuring held-out losses.", None),
-    "raymix_signal_seconds_total": ("Time in measuring further signals.", None),
+    "raymix_step_seconds_total": ("Seconds spent in optimizer steps.", None),
+    "raymix_evaluation_seconds_total": ("Seconds spent measuring held-out losses.", None),
+    "raymix_signal_seconds_total": ("Seconds spent measuring further signals.", None),
 }
 
 
@@ -56,7 +57,7 @@ class PrometheusMetrics:
         try:
             if not self._run.refresh():
                 return
-        except OSError:  # a file system that stalls: the next look tells
+        except OSError:  # a stalled file system: the next look catches up
             return
         for name, values in newest(self._run).items():
             for label, value in values.items():
@@ -64,13 +65,12 @@ class PrometheusMetrics:
                     self._gauges[name].set(float(value), self._tags(GAUGES[name][1], label))
         for name, totals in counted(self._run).items():
             for label, total in totals.items():
-                # A resumed run repeats steps, and its files count them once; a counter never goes back.
+                # A resumed run repeats steps, which its files count once; a counter must never decrease.
                 if (more := total - self._counted.get((name, label), 0.0)) > 0:
                     self._counters[name].inc(float(more), self._tags(COUNTERS[name][1], label))
                     self._counted[name, label] = total
 
     def end(self) -> None:
-        """Export the last of it."""
         self.look()
 
     def _tags(self, label: str | None, value: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _labels(label: str | None) -> tuple[str, ...]:
 
 
 def newest(run: RunFolder) -> Readings:
-    """What every gauge shows."""
+    """The value of every gauge."""
     table, feedback = run.metrics, run.feedback
     weights = run.weights_at(table.last_step + 1)
     is_base_known = bool(feedback) and feedback[0].step == 0
@@ -102,7 +102,7 @@ def newest(run: RunFolder) -> Readings:
 
 
 def counted(run: RunFolder) -> Readings:
-    """What every counter has come to."""
+    """The value of every counter."""
     table, feedback = run.metrics, run.feedback
     return {
         "raymix_tokens_total": {"": float(table.column("num_tokens").sum())},

@@ -1,15 +1,15 @@
-"""A run's numbers as trackers take them: one record a step, in order, each step once, and only when it is whole.
+"""A run's numbers for trackers: one record per step, in order, each step once, and only when it is complete.
 
     every step             train_loss_nats, tokens_per_second, tokens_total, learning_rate, grad_norm, weights_version
     with an evaluation     loss_nats/DOMAIN (held-out), standard_error_nats/DOMAIN (of that loss), mean_loss_nats,
-                           worst_loss_nats, evaluation_seconds, signal_seconds, algorithm/KEY (what the algorithm
-                           believed)
+                           worst_loss_nats, evaluation_seconds, signal_seconds, algorithm/KEY (its
+                           internal values)
     then, and when a new   share/DOMAIN, epochs/DOMAIN
     version begins
-    with an event          events/KIND (how many so far)
+    with an event          events/KIND (number so far)
 
-Step 0 is the base model. Values that are not finite are left out: the event that comes with them is counted. A record
-has the time at which its step was written down, where the files say it.
+Step 0 is the base model. Values that are not finite are left out; their event is counted. A record has the time when
+its step was recorded, if the files contain it.
 """
 
 import bisect
@@ -39,16 +39,16 @@ _STEP_COLUMNS = {
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Everything that is known of a step once it is over."""
+    """Everything known about a completed step."""
 
     step: int
     values: dict[str, float]
     time: float
-    """When it was written down, in seconds since the epoch; NaN in the files of older versions."""
+    """When it was recorded, in seconds since the epoch; NaN in files of older versions."""
 
 
 class RunRecords:
-    """The records of a run, by its files only."""
+    """The records of a run, read from its files only."""
 
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder(folder)
@@ -57,12 +57,12 @@ class RunRecords:
         self._num_events = 0
 
     def refresh(self, is_over: bool = False) -> None:
-        """Take in what was written. A step is whole once the next one's line was seen before this look: whatever
-        belongs to it was written before that line.
+        """Read what is new. A step is complete once the line of the next step was seen before this look, because
+        everything about a step is written before that line.
 
         Args:
-            is_over: nobody writes any more, with a result or without: every step is whole, but the last where its
-                evaluation is missing. That one was interrupted, and whoever goes on with the run trains it again.
+            is_over: nobody writes any more, whether or not there is a result: every step is complete, except the last
+                if its evaluation is missing. That step was interrupted, and a resumed run trains it again.
         """
         before = self.run.metrics.last_step - 1
         self.run.refresh()
@@ -78,11 +78,10 @@ class RunRecords:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a record."""
         return self._whole_up_to >= 0
 
     def after(self, step: int) -> Iterator[StepRecord]:
-        """The records of all later steps that are whole."""
+        """The records of all later steps that are complete."""
         if self._whole_up_to <= step:
             return
         table = self.run.metrics
@@ -99,8 +98,8 @@ class RunRecords:
             yield self._record(int(steps[row]), values | moments.values(int(steps[row]), row), float(times[row]))
 
     def _record(self, step: int, values: Mapping[str, float], time: float) -> StepRecord:
-        # In the order they were written: an event of a later step waits, and with it those behind it. Where no later
-        # step comes, as of a run that diverged, they belong to the last.
+        # In the order of writing: an event of a later step waits, and so do the events after it. If no later step
+        # comes, for example because the run diverged, they belong to the last step.
         last_step = math.inf if self._is_over and step == self._whole_up_to else step
         waiting = self.run.events[self._num_events :]
         fresh = [event.kind for event in takewhile(lambda event: (event.step or 0) <= last_step, waiting)]
@@ -112,7 +111,7 @@ class RunRecords:
 
 
 class _Moments:
-    """What a run has at some steps only, to be looked up by step."""
+    """What a run has only for some steps, by step."""
 
     def __init__(self, run: RunFolder) -> None:
         self._feedback: dict[int, DomainFeedback] = {feedback.step: feedback for feedback in run.feedback}
@@ -130,12 +129,12 @@ class _Moments:
         return step in self._feedback
 
     def time(self, step: int) -> float:
-        """When an evaluation was made; NaN where that is not known."""
+        """When the evaluation was made, in seconds since the epoch; NaN if not known."""
         time = self._feedback[step].time
         return parse_time(time) if time else math.nan
 
     def values(self, step: int, row: int | None) -> dict[str, float]:
-        """`row`: of the step in metrics.jsonl, which has none for step 0."""
+        """`row`: the row of the step in metrics.jsonl; None for step 0."""
         values: dict[str, float] = {}
         if step in self._weights or step in self._feedback:
             num_begun = bisect.bisect_right(self._starts, step)

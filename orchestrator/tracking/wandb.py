@@ -1,7 +1,7 @@
-"""Weights & Biases: a run whose id is raymix's own, so that a run that goes on is the same run there.
+"""Weights & Biases: a run with raymix's own run id, so that a resumed run is the same run there.
 
-Offline runs lie in the run's folder (`wandb sync RUN/wandb/offline-run-*` uploads them). Steps only ever go forward in
-Weights & Biases, as they do here.
+Offline runs are in the run folder (`wandb sync RUN/wandb/offline-run-*` uploads them). Weights & Biases only accepts
+steps in increasing order.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,6 @@ from orchestrator.tracking.records import StepRecord
 
 
 class WandbTracker:
-    """See `Tracker`."""
-
     def __init__(self, settings: WandbConfig, run: RunIdentity) -> None:
         self._run = wandb.init(
             project=settings.project,
@@ -26,22 +24,20 @@ class WandbTracker:
             dir=run.folder,
             config=run.config,
             resume="allow",
-            reinit="create_new",  # several runs may be under way in one driver
-            # The terminal is raymix's, and this machine's load says little: the work is done on others.
+            reinit="create_new",  # a driver may train several runs at once
+            # The terminal is raymix's, and the driver's own load says little about the training.
             settings=wandb.Settings(console="off", x_disable_stats=True),
         )
         place = "/".join([str(self._run.entity or ""), self._run.project, run.run_id])
         self._progress = LastStep(run.folder / "wandb" / "last_step.json", place)
-        # Online, what the server holds counts as well: the next step that it would take.
+        # Online, the server also knows the next step that it expects.
         self.last_step = max(self._progress.read(), self._run.step - 1)
 
     def log(self, records: Sequence[StepRecord]) -> None:
-        """See `Tracker`."""
         for record in records:
             self._run.log({**record.values, "_timestamp": wall_time(record)}, step=record.step)
         self.last_step = records[-1].step
         self._progress.write(self.last_step)
 
     def close(self, is_finished: bool) -> None:
-        """See `Tracker`."""
         self._run.finish(exit_code=0 if is_finished else 1)

@@ -1,6 +1,6 @@
-"""Threads of the driver that look for what is new in its runs' folders, for as long as the runs are trained.
+"""Threads of the driver that follow the folders of its runs while they train.
 
-A thread for each kind of tracker: a server that does not answer holds up neither the training nor the other trackers.
+Each kind of tracker has a thread, so a server that does not respond delays neither the training nor other trackers.
 """
 
 import threading
@@ -18,12 +18,12 @@ from orchestrator.tracking.following import RunFollower
 from workers.events import log_event
 
 POLL_SECONDS = 2.0
-CLOSING_SECONDS = 60.0  # what trackers are given for their last values; they must not hold up the run's end for longer
+CLOSING_SECONDS = 60.0  # for a tracker's last values; it must not delay the end of the run any longer
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run that is to be trained, and its trackers."""
+    """A run to be trained, and its trackers."""
 
     folder: Path
     run_id: str
@@ -31,7 +31,7 @@ class TrackedRun:
 
 
 def open_tracker(settings: TrackerConfig, run: RunIdentity) -> Tracker:
-    """The run's tracker. Its package is imported only here; that takes seconds."""
+    """The run's tracker. Its package, which takes seconds to import, is imported only here."""
     match settings:
         case TensorBoardConfig():
             from orchestrator.tracking.tensorboard import TensorBoardTracker
@@ -49,7 +49,7 @@ def open_tracker(settings: TrackerConfig, run: RunIdentity) -> Tracker:
 
 @contextmanager
 def track(runs: Sequence[TrackedRun]) -> Iterator[None]:
-    """Follow these runs while they are trained, inside a Ray session."""
+    """Follow these runs while they train; needs a Ray session."""
     from orchestrator.tracking.prometheus import PrometheusMetrics
 
     followers: dict[str, list[Follower]] = {"prometheus": [PrometheusMetrics(run.folder) for run in runs]}
@@ -68,24 +68,19 @@ def track(runs: Sequence[TrackedRun]) -> Iterator[None]:
 
 
 class Follower(Protocol):
-    """One run on its way to one place. Neither method raises anything."""
+    """Passes one run to one destination. Neither method raises."""
 
     def look(self) -> None:
         """Pass on what is new."""
         ...
 
     def end(self) -> None:
-        """Pass on the last of it: the run is over, with its result or without."""
+        """Pass on the rest: the run is over, with or without a result."""
         ...
 
 
 class Watch(threading.Thread):
-    """Looks for all runs of a kind of tracker, until it is told to end.
-
-    Args:
-        kind: name of the tracker.
-        followers: one for each run.
-    """
+    """Calls the followers of one kind of tracker, one for each run, until `end`."""
 
     def __init__(self, kind: str, followers: Sequence[Follower]) -> None:
         super().__init__(name=f"track-{kind}", daemon=True)
@@ -94,7 +89,6 @@ class Watch(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """See `Thread`."""
         while not self._ending.wait(POLL_SECONDS):
             for follower in self._followers:
                 follower.look()
@@ -102,7 +96,7 @@ class Watch(threading.Thread):
             follower.end()
 
     def end(self) -> None:
-        """Say that the runs are over; the thread ends once their last values are passed on."""
+        """Announce that the runs are over; the thread ends once their last values are passed on."""
         self._ending.set()
 
 
@@ -113,7 +107,7 @@ def _end(watches: Sequence[Watch], runs: Sequence[TrackedRun]) -> None:
     for watch in watches:
         watch.join(max(0.0, until - time.monotonic()))
         if watch.is_alive():
-            message = f"{watch.kind}: did not take the last values within {CLOSING_SECONDS:.0f} s"
+            message = f"{watch.kind}: did not accept the last values within {CLOSING_SECONDS:.0f} s"
             for run in runs:
                 if watch.kind in {settings.type for settings in run.trackers}:
                     with suppress(OSError):

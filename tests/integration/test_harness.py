@@ -45,7 +45,7 @@ def test_the_code_that_a_model_writes_is_run_only_when_allowed(folder: Path) -> 
     write_variant(folder, "in_a_group", unsafe_code=True)
     (folder / "group.yaml").write_text(yaml.safe_dump({"group": "programs", "task": ["write", "in_a_group"]}))
     assert load_error(["write", "program"], folder).startswith(
-        "task program runs the code that the model writes, with your rights on this machine; --allow-code lets it"
+        "task program runs the code that the model writes, with your rights on this machine; --allow-code permits it"
     )
     assert load_error(["programs"], folder).startswith("task in_a_group runs the code")
     assert set(load_tasks(["program"], folder, allow_code=True)["tasks"]) == {"program"}
@@ -61,8 +61,8 @@ def test_a_metric_of_the_hub_is_run_only_when_allowed(folder: Path, monkeypatch:
     monkeypatch.chdir(folder)  # where `evaluate.load` looks before it asks the hub
     before = evaluate.load
     assert load_error(["loud"], folder) == (
-        "task loud does not load: metric shouting is a program on the hub, which runs with your rights; "
-        "--allow-code lets it"
+        "task loud does not load: metric shouting is a script on the hub, which runs with your rights; "
+        "--allow-code permits it"
     )
     assert not (folder / "ran").exists()
     assert "metric shouting: out of breath" in load_error(["loud"], folder, allow_code=True)
@@ -112,4 +112,4 @@ def test_data_of_the_hub_needs_a_network_once(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     write_variant(folder, "far", dataset_path="nobody/nothing", dataset_kwargs=None)
     message = load_error(["far"], folder)
-    assert "Couldn't reach 'nobody/nothing' on the Hub" in message and "without network it has to be in the" in message
+    assert "Couldn't reach 'nobody/nothing' on the Hub" in message and "without network access it must be in the" in message

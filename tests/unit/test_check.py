@@ -81,7 +81,7 @@ def test_ids_beyond_the_embedding_are_told_where_they_occur(
 
 def test_rows_longer_than_the_model_can_read_are_warned_of() -> None:
     (finding,) = context_warning(1024, 512)
-    assert "1,024 tokens in a row" in finding.message and "made for 512" in finding.message
+    assert "1,024 tokens in a sequence" in finding.message and "made for 512" in finding.message
     assert context_warning(512, 512) == [] and context_warning(8192, None) == []
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Which runs are chosen to be compared. Rows come and change; the choice stays.
+// The selection of runs to compare. It survives when rows appear and change.
 (() => {
   const chosen = new Set();
   const bar = document.getElementById("chosen");
@@ -17,12 +17,12 @@
       box.indeterminate = !box.checked && members.some((member) => member.checked);
     }
     bar.hidden = chosen.size === 0;
-    bar.querySelector("span").textContent = `${chosen.size} run${chosen.size === 1 ? "" : "s"} chosen`;
+    bar.querySelector("span").textContent = `${chosen.size} run${chosen.size === 1 ? "" : "s"} selected`;
     const query = [...chosen].map((name) => `run=${encodeURIComponent(name)}`).join("&");
     bar.querySelector("a").href = `/compare?${query}`;
   }
 
-  // Long groups in which nothing goes on are folded, until somebody unfolds them.
+  // Long groups without a running run are folded until the user unfolds them.
   const folded = new Map();
   function fold() {
     for (const button of document.querySelectorAll("button[data-fold]")) {
@@ -40,7 +40,7 @@
     fold();
   });
 
-  // Whoever points at a run opens it, as a rule: the server begins to read it.
+  // Pointing at a run usually means opening it: let the server start reading.
   const asked = new Set();
   document.addEventListener("pointerover", ({ target }) => {
     const link = target.closest?.('.runs a[href^="/run/"]');

@@ -1,6 +1,6 @@
 "use strict";
-// Follows the page's stream: parts of the page as HTML that the server has escaped, figures as data, then what changes.
-// It rests while nobody looks at the page: a browser has few connections to one server.
+// Follows the page's event stream: parts of the page as HTML escaped by the server, figures as data, then changes.
+// Disconnects while the page is hidden: a browser allows few connections per server.
 const raymixLive = (() => {
   const address = document.body.dataset.live;
   const link = document.getElementById("link");
@@ -47,7 +47,7 @@ const raymixLive = (() => {
     problem.hidden = !message.problem;
     problem.textContent = message.problem ?? "";
     const names = Object.keys(message.parts ?? {});
-    names.sort((a, b) => (b === "sections") - (a === "sections")); // it holds the places of others
+    names.sort((a, b) => (b === "sections") - (a === "sections")); // it contains the placeholders of others
     for (const name of names) put(name, message.parts[name]);
     if (message.values && Object.keys(message.values).length) values = message.values;
     if (message.figures) {
@@ -89,7 +89,7 @@ const raymixLive = (() => {
     source.onmessage = (event) => receive(JSON.parse(event.data));
     source.onerror = () => {
       say("no connection", "bad");
-      if (source.readyState === EventSource.CLOSED) { // refused: it will not try again by itself
+      if (source.readyState === EventSource.CLOSED) { // refused: the browser does not retry automatically
         rest();
         setTimeout(follow, 5000);
       }
@@ -105,7 +105,7 @@ const raymixLive = (() => {
   addEventListener("pagehide", rest);
   addEventListener("pageshow", follow);
   setInterval(tick, 1000);
-  // Other scripts of the page come after this one.
+  // Other scripts of the page load after this one.
   addEventListener("DOMContentLoaded", follow);
   return { onUpdate: (listener) => listeners.push(listener) };
 })();

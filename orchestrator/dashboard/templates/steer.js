@@ -1,5 +1,5 @@
 "use strict";
-// The controls. They act only with the token, which lives in this tab and is sent in a header, never in an address.
+// The controls. They need the token, which is kept in this tab and sent in a header, never in an address.
 (() => {
   const panel = document.getElementById("steer");
   const form = panel.querySelector("form");
@@ -46,7 +46,7 @@
     for (const input of shareInputs()) input.value = "";
     for (const box of domainBoxes()) box.checked = false;
     form.elements.why.value = "";
-    return tell(`${kind}: asked; it holds from the next step on`, true);
+    return tell(`${kind}: requested; takes effect at the next step, or when the run resumes`, true);
   }
 
   form.addEventListener("submit", (event) => {

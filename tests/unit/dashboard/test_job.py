@@ -34,7 +34,7 @@ def test_a_person_is_told_how_to_get_there(address: str, head: str) -> None:
         f"ssh -N -L 9000:127.0.0.1:9000 {head}",
         "or: kubectl port-forward pod/HEAD_POD 9000",
         f"http://127.0.0.1:9000/#token={TOKEN}",
-        "with the controls; Ctrl-C ends it",
+        "this link includes the controls; press Ctrl-C to stop",
     ]
 
 

@@ -49,7 +49,7 @@ def test_bfloat16_is_half_as_large_and_rounded_once(run: Path, tmp_path: Path) -
 
 
 def test_an_adapter_goes_alone(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no adapter: the run's strategy is None, not lora"):
+    with pytest.raises(ValueError, match="has no adapter: the run's strategy is None, not lora"):
         export(run, tmp_path / "out", "adapter", is_best=False, console=QUIET)
     _write_adapter(run)
     export(run, tmp_path / "out", "adapter", is_best=False, console=QUIET)
@@ -153,7 +153,7 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     ):
         export(run, tmp_path / "out", "merged", is_best=True, console=QUIET)
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="is there already; name a new folder"):
+    with pytest.raises(ValueError, match="already exists; name a new folder"):
         export(run, tmp_path / "out", "merged", is_best=False, console=QUIET)
     (run / "summary.json").unlink()
     with pytest.raises(ValueError, match=r"no summary\.json; give the folder of a run that has finished"):

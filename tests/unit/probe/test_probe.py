@@ -85,5 +85,5 @@ def test_a_run_stands_for_its_base_model_and_its_result(tmp_path: Path) -> None:
     runs = [str(config.output_dir / name) for name in ("first", "second")]
     probe(runs, None, "2", 8, tmp_path / "probe.html", Console(file=StringIO()))
     assert list(json.loads((tmp_path / "probe.json").read_text())["models"]) == ["base", "first", "second"]
-    with pytest.raises(ValueError, match="give --config"):
+    with pytest.raises(ValueError, match="with --config"):
         probe([str(tmp_path / "base")], None, "2", 8, tmp_path / "probe.html", Console(file=StringIO()))

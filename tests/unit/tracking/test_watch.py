@@ -58,7 +58,7 @@ def test_a_tracker_that_fails_is_told_once_and_dropped(fake_run: MakeFakeRun) ->
     follower.end()
     (event,) = events(run.path)
     assert event["kind"] == "tracking"
-    assert str(event["message"]).startswith("mlflow: ConnectionError: no route to host; the run goes on without it")
+    assert str(event["message"]).startswith("mlflow: ConnectionError: no route to host; the run continues without it")
     assert tracker.num_calls == 2 and tracker.outcome is None
 
 
@@ -72,7 +72,7 @@ def test_a_tracker_that_cannot_be_opened_is_told_once(fake_run: MakeFakeRun) -> 
     for _ in range(4):
         follower.look()
     assert [event["message"] for event in events(run.path)] == [
-        "wandb: RuntimeError: not logged in; the run goes on without it (see raymix.log)"
+        "wandb: RuntimeError: not logged in; the run continues without it (see raymix.log)"
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(fake_run: MakeFakeRun, mo
     assert time.monotonic() - began < 5
     hang.set()
     watching.join()
-    assert [event["message"] for event in events(run.path)] == ["mlflow: did not take the last values within 0 s"]
+    assert [event["message"] for event in events(run.path)] == ["mlflow: did not accept the last values within 0 s"]
     assert RunFolder(run.path).refresh()
 
 
