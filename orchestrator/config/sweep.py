@@ -4,15 +4,15 @@ Every verb reads the whole file, so that a fault in any section is reported; `ra
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
 
 from orchestrator.config.coarse import CoarseSearchConfig, check_coarse_search
 from orchestrator.config.compare import CompareConfig, check_compare
 from orchestrator.config.plan import PlanConfig
-from orchestrator.config.search import AnySearchConfig, check_search
 from orchestrator.config.study import StudyConfig, check_study
+from orchestrator.searches import AnySearchConfig, Search, SearchedRun, build_search
 
 
 class SweepConfig(PlanConfig):
@@ -35,12 +35,41 @@ class SweepConfig(PlanConfig):
         own = self.model_fields_set & PlanConfig.model_fields.keys()
         return PlanConfig.model_validate({name: getattr(self, name) for name in own})
 
+    @property
+    def target(self) -> str | None:
+        """The domain that is to be learned, where the comparison or the run's algorithm names one."""
+        return self.compare.target or self.mixing.needs.target
+
+    def build_search(self) -> Search[Any]:
+        """What `search` names, for this run.
+
+        Raises:
+            ValueError: there is no such section.
+        """
+        if self.search is None:
+            raise ValueError("there is nothing to tune: add a `search` section; examples/search.yaml has one")
+        return build_search(self.search, self._searched)
+
+    @property
+    def _searched(self) -> SearchedRun:
+        return SearchedRun(
+            domains=list(self.domains),
+            trained_domains=self.trained_domains,
+            seed=self.seed,
+            target=self.target,
+            max_steps=self.training.max_steps,
+            schedule=self.training.schedule,
+        )
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         check_study(self)
         check_compare(self)
         check_coarse_search(self)
-        check_search(self)
+        if self.search is not None:
+            if self.stages:
+                raise ValueError("search: a plan of stages cannot be searched over; leave out `stages`")
+            self.search.check(self._searched)
         return self
 
 

@@ -94,10 +94,11 @@ class SideBySide:
     Args:
         console: where progress goes.
         make_view: shows the runs under way; default: a line for each that ends, and bars in a terminal.
+        at_most: runs at a time, whatever there is room for.
     """
 
-    def __init__(self, console: Console, make_view: MakeView | None = None) -> None:
-        self._console = console
+    def __init__(self, console: Console, make_view: MakeView | None = None, at_most: int | None = None) -> None:
+        self._console, self._at_most = console, at_most
         self._make_view = make_view or (lambda begun, num_runs: RunsView(lambda: begun, num_runs, console))
         self._begun: dict[Path, int] = {}
         self._tasks: dict[ray.ObjectRef, Node] = {}
@@ -110,7 +111,8 @@ class SideBySide:
 
     def open(self, nodes: Sequence[Node]) -> None:
         """Count the room, and show the view."""
-        self._room = count_fitting([node.cluster for node in nodes])
+        room = count_fitting([node.cluster for node in nodes])
+        self._room = min(room, self._at_most or room)
         self._view = self._make_view(self._begun, len(nodes))
         self._view.__enter__()
 

@@ -11,16 +11,16 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.prepare.detection.domain_texts import DomainTexts, find_domain_texts
 from orchestrator.prepare.detection.judges.base import JudgeAnswer, Memory
 from orchestrator.prepare.detection.places import Places
+from orchestrator.searches import Proposal
+from orchestrator.searches.regmix import SHARES
+from orchestrator.searches.space import Point
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs
 from orchestrator.sweeps.coarse.tree import Node
 from orchestrator.sweeps.compare.variants import expand_variants
 from orchestrator.sweeps.stages.chain import digest_run
-from orchestrator.sweeps.tune.generations import _plan
-from orchestrator.sweeps.tune.population import Lineage
-from orchestrator.sweeps.tune.preparing import SHARES, search_folder, space_of
+from orchestrator.sweeps.tune.preparing import search_folder
 from orchestrator.sweeps.tune.sampling import tune_folder
-from orchestrator.sweeps.tune.space import Point
-from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.tune.trials import Trials
 from tests.golden.configurations import stores_of, written
 from tests.golden.recorded import check_recorded
 from workers.config.data import DomainConfig
@@ -38,7 +38,7 @@ def trials_of(run: SweepConfig) -> Trials:
     """As a search prepares them."""
     return Trials(
         base=run.plan.replaced(output_dir=search_folder(run)),
-        space=space_of(run),
+        space=run.build_search().space,
         stores=stores_of(run),
         metric="mean",
         target=None,
@@ -67,16 +67,18 @@ def test_trials_of_a_search(tmp_path: Path) -> None:
 def test_trials_of_a_mixture_regression(tmp_path: Path) -> None:
     trials = trials_of(written(tmp_path, "fixed", "search={type: regmix, num_trials: 4}"))
     mixes = [{"math": 0.25, "code": 0.5, "chat": 0.25}, {"math": 0.5, "code": 0.125, "chat": 0.375}]
-    found = [str(trials.run_with({SHARES: mix}).folder) for mix in mixes]
+    found = [str(trials.plan_of(Proposal({SHARES: mix})).folder) for mix in mixes]
     check_recorded("names", "trials of RegMix", found, WHY)
 
 
 def test_members_of_a_population(tmp_path: Path) -> None:
     search = f"search={{type: pbt, population: 3, generations: 2, space: {SPACE}}}"
     trials = trials_of(written(tmp_path, "versatune", "training.schedule=constant", search))
-    lineages: list[Lineage] = [(POINTS[0],), (POINTS[1],), (POINTS[0], POINTS[1])]
-    plans = [_plan(trials, lineage, 2) for lineage in lineages]
-    check_recorded("names", "members of a population", [str(plan.folder) for plan in plans if plan], WHY)
+    steps = (trials.base.training.max_steps or 0) // 2
+    first, second = (Proposal(trials.space.changes(point), num_steps=steps) for point in POINTS)
+    proposals = [first, second, Proposal(second.changes, parent=first, num_steps=steps)]
+    found = [str(trials.plan_of(proposal).folder) for proposal in proposals]
+    check_recorded("names", "members of a population", found, WHY)
 
 
 def test_runs_of_a_coarse_search(tmp_path: Path) -> None:

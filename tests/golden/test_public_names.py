@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.prepare.importance import FILE
-from orchestrator.sweeps.tune.trial import STOPPED_FILE, TRIAL_FILE
+from orchestrator.sweeps.tune.trials import STOPPED_FILE, TRIAL_FILE
 from tests.golden.recorded import check_recorded, check_recorded_text
 
 WHY = "Configurations, scripts and editors of users depend on it."

@@ -84,7 +84,7 @@ def test_the_largest_seed_works_wherever_a_seed_is_used() -> None:
     from orchestrator.prepare.detection.judges import build_judge
     from orchestrator.prepare.detection.judges.base import JudgeContext
     from orchestrator.probe.geometry import describe_geometry
-    from orchestrator.sweeps.tune.mixture_regression import predict_best_mix
+    from orchestrator.searches.regmix import predict_best_mix
     from workers.data.permutation import derive_key, permutation
     from workers.settings import narrow_seed
 

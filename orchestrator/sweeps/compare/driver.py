@@ -12,13 +12,13 @@ from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.compare.table import table
 from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.sweeps.crews import SideBySide
+from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
 from orchestrator.sweeps.work import open_work
-from workers.durable import write_durably
 
 
 def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
-    """Do the runs that are not done yet, then print their table and write compare.json, compare.csv and compare.html.
+    """Do the runs that are not done yet, then print their table and write compare.json and compare.html.
 
     Args:
         config: the run that all of them are variants of.
@@ -37,12 +37,9 @@ def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console:
     with open_work(config.output_dir / "trials.log") as work:
         failures = train_runs(everything, work, SideBySide(work.console), keeps_models=False)
     comparison = collect(config, runs, failures)
-    folder = compare_folder(config)
-    write_durably(folder / "compare.json", comparison.model_dump_json(indent=1).encode())
-    write_durably(folder / "compare.csv", table(comparison).to_csv().encode())
-    write_comparison(comparison, folder / "compare.html")
-    console.print(table(comparison).to_rich())
-    console.print(f"page: {folder / 'compare.html'}", highlight=False, soft_wrap=True)
+    page = compare_folder(config) / "compare.html"
+    write_comparison(comparison, page)
+    publish(comparison, table(comparison), page, console)
     if failures:
         raise RunsFailedError(failures, len(everything))
     return comparison

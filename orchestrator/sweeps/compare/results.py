@@ -61,14 +61,9 @@ class Comparison(BaseModel):
         return max(tokens) / min(tokens) - 1 if tokens and min(tokens) > 0 else 0.0
 
 
-def target_of(config: SweepConfig) -> str | None:
-    """The domain that is to be learned, where the comparison or the run's algorithm names one."""
-    return config.compare.target or config.mixing.needs.target
-
-
 def collect(config: SweepConfig, runs: Mapping[str, Sequence[RunConfig]], failed: Mapping[str, str]) -> Comparison:
     """Read what the runs left. A variant without a single result is listed without measures."""
-    target = target_of(config)
+    target = config.target
     results: dict[str, VariantResult] = {}
     first: VariantResult | None = None
     domains = list(config.domains)

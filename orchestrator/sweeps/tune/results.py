@@ -2,19 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel
 
 from orchestrator.config.run import RunConfig
 from orchestrator.runs.folder import is_finished, read_run
-from orchestrator.sweeps.tune.trial import STOPPED_FILE, TRIAL_FILE, Trials
+from orchestrator.searches.base import State
+from orchestrator.sweeps.tune.trials import STOPPED_FILE, TRIAL_FILE, Trials
 from workers.durable import write_durably
-
-State = Literal["finished", "ended early", "failed", "unfinished"]
 
 
 class Evaluation(BaseModel):
@@ -38,6 +37,12 @@ class TrialRecord(BaseModel):
     """After the base model's evaluation, in order."""
     losses_nats: dict[str, float | None]
     """Of each domain at the last evaluation, in nats per token."""
+
+    @classmethod
+    def failed(cls, name: str, folder: Path, changes: Mapping[str, Any], reason: str) -> Self:
+        return cls(
+            name=name, folder=folder, changes=dict(changes), state="failed", reason=reason, course=[], losses_nats={}
+        )
 
     @property
     def score(self) -> float | None:
@@ -68,7 +73,35 @@ class SearchRecord(BaseModel):
 
 def collect(folders: Iterable[Path], trials: Trials) -> list[TrialRecord]:
     """Read what these trials left."""
-    return [_read(folder, trials) for folder in folders]
+    records = []
+    for folder in folders:
+        state, reason = _state(folder)
+        changes = json.loads((folder / TRIAL_FILE).read_text())["changes"]
+        records.append(read_trial(trials, folder, changes, state, [folder], reason))
+    return records
+
+
+def read_trial(
+    trials: Trials, folder: Path, changes: Mapping[str, Any], state: State, parts: Iterable[Path], reason: str = ""
+) -> TrialRecord:
+    """The course of a trial over its parts: the folders of its run, or of its stages, in order."""
+    course: list[Evaluation] = []
+    losses: dict[str, float | None] = {}
+    for part in parts:
+        before = course[-1].step if course else 0
+        for feedback in read_run(part).feedback:
+            if feedback.step > 0:  # the evaluation before tells nothing of the changes
+                course.append(Evaluation(step=before + feedback.step, score=_finite(trials.score(feedback))))
+                losses = {name: _finite(feedback.loss_nats(name)) for name in trials.base.domains}
+    return TrialRecord(
+        name=folder.name,
+        folder=folder,
+        changes=dict(changes),
+        state=state,
+        reason=reason,
+        course=course,
+        losses_nats=losses,
+    )
 
 
 def base_score(folders: Iterable[Path], trials: Trials) -> float | None:
@@ -86,27 +119,10 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return min(done, key=lambda record: record.score or 0.0, default=None)
 
 
-def write_best(path: Path, run: RunConfig, about: Sequence[str]) -> None:
+def write_best(path: Path, run: RunConfig, about: str) -> None:
     """The run as a configuration file, with a comment on top."""
     content = yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    comment = "".join(f"# {line}\n" for line in about)
-    write_durably(path, (comment + content).encode())
-
-
-def _read(folder: Path, trials: Trials) -> TrialRecord:
-    run = read_run(folder)
-    state, reason = _state(folder)
-    trained = [feedback for feedback in run.feedback if feedback.step > 0]
-    last = trained[-1] if trained else None
-    return TrialRecord(
-        name=folder.name,
-        folder=folder,
-        changes=json.loads((folder / TRIAL_FILE).read_text())["changes"],
-        state=state,
-        reason=reason,
-        course=[Evaluation(step=each.step, score=_finite(trials.score(each))) for each in trained],
-        losses_nats={name: _finite(last.loss_nats(name)) for name in trials.base.domains} if last else {},
-    )
+    write_durably(path, f"# {about}\n{content}".encode())
 
 
 def _state(folder: Path) -> tuple[State, str]:

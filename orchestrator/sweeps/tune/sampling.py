@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from rich.console import Console
 
 from orchestrator.cluster.resources import count_fitting
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.config.search import AshaConfig, RegMixConfig, SampledSearchConfig
 from orchestrator.runs.failure import note_failure
-from orchestrator.sweeps.tune.space import Coordinate, Point
-from orchestrator.sweeps.tune.trial import TRIAL_FILE, SearchTrial, Trials, is_done
+from orchestrator.searches.sampled import AshaConfig, Sampled, SampledSearchConfig
+from orchestrator.searches.space import Coordinate, Point
+from orchestrator.sweeps.tune.batches import Found
+from orchestrator.sweeps.tune.results import collect
+from orchestrator.sweeps.tune.trial import SearchTrial
+from orchestrator.sweeps.tune.trials import TRIAL_FILE, Trials, is_done
+from orchestrator.sweeps.work import Work
 from orchestrator.training.plan import count_steps
 from orchestrator.views.runs import RunsView
 from workers.fingerprint import fingerprint_bytes
@@ -38,64 +43,42 @@ _POINT = "point"  # key of a trial's settings
 _ENDLESS = 1 << 40  # steps: a trial ends by itself, or at a rung
 
 
-def train_points(
-    trials: Trials,
-    points: list[Point],
-    num_trials: int,
-    search: SampledSearchConfig | RegMixConfig,
-    storage: Path,
-    console: Console,
-) -> None:
-    """Train what is not done, inside a Ray session; what came of it lies in the trials' folders.
+def sample(trials: Trials, search: Sampled, work: Work) -> Found:
+    """Train the points of a search, inside a Ray session: those that are known first."""
+    config, points = search.config, trials.known_points()
+    trials = replace(trials, ends_early=config.asha is not None)
+    if not (learns := config.type == "optuna"):
+        drawn = [proposal.point for proposal in search.next_trials([]) if proposal.point is not None]
+        points = (points + [point for point in drawn if point not in points])[: config.num_trials]
+    _train_points(trials, points, config.num_trials if learns else len(points), config, work.console)
+    runs = {run.name: run for run in map(trials.run_of, trials.known_points())}
+    return Found(collect([run.folder for run in runs.values()], trials), runs, search.conclude([]))
 
-    Args:
-        trials: what they share.
-        points: the first of them, in order; unless the search learns, all.
-        num_trials: how many in all.
-        search: how.
-        storage: where Tune may write.
-        console: where a person looks on.
-    """
+
+def _train_points(
+    trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, console: Console
+) -> None:
+    """Train what is not done: these points first, and for a search that learns further ones."""
     folder = trials.base.output_dir
-    done = {path for point in points if is_done(path := folder / trials.run_of(point).name)}
+    folders = {folder / trials.run_of(point).name for point in points}
+    done = {path for path in folders if is_done(path)}
     if done:
         console.print(f"{len(done)} of {num_trials} trials are done already", highlight=False)
     if len(done) >= num_trials:
         return
-    waiting = {folder / trials.run_of(point).name for point in points} - done
-    old = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")} - waiting
+    old = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")} - (folders - done)
     num_steps = count_steps(trials.base, trials.stores)
 
     def find_runs() -> dict[Path, int]:
         there = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")}
         return dict.fromkeys(sorted(there - old), num_steps)
 
-    with RunsView(find_runs, num_trials - len(done), console):
-        _tune(
-            trials,
-            points,
-            num_trials,
-            seed=trials.base.seed,
-            learns=search.type == "optuna",
-            asha=search.asha if isinstance(search, SampledSearchConfig) else None,
-            max_concurrent=search.max_concurrent,
-            storage=storage,
-        )
+    with RunsView(find_runs, num_trials - len(done), console), tune_folder(folder) as storage:
+        _tune(trials, points, num_trials, config, storage)
 
 
-def _tune(
-    trials: Trials,
-    points: list[Point],
-    num_trials: int,
-    *,
-    seed: int,
-    learns: bool,
-    asha: AshaConfig | None,
-    max_concurrent: int | None,
-    storage: Path,
-) -> None:
-    """Ray Tune over the points: the first of them are given, in order; where it `learns`, Optuna draws the rest."""
-    cluster = trials.base.cluster
+def _tune(trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, storage: Path) -> None:
+    cluster, learns = trials.base.cluster, config.type == "optuna"
     room = count_fitting([cluster])
     os.environ.update(_ENVIRONMENT)
     results = tune.Tuner(
@@ -105,11 +88,11 @@ def _tune(
             metric=METRIC,
             mode="min",
             num_samples=num_trials if learns else 1,
-            search_alg=_optuna(trials, points, num_trials, seed) if learns else None,
-            scheduler=_asha(asha),
-            max_concurrent_trials=min(room, max_concurrent or room),
+            search_alg=_optuna(trials, points, num_trials, trials.base.seed) if learns else None,
+            scheduler=_asha(config.asha),
+            max_concurrent_trials=min(room, config.max_concurrent or room),
             # A trial that ended early has to be told at once; Tune tells one whose process it keeps only later.
-            reuse_actors=asha is None,
+            reuse_actors=config.asha is None,
         ),
         run_config=tune.RunConfig(
             name="trials",

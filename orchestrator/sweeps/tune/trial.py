@@ -1,8 +1,7 @@
-"""One trial of a search: a point of the space, the run that it stands for, and that run's training seen by Ray Tune.
+"""The training of one point of a space, as Ray Tune sees it.
 
-A trial's folder is named by all that its result depends on. So a point that was trained before, by this search or by
-one that was killed, is found: its evaluations are reported again, one by one as they were, and nothing is trained. That
-is how samplers and ASHA get their memory back.
+A point that was trained before has its evaluations reported again, one by one as they were: that is how samplers and
+ASHA get their memory back.
 """
 
 import json
@@ -11,110 +10,36 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray import tune
 from rich.console import Console
 
-from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
-from orchestrator.config.search import Metric
-from orchestrator.mixing import Measured, MixingConfig
-from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.failure import explain, forget_failure, note_failure
-from orchestrator.runs.folder import RunFolder, is_finished
+from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.lock import claim_folder
-from orchestrator.sweeps.stages.chain import digest_run
-from orchestrator.sweeps.tune.metric import score_losses
-from orchestrator.sweeps.tune.space import Point, SearchSpace
+from orchestrator.searches.space import Point
+from orchestrator.sweeps.tune.trials import STOPPED_FILE, Trials, is_done, note_trial
 from orchestrator.tracking.watch import track
 from orchestrator.training.driver import complete
 from orchestrator.training.resolve import resolve_run
 from workers.contracts import DomainFeedback
 from workers.durable import write_durably
 
-TRIAL_FILE, STOPPED_FILE = "trial.json", "stopped.json"
 _POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Trials:
-    """What all trials of a search share. Plain data: it travels to their processes."""
-
-    base: RunConfig
-    """The run that they vary: what is measured before a training is in it as numbers, its folders are the search's."""
-    space: SearchSpace
-    stores: Mapping[str, DomainStores]
-    metric: Metric
-    target: str | None
-    references: dict[str, float] | None = None
-    """Reference losses, for mixing settings that want them computed."""
-    shares: dict[str, float] | None = None
-    """The base model's own distribution, for mixing settings that want it detected."""
-    ends_early: bool = False
-    """Whether a trial may be ended before its last step."""
-    here: Path = field(default_factory=Path.cwd)
-    """What relative paths of the configuration are relative to: a trial's process may run elsewhere."""
-
-    def run_of(self, point: Mapping[str, float]) -> RunConfig:
-        """The run that a point stands for; see `run_with`."""
-        return self.run_with(self.space.changes(point))
-
-    def run_with(self, changes: Mapping[str, Any]) -> RunConfig:
-        """The run with these changes, by dotted key, named by all that its result depends on.
-
-        Raises:
-            ConfigError: they do not fit together.
-        """
-        changed = derive(RunConfig, self.base, nested(changes), "search.space")
-        run = changed.replaced(mixing=self._with_numbers(changed))
-        return run.replaced(name=f"trial-{digest_run(run, self.stores)}")
-
-    def score(self, feedback: DomainFeedback) -> float:
-        """The metric at an evaluation."""
-        domains = list(self.base.domains)
-        losses_ND = np.array([[feedback.loss_nats(name) for name in domains]])
-        return float(score_losses(self.metric, losses_ND, domains, self.target)[0])
-
-    def known_points(self) -> list[Point]:
-        """Points that were tried before with this base and lie in this space, oldest first."""
-        files = sorted(self.base.output_dir.glob(f"trial-*/{TRIAL_FILE}"), key=lambda path: path.stat().st_mtime_ns)
-        return [point for path in files if (point := self._known_point(path)) is not None]
-
-    def _known_point(self, path: Path) -> Point | None:
-        point = json.loads(path.read_text())["point"]
-        if not self.space.holds(point):
-            return None
-        try:
-            return point if self.run_of(point).name == path.parent.name else None
-        except ConfigError:
-            return None
-
-    def _with_numbers(self, run: RunConfig) -> MixingConfig:
-        """Mixing settings with what was measured once for all trials, and with absolute paths."""
-        measured = Measured(
-            distributions={} if self.shares is None else {"detected": self.shares},
-            references={} if self.references is None else {"computed": self.references},
-        )
-        return run.mixing.with_files_in(self.here).with_measured(measured)
 
 
 class TrialTraining:
     """A trial's training, in a thread of its own; its evaluations are seen by the run's files, as by anybody."""
 
-    def __init__(self, run: RunConfig, point: Point, changes: Mapping[str, Any], trials: Trials) -> None:
+    def __init__(self, run: RunConfig, point: Point, trials: Trials) -> None:
         self._run, self._trials = run, trials
         self._files = RunFolder(run.folder)
         self._last_step = 0  # the base model's evaluation tells nothing of the point
         self._stopping = threading.Event()
-        run.folder.mkdir(parents=True, exist_ok=True)
-        if not (run.folder / TRIAL_FILE).exists():
-            content = {"point": point, "changes": changes}
-            write_durably(run.folder / TRIAL_FILE, json.dumps(content, indent=1).encode())
+        note_trial(run.folder, trials.space.changes(point), point)
         self._thread = threading.Thread(target=self._train, name=run.name, daemon=True)
         self._thread.start()
 
@@ -199,12 +124,7 @@ class SearchTrial(tune.Trainable):
             run = self._trials.run_of(point)
         except ConfigError:  # a corner of the space that the run's own rules forbid: the worst there is
             return
-        self._training = TrialTraining(run, point, self._trials.space.changes(point), self._trials)
-
-
-def is_done(folder: Path) -> bool:
-    """Whether a trial's training is over for good: at its end, or ended early."""
-    return is_finished(folder) or (folder / STOPPED_FILE).exists()
+        self._training = TrialTraining(run, point, self._trials)
 
 
 def _already_measured(run: RunConfig) -> Mapping[str, float]:

@@ -11,10 +11,10 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.sweeps.tune import driver
 from orchestrator.sweeps.tune.driver import tune
 from orchestrator.sweeps.tune.page import write_search_page
-from orchestrator.sweeps.tune.preparing import check_corners, search_folder, space_of
+from orchestrator.sweeps.tune.preparing import find_corners, search_folder
 from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
 from orchestrator.sweeps.tune.table import MAX_ROWS, table
-from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.tune.trials import Trials
 from orchestrator.views.format import format_value
 from tests.unit.search.searches import DOMAINS, config_with
 
@@ -22,7 +22,7 @@ from tests.unit.search.searches import DOMAINS, config_with
 def refused(space: dict[str, Any], **changes: Any) -> list[str]:
     config = config_with({"type": "random", "space": space}, **changes)
     with pytest.raises(ConfigError) as caught:
-        check_corners(config, space_of(config))
+        find_corners(config, config.build_search())
     return caught.value.lines
 
 
@@ -38,8 +38,8 @@ def test_values_that_the_run_would_refuse_are_refused_before_the_first_trial() -
 def test_a_choice_may_be_another_algorithm() -> None:
     options = [{"type": "uniform"}, {"type": "versatune", "reference": dict.fromkeys(DOMAINS, 1.0)}]
     config = config_with({"type": "random", "space": {"mixing": {"choice": options}}})
-    space = space_of(config)
-    check_corners(config, space)
+    space = config.build_search().space
+    find_corners(config, config.build_search())
     trials = Trials(config, space, {}, "mean", None)
     found = [trials.run_of(point).mixing.type for point in space.draw_points(2, seed=0)]
     assert sorted(found) == ["uniform", "versatune"]
@@ -47,9 +47,9 @@ def test_a_choice_may_be_another_algorithm() -> None:
 
 def test_regmix_varies_the_shares_whatever_the_runs_algorithm_is() -> None:
     config = config_with({"type": "regmix"})
-    space = space_of(config)
-    check_corners(config, space)
-    assert [name.partition(":")[2] for name in space.coordinates] == list(DOMAINS)
+    search = config.build_search()
+    assert {corner.mixing.type for corner in find_corners(config, search)} == {"fixed"}
+    assert [name.partition(":")[2] for name in search.space.coordinates] == list(DOMAINS)
 
 
 def test_a_run_without_a_search_says_what_to_add(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_two_drivers_at_one_search_are_refused(tmp_path: Path) -> None:
     search_folder(config).mkdir(parents=True)
     with (
         FileLock(search_folder(config) / ".driver.lock"),
-        pytest.raises(RuntimeError, match="another process is at this search"),
+        pytest.raises(RuntimeError, match="another process is running this search"),
     ):
         tune(config, Console())
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.sweeps.tune.mixture_regression import describe, predict_best_mix
+from orchestrator.searches.regmix import describe, predict_best_mix
 
 Array = NDArray[np.float64]
 BEST = np.array([0.5, 0.3, 0.2])

@@ -1,67 +1,74 @@
 """Who goes on from whom."""
 
-from orchestrator.config.search import Distribution, PopulationConfig
-from orchestrator.sweeps.tune.population import Lineage, first_generation, next_generation
-from orchestrator.sweeps.tune.space import SearchSpace
+import math
+
+from orchestrator.searches import Proposal, SearchedRun, Trial
+from orchestrator.searches.population import Population, PopulationConfig
 from tests.unit.search.searches import DOMAINS
 
-SPACE = SearchSpace(
-    {
-        "mixing.sigma": Distribution(uniform=(0.1, 1.0)),
-        "mixing.update": Distribution(choice=["ratio", "exponential", "loss"]),
-    },
-    DOMAINS,
-)
+SPACE = {"mixing.sigma": {"uniform": [0.1, 1.0]}, "mixing.update": {"choice": ["ratio", "exponential", "loss"]}}
 
 
-def settings(**changes: float) -> PopulationConfig:
-    space = {"mixing.sigma": {"uniform": [0.1, 1.0]}}
-    return PopulationConfig.model_validate({"type": "pbt", "space": space, "resample_probability": 0.0} | changes)
+def population(size: int = 8, seed: int = 4, **changes: float) -> Population:
+    settings = {"type": "pbt", "space": SPACE, "population": size, "resample_probability": 0.0} | changes
+    run = SearchedRun(DOMAINS, DOMAINS, seed, max_steps=40)
+    return Population(PopulationConfig.model_validate(settings), run)
 
 
-def population(size: int = 8) -> list[Lineage]:
-    return first_generation(SPACE, size, seed=4)
+def trained(proposals: list[Proposal], scores: list[float]) -> list[Trial]:
+    return [
+        Trial(proposal, str(place), "finished", {}, score if math.isfinite(score) else None)
+        for place, (proposal, score) in enumerate(zip(proposals, scores, strict=True))
+    ]
+
+
+def points(proposal: Proposal) -> list[dict[str, float] | None]:
+    return [each.point for each in proposal.chain]
 
 
 def test_the_worst_give_way_to_the_best_and_the_rest_goes_on() -> None:
-    lineages, scores = population(), [5.0, 1.0, 3.0, 8.0, 2.0, 7.0, 4.0, 6.0]
-    following = next_generation(lineages, scores, SPACE, settings(quantile=0.25), seed=4)
+    search = population(quantile=0.25)
+    first = search.next_trials([])
+    following = search.next_trials(trained(first, [5.0, 1.0, 3.0, 8.0, 2.0, 7.0, 4.0, 6.0]))
     for place in (0, 1, 2, 4, 6, 7):
-        assert following[place] == (lineages[place][0], lineages[place][0])
+        assert points(following[place]) == [first[place].point, first[place].point]
     for place in (3, 5):
-        assert following[place][0] in (lineages[1][0], lineages[4][0])
+        assert following[place].parent in (first[1], first[4])
+    assert all(each.num_steps == 10 for each in [*first, *following])
 
 
 def test_values_of_a_copy_move_by_a_fifth_within_their_bounds() -> None:
-    lineages = population(2)
+    first = population(2).next_trials([])
     for seed in range(30):
-        copy = next_generation(lineages, [1.0, 2.0], SPACE, settings(quantile=0.5), seed)[1]
-        parent, moved = lineages[0][0], copy[1]
+        search = population(2, seed, quantile=0.5)
+        parent, moved = points(search.next_trials(trained(first, [1.0, 2.0]))[1])
+        assert parent is not None and moved is not None
         candidates = [min(max(parent["mixing.sigma"] * factor, 0.1), 1.0) for factor in (0.8, 1.2)]
-        assert copy[0] == parent and moved["mixing.sigma"] in candidates
-        assert SPACE.holds(moved) and abs(moved["mixing.update"] - parent["mixing.update"]) <= 1
+        assert parent == first[0].point and moved["mixing.sigma"] in candidates
+        assert search.space.holds(moved) and abs(moved["mixing.update"] - parent["mixing.update"]) <= 1
 
 
 def test_at_least_one_gives_way_and_a_failed_one_first() -> None:
-    lineages = population(3)
-    following = next_generation(lineages, [2.0, float("inf"), 1.0], SPACE, settings(quantile=0.1), seed=0)
-    assert following[1][0] == lineages[2][0]
-    assert following[0][0] == lineages[0][0]
+    search = population(3, quantile=0.1)
+    first = search.next_trials([])
+    following = search.next_trials(trained(first, [2.0, math.inf, 1.0]))
+    assert following[1].parent == first[2] and following[0].parent == first[0]
 
 
-def test_drawing_anew_leaves_the_parents_neighbourhood() -> None:
-    lineages = population(2)
+def test_drawing_again_leaves_the_parents_neighbourhood() -> None:
+    first = population(2).next_trials([])
     copies = [
-        next_generation(lineages, [1.0, 2.0], SPACE, settings(quantile=0.5, resample_probability=1.0), seed)[1][1]
+        population(2, seed, quantile=0.5, resample_probability=1.0).next_trials(trained(first, [1.0, 2.0]))[1]
         for seed in range(20)
     ]
-    assert len({copy["mixing.sigma"] for copy in copies}) == 20
+    assert len({copy.changes["mixing.sigma"] for copy in copies}) == 20
 
 
-def test_the_same_seed_and_scores_give_the_same_generation() -> None:
-    lineages, scores = population(), [5.0, 1.0, 3.0, 8.0, 2.0, 7.0, 4.0, 6.0]
-    again = [next_generation(lineages, scores, SPACE, settings(), seed=7) for _ in range(2)]
-    assert again[0] == again[1]
-    longer = next_generation(again[0], scores, SPACE, settings(), seed=7)
-    assert all(len(lineage) == 3 for lineage in longer)
-    assert [lineage[:2] for lineage in longer][1] == again[0][1]
+def test_the_same_seed_and_scores_give_the_same_generations_to_the_last() -> None:
+    search, scores = population(seed=7), [5.0, 1.0, 3.0, 8.0, 2.0, 7.0, 4.0, 6.0]
+    done = trained(search.next_trials([]), scores)
+    for length in (2, 3, 4):
+        again = [search.next_trials(done) for _ in range(2)]
+        assert again[0] == again[1] and all(len(each.chain) == length for each in again[0])
+        done += trained(again[0], scores)
+    assert search.next_trials(done) == []

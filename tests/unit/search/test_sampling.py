@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from orchestrator.config.search import AshaConfig, Distribution
+from orchestrator.searches.sampled import AshaConfig
+from orchestrator.searches.space import Distribution, Point, SearchSpace
 from orchestrator.sweeps.tune.sampling import _asha, _optuna
-from orchestrator.sweeps.tune.space import Point, SearchSpace
-from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.tune.trials import Trials
 from tests.unit.search.searches import DOMAINS, config_with
 
 SPACE = SearchSpace(

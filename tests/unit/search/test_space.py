@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import dirichlet, kstest
 
-from orchestrator.config.search import Distribution
-from orchestrator.sweeps.tune.space import SearchSpace
+from orchestrator.searches.space import Distribution, SearchSpace
 from tests.unit.search.searches import DOMAINS
 
 SPACE = SearchSpace(

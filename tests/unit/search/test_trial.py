@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from orchestrator.config.run import RunConfig
+from orchestrator.searches.space import SearchSpace
 from orchestrator.sweeps.tune import trial
 from orchestrator.sweeps.tune.results import best_of, collect, write_best
-from orchestrator.sweeps.tune.space import SearchSpace
-from orchestrator.sweeps.tune.trial import SearchTrial, Trials
+from orchestrator.sweeps.tune.trial import SearchTrial
+from orchestrator.sweeps.tune.trials import Trials
 from tests.unit.search.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {"type": "random", "space": {"mixing.sigma": {"uniform": [0.1, 1.0]}}}
@@ -187,7 +188,7 @@ def test_the_best_trial_is_a_configuration_with_the_same_result(tmp_path: Path, 
     records = collect(sorted(tmp_path.glob("trial-*")), trials)
     best = best_of(records)
     assert best is not None and best.changes == {"mixing.sigma": 0.2} and best.score == pytest.approx(1.2)
-    write_best(tmp_path / "best.yaml", trials.run_with(best.changes), ["The best of 3."])
+    write_best(tmp_path / "best.yaml", trials.run_with(best.changes), "The best of 3.")
     text = (tmp_path / "best.yaml").read_text()
     assert text.startswith("# The best of 3.\nname: trial-") and "search" not in text
     again = RunConfig.model_validate(yaml.safe_load(text))

@@ -12,20 +12,88 @@ hardly better than the best that was seen, and an optimum at one budget need not
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
+from orchestrator.mixing import MixingConfig
+from orchestrator.mixing.fixed import FixedConfig
+from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
+from orchestrator.searches.metric import Array, score_losses
+from orchestrator.searches.space import Distribution, SearchSpace
 from workers.settings import narrow_seed
 
-Array = NDArray[np.float64]
 ScoreLosses = Callable[[Array], Array]
 """Losses of the domains, a row for each mix -> the metric of each row."""
 
+SHARES = "mixing.shares"
 NUM_SIMULATED = 100_000
 NUM_AVERAGED = 128
 _NUM_FOLDS = 5
+
+
+class RegMixConfig(SearchConfig):
+    """Mixture regression (RegMix): many short runs on random mixes, a regression of the losses on the mix, and one run
+    of the mix that it predicts to be best."""
+
+    type: Literal["regmix"]
+    """Finds fixed shares."""
+    num_trials: Annotated[int, Field(ge=4)] = 32
+    """Runs to learn from; about five for each domain at the least."""
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    """Trials at a time; default: as many as the cluster has room for. A trial takes what `cluster` says of a run."""
+    concentration: Annotated[float, Field(gt=0)] = 1.0
+    """Of the Dirichlet distribution that the mixes come from."""
+
+    def check(self, run: SearchedRun) -> None:
+        super().check(run)
+        if len(run.trained_domains) < 2:
+            raise ValueError("search: regmix mixes domains, but only one is trained on; add another")
+
+
+class RegMix(Search[RegMixConfig]):
+    """A batch of random mixes, then the run of the best one."""
+
+    @property
+    def space(self) -> SearchSpace:
+        return SearchSpace({SHARES: Distribution(simplex=self.config.concentration)}, self.run.trained_domains)
+
+    @property
+    def max_concurrent(self) -> int | None:
+        return self.config.max_concurrent
+
+    def vary(self, mixing: MixingConfig) -> MixingConfig:
+        """Fixed shares, whatever the run's algorithm is."""
+        names = self.run.trained_domains
+        return FixedConfig(type="fixed", unit=mixing.unit, shares={name: 1 / len(names) for name in names})
+
+    def title(self, batch: int) -> str:
+        return "random mixes" if batch == 1 else "the predicted best mix"
+
+    def next_trials(self, done: Sequence[Trial]) -> list[Proposal]:
+        if not done:
+            return self.draw(self.config.num_trials)
+        if done[-1].proposal.kind == "predicted":
+            return []
+        shares = self._predict(done).shares_D.tolist()
+        return [Proposal({SHARES: dict(zip(self.run.trained_domains, shares, strict=True))}, kind="predicted")]
+
+    def conclude(self, done: Sequence[Trial]) -> list[str]:
+        *learned_from, validated = done
+        reached = "it failed" if validated.score is None else f"it reaches {validated.score:.3f}"
+        return [*describe(self._predict(learned_from), self.run.trained_domains), f"Trained, {reached}."]
+
+    def _predict(self, trials: Sequence[Trial]) -> "Prediction":
+        names, domains = self.run.trained_domains, list(self.run.domains)
+        done = [trial for trial in trials if trial.state == "finished" and None not in trial.losses_nats.values()]
+        return predict_best_mix(
+            np.array([[trial.proposal.changes[SHARES][name] for name in names] for trial in done]),
+            np.array([[trial.losses_nats[name] for name in domains] for trial in done], dtype=np.float64),
+            lambda losses_ND: score_losses(self.config.metric, losses_ND, domains, self.run.target),
+            self.config.concentration,
+            self.run.seed,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """The one number that a search minimises, from the held-out losses of the domains. Pure; NumPy only."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from orchestrator.config.search import Metric
+from pydantic import Field
 
 Array = NDArray[np.float64]
+Metric = Literal["mean", "worst", "target"] | dict[str, Annotated[float, Field(ge=0)]]
 
 
 def score_losses(metric: Metric, losses_ND: Array, domains: Sequence[str], target: str | None) -> Array:

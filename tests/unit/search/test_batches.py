@@ -1,4 +1,4 @@
-"""Generations of plans, trained by something that only writes what plans leave."""
+"""Batches of trials, trained by something that only writes what plans leave."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config.plan import PlanConfig
-from orchestrator.config.search import PopulationConfig
 from orchestrator.sweeps.stages.records import StageRecord
-from orchestrator.sweeps.tune import generations
-from orchestrator.sweeps.tune.generations import train_generations
-from orchestrator.sweeps.tune.space import SearchSpace
-from orchestrator.sweeps.tune.trial import Trials
+from orchestrator.sweeps.tune import batches
+from orchestrator.sweeps.tune.batches import train_batches
+from orchestrator.sweeps.tune.trials import Trials
 from orchestrator.sweeps.work import Work
 from tests.crews import WorkHere
 from tests.unit.search.searches import DOMAINS, config_with, write_evaluation
@@ -34,7 +32,8 @@ class Chains:
         self.waves: list[list[PlanConfig]] = []
         self.failing: set[int] = set()
 
-    def __call__(self, plans: Sequence[PlanConfig], work: Work, crew: object) -> dict[str, str]:
+    def __call__(self, plans: Sequence[PlanConfig], work: Work, crew: object, keeps_models: bool) -> dict[str, str]:
+        assert keeps_models
         self.waves.append(list(plans))
         failures = {plans[place].name: "the loss is not finite" for place in self.failing if len(self.waves) == 1}
         for plan in plans:
@@ -71,25 +70,20 @@ class Chains:
 @pytest.fixture
 def chains(monkeypatch: pytest.MonkeyPatch) -> Chains:
     chains = Chains()
-    monkeypatch.setattr(generations, "train_runs", chains)
+    monkeypatch.setattr(batches, "train_runs", chains)
     return chains
 
 
-def population_in(folder: Path) -> tuple[Trials, PopulationConfig]:
-    config = config_with(SEARCH, output_dir=str(folder), training=TRAINING)
-    assert isinstance(config.search, PopulationConfig)
-    return Trials(config, SearchSpace(config.search.space, DOMAINS), {}, "mean", None), config.search
-
-
-def run(folder: Path, chains: Chains) -> tuple[list[Any], dict[str, PlanConfig], str]:
-    work = WorkHere()
-    records, plans = train_generations(*population_in(folder), work)
-    return records, plans, work.output.export_text()
+def run(folder: Path, chains: Chains) -> tuple[list[Any], dict[str, Any], str]:
+    work, config = WorkHere(), config_with(SEARCH, output_dir=str(folder), training=TRAINING)
+    search = config.build_search()
+    found = train_batches(Trials(config, search.space, {}, "mean", None), search, work)
+    return found.records, found.runs, work.output.export_text()
 
 
 def test_every_generation_is_a_stage_more_with_its_part_of_the_steps(tmp_path: Path, chains: Chains) -> None:
     _, _, said = run(tmp_path, chains)
-    assert said.splitlines() == [f"generation {number} of 3: 4 members" for number in (1, 2, 3)]
+    assert said.splitlines() == [f"generation {number} of 3: 4 runs" for number in (1, 2, 3)]
     for number, wave in enumerate(chains.waves, start=1):
         for plan in wave:
             stages = plan.stage_list

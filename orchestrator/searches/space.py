@@ -13,17 +13,45 @@ concentration: for u drawn alike that is a Dirichlet draw, and every sampler can
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from orchestrator.config.search import Distribution
+from workers.settings import Settings
 
 Point = dict[str, float]
 """Value of each coordinate; the place of an option is a whole number."""
 
 _LOWEST, _HIGHEST = 0.001, 0.999  # of u: at 0 and 1 shares are not defined
 _DRAWS_PER_POINT = 20  # a space of few options has no more points than it has
+
+
+class Distribution(Settings):
+    """Where the values of one key come from: exactly one of these."""
+
+    uniform: tuple[float, float] | None = None
+    """[low, high], all values alike."""
+    loguniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """[low, high], all orders of magnitude alike."""
+    choice: Annotated[list[Any], Field(min_length=2)] | None = None
+    """Any of these values; a mapping of another `type` replaces the run's whole section."""
+    simplex: Annotated[float, Field(gt=0)] | None = None
+    """Shares of the trained domains, from a Dirichlet distribution of this concentration: 1 makes all mixes alike,
+    less prefers those of few domains, more those near uniform."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(type(self).model_fields)}, not {len(given)}")
+        bounds = self.uniform or self.loguniform
+        if bounds is not None and bounds[0] >= bounds[1]:
+            raise ValueError(f"{given[0]}: the lower bound {bounds[0]:g} is not below the upper one {bounds[1]:g}")
+        return self
+
+
+Space = Annotated[dict[str, Distribution], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

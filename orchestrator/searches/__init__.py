@@ -1,0 +1,37 @@
+"""Searches: which runs `raymix tune` trains, and what follows from their results. Pure: no Ray, no runs, no files.
+
+base.py       what every search and its settings are
+space.py      where the values come from, as points that can be drawn and moved
+metric.py     the one number that is minimised
+table.py      the searches, those of installed plugins included
+
+To add one, write a file with a config class (its `type` names it) and a subclass of `Search`, and give it a line in the
+table. A search in a package of its own is an entry point: docs/extending.md.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
+
+if TYPE_CHECKING:
+    from orchestrator.searches.table import SEARCHES, AnySearchConfig, build_search
+
+__all__ = [
+    "SEARCHES",
+    "AnySearchConfig",
+    "Proposal",
+    "Search",
+    "SearchConfig",
+    "SearchedRun",
+    "Trial",
+    "build_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: the table imports plugins, whose modules import this package.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from orchestrator.searches import table
+
+    return getattr(table, name)
