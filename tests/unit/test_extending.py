@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, outside of the tree, that the documented package is installed in."""
     folder = tmp_path_factory.mktemp("site-packages")
     files = dict(re.findall(r"^`(raymix_extras/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
-    assert len(files) == 3 and len(files) == PAGE.count("```python"), "every example is a complete file"
+    assert len(files) == 4 and len(files) == PAGE.count("```python"), "every example is a complete file"
     (folder / "raymix_extras").mkdir()
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -172,7 +172,70 @@ print(json.dumps([applied is model, trained, refused]))
     ]
 
 
-@pytest.mark.parametrize("module", ["by_loss", "gain", "biases"])
+def test_the_search_of_the_guide_is_driven_to_its_end(installed: Path) -> None:
+    """From a file that names it to what `raymix tune` leaves; the trainings are pretended, and their loss is sigma."""
+    script = """
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from orchestrator.config.load import load_config
+from orchestrator.sweeps.tune import batches, driver, preparing
+from orchestrator.training import plan
+from tests.crews import OneByOne, WorkHere
+from tests.unit.sweeps.pretended import config_in, pretend, write_data
+from workers.contracts import DomainFeedback
+
+@contextmanager
+def open_work(log):
+    yield WorkHere()
+
+def train(run):
+    pretend(run)
+    rounds.append(run.plan.folder.name.rpartition("-")[0])
+    for path in (run.plan.folder / "feedback").glob("*[1-9].json"):
+        feedback = DomainFeedback.model_validate_json(path.read_text())
+        losses = {name: 10 * run.plan.training.learning_rate for name in feedback.loss_sum_nats}
+        path.write_text(feedback.model_copy(update={"loss_sum_nats": losses}).model_dump_json())
+
+rounds = []
+driver.open_work, preparing.check_resources = open_work, lambda cluster: None
+batches.SideBySide = lambda console, at_most: OneByOne(train)
+plan.find_start = lambda config: None  # a pretended training leaves no checkpoint
+write_data(Path())
+written = config_in(Path(), "halved").model_dump(mode="json", exclude_unset=True)
+rates = {"training.learning_rate": {"loguniform": [1e-5, 1e-1]}}
+written["search"] = {"type": "halving", "num_points": 4, "round_steps": 3, "space": rates}
+Path("halved.yaml").write_text(yaml.safe_dump(written))
+driver.tune(load_config(Path("halved.yaml"), check_files=False), Console())
+folder = Path("runs/halved-tune")
+record = json.loads((folder / "search.json").read_text())
+Path("found.json").write_text(json.dumps({
+    "record": record,
+    "rounds": rounds,
+    "page": (folder / "search.html").read_text(),
+    "best": yaml.safe_load((folder / "best.yaml").read_text()),
+}))
+"""
+    done = run_python(installed, "-c", script)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((installed / "found.json").read_text())
+    record, best = found["record"], found["best"]
+    assert found["rounds"] == ["generation-1"] * 4 + ["generation-2"] * 2 + ["generation-3"]
+    rates = [trial["changes"]["training.learning_rate (1)"] for trial in record["trials"]]
+    scores = [trial["course"][-1]["score"] for trial in record["trials"]]
+    assert record["type"] == "halving" and scores == pytest.approx(rates, rel=1e-6)
+    assert rates[4:6] == sorted(rates[:4])[:2] and rates[6] == min(rates)
+    assert [trial["course"][-1]["step"] for trial in record["trials"]] == [3] * 4 + [6] * 2 + [9]
+    assert record["notes"] == ["3 rounds; (n): in round n."] and "7 trials of a halving search" in found["page"]
+    assert {stage["learning_rate"] for stage in best["stages"]} == {min(rates)}
+    assert best["name"] == "halved-best"
+
+
+@pytest.mark.parametrize("module", ["by_loss", "gain", "biases", "halving"])
 def test_the_modules_of_a_package_can_be_imported_first(installed: Path, module: str) -> None:
     """A package's own tests do so: the table that it is in must then not be built half way through its import."""
     script = f"""
@@ -182,9 +245,11 @@ from orchestrator.mixing import MIXING_ALGORITHMS
 from workers.plugins import plugin_faults
 from workers.signals import SIGNALS
 from workers.strategies import STRATEGIES
-print(json.dumps(["by_loss" in MIXING_ALGORITHMS, "gain" in SIGNALS, "biases" in STRATEGIES, plugin_faults()]))
+from orchestrator.searches import SEARCHES
+found = ["by_loss" in MIXING_ALGORITHMS, "gain" in SIGNALS, "biases" in STRATEGIES, "halving" in SEARCHES]
+print(json.dumps([*found, plugin_faults()]))
 """
-    assert evaluate(installed, script) == [True, True, True, []]
+    assert evaluate(installed, script) == [True, True, True, True, []]
 
 
 def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_path: Path) -> None:
@@ -199,14 +264,17 @@ def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_p
     }
     signals = {"gain:er": "raymix_extras.gain:Gain", "shape": "raymix_extras.by_loss:ByLoss"}
     strategies = {"full": "raymix_extras.biases", "none": "raymix_extras.gain", "bias": "raymix_extras.biases"}
+    searches = {"pbt": "raymix_extras.halving:Halving", "loss": "raymix_extras.by_loss:ByLoss"}
+    searches |= {"thirds": "raymix_extras.halving:Halving"}
     points = {"raymix.mixing": mixing, "raymix.signals": signals, "raymix.strategies": strategies}
+    points["raymix.searches"] = searches
     install(tmp_path, "raymix-broken", "1.2", points)
     (tmp_path / "config.yaml").write_text(CONFIG)
     done = run_python(tmp_path, "-m", "orchestrator.cli.main", "run", "config.yaml")
     assert done.returncode == 2
     line = re.compile(r"plugin '(.+)' of raymix-broken 1\.2, group (raymix\.\w+): (.+); fix or uninstall it")
     faults = {match[1]: match[3] for text in done.stderr.splitlines() if (match := line.fullmatch(text))}
-    assert len(done.stderr.splitlines()) == len(faults) == 10, done.stderr
+    assert len(done.stderr.splitlines()) == len(faults) == 13, done.stderr
     assert faults == {
         "uniform": "the name 'uniform' is taken",
         "gone": "raymix_broken:Gone cannot be imported: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
@@ -220,5 +288,9 @@ def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_p
         "full": "the name 'full' is taken",
         "none": "raymix_extras.gain is not a strategy: it has no function `apply`",
         "bias": "raymix_extras.biases has no `config_class` of StrategySettings whose type is Literal['bias']",
+        "pbt": "the name 'pbt' is taken",
+        "loss": "raymix_extras.by_loss:ByLoss is not a Search",
+        "thirds": "raymix_extras.halving:Halving has no config class, as its type parameter, whose type is "
+        "Literal['thirds']",
     }
     assert run_python(tmp_path, "-m", "orchestrator.cli.main", "schema").returncode == 0, "the rest works"
