@@ -31,12 +31,18 @@ class SearchedRun:
 class SearchConfig(Settings):
     """What all searches have."""
 
-    if TYPE_CHECKING:
-        type: str  # each search declares it itself: fields of this class come first in the schema
+    if TYPE_CHECKING:  # each search declares them itself: fields of this class come first in the schema
+        type: str
+        space: Mapping[str, Distribution]
 
     metric: Metric = "mean"
     """Held-out loss to minimise, in nats per token at the end: `mean` of the domains, the `worst` of them, the
     `target`'s (compare.target, or mixing.target), or a weight for each domain whose losses are summed so."""
+
+    @property
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Dotted key -> where its values come from; by default the field `space`."""
+        return self.space
 
     def check(self, run: SearchedRun) -> None:
         """Refuse what does not fit the run, before anything is prepared for it.
@@ -52,19 +58,15 @@ class SearchConfig(Settings):
                 raise ValueError("search.metric: all weights are 0; give at least one domain a weight above 0")
         if self.metric == "target" and not run.target:
             raise ValueError("search.metric: target, but no domain is one; set compare.target")
-
-
-def check_space(space: Mapping[str, Distribution]) -> None:
-    """Refuse keys that cannot differ between the runs of a search.
-
-    Raises:
-        ValueError: with the key and what to change.
-    """
-    for key in space:
-        if not (key == "mixing" or key.startswith(("mixing.", "training."))):
-            raise ValueError(f"search.space: {key!r} is not below mixing or training; all else is one for all trials")
-        if key.startswith(_MADE_ONCE):
-            raise ValueError(f"search.space: {key!r} is the same for all trials; `raymix compare` has variants of it")
+        for key in self.distributions:
+            if not (key == "mixing" or key.startswith(("mixing.", "training."))):
+                raise ValueError(
+                    f"search.space: {key!r} is not below mixing or training; everything else is the same for all trials"
+                )
+            if key.startswith(_MADE_ONCE):
+                raise ValueError(
+                    f"search.space: {key!r} is the same for all trials; `raymix compare` has variants of it"
+                )
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,7 @@ class Search(ABC, Generic[Config]):
 
     def __init__(self, config: Config, run: SearchedRun) -> None:
         self.config, self.run = config, run
-
-    @property
-    @abstractmethod
-    def space(self) -> SearchSpace:
-        """Where the values lie; its corners are checked against the run before anything is trained."""
+        self.space = SearchSpace(config.distributions, run.trained_domains)
 
     @abstractmethod
     def next_trials(self, done: Sequence[Trial]) -> list[Proposal]:

@@ -28,7 +28,6 @@ def score_losses(metric: Metric, losses_ND: Array, domains: Sequence[str], targe
 
 
 def describe_metric(metric: Metric, target: str | None) -> str:
-    """In words."""
     if isinstance(metric, dict):
         return "loss " + " + ".join(f"{weight:g} {name}" for name, weight in metric.items() if weight)
     return f"loss of {target}" if metric == "target" else f"{metric} loss"

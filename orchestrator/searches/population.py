@@ -1,11 +1,11 @@
-"""Population based training: who goes on from whom, and with which values. Pure; NumPy only.
+"""Population based training: which run continues from which, and with which values. Pure; NumPy only.
 
     a member         a lineage: the point of each generation so far, each trained on from the model of the one before
     next generation  the worst quantile gives way to copies of random members of the best one, whose points are moved;
-                     all others go on with the points they have
+                     all others continue with the points they have
 
 After Jaderberg et al. (arXiv 1711.09846), in step instead of asynchronously, and drawn from a seed: so a lineage is a
-plan of stages like any other, stages that lineages share are trained once, and a search that was killed goes on.
+plan of stages like any other, stages that lineages share are trained once, and a search that was killed resumes.
 """
 
 import math
@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial, check_space
-from orchestrator.searches.space import Point, SearchSpace, Space
+from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
+from orchestrator.searches.space import Point, Space
 
 _STAGE_KEYS = ("training.learning_rate", "training.warmup_fraction")
 _MOVES = (0.8, 1.2)
@@ -41,7 +41,6 @@ class PopulationConfig(SearchConfig):
 
     def check(self, run: SearchedRun) -> None:
         super().check(run)
-        check_space(self.space)
         if run.max_steps is None or run.max_steps % self.generations:
             raise ValueError(
                 f"search.generations: {self.generations} do not divide training.max_steps ({run.max_steps}); "
@@ -61,10 +60,6 @@ class Population(Search[PopulationConfig]):
     """A batch is a generation."""
 
     shows_last_batch_only = True
-
-    @property
-    def space(self) -> SearchSpace:
-        return SearchSpace(self.config.space, self.run.trained_domains)
 
     def title(self, batch: int) -> str:
         return f"generation {batch} of {self.config.generations}"

@@ -21,7 +21,7 @@ from orchestrator.mixing import MixingConfig
 from orchestrator.mixing.fixed import FixedConfig
 from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
 from orchestrator.searches.metric import Array, score_losses
-from orchestrator.searches.space import Distribution, SearchSpace
+from orchestrator.searches.space import Distribution
 from workers.settings import narrow_seed
 
 ScoreLosses = Callable[[Array], Array]
@@ -46,6 +46,10 @@ class RegMixConfig(SearchConfig):
     concentration: Annotated[float, Field(gt=0)] = 1.0
     """Of the Dirichlet distribution that the mixes come from."""
 
+    @property
+    def distributions(self) -> dict[str, Distribution]:
+        return {SHARES: Distribution(simplex=self.concentration)}
+
     def check(self, run: SearchedRun) -> None:
         super().check(run)
         if len(run.trained_domains) < 2:
@@ -54,10 +58,6 @@ class RegMixConfig(SearchConfig):
 
 class RegMix(Search[RegMixConfig]):
     """A batch of random mixes, then the run of the best one."""
-
-    @property
-    def space(self) -> SearchSpace:
-        return SearchSpace({SHARES: Distribution(simplex=self.config.concentration)}, self.run.trained_domains)
 
     @property
     def max_concurrent(self) -> int | None:
@@ -187,7 +187,6 @@ _MODELS: Mapping[str, Callable[[int], Any]] = {"linear": _linear, "quadratic": _
 
 
 def describe(prediction: Prediction, domains: Sequence[str]) -> list[str]:
-    """Sentences for a person."""
     mix = ", ".join(f"{name} {share:.1%}" for name, share in zip(domains, prediction.shares_D, strict=True))
     errors = ", ".join(f"{name} {error:.4f}" for name, error in prediction.errors.items())
     return [

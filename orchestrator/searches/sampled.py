@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial, check_space
-from orchestrator.searches.space import SearchSpace, Space
+from orchestrator.searches.base import Proposal, Search, SearchConfig, Trial
+from orchestrator.searches.space import Space
 from workers.settings import Settings
 
 
@@ -34,21 +34,9 @@ class SampledSearchConfig(SearchConfig):
     asha: AshaConfig | None = None
     """Ends trials early whose metric is worse than others' at the same step; default: all train to their end."""
 
-    def check(self, run: SearchedRun) -> None:
-        super().check(run)
-        check_space(self.space)
-
 
 class Sampled(Search[SampledSearchConfig]):
     """Points of the space, trained by Ray Tune."""
-
-    @property
-    def space(self) -> SearchSpace:
-        return SearchSpace(self.config.space, self.run.trained_domains)
-
-    @property
-    def max_concurrent(self) -> int | None:
-        return self.config.max_concurrent
 
     def next_trials(self, done: Sequence[Trial]) -> list[Proposal]:
         """All trials of a random search; Optuna draws each when it has seen those before."""

@@ -73,11 +73,9 @@ class Coordinate:
         return self.low + u * (self.high - self.low)
 
     def clip(self, value: float) -> float:
-        """The nearest value that is allowed."""
         return min(max(value, self.low), self.high)
 
     def holds(self, value: float) -> bool:
-        """Whether a value is allowed."""
         return self.low <= value <= self.high
 
 
@@ -116,7 +114,6 @@ class SearchSpace:
         return points
 
     def holds(self, point: Mapping[str, float]) -> bool:
-        """Whether it is a point of this space."""
         names = self.coordinates
         return point.keys() == names.keys() and all(names[name].holds(value) for name, value in point.items())
 

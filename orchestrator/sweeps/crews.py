@@ -29,11 +29,9 @@ class Foreground:
 
     @property
     def num_running(self) -> int:
-        """Those whose end was not looked at."""
         return len(self._ended)
 
     def open(self, nodes: Sequence[Node]) -> None:
-        """Nothing to be made ready."""
         self._num_runs = len(nodes)
 
     def has_room(self) -> bool:
@@ -41,7 +39,6 @@ class Foreground:
         return not self._ended
 
     def check(self, node: Node) -> None:
-        """Of its resources."""
         check_resources(node.cluster)
 
     def start(self, node: Node, run: ReadyRun) -> None:
@@ -60,13 +57,11 @@ class Foreground:
         self._ended.append((node, error))
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
-        """The run that ended."""
         ended, self._ended = self._ended, []
         return ended
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No view is shown between the runs."""
         yield
 
     def close(self, is_interrupted: bool) -> None:
@@ -106,11 +101,9 @@ class SideBySide:
 
     @property
     def num_running(self) -> int:
-        """Runs that are submitted."""
         return len(self._tasks)
 
     def open(self, nodes: Sequence[Node]) -> None:
-        """Count the room, and show the view."""
         room = count_fitting([node.cluster for node in nodes])
         self._room = min(room, self._at_most or room)
         self._view = self._make_view(self._begun, len(nodes))
@@ -121,7 +114,6 @@ class SideBySide:
         return len(self._tasks) < self._room
 
     def check(self, node: Node) -> None:
-        """Of its resources."""
         check_resources(node.cluster)
 
     def start(self, node: Node, run: ReadyRun) -> None:
@@ -135,14 +127,12 @@ class SideBySide:
         self._tasks[task.remote(run)] = node
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
-        """Those that ended."""
         import ray
 
         done, _ = ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
         return [(self._tasks.pop(task), _error_of(task)) for task in done]
 
     def paused(self) -> AbstractContextManager[None]:
-        """Without the bars."""
         return self._view.paused()
 
     def close(self, is_interrupted: bool) -> None:

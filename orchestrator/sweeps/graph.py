@@ -57,11 +57,9 @@ class Node(ABC):
         """Everything that comes before the training; its folder is held, and its parent is done."""
 
     def is_finished(self) -> bool:
-        """Whether its result is there."""
         return is_finished(self.find_folder())
 
     def finish(self, run: ReadyRun, work: Work) -> None:
-        """Write its result, once it is trained."""
         write_summary(run.plan.folder, run.num_bad_rows)
 
 
@@ -69,14 +67,12 @@ class Crew(Protocol):
     """Trains runs that are ready, and shows it."""
 
     @property
-    def num_running(self) -> int:
-        """How many are being trained."""
+    def num_running(self) -> int: ...
 
     def open(self, nodes: Sequence[Node]) -> None:
         """Begin, with these nodes to be trained, at least one; inside a Ray session."""
 
-    def has_room(self) -> bool:
-        """Whether one more run can be started."""
+    def has_room(self) -> bool: ...
 
     def check(self, node: Node) -> None:
         """Refuse what can never be trained, before anything is measured for it.
@@ -85,8 +81,7 @@ class Crew(Protocol):
             ResourceError: the cluster can never hold it.
         """
 
-    def start(self, node: Node, run: ReadyRun) -> None:
-        """Begin to train."""
+    def start(self, node: Node, run: ReadyRun) -> None: ...
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
         """The runs that ended, at least one of those that are running, unless the time is over first."""

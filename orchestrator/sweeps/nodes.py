@@ -28,12 +28,10 @@ class RunNode(Node):
         self._run_id = run_id
 
     def find_folder(self) -> Path:
-        """The run's own."""
         return self.config.folder
 
     @contextmanager
     def hold(self) -> Iterator[str]:
-        """By the lock of the folder."""
         if self._run_id is not None:
             yield self._run_id
             return
@@ -41,5 +39,4 @@ class RunNode(Node):
             yield run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        """Data, measurements, plan."""
         return resolve(self.config, run_id, work)

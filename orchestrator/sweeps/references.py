@@ -42,7 +42,6 @@ _NUM_EVALUATIONS = 10  # on the way; the best of them counts
 
 
 def resolve(config: RunConfig, run_id: str, work: Work) -> ReadyRun:
-    """Data, measurements and plan of a run, its references trained where it needs them; inside a Ray session."""
     stores = work.data.stores(config)
     measure = partial(compute_references, stores=stores, work=work, run_folder=config.folder)
     return resolve_run(config, run_id, stores, work.console, measure, prints_findings=work.data.is_new(config))
@@ -97,7 +96,6 @@ class _ReferenceNode(Node):
         self._run_folder = run_folder
 
     def find_folder(self) -> Path:
-        """The plan's."""
         return self.plan.folder
 
     def is_finished(self) -> bool:
@@ -106,18 +104,15 @@ class _ReferenceNode(Node):
 
     @contextmanager
     def hold(self) -> Iterator[str]:
-        """By a lock in the folder."""
         with hold(self.plan.folder / LOCK_FILE, f"{self.plan.folder}: another process trains this reference"):
             yield self.plan.run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        """The plan is all that it needs."""
         tracked = TrackedRun(self.plan.folder, run_id)
         mixing = resolve_mixing(UniformConfig(), Measured(), list(self.plan.domains))
         return ReadyRun(self.plan, mixing, self._sizes, self.cluster, {}, tracked)
 
     def finish(self, run: ReadyRun, work: Work) -> None:
-        """Keep the best loss, and nothing that was needed to find it."""
         told = _keep_best(self.plan)
         work.console.print(f"  {told}", markup=False, highlight=False, soft_wrap=True)
         if self._run_folder is not None:

@@ -15,7 +15,7 @@ from orchestrator.searches import Proposal
 from orchestrator.searches.regmix import SHARES
 from orchestrator.searches.space import Point
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs
-from orchestrator.sweeps.coarse.tree import Node
+from orchestrator.sweeps.coarse.tree import Candidate
 from orchestrator.sweeps.compare.variants import expand_variants
 from orchestrator.sweeps.stages.chain import digest_run
 from orchestrator.sweeps.tune.preparing import search_folder
@@ -83,7 +83,7 @@ def test_members_of_a_population(tmp_path: Path) -> None:
 
 def test_runs_of_a_coarse_search(tmp_path: Path) -> None:
     run = written(tmp_path, "plain", "coarse_search={speciality: [math], num_seeds: 2}")
-    runs = [*full_runs(run), *node_runs(run, Node((0.25, 0.5), ("attention", "feed_forward")))]
+    runs = [*full_runs(run), *node_runs(run, Candidate((0.25, 0.5), ("attention", "feed_forward")))]
     found = {str(each.folder): digest_run(each, stores_of(each)) for each in runs}
     check_recorded("names", "coarse search", found, WHY)
 

@@ -17,7 +17,7 @@ BROAD = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
 WEIGHT = 0.5
 NUM_STEPS = 6
 
-Node = tuple[tuple[float, float], str]
+Candidate = tuple[tuple[float, float], str]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def search_folder(config: Path) -> Path:
     return config.parent / "runs" / "small-search"
 
 
-def read_nodes(config: Path) -> dict[Node, dict[str, Any]]:
+def read_nodes(config: Path) -> dict[Candidate, dict[str, Any]]:
     nodes = json.loads((search_folder(config) / "coarse.json").read_text())["nodes"]
     return {(tuple(node["layers"]), *node["modules"]): node for node in nodes}
 
@@ -90,7 +90,7 @@ def test_the_winner_is_the_one_that_the_runs_losses_say(config: Path) -> None:
     nodes, folder = read_nodes(config), search_folder(config)
     full_gain, full_left = measure(folder / "full-seed0")
     assert full_gain > 0
-    uni: dict[Node, float] = {}
+    uni: dict[Candidate, float] = {}
     for place, node in nodes.items():
         gain, left = measure(Path(node["runs"][0]))
         uni[place] = gain / full_gain + WEIGHT * left

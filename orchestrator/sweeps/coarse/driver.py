@@ -1,11 +1,12 @@
 """`raymix coarse-search` from its configuration to coarse.json, its page and a strategy to run.
 
 Every node is a run for each seed, in <output_dir>/<name>-search/<layers>-<modules>-seed<seed>; full fine-tuning, which
-Spec is relative to, is another. What was trained is found again, so a search that was stopped goes on.
+Spec is relative to, is another. What was trained is found again, so a search that was stopped resumes.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,27 @@ from orchestrator.sweeps.coarse.scores import (
     speciality_gain,
     versatility_left,
 )
-from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Node, Score, SearchResult, halves, pareto_set, search
+from orchestrator.sweeps.coarse.tree import (
+    BROAD_RANGES,
+    Candidate,
+    CandidateScore,
+    SearchResult,
+    halves,
+    pareto_set,
+    search,
+)
 from orchestrator.sweeps.crews import SideBySide
+from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
 from orchestrator.sweeps.work import Work, open_work
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers
 
+_Runs = Mapping[Candidate, Sequence[RunConfig]]
+_Scores = dict[Candidate, CandidateScore]
 
-class NodeRecord(BaseModel):
+
+class CandidateRecord(BaseModel):
     """A node in coarse.json."""
 
     layers: tuple[float, float]
@@ -47,13 +60,13 @@ class NodeRecord(BaseModel):
     vers: float
     uni: float
     is_kept: bool
-    """Whether it went on from a step, or won."""
+    """Whether a step kept it, or it won."""
     is_pareto: bool
     """Whether no other node is better in Spec and Vers at once."""
     runs: list[Path]
 
 
-class SearchRecord(BaseModel):
+class CoarseRecord(BaseModel):
     """coarse.json."""
 
     name: str
@@ -62,10 +75,10 @@ class SearchRecord(BaseModel):
     """Vers of full fine-tuning, whose Spec is 1."""
     winner: dict[str, Any]
     """The strategy section of the winner."""
-    nodes: list[NodeRecord]
+    nodes: list[CandidateRecord]
 
 
-def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
+def coarse_search(config: SweepConfig, console: Console) -> CoarseRecord:
     """Search, then print the nodes and write coarse.json, coarse.csv, coarse.html and strategy.yaml.
 
     Raises:
@@ -87,12 +100,9 @@ def coarse_search(config: SweepConfig, console: Console) -> SearchRecord:
     record = _record(config, result, trainer)
     folder = search_folder(config)
     strategy = strategy_of(result.winner)
-    write_durably(folder / "coarse.json", record.model_dump_json(indent=1).encode())
-    write_durably(folder / "coarse.csv", table(result).to_csv().encode())
     write_durably(folder / "strategy.yaml", _strategy_yaml(strategy).encode())
     write_search_page(config.name, result, folder / "coarse.html")
-    console.print(table(result).to_rich())
-    console.print(f"page: {folder / 'coarse.html'}", highlight=False, soft_wrap=True)
+    publish(record, table(result), folder / "coarse.html", console)
     console.print(f"raymix run CONFIG --set '{override(strategy)}'", highlight=False, markup=False, soft_wrap=True)
     return record
 
@@ -104,39 +114,35 @@ class _Trainer:
         self.config, self.settings, self.work = config, settings, work
         self.full_versatility: float | None = None
 
-    def score(self, nodes: Sequence[Node]) -> dict[Node, Score]:
+    def score(self, nodes: Sequence[Candidate]) -> _Scores:
         """Train the nodes side by side, full fine-tuning with the first of them, and score them."""
         full = full_runs(self.config)
         runs = {node: node_runs(self.config, node) for node in nodes}
-        everything = [*full, *(run for node_runs in runs.values() for run in node_runs)]
+        everything = [*full, *chain.from_iterable(runs.values())]
         keeps_models = self.settings.scores == "files"
         if failures := train_runs(everything, self.work, SideBySide(self.work.console), keeps_models=keeps_models):
             raise RunsFailedError(failures, len(everything))
         return self._by_losses(full, runs) if self.settings.scores == "losses" else self._by_tasks(full, runs)
 
-    def _by_losses(self, full: Sequence[RunConfig], runs: Mapping[Node, Sequence[RunConfig]]) -> dict[Node, Score]:
+    def _by_losses(self, full: Sequence[RunConfig], runs: _Runs) -> _Scores:
         full_gain, self.full_versatility = self._measure(full)
         measured = {node: self._measure(node_runs) for node, node_runs in runs.items()}
         return {node: score_by_losses(gain, left, full_gain) for node, (gain, left) in measured.items()}
 
     def _measure(self, runs: Sequence[RunConfig]) -> tuple[float, float]:
-        """Gain of the speciality and what is left of the rest, means over the seeds."""
         speciality = self.settings.speciality
         results = [_summary(run) for run in runs]
         gains = [speciality_gain(domains, speciality) for domains in results]
         lefts = [versatility_left(domains, speciality) for domains in results]
         return math.fsum(gains) / len(gains), math.fsum(lefts) / len(lefts)
 
-    def _by_tasks(self, full: Sequence[RunConfig], runs: Mapping[Node, Sequence[RunConfig]]) -> dict[Node, Score]:
+    def _by_tasks(self, full: Sequence[RunConfig], runs: _Runs) -> _Scores:
         folders = {node: [run.folder for run in node_runs] for node, node_runs in runs.items()}
         full_folders = [run.folder for run in full]
-        everything = [
-            search_folder(self.config) / "base",
-            *full_folders,
-            *(f for group in folders.values() for f in group),
-        ]
+        base_folder = search_folder(self.config) / "base"
+        everything = [base_folder, *full_folders, *chain.from_iterable(folders.values())]
         scores = dict(zip(everything, read_task_scores(everything), strict=True))
-        base, full_score = scores[everything[0]], mean_scores([scores[folder] for folder in full_folders])
+        base, full_score = scores[base_folder], mean_scores([scores[folder] for folder in full_folders])
         self.full_versatility = full_score.versatility / base.versatility
         return {
             node: score_by_tasks(mean_scores([scores[folder] for folder in group]), full_score, base)
@@ -151,7 +157,7 @@ def _summary(run: RunConfig) -> dict[str, DomainSummary]:
 
 
 def _check_layers(config: SweepConfig) -> None:
-    """Refuse a model that has not a layer for every range that the search may come to, before anything is trained."""
+    """Refuse a model without a layer in each range that the search may reach, before anything is trained."""
     from transformers import AutoConfig
 
     model = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision, trust_remote_code=False)
@@ -161,16 +167,16 @@ def _check_layers(config: SweepConfig) -> None:
             trained_layers(layers, num_layers)
         except ValueError:
             raise ValueError(
-                f"coarse_search: the part {list(layers)} of {num_layers} layers holds no layer; the search compares "
-                "quarters of the depth and needs a model of at least 4 layers"
+                f"coarse_search: the part {list(layers)} of {num_layers} layers has no layer in it; the search "
+                "compares quarters of the depth and needs a model of at least 4 layers"
             ) from None
 
 
-def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> SearchRecord:
+def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> CoarseRecord:
     kept = {node for step in result.steps for node in step.kept}
     best = set(pareto_set(result.scores))
     nodes = [
-        NodeRecord(
+        CandidateRecord(
             layers=node.layers,
             modules=list(node.modules),
             steps=[number for number, step in enumerate(result.steps, start=1) if node in step.nodes],
@@ -183,7 +189,7 @@ def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> Sea
         )
         for node, score in result.scores.items()
     ]
-    return SearchRecord(
+    return CoarseRecord(
         name=config.name,
         versatility_weight=result.versatility_weight,
         full_versatility=trainer.full_versatility,

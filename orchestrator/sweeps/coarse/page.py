@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.sweeps.coarse.tree import Node, SearchResult, halves, pareto_set
+from orchestrator.sweeps.coarse.tree import Candidate, SearchResult, halves, pareto_set
 from orchestrator.views.palette import COLORS
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
 from orchestrator.views.report.html import write_table_page
@@ -21,8 +21,7 @@ _CAVEATS = (
 )
 
 
-def node_title(node: Node) -> str:
-    """Layers and modules in words."""
+def node_title(node: Candidate) -> str:
     first, last = (f"{100 * end:g}" for end in node.layers)
     return f"layers {first}-{last} %, {' + '.join(node.modules)}".replace("_", "-")
 
@@ -91,7 +90,7 @@ def tree_figure(result: SearchResult) -> go.Figure:
     return figure
 
 
-def _tree_point(result: SearchResult, node: Node, number: int, height: float, is_kept: bool) -> go.Scatter:
+def _tree_point(result: SearchResult, node: Candidate, number: int, height: float, is_kept: bool) -> go.Scatter:
     wins = number == len(result.steps) and node == result.winner
     symbol = "star" if wins else "circle" if is_kept else "circle-open"
     more: dict[str, Any] = {
@@ -123,7 +122,7 @@ def _edges(result: SearchResult) -> list[tuple[tuple[float, float], tuple[float,
     return edges
 
 
-def _height(place: int, nodes: Sequence[Node]) -> float:
+def _height(place: int, nodes: Sequence[Candidate]) -> float:
     return (place + 0.5) / len(nodes)
 
 
@@ -148,7 +147,6 @@ def trade_off_figure(result: SearchResult) -> go.Figure:
     return figure
 
 
-def _color(result: SearchResult, node: Node) -> str:
-    """By the set of modules."""
+def _color(result: SearchResult, node: Candidate) -> str:
     sets = list(dict.fromkeys(each.modules for each in result.scores))
     return COLORS[sets.index(node.modules) % len(COLORS)]

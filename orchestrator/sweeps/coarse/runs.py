@@ -8,7 +8,7 @@ from orchestrator.config.coarse import CoarseSearchConfig
 from orchestrator.config.derived import derive
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.coarse.tree import Node
+from orchestrator.sweeps.coarse.tree import Candidate
 
 
 def settings_of(config: SweepConfig) -> CoarseSearchConfig:
@@ -23,11 +23,10 @@ def settings_of(config: SweepConfig) -> CoarseSearchConfig:
 
 
 def search_folder(config: RunConfig) -> Path:
-    """Where a search's runs and results lie."""
     return config.output_dir / f"{config.name}-search"
 
 
-def strategy_of(node: Node) -> dict[str, Any]:
+def strategy_of(node: Candidate) -> dict[str, Any]:
     """The `training.strategy` that trains a node, with the soft mask that the search goes without."""
     return {"type": "cofitune", "layers": list(node.layers), "modules": list(node.modules)}
 
@@ -41,14 +40,13 @@ def override(strategy: Mapping[str, Any]) -> str:
     return f"training.strategy={{{parts}}}"
 
 
-def node_runs(config: SweepConfig, node: Node) -> list[RunConfig]:
+def node_runs(config: SweepConfig, node: Candidate) -> list[RunConfig]:
     """A node's run for each seed, without the soft mask."""
     first, last = (f"{100 * end:g}" for end in node.layers)
     return _runs(config, f"layers-{first}-{last}-{'-and-'.join(node.modules)}", strategy_of(node) | {"mask": "none"})
 
 
 def full_runs(config: SweepConfig) -> list[RunConfig]:
-    """Full fine-tuning for each seed."""
     return _runs(config, "full", {"type": "full"})
 
 

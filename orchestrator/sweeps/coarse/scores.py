@@ -17,12 +17,12 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.runs.records import DomainSummary
-from orchestrator.sweeps.coarse.tree import Score
+from orchestrator.sweeps.coarse.tree import CandidateScore
 
 SCORES_FILE = "task_scores.json"
 
 
-class TaskScores(BaseModel):
+class ModelScores(BaseModel):
     """task_scores.json: what was measured on a model, larger is better."""
 
     speciality: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,7 +41,7 @@ class MissingScoresError(RuntimeError):
         )
 
 
-def read_task_scores(folders: Sequence[Path]) -> list[TaskScores]:
+def read_task_scores(folders: Sequence[Path]) -> list[ModelScores]:
     """The scores beside each model.
 
     Raises:
@@ -54,7 +54,7 @@ def read_task_scores(folders: Sequence[Path]) -> list[TaskScores]:
     for folder in folders:
         path = folder / SCORES_FILE
         try:
-            scores.append(TaskScores.model_validate_json(path.read_bytes()))
+            scores.append(ModelScores.model_validate_json(path.read_bytes()))
         except ValidationError as error:
             raise ValueError(f'{path}: not {{"speciality": number, "versatility": number}}: {error}') from None
     return scores
@@ -70,7 +70,7 @@ def versatility_left(domains: Mapping[str, DomainSummary], speciality: Sequence[
     return _mean([math.exp(_fall(domain)) for name, domain in domains.items() if name not in speciality])
 
 
-def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> Score:
+def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> CandidateScore:
     """A node's score.
 
     Raises:
@@ -81,10 +81,10 @@ def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> Sco
             f"full fine-tuning changed the speciality's held-out loss by {-full_gain:+.4f} nats: nothing is gained "
             "that a node could be compared with; train longer or with another learning rate"
         )
-    return Score(spec=spec_gain / full_gain, vers=vers_left)
+    return CandidateScore(spec=spec_gain / full_gain, vers=vers_left)
 
 
-def score_by_tasks(node: TaskScores, full: TaskScores, base: TaskScores) -> Score:
+def score_by_tasks(node: ModelScores, full: ModelScores, base: ModelScores) -> CandidateScore:
     """A node's score.
 
     Raises:
@@ -95,12 +95,11 @@ def score_by_tasks(node: TaskScores, full: TaskScores, base: TaskScores) -> Scor
             f"full fine-tuning's speciality {full.speciality:g} and the base's versatility {base.versatility:g} must "
             "be above 0: scores are relative to them"
         )
-    return Score(spec=node.speciality / full.speciality, vers=node.versatility / base.versatility)
+    return CandidateScore(spec=node.speciality / full.speciality, vers=node.versatility / base.versatility)
 
 
-def mean_scores(scores: Sequence[TaskScores]) -> TaskScores:
-    """The mean over seeds."""
-    return TaskScores(
+def mean_scores(scores: Sequence[ModelScores]) -> ModelScores:
+    return ModelScores(
         speciality=_mean([score.speciality for score in scores]),
         versatility=_mean([score.versatility for score in scores]),
     )

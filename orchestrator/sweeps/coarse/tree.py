@@ -1,16 +1,16 @@
 """CoFiTune's search for where to train: which layers, and which modules in them (arXiv 2404.10306). Pure: no Ray, no
-torch; whoever calls it gives a function that scores nodes.
+torch; the caller gives a function that scores nodes.
 
-    node    (range of layers, set of modules): fine-tune that alone on the speciality's data, everything else frozen
+    node    (range of layers, set of modules): fine-tune only that on the speciality's data, everything else frozen
     Uni     Spec + weight * Vers of a node
-    step 1  every broad range (0, 1/2], (1/4, 3/4], (1/2, 1] with attention and with feed-forward; best ranges go on
-    step 2  the halves of each of them, with both; best ranges go on
+    step 1  every broad range (0, 1/2], (1/4, 3/4], (1/2, 1] with attention and with feed-forward; the best are kept
+    step 2  the halves of each of them, with both; the best are kept
     step 3  in each of those all sets of modules; the best node wins
-    cost    at most 6 + 4 + 3 = 13 trainings where one range goes on; fewer where branches share a half
+    cost    at most 6 + 4 + 3 = 13 trainings where one range is kept; fewer where branches share a half
 
 Certain of the paper: ranges, the order of the search, Uni = Spec + Vers. The sets of step 3 are a reading of it. Ours:
 `beam_width`, the `tie_margin` (scores of single trainings are noisy: a range whose Uni is as good as the best one's is
-not dropped, it becomes a branch of its own), the weight, and that Spec and Vers are normalised so that both mean
+not dropped, it becomes a separate branch), the weight, and that Spec and Vers are normalised so that both mean
 something between 0 and 1, where the paper adds raw benchmark scores:
 
     Spec = gain of the speciality / the same of full fine-tuning
@@ -18,7 +18,7 @@ something between 0 and 1, where the paper adds raw benchmark scores:
 
 Where it fails: the search is greedy, so a range whose halves are good only together is lost; with few steps all nodes
 look alike and the noise chooses (use several seeds, look at the Pareto set, not only at the winner); and nodes of few
-parameters may want a larger learning rate than those of many, which get the same here.
+parameters may need a larger learning rate than those of many, which get the same here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ MODULE_STEP_SETS = (*LAYER_STEP_SETS, ("up",), ("down",), ("attention", "feed_fo
 
 
 @dataclass(frozen=True, order=True)
-class Node:
+class Candidate:
     """What a training moves: modules of a range of layers."""
 
     layers: Range
@@ -41,27 +41,26 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Score:
+class CandidateScore:
     """How much is learned of the speciality, and how much is left of all else; 1 is full fine-tuning's, the base's."""
 
     spec: float
     vers: float
 
     def uni(self, weight: float) -> float:
-        """Spec + weight * Vers."""
         return self.spec + weight * self.vers
 
 
-ScoreNodes = Callable[[Sequence[Node]], Mapping[Node, Score]]
+ScoreCandidates = Callable[[Sequence[Candidate]], Mapping[Candidate, CandidateScore]]
 """Trains and scores nodes, all of them side by side if it can."""
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """One step: the nodes that it compared, and the nodes that went on (of the last step: the winner)."""
+    """One step: the nodes that it compared, and the nodes that it kept (the last step: the winner)."""
 
-    nodes: list[Node]
-    kept: list[Node]
+    nodes: list[Candidate]
+    kept: list[Candidate]
 
 
 @dataclass
@@ -69,21 +68,19 @@ class SearchResult:
     """Everything that was seen."""
 
     versatility_weight: float
-    scores: dict[Node, Score] = field(default_factory=dict)
+    scores: dict[Candidate, CandidateScore] = field(default_factory=dict)
     steps: list[SearchStep] = field(default_factory=list)
 
     @property
-    def winner(self) -> Node:
-        """The node with the highest Uni in the last step."""
+    def winner(self) -> Candidate:
         return self.steps[-1].kept[0]
 
-    def uni(self, node: Node) -> float:
-        """Of a scored node."""
+    def uni(self, node: Candidate) -> float:
         return self.scores[node].uni(self.versatility_weight)
 
 
 def search(
-    score: ScoreNodes,
+    score: ScoreCandidates,
     *,
     versatility_weight: float = 1.0,
     beam_width: int = 1,
@@ -95,39 +92,40 @@ def search(
     Args:
         score: called once a step, with the nodes that were not scored before.
         versatility_weight: of Vers in Uni.
-        beam_width: ranges that go on from a step.
-        tie_margin: ranges whose Uni is by at most this below the best one's go on as well.
+        beam_width: ranges that a step keeps.
+        tie_margin: ranges whose Uni is at most this much below the best one's are kept as well.
         module_sets: the sets that step 3 compares.
     """
     result = SearchResult(versatility_weight)
     ranges: Sequence[Range] = BROAD_RANGES
     for _ in range(2):
-        nodes = [Node(layers, modules) for layers in ranges for modules in LAYER_STEP_SETS]
+        nodes = [Candidate(layers, modules) for layers in ranges for modules in LAYER_STEP_SETS]
         _score_new(result, nodes, score)
         best = [max((node for node in nodes if node.layers == layers), key=result.uni) for layers in ranges]
         kept = keep(best, result.uni, beam_width, tie_margin)
         result.steps.append(SearchStep(nodes, kept))
         narrow = list(dict.fromkeys(half for node in kept for half in halves(node.layers)))
         ranges = narrow if len(result.steps) == 1 else [node.layers for node in kept]
-    nodes = [Node(layers, modules) for layers in ranges for modules in module_sets]
+    nodes = [Candidate(layers, modules) for layers in ranges for modules in module_sets]
     _score_new(result, nodes, score)
     result.steps.append(SearchStep(nodes, [max(nodes, key=result.uni)]))
     return result
 
 
-def keep(nodes: Iterable[Node], uni: Callable[[Node], float], beam_width: int, tie_margin: float) -> list[Node]:
+def keep(
+    nodes: Iterable[Candidate], uni: Callable[[Candidate], float], beam_width: int, tie_margin: float
+) -> list[Candidate]:
     """The best `beam_width` nodes and every other one within `tie_margin` of the best, best first."""
     ranked = sorted(nodes, key=uni, reverse=True)
     return [node for place, node in enumerate(ranked) if place < beam_width or uni(ranked[0]) - uni(node) <= tie_margin]
 
 
 def halves(layers: Range) -> tuple[Range, Range]:
-    """The two halves of a range."""
     middle = (layers[0] + layers[1]) / 2
     return (layers[0], middle), (middle, layers[1])
 
 
-def pareto_set(scores: Mapping[Node, Score]) -> list[Node]:
+def pareto_set(scores: Mapping[Candidate, CandidateScore]) -> list[Candidate]:
     """The nodes that no other one is better than in Spec and Vers at once, highest Spec first."""
     ranked = sorted(scores, key=lambda node: (-scores[node].spec, -scores[node].vers))
     best, result = float("-inf"), []
@@ -138,7 +136,7 @@ def pareto_set(scores: Mapping[Node, Score]) -> list[Node]:
     return result
 
 
-def _score_new(result: SearchResult, nodes: Sequence[Node], score: ScoreNodes) -> None:
+def _score_new(result: SearchResult, nodes: Sequence[Candidate], score: ScoreCandidates) -> None:
     new = [node for node in dict.fromkeys(nodes) if node not in result.scores]
     if new:
         result.scores |= {node: value for node, value in score(new).items() if node in new}

@@ -29,7 +29,6 @@ _PLOTTED = {
 
 
 def write_comparison(comparison: Comparison, output: Path) -> None:
-    """Write the page."""
     shown = replace(table(comparison), remarks=[*_verdicts(comparison), *failures(comparison)])
     colors = color_by_run(comparison.variants)
     sections = [*_seed_sections(comparison, colors), *_course_sections(comparison, colors)]

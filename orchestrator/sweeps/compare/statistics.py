@@ -21,7 +21,6 @@ class MeanEstimate(BaseModel):
 
     @property
     def is_clear(self) -> bool:
-        """Whether 0 lies outside of the interval."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
 

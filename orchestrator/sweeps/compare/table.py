@@ -80,7 +80,6 @@ def estimate_cell(estimate: MeanEstimate | None, sign: str = "") -> Cell:
 
 
 def failures(comparison: Comparison) -> list[Remark]:
-    """The runs without a result."""
     return [Remark(f"failed: {name}", [why]) for name, why in comparison.failed.items()]
 
 

@@ -13,7 +13,6 @@ from orchestrator.mixing import MIXING_ALGORITHMS
 
 
 def compare_folder(config: RunConfig) -> Path:
-    """Where a comparison's runs and results lie."""
     return config.output_dir / f"{config.name}-compare"
 
 

@@ -27,7 +27,6 @@ class StageNode(Node):
         self.cluster = planned.run.cluster
 
     def find_folder(self) -> Path:
-        """The folder that any plan has begun for this stage, or a new one."""
         return self.planned.find_folder()
 
     @contextmanager
@@ -39,11 +38,9 @@ class StageNode(Node):
             yield run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        """As of any run."""
         return resolve(self._run(), run_id, work)
 
     def record(self) -> StageRecord:
-        """Of a stage that is done."""
         return StageRecord.of(self.planned, self.find_folder())
 
     def _run(self) -> RunConfig:

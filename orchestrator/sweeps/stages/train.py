@@ -78,11 +78,9 @@ class _Plans:
             self._reasons[config.name] = explain(error)
 
     def nodes(self) -> list[StageNode]:
-        """The stages of all plans."""
         return [node for _, nodes in self._stages.values() for node in nodes]
 
     def record(self) -> None:
-        """Write down how far the plans have come."""
         for name, (config, nodes) in self._stages.items():
             if name not in self._elsewhere:
                 record_plan(config, nodes)

@@ -46,7 +46,6 @@ def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, r
 
 
 def interval(values_N: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The middle `confidence` of resampled values."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.asarray(values_N, dtype=np.float64), [tail, 1 - tail])
     return float(low), float(high)

@@ -6,12 +6,12 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.graph import run_graph
+from orchestrator.sweeps.stages.train import RunsFailedError
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings
 from orchestrator.sweeps.study.page import write_study_page
 from orchestrator.sweeps.study.results import collect_results, write_results
 from orchestrator.sweeps.work import open_work
-from orchestrator.training.ray_train import TrainingFailedError
 
 
 def run_study(
@@ -19,14 +19,8 @@ def run_study(
 ) -> None:
     """Estimate, train what is missing, and write results.jsonl, results.csv and report.html.
 
-    Args:
-        config: a run with a `study`.
-        console: where estimate and progress go.
-        estimate_only: stop after the estimate.
-        tokens_per_second: speed to estimate with, before anything is trained.
-
     Raises:
-        TrainingFailedError: some trainings failed, or start from one that did; the results of all others are written.
+        RunsFailedError: some runs failed, or start from one that did; the results of all others are written.
     """
     cells = build_cells(config)
     assert config.study is not None  # or there are no cells
@@ -50,9 +44,4 @@ def run_study(
             write()
     console.print(f"results: {folder / 'results.csv'}\nreport:  {folder / 'report.html'}", highlight=False)
     if failures:
-        titles = {node.key: node.title for node in nodes}
-        lines = "\n".join(f"  {titles[key]}: {reason}" for key, reason in failures.items())
-        raise TrainingFailedError(
-            f"{len(failures)} of {len(trainings.stages)} trainings have no result; the same command tries them again:\n"
-            + lines
-        )
+        raise RunsFailedError({node.title: failures[node.key] for node in nodes if node.key in failures}, len(nodes))

@@ -40,7 +40,6 @@ class CostEstimate:
 
     @property
     def num_tokens_left(self) -> int:
-        """Tokens of the trainings that are not done."""
         return sum(cost.num_tokens for cost in self.costs.values() if not cost.is_done)
 
     @property

@@ -29,7 +29,7 @@ _MAX_LABEL_LENGTH = 48
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One entry of a grid, or one strategy, at one k and seed."""
 
     group: Grid | Strategy
@@ -43,11 +43,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unlike any other cell's."""
         return f"{self.group} {self.subject} k={format_fraction(self.k)} seed={self.seed}"
 
 
-def build_cells(config: SweepConfig) -> list[Cell]:
+def build_cells(config: SweepConfig) -> list[StudyCell]:
     """All cells of the configuration's study, duplicates included."""
     study = _study_of(config)
     cells = []
@@ -56,7 +55,7 @@ def build_cells(config: SweepConfig) -> list[Cell]:
         seeded = config.plan.replaced(seed=seed, data=data)
         for group, subject, k, stages in _chains(study):
             named = [stage.replaced(name=_label(stage.domains or {})) for stage in _split(stages, study)]
-            cells.append(Cell(group, subject, k, seed, seeded.replaced(stages=named)))
+            cells.append(StudyCell(group, subject, k, seed, seeded.replaced(stages=named)))
     return cells
 
 
@@ -64,7 +63,7 @@ def build_cells(config: SweepConfig) -> list[Cell]:
 class PlannedCell:
     """A cell and the digests of its stages, first to last."""
 
-    cell: Cell
+    cell: StudyCell
     chain: tuple[str, ...]
 
 
@@ -80,7 +79,6 @@ class Trainings:
 
     @property
     def distinct_chains(self) -> set[tuple[str, ...]]:
-        """The cells without duplicates."""
         return {planned.chain for planned in self.cells}
 
     def nodes(self) -> list[StageNode]:
@@ -92,7 +90,7 @@ class Trainings:
         return list(nodes.values())
 
 
-def plan_trainings(cells: Sequence[Cell], prepare: Prepare) -> Trainings:
+def plan_trainings(cells: Sequence[StudyCell], prepare: Prepare) -> Trainings:
     """Prepare the data of all cells and find what they share."""
     planned_cells: list[PlannedCell] = []
     stages: dict[str, PlannedStage] = {}

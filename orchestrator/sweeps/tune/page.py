@@ -16,7 +16,6 @@ LOGARITHMIC_FROM = 30  # largest over smallest value
 
 
 def write_search_page(record: SearchRecord, output: Path) -> None:
-    """Write the page."""
     title = f"{record.name}: {len(record.trials)} trials of a {record.type} search"
     write_table_page(output, title, table(record), _sections(record, rank(record)))
 

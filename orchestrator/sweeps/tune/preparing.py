@@ -22,7 +22,6 @@ def search_folder(config: SweepConfig) -> Path:
 
 
 def _varied(config: SweepConfig, search: Search[Any]) -> PlanConfig:
-    """The run that trials are variants of."""
     mixing = search.vary(config.mixing)
     return config.plan if mixing is config.mixing else config.plan.replaced(mixing=mixing)
 

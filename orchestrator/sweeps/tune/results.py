@@ -46,7 +46,6 @@ class TrialRecord(BaseModel):
 
     @property
     def score(self) -> float | None:
-        """The metric at the last evaluation."""
         return self.course[-1].score if self.course else None
 
 
@@ -67,7 +66,6 @@ class SearchRecord(BaseModel):
     """What else a reader should know."""
 
     def trial(self, name: str) -> TrialRecord:
-        """A trial by its name."""
         return next(trial for trial in self.trials if trial.name == name)
 
 
@@ -120,7 +118,6 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def write_best(path: Path, run: RunConfig, about: str) -> None:
-    """The run as a configuration file, with a comment on top."""
     content = yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     write_durably(path, f"# {about}\n{content}".encode())
 

@@ -167,5 +167,4 @@ def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
 
 
 def _last_line(text: str) -> str:
-    """The line of a traceback that says what happened."""
     return text.strip().splitlines()[-1]

@@ -93,12 +93,10 @@ class SearchTrial(tune.Trainable):
     """What was reported last."""
 
     def setup(self, config: dict[str, Any], trials: Trials) -> None:  # type: ignore[override]  # by with_parameters
-        """Begin to train the point."""
         self._trials = trials
         self._begin(config["point"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin to train another point."""
         self.cleanup()
         self._begin(new_config["point"])
         return True

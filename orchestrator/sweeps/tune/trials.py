@@ -89,7 +89,6 @@ class Trials:
         }
 
     def score(self, feedback: DomainFeedback) -> float:
-        """The metric at an evaluation."""
         domains = list(self.base.domains)
         losses_ND = np.array([[feedback.loss_nats(name) for name in domains]])
         return float(score_losses(self.metric, losses_ND, domains, self.target)[0])

@@ -13,15 +13,15 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import claim_folder
-from orchestrator.sweeps.coarse.driver import SearchRecord, coarse_search
+from orchestrator.sweeps.coarse.driver import CoarseRecord, coarse_search
 from orchestrator.sweeps.coarse.runs import full_runs, node_runs, search_folder
 from orchestrator.sweeps.coarse.scores import MissingScoresError
-from orchestrator.sweeps.coarse.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Node, halves
+from orchestrator.sweeps.coarse.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Candidate, halves
 from tests.unit.sweeps.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})
-NODES = [Node(layers, modules) for layers in BROAD_RANGES for modules in LAYER_STEP_SETS] + [
-    Node(layers, modules) for layers in NARROW for modules in MODULE_STEP_SETS
+NODES = [Candidate(layers, modules) for layers in BROAD_RANGES for modules in LAYER_STEP_SETS] + [
+    Candidate(layers, modules) for layers in NARROW for modules in MODULE_STEP_SETS
 ]
 
 
@@ -49,7 +49,7 @@ def finish(run: SweepConfig, gain: float = 1.0, lost: float = 0.0) -> None:
         write_summary(run, 3.0, ends)
 
 
-def finish_all(config: SweepConfig, gain: Callable[[Node, int], float], full: tuple[float, float]) -> None:
+def finish_all(config: SweepConfig, gain: Callable[[Candidate, int], float], full: tuple[float, float]) -> None:
     for run in full_runs(config):
         finish(run, *full)
     for node in NODES:
@@ -57,15 +57,15 @@ def finish_all(config: SweepConfig, gain: Callable[[Node, int], float], full: tu
             finish(run, gain(node, run.seed))
 
 
-def read_record(config: SweepConfig) -> SearchRecord:
-    return SearchRecord.model_validate_json((search_folder(config) / "coarse.json").read_bytes())
+def read_record(config: SweepConfig) -> CoarseRecord:
+    return CoarseRecord.model_validate_json((search_folder(config) / "coarse.json").read_bytes())
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_a_model_without_a_layer_for_every_range_is_refused_before_anything_is_written(
     tmp_path: Path, num_layers: int
 ) -> None:
-    with pytest.raises(ValueError, match=f"of {num_layers} layers holds no layer"):
+    with pytest.raises(ValueError, match=f"of {num_layers} layers has no layer in it"):
         coarse_search(make_config(tmp_path, num_layers), Console(quiet=True))
     assert not (tmp_path / "runs").exists()
 
@@ -74,7 +74,7 @@ def test_the_winner_is_the_best_over_all_seeds(tmp_path: Path) -> None:
     """The first seed alone would choose other layers and another module at every step."""
     config = make_config(tmp_path, num_seeds=2)
 
-    def gain(node: Node, seed: int) -> float:
+    def gain(node: Candidate, seed: int) -> float:
         near = 1.0 - abs(sum(node.layers) / 2 - (0.3 if seed else 0.8))
         bonus = 0.1 * (node.modules == ("up",)) if seed else 0.02 * (node.modules == ("down",))
         return near * (5 if seed else 1) + bonus
@@ -85,7 +85,7 @@ def test_the_winner_is_the_best_over_all_seeds(tmp_path: Path) -> None:
     assert (record.winner["layers"], record.winner["modules"]) == ([0.25, 0.5], ["up"])
     assert record == read_record(config) and len(record.nodes) == 13
     for node in record.nodes:
-        gains = [gain(Node(node.layers, tuple(node.modules)), seed) for seed in (0, 1)]
+        gains = [gain(Candidate(node.layers, tuple(node.modules)), seed) for seed in (0, 1)]
         assert (node.spec, node.vers) == (pytest.approx(sum(gains) / 2 / 2.0), pytest.approx(1.0))
         assert [run.name[-5:] for run in node.runs] == ["seed0", "seed1"]
     assert record.full_versatility == pytest.approx(0.75)  # code's tokens are half as probable, chat's as before
@@ -111,8 +111,8 @@ def test_it_stops_where_task_scores_are_missing_names_them_and_goes_on(tmp_path:
         assert not (search_folder(config) / "coarse.json").exists()
         return set(caught.value.folders)
 
-    def folders(ranges: Any) -> dict[Path, Node]:
-        nodes = [Node(layers, modules) for layers in ranges for modules in LAYER_STEP_SETS]
+    def folders(ranges: Any) -> dict[Path, Candidate]:
+        nodes = [Candidate(layers, modules) for layers in ranges for modules in LAYER_STEP_SETS]
         return {node_runs(config, node)[0].folder: node for node in nodes}
 
     broad, narrow = folders(BROAD_RANGES), folders(halves((0.25, 0.75)))
@@ -123,7 +123,7 @@ def test_it_stops_where_task_scores_are_missing_names_them_and_goes_on(tmp_path:
         score(folder, 0.6 if node.layers == (0.25, 0.75) else 0.4, 0.45)
     assert search_until_scores_are_missing() == set(narrow)
     for folder, node in narrow.items():
-        score(folder, 0.6 if node == Node((0.5, 0.75), ("feed_forward",)) else 0.5, 0.4)
+        score(folder, 0.6 if node == Candidate((0.5, 0.75), ("feed_forward",)) else 0.5, 0.4)
     coarse_search(config, Console(quiet=True))
     record = read_record(config)
     assert (record.winner["layers"], record.winner["modules"]) == ([0.5, 0.75], ["feed_forward"])

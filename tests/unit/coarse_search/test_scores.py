@@ -15,14 +15,14 @@ from orchestrator.sweeps.coarse.page import node_title, table, write_search_page
 from orchestrator.sweeps.coarse.runs import node_runs, override
 from orchestrator.sweeps.coarse.scores import (
     MissingScoresError,
-    TaskScores,
+    ModelScores,
     read_task_scores,
     score_by_losses,
     score_by_tasks,
     speciality_gain,
     versatility_left,
 )
-from orchestrator.sweeps.coarse.tree import Node, search
+from orchestrator.sweeps.coarse.tree import Candidate, search
 from tests.unit.coarse_search.test_tree import Table, near
 
 
@@ -76,15 +76,15 @@ def test_task_scores_come_from_files_and_missing_ones_are_named(tmp_path: Path) 
 
 
 def test_task_scores_are_normalised() -> None:
-    full, base = TaskScores(speciality=0.5, versatility=0.3), TaskScores(speciality=0.1, versatility=0.6)
-    score = score_by_tasks(TaskScores(speciality=0.4, versatility=0.54), full, base)
+    full, base = ModelScores(speciality=0.5, versatility=0.3), ModelScores(speciality=0.1, versatility=0.6)
+    score = score_by_tasks(ModelScores(speciality=0.4, versatility=0.54), full, base)
     assert (score.spec, score.vers) == (pytest.approx(0.8), pytest.approx(0.9))
     with pytest.raises(ValueError, match="above 0"):
-        score_by_tasks(full, TaskScores(speciality=0.0, versatility=0.3), base)
+        score_by_tasks(full, ModelScores(speciality=0.0, versatility=0.3), base)
 
 
 def test_a_node_trains_the_speciality_alone_and_measures_all(tmp_path: Path) -> None:
-    runs = node_runs(config(tmp_path, num_seeds=3), Node((0.25, 0.5), ("up", "attention")))
+    runs = node_runs(config(tmp_path, num_seeds=3), Candidate((0.25, 0.5), ("up", "attention")))
     assert [run.seed for run in runs] == [0, 1, 2]
     assert len({run.folder for run in runs}) == 3
     for run in runs:
@@ -113,7 +113,7 @@ def test_what_is_printed_for_the_winner_is_what_run_takes(tmp_path: Path) -> Non
     given = config(tmp_path).model_dump(mode="json", exclude_unset=True)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(given))
-    strategy = strategy_of(Node((0.25, 0.5), ("attention", "up")))
+    strategy = strategy_of(Candidate((0.25, 0.5), ("attention", "up")))
     loaded = load_config(path, [override(strategy)], check_files=False).training.strategy
     assert loaded.type == "cofitune" and loaded.layers == (0.25, 0.5)
     assert loaded.modules == ["attention", "up"] and loaded.mask == "update"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Node, Score, halves, pareto_set, search
+from orchestrator.sweeps.coarse.tree import BROAD_RANGES, Candidate, CandidateScore, halves, pareto_set, search
 
 NARROW = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 ATTENTION, FEED_FORWARD = ("attention",), ("feed_forward",)
@@ -13,20 +13,20 @@ ATTENTION, FEED_FORWARD = ("attention",), ("feed_forward",)
 class Table:
     """Scores nodes by a formula and remembers what it was asked."""
 
-    def __init__(self, uni: Callable[[Node], float]) -> None:
+    def __init__(self, uni: Callable[[Candidate], float]) -> None:
         self.uni = uni
-        self.calls: list[list[Node]] = []
+        self.calls: list[list[Candidate]] = []
 
-    def __call__(self, nodes: Sequence[Node]) -> Mapping[Node, Score]:
+    def __call__(self, nodes: Sequence[Candidate]) -> Mapping[Candidate, CandidateScore]:
         self.calls.append(list(nodes))
-        return {node: Score(spec=self.uni(node), vers=0.0) for node in nodes}
+        return {node: CandidateScore(spec=self.uni(node), vers=0.0) for node in nodes}
 
     @property
     def num_trainings(self) -> int:
         return sum(len(call) for call in self.calls)
 
 
-def near(center: float, bonus: Mapping[tuple[str, ...], float]) -> Callable[[Node], float]:
+def near(center: float, bonus: Mapping[tuple[str, ...], float]) -> Callable[[Candidate], float]:
     """Ranges score by how near their middle is to `center`, modules by a bonus."""
     return lambda node: 1.0 - abs(sum(node.layers) / 2 - center) + bonus.get(node.modules, 0.0)
 
@@ -34,7 +34,7 @@ def near(center: float, bonus: Mapping[tuple[str, ...], float]) -> Callable[[Nod
 def test_it_finds_the_best_node_with_thirteen_trainings() -> None:
     table = Table(near(0.3, {FEED_FORWARD: 0.1, ("up",): 0.2}))
     result = search(table)
-    assert result.winner == Node((0.25, 0.5), ("up",))
+    assert result.winner == Candidate((0.25, 0.5), ("up",))
     assert [len(call) for call in table.calls] == [6, 4, 3]
     assert [step.kept[0].layers for step in result.steps] == [(0.0, 0.5), (0.25, 0.5), (0.25, 0.5)]
 
@@ -72,14 +72,21 @@ def test_the_beam_keeps_as_many_ranges_as_it_is_wide() -> None:
 
 
 def test_a_range_counts_by_its_better_module() -> None:
-    uni = {Node((0.5, 1.0), ATTENTION): 1.0, Node((0.0, 0.5), ATTENTION): 0.6, Node((0.0, 0.5), FEED_FORWARD): 0.6}
+    uni = {
+        Candidate((0.5, 1.0), ATTENTION): 1.0,
+        Candidate((0.0, 0.5), ATTENTION): 0.6,
+        Candidate((0.0, 0.5), FEED_FORWARD): 0.6,
+    }
     result = search(Table(lambda node: uni.get(node, 0.0)))
-    assert result.steps[0].kept == [Node((0.5, 1.0), ATTENTION)]
+    assert result.steps[0].kept == [Candidate((0.5, 1.0), ATTENTION)]
 
 
 def test_the_weight_decides_between_speciality_and_versatility() -> None:
-    def score(nodes: Sequence[Node]) -> Mapping[Node, Score]:
-        return {n: Score(spec=0.9, vers=0.5) if n.modules == ATTENTION else Score(spec=0.6, vers=0.9) for n in nodes}
+    def score(nodes: Sequence[Candidate]) -> Mapping[Candidate, CandidateScore]:
+        return {
+            n: CandidateScore(spec=0.9, vers=0.5) if n.modules == ATTENTION else CandidateScore(spec=0.6, vers=0.9)
+            for n in nodes
+        }
 
     sets = (ATTENTION, FEED_FORWARD)
     assert search(score, versatility_weight=0.1, module_sets=sets).winner.modules == ATTENTION
@@ -87,9 +94,19 @@ def test_the_weight_decides_between_speciality_and_versatility() -> None:
 
 
 def test_the_pareto_set_holds_what_nothing_is_better_than() -> None:
-    nodes = [Node((0.0, 0.5), (str(i),)) for i in range(5)]
+    nodes = [Candidate((0.0, 0.5), (str(i),)) for i in range(5)]
     scores = dict(
-        zip(nodes, [Score(1.0, 0.2), Score(0.8, 0.8), Score(0.7, 0.8), Score(0.2, 0.9), Score(0.1, 0.1)], strict=True)
+        zip(
+            nodes,
+            [
+                CandidateScore(1.0, 0.2),
+                CandidateScore(0.8, 0.8),
+                CandidateScore(0.7, 0.8),
+                CandidateScore(0.2, 0.9),
+                CandidateScore(0.1, 0.1),
+            ],
+            strict=True,
+        )
     )
     assert pareto_set(scores) == [nodes[0], nodes[1], nodes[3]]
 
