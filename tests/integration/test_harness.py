@@ -112,4 +112,7 @@ def test_data_of_the_hub_needs_a_network_once(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     write_variant(folder, "far", dataset_path="nobody/nothing", dataset_kwargs=None)
     message = load_error(["far"], folder)
-    assert "Couldn't reach 'nobody/nothing' on the Hub" in message and "without network access it must be in the" in message
+    assert (
+        "Couldn't reach 'nobody/nothing' on the Hub" in message
+        and "without network access it must be in the" in message
+    )
