@@ -1,12 +1,14 @@
 """`raymix compare` as a user runs it: killed half-way, started again, with variants that fail before or in training."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from orchestrator.sweeps.compare.results import MEAN, Comparison
-from tests.runs import kill_group, raymix, read_lines, start, wait_for, write_run
+from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
 RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
@@ -89,3 +91,17 @@ def test_the_result_is_what_the_runs_say(compared: Path) -> None:
     assert f"{comparison.variants['uniform'].means[MEAN].mean:.3f}" in printed
     assert "Traceback" not in printed and "ray::" not in printed
     assert (compared / "compare.html").stat().st_size > 100_000
+
+
+def test_ctrl_c_leaves_a_checkpoint_of_every_run_under_way(tmp_path: Path) -> None:
+    """As it does for a single run, though no checkpoint is due for a long time."""
+    config = write_run(tmp_path, cluster__num_workers=1, training__max_steps=900, training__checkpoint_every=900)
+    runs = [tmp_path / "runs" / "small-compare" / f"uniform-seed{seed}" for seed in (0, 1)]
+    process = start("compare", config, "--algorithms", "uniform", "--seeds", "2")
+    wait_for(process, lambda: all(num_lines(run / "metrics.jsonl") >= 2 for run in runs))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    for run in runs:
+        step = read_lines(run / "metrics.jsonl")[-1]["step"]
+        assert [path.name for path in run.glob("checkpoints/*")] == [f"step-{step:08d}"]
+        assert not (run / "summary.json").exists() and not (run / "failure.json").exists()
