@@ -11,7 +11,6 @@ def utc_now() -> str:
 
 
 def format_time(seconds: float) -> str:
-    """The time that is `seconds` after the epoch."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

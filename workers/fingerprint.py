@@ -15,5 +15,4 @@ def fingerprint(identity: Any, num_bytes: int = 6) -> str:
 
 
 def fingerprint_bytes(content: bytes, num_bytes: int = 6) -> str:
-    """A digest of bytes in hexadecimal."""
     return blake2b(content, digest_size=num_bytes).hexdigest()

@@ -90,7 +90,6 @@ def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why the hub gave no usable answer."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"answers with status {status}"

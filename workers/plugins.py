@@ -16,12 +16,9 @@ _faults: dict[EntryPoint, str] = {}
 
 
 def with_plugins(group: str, own: Mapping[str, Entry], fault_of: Callable[[str, Any], str | None]) -> dict[str, Entry]:
-    """The table `own`, followed by the entries of installed plugins.
+    """The table `own`, followed by the entries of installed plugins in an entry point group such as raymix.mixing.
 
-    Args:
-        group: group of entry points, such as raymix.mixing.
-        own: the entries of this package.
-        fault_of: why an object cannot be the entry of this name; None if it can.
+    `fault_of` says why an object cannot be the entry of a name; None if it can.
     """
     table = dict(own)
     for point in entry_points(group=group):

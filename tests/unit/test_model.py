@@ -57,7 +57,7 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    with pytest.raises(ValueError, match=r"pickle only \(pytorch_model\.bin\)"):
+    with pytest.raises(ValueError, match=r"pickle \(pytorch_model\.bin\)"):
         load_model(ModelConfig(path=str(folder)))
 
 

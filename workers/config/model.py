@@ -22,7 +22,6 @@ class ModelConfig(Settings):
     """Jinja file to use instead of the tokenizer's chat template."""
 
     def with_absolute_paths(self) -> Self:
-        """The same settings with absolute paths; hub names are unchanged."""
         path = Path(self.path).expanduser()
         template = self.chat_template and self.chat_template.resolve()
         return self.replaced(path=str(path.resolve()) if path.exists() else self.path, chat_template=template)

@@ -83,7 +83,6 @@ class TrainingConfig(Settings):
     """Newest checkpoints to keep."""
 
     def with_absolute_paths(self) -> Self:
-        """The same settings with the absolute path of the DeepSpeed file."""
         path = self.deepspeed.config
         if path is None:
             return self

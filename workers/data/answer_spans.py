@@ -191,7 +191,6 @@ class _Structure:
 
     @staticmethod
     def _end_of_header(written: str, header: str) -> int:
-        """Where a header ends in `written`; 0 if it is not there."""
         at = written.rfind(header) if header else -1
         return before_empty_element(written, at + len(header)) if at >= 0 else 0
 

@@ -152,7 +152,6 @@ class BatchLoader:
 
 
 def _group(domain_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The places of each domain that occurs, in ascending order."""
     order = np.argsort(domain_N, kind="stable")
     starts = np.flatnonzero(np.diff(domain_N[order], prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

@@ -90,11 +90,7 @@ class ChatTemplate:
         return [known.get(id(example)) for example in examples]
 
     def read(self, example: Example, ahead: Rendered | None = None) -> Conversation:
-        """Render a conversation in the first form that the template accepts completely.
-
-        Args:
-            example: with the conversation.
-            ahead: what `render_ahead` returned for it.
+        """Render a conversation, unless `render_ahead` did, in the first form that the template accepts completely.
 
         Raises:
             TemplateRefusal: the template raises an error on every form, or omits tools, a call or the result of one.
@@ -200,7 +196,6 @@ class ChatTemplate:
 
     @cached_property
     def closing(self) -> str:
-        """What the template writes after a conversation's last answer."""
         probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
         try:
             return self.render(probe).rpartition(PROBE)[2]
@@ -246,5 +241,4 @@ def before_empty_element(text: str, place: int) -> int:
 
 
 def shared_length(one: str, other: str) -> int:
-    """Length of the common prefix of two texts."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -91,7 +91,6 @@ def _render(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[dict[str, str],
 
 
 def _last_run(mask: np.ndarray) -> slice:
-    """The last unbroken run of True entries."""
     targets = np.flatnonzero(mask)
     starts = targets[np.flatnonzero(np.diff(targets, prepend=-2) > 1)]
     return slice(int(starts[-1]), int(targets[-1]) + 1)

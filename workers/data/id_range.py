@@ -20,11 +20,6 @@ def check_token_ids(
 ) -> None:
     """Refuse ids beyond the embedding; the stores are read only if the tokenizer has such ids.
 
-    Args:
-        stores: of every domain.
-        tokenizer: with which they were made.
-        num_embeddings: rows of the model's embedding; usually more than there are tokens.
-
     Raises:
         ValueError: a store contains an id of at least `num_embeddings`, or the pad token has one.
     """
@@ -41,7 +36,6 @@ def check_token_ids(
 
 
 def _ids_from(store: TokenStore, first: int) -> NDArray[np.int32]:
-    """The distinct ids in the store that are at least `first`."""
     rows = max(1, _BLOCK_TOKENS // store.max_length)
     blocks = (store.input_ids[start : start + rows] for start in range(0, store.num_rows, rows))
     found = [np.unique(block[block >= first]) for block in blocks]

@@ -59,7 +59,6 @@ def parse_row(raw: bytes | None) -> Any:
 
 
 def not_utf8(error: UnicodeDecodeError) -> RowError:
-    """The error for bytes in another encoding."""
     byte = error.object[error.start]
     return RowError(f"not UTF-8: byte {error.start} is 0x{byte:02x}; save the file as UTF-8, e.g. with `iconv`")
 

@@ -64,7 +64,6 @@ def is_pattern(path: Path) -> bool:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of the `datasets` library wrote this folder."""
     return all((folder / name).is_file() for name in _SAVED_MARKS)
 
 

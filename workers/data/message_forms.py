@@ -42,7 +42,6 @@ def has_written_out_parts(messages: Sequence[Message], text: str) -> bool:
 
 
 def text_of(message: Message) -> str:
-    """The text of a message, in either form of its content."""
     content = message.get("content", "")
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 

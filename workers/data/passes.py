@@ -31,7 +31,6 @@ class ForwardPass:
 
     @property
     def target_origin_N(self) -> NDArray[np.int64]:
-        """Positions of the targets in the batch's flattened rows."""
         return self.origin_SL[self.sequence_N, self.column_N] + 1
 
     @property

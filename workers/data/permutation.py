@@ -29,7 +29,6 @@ def hash_uint64(values: NDArray[np.uint64], key: np.uint64 | NDArray[np.uint64])
 
 
 def permutation(key: np.uint64, size: int) -> NDArray[np.int64]:
-    """A permutation of `range(size)`, shape (size,)."""
     return np.argsort(hash_uint64(np.arange(size, dtype=np.uint64), key), kind="stable")
 
 

@@ -34,7 +34,6 @@ class Sample(Settings):
 
     @property
     def is_part(self) -> bool:
-        """Whether some examples may be left out."""
         return self.count is not None or self.fraction < 1.0
 
     def choose(self, domain: str, num_examples: int) -> NDArray[np.int64] | None:

@@ -28,13 +28,7 @@ def read_rows(
     zstd_window_mib: int = ZSTD_WINDOW_MIB,
     list_columns: frozenset[str] = LIST_COLUMNS,
 ) -> Rows:
-    """The shard's rows: (line, parsed row), or a BadRow.
-
-    Args:
-        path: the file; its name determines its type.
-        shard: the part to read.
-        zstd_window_mib: longest window that a .zst file may need.
-        list_columns: columns of a CSV file whose cells may be JSON lists.
+    """The shard's rows: (line, parsed row), or a BadRow. `list_columns` of a CSV file may hold JSON lists.
 
     Raises:
         ValueError: the file type is unknown.

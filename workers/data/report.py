@@ -33,11 +33,10 @@ class Report(Settings):
     num_rows: int = 0
     """Rows read, good and bad."""
     num_bad_rows: int = 0
-    """Rows that could not be used."""
     bad_rows: tuple[BadRowCount, ...] = ()
-    """Their number by file and kind of reason."""
+    """Number of bad rows by file and kind of reason."""
     bad_row_cases: tuple[BadRowCase, ...] = ()
-    """The first of them."""
+    """The first bad rows."""
     num_too_long: int = 0
     """Examples of more than max_length tokens, whether kept in part or lost."""
     num_too_long_lost: int = 0

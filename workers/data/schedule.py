@@ -121,7 +121,6 @@ class Schedule:
         return len(self._journal)
 
     def version_of(self, step: int) -> DomainWeights:
-        """The newest announced version that claims `step`."""
         for weights in reversed(self._journal):
             if weights.effective_step <= step:
                 return weights

@@ -77,7 +77,6 @@ class Source(Settings):
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
         return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
 
 
@@ -89,10 +88,6 @@ def plan_sources(
     zstd_window_mib: int = ZSTD_WINDOW_MIB,
 ) -> list[Source]:
     """The sources of a domain's `train` or `eval` split; empty if it has no separate evaluation source.
-
-    Args:
-        train_on: which answers are trained on if the domain does not say.
-        zstd_window_mib: longest window that a .zst file may need.
 
     Raises:
         ValueError: a path names no readable file, or the format of a file cannot be detected.

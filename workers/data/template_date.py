@@ -16,14 +16,9 @@ _FILE = "template-date"
 
 
 def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date | None:
-    """Make the chat template write the day on which the first store of a cache was made; changes the tokenizer.
+    """Make the chat template write the day on which the first store in `cache_dir` was made, which is kept there.
 
-    Args:
-        tokenizer: whose template may ask for the date (`strftime_now`).
-        cache_dir: folder of token stores; the day is kept there in a separate file.
-
-    Returns:
-        The day; None if the template does not ask for it.
+    Changes the tokenizer; returns the day, or None if the template does not ask for it (`strftime_now`).
 
     Raises:
         ValueError: the format of the date is known only when the template is rendered.
@@ -52,6 +47,5 @@ def _day_of(cache_dir: Path) -> date:
 
 
 def _written(day: date, form: str) -> str:
-    """The date as a literal of the template's language."""
     quote = form[0]
     return quote + day.strftime(form[1:-1]).replace("\\", "\\\\").replace(quote, "\\" + quote) + quote

@@ -158,7 +158,6 @@ def _without(content: dict[str, Any], names: set[str], section: str = "") -> dic
 
 
 def _find(content: dict[str, Any], name: str) -> Any:
-    """The value of a dotted key; None if it is absent."""
     found: Any = content
     for key in name.split("."):
         found = found.get(key) if isinstance(found, dict) else None

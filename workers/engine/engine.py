@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 class Engine:
     """A model in training; every rank makes the same calls.
 
-    Args:
-        deepspeed_engine: as returned by `deepspeed.initialize`.
-        seed: of dropout, a function of (seed, step, rank), so that resuming needs no random state.
+    Dropout is a function of (seed, step, rank), so that resuming needs no random state.
     """
 
     def __init__(self, deepspeed_engine: Any, model_config: ModelConfig, training: TrainingConfig, seed: int) -> None:
@@ -176,7 +174,6 @@ class Engine:
         return self._checked_update.norm if self._checked_update else float(self.deepspeed.get_global_grad_norm())
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Name -> trainable parameter."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, list[Fragment]]]:

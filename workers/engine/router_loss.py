@@ -82,7 +82,6 @@ def describe_router_loss(model: Any) -> str | None:
 
 
 def router_loss_coefficient(model: PreTrainedModel) -> float:
-    """The coefficient in the model's config; 0 if there is none."""
     config = model.config.get_text_config()
     return next((float(getattr(config, name)) for name in _COEFFICIENTS if getattr(config, name, None)), 0.0)
 

@@ -33,14 +33,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 def decays(module: torch.nn.Module, path: str, name: str, shape: Sequence[int]) -> bool:
-    """Whether a parameter decays.
-
-    Args:
-        module: that owns it.
-        path: of the module in the model.
-        name: of the parameter in the module.
-        shape: of the whole parameter.
-    """
+    """Whether a parameter decays, by its module, the module's path, its name in there, and its whole shape."""
     owner = path.rpartition(".")[2]
     if len(shape) < 2 or "bias" in name or "bias" in owner:  # a table of attention biases is an embedding
         return False

@@ -86,7 +86,6 @@ class TrainedState:
         return int(next(iter(self._inner.state.values()))["step"])
 
     def set_adam_step(self, step: int) -> None:
-        """Set it for all parameters, in all of DeepSpeed's groups."""
         for state in self._inner.state.values():
             state["step"].fill_(step)
 

@@ -44,7 +44,6 @@ class Fingerprint:
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint:
-    """Fingerprint of a tensor on any device."""
     plain = tensor.detach().to("cpu").contiguous()
     content = plain.reshape(-1).view(torch.uint8).numpy()
     return Fingerprint(plain.dtype, tuple(plain.shape), hashlib.sha256(content.data).hexdigest())
@@ -109,7 +108,6 @@ def check_loss(what: str, examples: Batch, loss: float, expected: float, dtype: 
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights with NaN or infinity."""
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if bad:
         raise ExportError(f"{len(bad)} of {len(tensors)} tensors are not finite, first {bad[0]}; no model was written")

@@ -37,12 +37,8 @@ def export_model(
 ) -> None:
     """Write the current weights and the tokenizer to `folder`, replacing what was there; a collective.
 
-    Args:
-        engine: the model in training.
-        tokenizer: of the base model.
-        folder: where to write.
-        examples: a few held-out examples for the verification (`held_out_examples`).
-        end_id: the token that training taught as the end of a turn; None keeps the base model's end token.
+    `examples` are for the verification (`held_out_examples`). `end_id` is the token that training taught as the end of
+    a turn; None keeps the base model's end token.
 
     Raises:
         ExportError: weights are not finite, or the written folder is not the trained model; an older folder is

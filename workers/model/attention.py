@@ -12,12 +12,7 @@ _FLASH = "flash_attention_2"
 
 
 def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str:
-    """The kernel by transformers' name: `sdpa`, `eager` or `flash_attention_2`.
-
-    Args:
-        config: of the model; `auto` is sdpa if the family has it, otherwise eager.
-        family: its class in transformers.
-        on_gpu: whether it will run on a GPU.
+    """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager.
 
     Raises:
         ValueError: the requested kernel does not work for this family, or on this machine.

@@ -33,7 +33,6 @@ def check_model_path(config: ModelConfig) -> str:
 
 
 def reach_model(config: ModelConfig) -> str | None:
-    """`reach_hub` for a model that is not a local folder."""
     try:
         return reach_hub("model", config.path, config.revision)
     except ValueError as error:

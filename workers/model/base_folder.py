@@ -12,23 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
 from workers.model.base_config import explain, read_model_type
-from workers.model.model_files import (
-    StoredTensor,
-    find_weight_files,
-    read_headers,
-    read_model_config,
-    shard_names,
-)
+from workers.model.model_files import StoredTensor, find_weight_files, read_headers, read_model_config, shard_names
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -63,18 +53,12 @@ class BaseModel:
 
     @property
     def num_embeddings(self) -> int:
-        """Number of token ids of the model."""
         weight: Any = self.shell.get_input_embeddings().weight
         return int(weight.shape[0])
 
 
 def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> BaseModel | None:
     """The model according to its files; None for a hub model whose weights are not in the local cache.
-
-    Args:
-        config: of the model.
-        path: its folder, or its name on the hub.
-        may_download: whether weights of a hub model may be downloaded.
 
     Raises:
         ValueError: a file is missing, damaged or quantised, or the weights do not match the configuration.
@@ -201,5 +185,4 @@ def _odd_one_out(tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _file_of(name: str, tensors: Mapping[str, StoredTensor], where: str) -> str:
-    """The file of a weight, if it has the same name there."""
     return str(tensors[name].file) if name in tensors else where

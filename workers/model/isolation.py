@@ -90,10 +90,7 @@ def prove_isolation(
 ) -> Isolation:
     """Find the first way in which the model is right, and make `forward` use it.
 
-    Args:
-        forward: the model.
-        row: from `find_proof_row`, the same on every rank.
-        over_ranks: the maximum of a difference over the ranks, so that all agree.
+    `row` comes from `find_proof_row`, the same on every rank; `over_ranks` is the maximum over the ranks.
 
     Raises:
         PackingError: no way is right.
@@ -115,15 +112,7 @@ def prove_isolation(
     )
 
 
-_CALL_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    ImportError,
-)
+_CALL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError)
 """What a model raises if it does not know an argument, or has no kernel for it."""
 
 

@@ -22,12 +22,6 @@ def check_model(
 ) -> BaseModel | None:
     """The base model according to its files, without reading weights; None for a hub model outside the local cache.
 
-    Args:
-        config: of the model.
-        on_gpu: whether it will run on a GPU.
-        checkpointing: whether its activations will be recomputed.
-        zero_stage: of the training.
-
     Raises:
         ValueError: it could not be loaded, or not with the requested attention kernel.
     """

@@ -43,14 +43,7 @@ def passes_over(
 
 
 class PackedForward:
-    """Calls a model on forward passes.
-
-    Args:
-        call: the model, or its wrapper (DeepSpeed's engine).
-        model: the transformers model, for the signature of its `forward`.
-        device: where it computes.
-        way: how packed examples are kept apart.
-    """
+    """Calls a model on forward passes, possibly through a wrapper (DeepSpeed's engine) as `call`."""
 
     def __init__(
         self, call: Callable[..., Any], model: PreTrainedModel, device: torch.device, way: Way = "positions"

@@ -29,12 +29,7 @@ _HEAD_BYTES = 4096
 
 
 def explain_missing_package(folder: Path | None, error: Exception | None) -> str | None:
-    """What a tokenizer needs, or what is wrong with its file; None if unknown.
-
-    Args:
-        folder: of the model, if known.
-        error: from transformers.
-    """
+    """What a tokenizer needs, or what is wrong with its file, by the model's folder and the error; None if unknown."""
     if folder is not None and (what := next(_of_files(folder), None)):
         return what
     text = " ".join(str(error).split()) if error else ""

@@ -46,12 +46,6 @@ class _MeasuredBatch:
 class SignalMeter:
     """Measures the named signals; every method is a collective.
 
-    Args:
-        signals: names, with their parameters.
-        pool: where the examples come from.
-        engine: the model, after `num_steps_done` optimizer steps.
-        run_folder: where the base model's numbers are kept.
-
     Raises:
         ValueError: a signal is unknown, or the base model's numbers are missing although training has begun.
     """

@@ -35,6 +35,5 @@ class PerplexityRatio:
         return examples.sum_by_domain(ratio_E[:, None], num_targets_E > 0)
 
     def values(self, sums: Array) -> Array:
-        """R, (D,)."""
         with np.errstate(divide="ignore", invalid="ignore"):  # NaN for a domain without examples
             return sums[:, 0] / sums[:, 1]

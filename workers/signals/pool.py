@@ -35,11 +35,7 @@ class PoolBatch:
 class SignalPool:
     """Batches of every trained domain; the same on all ranks and in all attempts.
 
-    Args:
-        stores: training store of each trained domain.
-        seed: of the run.
-        num_examples: of each domain at an evaluation; all of a domain that has fewer.
-        micro_batch_size: rows of a batch at most.
+    An evaluation draws `num_examples` of each domain, or all of a domain that has fewer.
     """
 
     def __init__(self, stores: Mapping[str, TokenStore], seed: int, num_examples: int, micro_batch_size: int) -> None:

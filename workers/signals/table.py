@@ -33,5 +33,5 @@ def build_signal(name: str, domains: Sequence[str]) -> Signal:
     """
     kind, _, parameter = name.partition(":")
     if kind not in SIGNALS:
-        raise ValueError(f"signal {name!r} is not known; known:  {', '.join(SIGNALS)}")
+        raise ValueError(f"signal {name!r} is not known; known: {', '.join(SIGNALS)}")
     return SIGNALS[kind](domains, parameter or None)

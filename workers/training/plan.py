@@ -58,7 +58,6 @@ class TrainingPlan(Settings):
     """Write `model/` and evaluation.json at the end; not needed for a run that is only measured."""
 
     def open_stores(self) -> tuple[dict[str, TokenStore], dict[str, TokenStore]]:
-        """Training store of each trained domain, and evaluation store of every domain."""
         train = {name: TokenStore.open(folders.train) for name, folders in self.domains.items() if folders.train}
         return train, {name: TokenStore.open(folders.eval) for name, folders in self.domains.items()}
 
@@ -69,5 +68,4 @@ class TrainingPlan(Settings):
 
 
 def units_per_row(store: TokenStore, unit: str) -> float:
-    """Mean examples, or tokens, in a row of a store."""
     return (store.num_examples if unit == "examples" else store.num_tokens) / store.num_rows

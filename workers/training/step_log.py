@@ -18,11 +18,7 @@ from workers.data.batches import Batch
 class StepLog:
     """Appends to the run's logs; ranks other than 0 only take part in gathering samples.
 
-    Args:
-        folder: the run's folder.
-        num_steps_done: lines of later steps are removed.
-        row_counts: rows in one pass over each domain, by name, in the order of the domains.
-        log_samples: also write samples.jsonl.
+    Lines of steps after `num_steps_done` are removed. `row_counts` are the rows in one pass over each domain, in order.
     """
 
     def __init__(self, folder: Path, num_steps_done: int, row_counts: dict[str, int], log_samples: bool) -> None:
@@ -61,7 +57,6 @@ class StepLog:
         self._metrics.flush()
 
     def flush(self) -> None:
-        """Flush both files to disk."""
         for file in (self._metrics, self._samples):
             if file is not None:
                 os.fsync(file.fileno())

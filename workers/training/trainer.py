@@ -214,7 +214,6 @@ class Trainer:
         return state["step"], self._best_of(state) if newest else None
 
     def _best_of(self, state: dict[str, Any]) -> Best | None:
-        """The best model so far, according to a checkpoint's state."""
         criterion, folder = self.plan.evaluation.best, self.plan.folder
         best: Best | None = on_rank_zero(lambda: with_start(state["best"], folder, criterion, self.names))
         if best and best["step"] == 0:

@@ -30,13 +30,11 @@ class BroadcastWeightsSource:
         return list(self._known.values())
 
     def pull(self, step: int) -> DomainWeights | None:
-        """The version for `step`; None: stop before it."""
         weights = self._source.pull(step) if self._is_asking else None
         version = self._share(weights.version if weights else _NO_VERSION)
         return None if version == _NO_VERSION else self._share_version(version, weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        """Submit one evaluation; the version for the next step."""
         return self._share_weights(self._source.push(feedback) if self._is_asking else None)
 
     def _share_weights(self, weights: DomainWeights | None) -> DomainWeights:

@@ -30,9 +30,7 @@ Losses = Mapping[str, ExampleLosses]
 class EvaluationHistory:
     """The evaluations of a run on disk; the first and the newest one in memory.
 
-    Args:
-        folder: of the run.
-        num_steps_done: evaluations of later steps are removed, as the lines of metrics.jsonl are.
+    Evaluations after `num_steps_done` are removed, as the lines of metrics.jsonl are.
     """
 
     def __init__(self, folder: Path, num_steps_done: int) -> None:
@@ -60,7 +58,6 @@ class EvaluationHistory:
 
 
 def evaluation_path(run_folder: Path, step: int) -> Path:
-    """File of the evaluation after `step` steps."""
     return run_folder / FOLDER / f"{step:08d}.npz"
 
 

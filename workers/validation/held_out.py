@@ -51,12 +51,9 @@ class HeldOutSample:
 
 
 def draw_sample(store: TokenStore, max_rows: int | Literal["all"], key: np.uint64 = SAMPLE_KEY) -> HeldOutSample:
-    """As many examples of an evaluation store as fit into `max_rows` rows.
+    """As many examples of an evaluation store as fit into `max_rows` rows, in the order of the key.
 
-    Args:
-        store: packed or not; if every row is one example, so is every measured row.
-        max_rows: upper bound on rows; `all` takes every example.
-        key: of the order; a different key gives a different sample.
+    If every row of the store is one example, so is every measured row.
     """
     found = np.concatenate([*_examples(store)], axis=1) if store.num_rows else np.zeros((6, 0), dtype=np.uint64)
     found = found[:, found[5] > 0]  # an example without a target has no loss

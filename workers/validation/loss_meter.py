@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 class LossMeter:
     """Measures every domain's sample of held-out examples; every method is a collective.
 
-    Args:
-        engine: the model.
-        stores: evaluation store of each domain.
-        max_rows: rows of each domain that are measured.
-        folder: of the run.
-        num_steps_done: later evaluations on disk are removed.
+    Evaluations after `num_steps_done` are removed from the run's folder.
     """
 
     def __init__(
@@ -53,11 +48,9 @@ class LossMeter:
 
     @property
     def batches(self) -> list[Batch]:
-        """This rank's batches."""
         return [part.batch for part in self._batches]
 
     def measure(self) -> Losses:
-        """The loss of every example in the samples."""
         return evaluate(self._engine, self._batches, self.samples)
 
     def describe(self, losses: Losses) -> dict[str, Any]:

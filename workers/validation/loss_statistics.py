@@ -45,7 +45,6 @@ class ExampleLosses:
 
     @property
     def loss_sum_nats(self) -> float:
-        """Sum of the loss, added up in the order of the examples."""
         return float(self.loss_sum_nats_E.sum())
 
     @property

@@ -161,7 +161,7 @@ def test_what_peft_refuses_is_left_out_of_all_linear_and_told() -> None:
             p.data.normal_(0, 0.1)
     adapted(input_ids=torch.arange(20)[None], use_cache=False).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapted.parameters() if p.requires_grad)
-    with pytest.raises(ValueError, match="'dt_proj': MambaMixer reads the weight of dt_proj itself"):
+    with pytest.raises(ValueError, match="'dt_proj': MambaMixer reads the weight of dt_proj directly"):
         apply(mamba.__class__(mamba.config), LoraStrategyConfig(target_modules=["dt_proj"]))
 
 

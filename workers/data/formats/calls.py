@@ -11,11 +11,9 @@ _ARGUMENTS = ("arguments", "parameters", "args")
 
 
 def read_tools(value: Any, place: str, is_columnar: bool) -> list[Tool]:
-    """Tools from a list, or from a list as JSON; each wrapped as a function or given flat.
+    """Tools from a list, or a list as JSON; each wrapped as a function or given flat. `place` names it in messages.
 
-    Args:
-        place: name of the value in messages.
-        is_columnar: whether nulls are filler of a columnar file, in which every object has the keys of all.
+    `is_columnar`: whether nulls are filler of a columnar file, in which every object has the keys of all.
     """
     if isinstance(value, str):
         return read_tools(parse_json(value, place), place, is_columnar=False)  # text has no filler

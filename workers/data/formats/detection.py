@@ -48,7 +48,6 @@ class Layout(NamedTuple):
         return [self.name(field) for field in FORMATS[self.format].required]
 
     def settings(self) -> str:
-        """As written in a configuration."""
         fields = ", ".join(f"{key}: {name}" for key, name in self.fields.items() if key != name)
         return f"format: {self.format}" + (f", fields: {{{fields}}}" if fields else "")
 

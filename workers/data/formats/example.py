@@ -63,7 +63,6 @@ class ExcludedRow:
 
 
 def says_something(message: Message) -> bool:
-    """Whether it has text, a thought or a call."""
     return bool(message["content"].strip() or "tool_calls" in message or "reasoning_content" in message)
 
 

@@ -11,11 +11,7 @@ from workers.data.formats.values import Row
 
 
 def is_excluded(row: Row, example: Example | None, exclude: Sequence[Exclusion]) -> bool:
-    """Whether one of the patterns matches its field or, without a field, the example's texts.
-
-    Args:
-        example: of the row; None to check only the fields, before it is read.
-    """
+    """Whether a pattern matches its field or, without a field, the example's texts; with example None, only fields."""
     return any(
         re.search(exclusion.pattern, text, re.IGNORECASE)
         for exclusion in exclude

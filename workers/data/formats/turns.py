@@ -64,7 +64,6 @@ class Talk:
         self.is_columnar = is_columnar
 
     def say(self, role: str, content: str) -> None:
-        """Append a plain message."""
         self.messages.append({"role": role, "content": content})
 
     def lead(self, system: str) -> None:
@@ -87,11 +86,7 @@ class Talk:
 
 
 def add_turns(talk: Talk, turns: Any, list_name: str, role_name: str, text_name: str, of: str = "") -> None:
-    """Append a list of messages, or a JSON list, to a conversation.
-
-    Args:
-        of: what to add to "message 3" in error messages if the row has several lists.
-    """
+    """Append a list of messages, or a JSON list; errors say "message 3" and `of`, which list of the row it is in."""
     if holds_json_list(turns):
         turns = parse_json(turns, f"`{list_name}`")
     if not isinstance(turns, list):

@@ -31,7 +31,6 @@ def optional_text(row: Row, name: str) -> str:
 
 
 def field_of(row: Row, name: str, where: str = "") -> Any:
-    """The value of a field; RowError if the row does not have it."""
     if name not in row:
         found = ", ".join(repr(str(key)[:40]) for key in list(row)[:6])
         raise RowError(f"missing field: {where}`{name}`; it has {found or 'no fields'}")
@@ -94,17 +93,14 @@ def parse_json(text: str, place: str) -> Any:
 
 
 def holds_json_list(value: Any) -> bool:
-    """Whether it is text that begins like a JSON list."""
     return isinstance(value, str) and value.lstrip()[:1] == "["
 
 
 def is_blank(value: Any) -> bool:
-    """Whether it is null, blank text, or an empty list or object."""
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
 def kind_of(value: Any) -> str:
-    """Its type, for a message."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 

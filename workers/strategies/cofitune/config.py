@@ -53,7 +53,6 @@ class CoFiTuneConfig(StrategySettings):
 
     @property
     def trained_modules(self) -> list[Module]:
-        """The individual modules, each once."""
         single = [module for name in self.modules for module in MODULE_SETS.get(name, (name,))]
         return list(dict.fromkeys(single))  # type: ignore[arg-type]  # any other name is a module
 

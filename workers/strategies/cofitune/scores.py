@@ -37,7 +37,6 @@ class Scores:
 
     @classmethod
     def pooled(cls, several: Sequence["Scores"]) -> Self:
-        """Scores of all their tokens together."""
         return cls(
             {kind: np.sum([scores.signed_sum[kind] for scores in several], axis=0) for kind in KINDS},
             {kind: np.sum([scores.absolute_sum[kind] for scores in several], axis=0) for kind in KINDS},

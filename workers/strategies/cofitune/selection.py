@@ -35,7 +35,6 @@ class TrainedParameter:
 
     @property
     def shape(self) -> "torch.Size":
-        """Shape of the whole parameter, which ZeRO-3 keeps aside."""
         return getattr(self.parameter, "ds_shape", self.parameter.shape)
 
 

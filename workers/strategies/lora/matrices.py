@@ -38,7 +38,6 @@ class Matrix:
 
     @property
     def module(self) -> str:
-        """Name of the module that owns it."""
         return self.name.rpartition(".")[0]
 
 

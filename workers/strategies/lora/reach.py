@@ -28,7 +28,6 @@ class Reach:
 
     @property
     def share_of_parameters(self) -> float:
-        """The same by number of parameters."""
         adapted, left_out = (sum(m.num_parameters for m in part) for part in (self.adapted, self.left_out))
         return adapted / (adapted + left_out)
 
