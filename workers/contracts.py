@@ -85,7 +85,7 @@ class DomainFeedback(BaseModel):
     time: str | None = Field(default=None, pattern=TIME_PATTERN, description="When it was measured, in UTC.")
 
     def loss_nats(self, domain: str) -> float:
-        """Mean loss of a domain in nats per loss token; NaN where nothing was measured."""
+        """Mean loss of a domain in nats per loss token; NaN if nothing was measured."""
         num_tokens = self.num_tokens.get(domain, 0)
         return self.loss_sum_nats.get(domain, math.nan) / num_tokens if num_tokens > 0 else math.nan
 

@@ -39,15 +39,12 @@ class Conversation:
     """A conversation in the form that a template accepts, and its rendered text."""
 
     messages: tuple[Message, ...]
-    learned: tuple[bool, ...]
-    """Whether each message is trained on."""
+    learned: tuple[bool, ...]  # whether each message is trained on
     tools: Tools
-    text: str
-    """The whole conversation, as `apply_chat_template` renders it."""
+    text: str  # the whole conversation, as `apply_chat_template` renders it
     blocks: list[Span] | None
     """Where the template's `{% generation %}` blocks are in the text; None for a template without them."""
-    dropped: tuple[str, ...]
-    """Kinds of content that the text lacks."""
+    dropped: tuple[str, ...]  # kinds of content that the text lacks
 
 
 class ChatTemplate:

@@ -31,8 +31,7 @@ class FoundFiles:
     """The files that one path of a configuration names."""
 
     files: list[Path]
-    ignored: list[Path]
-    """Files of another type."""
+    ignored: list[Path]  # files of another type
 
     @property
     def told_ignored(self) -> str:

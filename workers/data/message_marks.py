@@ -19,11 +19,9 @@ class Mark:
     """A place in a rendered text where a part of a message begins or ends."""
 
     at: int
-    number: int
-    """Even at the start of a part, the next odd number at its end; the same in every rendering."""
+    number: int  # even at the start of a part, the next odd number at its end; the same in every rendering
     message: int
-    is_call: bool
-    """Whether the part is the name of a call."""
+    is_call: bool  # whether the part is the name of a call
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,8 @@ Hashes = NDArray[np.uint64]
 class Overlap:
     """How many of one domain's hashes other domains also have."""
 
-    num_any: int = 0
-    """Hashes that at least one other has."""
-    by_domain: dict[str, int] = field(default_factory=dict)
-    """Hashes shared with each other domain, if any."""
+    num_any: int = 0  # hashes that at least one other has
+    by_domain: dict[str, int] = field(default_factory=dict)  # hashes shared with each other domain, if any
 
 
 def find_within(sought: Mapping[str, Hashes], places: Mapping[str, Hashes]) -> dict[str, Overlap]:

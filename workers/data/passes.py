@@ -19,11 +19,9 @@ class ForwardPass:
     """What one forward pass reads, and which tokens it predicts."""
 
     input_ids_SL: NDArray[np.integer]
-    position_ids_SL: NDArray[np.integer]
-    """From 0 in every example; 0 in the padding of whole rows."""
+    position_ids_SL: NDArray[np.integer]  # from 0 in every example; 0 in the padding of whole rows
     sequence_N: NDArray[np.int64]
-    column_N: NDArray[np.int64]
-    """The column that predicts a target: the one before it."""
+    column_N: NDArray[np.int64]  # the column that predicts a target: the one before it
     target_N: NDArray[np.int64]
     domain_N: NDArray[np.int64]
     origin_SL: NDArray[np.int64]

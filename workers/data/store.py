@@ -40,20 +40,14 @@ class TokenStore:
     num_tokens: int
     num_loss_tokens: int
     max_length: int
-    input_ids: NDArray[np.int32]
-    """(R, L), padded with the pad id."""
+    input_ids: NDArray[np.int32]  # (R, L), padded with the pad id
     position_ids: NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
     """(R, L), from 0 in every example; 0 for padding."""
-    loss_mask: NDArray[np.bool_]
-    """(R, L), True where the token is a target that counts."""
-    row_lengths: NDArray[np.int32]
-    """(R,) tokens used."""
-    row_loss_tokens: NDArray[np.int32]
-    """(R,) targets."""
-    row_examples: NDArray[np.int32]
-    """(R,) examples."""
-    manifest: dict[str, Any]
-    """How it was made."""
+    loss_mask: NDArray[np.bool_]  # (R, L), True where the token is a target that counts
+    row_lengths: NDArray[np.int32]  # (R,) tokens used
+    row_loss_tokens: NDArray[np.int32]  # (R,) targets
+    row_examples: NDArray[np.int32]  # (R,) examples
+    manifest: dict[str, Any]  # how it was made
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":

@@ -48,8 +48,7 @@ class Tokens:
 
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
-    dropped: tuple[str, ...] = ()
-    """Kinds of content that the chat template omitted."""
+    dropped: tuple[str, ...] = ()  # kinds of content that the chat template omitted
 
 
 def tokenize_examples(tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]) -> list[Tokens | str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
 from workers.model.base_config import read_model_type
-from workers.model.loading import check_partitions, load_model
+from workers.model.loading import check_partitions, load_model, partitioned
 from workers.strategies import STRATEGIES
 
 # Classes of transformers: MixtralExperts, DbrxExpertGLU, JetMoeParallelExperts.
@@ -31,17 +31,9 @@ def load_trainable(model_config: ModelConfig, training: TrainingConfig, config: 
 
 def _load_partitioned(model_config: ModelConfig, config: dict[str, Any]) -> PreTrainedModel:
     """The model, partitioned by ZeRO-3 while loading, if its family allows that, so that no rank holds it whole."""
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
     check_partitions(read_model_type(model_config, model_config.path))
-    partitioning = HfDeepSpeedConfig(config)  # while it exists, every model is partitioned as it is loaded
-    try:
-        with suppress(ValueError):
-            return load_model(model_config)
-    finally:
-        unset_hf_deepspeed_config()
-        del partitioning
+    with suppress(ValueError), partitioned(config):
+        return load_model(model_config)
     # Some families compute initial values from the shapes of weights, which partitions do not have (xLSTM), or miss an
     # existing key (DeepSeek V4). DeepSpeed partitions a whole model too; any other error is raised here.
     return load_model(model_config)

@@ -124,9 +124,9 @@ def load_plain(folder: Path, dtype: str = "auto") -> Any:
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, loading = loaded
     faults = {kind: sorted(map(str, loading[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
-    told = [f"{len(keys)} {kind}, first {keys[0]}" for kind, keys in faults.items() if keys]
-    if told:
-        raise ExportError(f"the exported folder does not load completely: {'; '.join(told)}. It was not committed")
+    listed = [f"{len(keys)} {kind}, first {keys[0]}" for kind, keys in faults.items() if keys]
+    if listed:
+        raise ExportError(f"the exported folder does not load completely: {'; '.join(listed)}. It was not committed")
     return model
 
 

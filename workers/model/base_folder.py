@@ -46,10 +46,8 @@ _MASK, _MASK_VALUE = re.compile(r"(\.bias|mask)$"), ".masked_bias"
 class BaseModel:
     """A base model as its files describe it."""
 
-    shell: PreTrainedModel
-    """The model on the meta device: names and shapes, no weights."""
-    doubled: dict[str, str]
-    """Tied parameters that are in the files in addition to the one to which they are tied."""
+    shell: PreTrainedModel  # the model on the meta device: names and shapes, no weights
+    doubled: dict[str, str]  # tied parameters that are in the files in addition to the one to which they are tied
 
     @property
     def num_embeddings(self) -> int:

@@ -55,10 +55,8 @@ class Isolation:
     way: Way
     difference_nats: float | None
     """Mean change of a token's loss by packing, for the worst example; None without a row of several examples."""
-    num_tokens: int
-    """Tokens of the measured row."""
-    refused: dict[str, str]
-    """The ways tried before, and why they were refused."""
+    num_tokens: int  # tokens of the measured row
+    refused: dict[str, str]  # the ways tried before, and why they were refused
 
     def __str__(self) -> str:
         if self.difference_nats is None:

@@ -66,7 +66,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     if doubled:
         # Whether they differ is known once loaded; under ZeRO-3, transformers would tie them unchecked.
         _set_tying(described, False)
-    with _partitioned(partitioning):
+    with partitioned(partitioning):
         model = _load(config, path, described, attention)
     _refuse_non_finite(model, config.path)
     if doubled and _are_equal(model, doubled):
@@ -92,7 +92,7 @@ def find_decoder(model: PreTrainedModel) -> torch.nn.Module:
 
 
 @contextmanager
-def _partitioned(settings: dict[str, Any] | None) -> Iterator[None]:
+def partitioned(settings: dict[str, Any] | None) -> Iterator[None]:
     """Make ZeRO-3 partition models loaded in this context, if there are settings for it."""
     held = None if settings is None else HfDeepSpeedConfig(settings)  # transformers keeps a weak reference
     try:

@@ -17,8 +17,7 @@ _NEEDED = "raymix needs model.safetensors, or model.safetensors.index.json with 
 
 class StoredTensor(NamedTuple):
     file: Path
-    dtype: str
-    """As safetensors writes it: F32, BF16, ..."""
+    dtype: str  # as safetensors writes it: F32, BF16, ...
     shape: tuple[int, ...]
 
 

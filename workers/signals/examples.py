@@ -15,14 +15,10 @@ Span = Literal["response", "sequence"]
 class MeasuredExamples:
     num_domains: int
     domain_E: NDArray[np.int64]
-    mean_hidden_EH: Array
-    """Mean of the last hidden state over all tokens of the example."""
-    nats_sum_E: dict[Span, Array]
-    """Summed loss over the tokens of each requested span under the current model."""
-    base_nats_sum_E: dict[Span, Array]
-    """The same under the base model."""
-    num_targets_E: dict[Span, NDArray[np.int64]]
-    """Tokens of the span."""
+    mean_hidden_EH: Array  # mean of the last hidden state over all tokens of the example
+    nats_sum_E: dict[Span, Array]  # summed loss over the tokens of each requested span under the current model
+    base_nats_sum_E: dict[Span, Array]  # the same under the base model
+    num_targets_E: dict[Span, NDArray[np.int64]]  # tokens of the span
 
     def sum_by_domain(self, values_EW: Array, counts_E: NDArray[np.bool_] | None = None) -> Array:
         """Sums over the examples of each domain, and their number in the last column: (D, W + 1)."""

@@ -26,8 +26,7 @@ class PoolBatch:
 
     domain: int
     rows: tuple[int, ...]
-    first_example: int
-    """Number of its first example within the whole pool."""
+    first_example: int  # number of its first example within the whole pool
     num_examples: int
     num_tokens: int
 

@@ -255,9 +255,9 @@ def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
     """Stop on every rank before the first step if the initial model is NaN or infinite."""
     bad = {name: loss for name, loss in loss_sum_nats.items() if not math.isfinite(loss)}
     if bad:
-        told = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
+        listed = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
         raise NonFiniteLossError(
-            f"before the first step: with the initial model the loss of {told}; its weights are damaged, or its "
+            f"before the first step: with the initial model the loss of {listed}; its weights are damaged, or its "
             "activations exceed model.dtype: check the files of model.path, or try model.dtype float32"
         )
 

@@ -28,8 +28,7 @@ class EvaluationBatch:
     """A batch to measure, and the example of each token."""
 
     batch: Batch
-    example_BL: NDArray[np.int64]
-    """Number of the example over all domains, domain by domain; -1 for padding."""
+    example_BL: NDArray[np.int64]  # number of the example over all domains, domain by domain; -1 for padding
 
 
 def build_evaluation_batches(

@@ -28,22 +28,14 @@ _BLOCK_TOKENS = 2**22
 class HeldOutSample:
     """The E examples of one domain that are measured, in the order in which they were drawn."""
 
-    example_E: NDArray[np.uint64]
-    """Distinct identities."""
-    row_E: NDArray[np.int64]
-    """Row of the store."""
-    place_E: NDArray[np.int64]
-    """Place among the examples of that row, from 0."""
-    start_E: NDArray[np.int64]
-    """Column of the first token."""
-    length_E: NDArray[np.int64]
-    """Tokens."""
-    num_tokens_E: NDArray[np.int64]
-    """Loss tokens, at least one."""
-    num_held_out: int
-    """Examples with a loss token in the whole set."""
-    packing: Packing
-    """Which of them share a measured row."""
+    example_E: NDArray[np.uint64]  # distinct identities
+    row_E: NDArray[np.int64]  # row of the store
+    place_E: NDArray[np.int64]  # place among the examples of that row, from 0
+    start_E: NDArray[np.int64]  # column of the first token
+    length_E: NDArray[np.int64]  # tokens
+    num_tokens_E: NDArray[np.int64]  # loss tokens, at least one
+    num_held_out: int  # examples with a loss token in the whole set
+    packing: Packing  # which of them share a measured row
 
     @property
     def row_lengths(self) -> NDArray[np.int64]:

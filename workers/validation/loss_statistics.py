@@ -35,13 +35,10 @@ CLEAR = 2.0
 class ExampleLosses:
     """The losses of one domain's E examples in one evaluation."""
 
-    example_E: NDArray[np.uint64]
-    """Identity of each example: a hash of its tokens and targets."""
+    example_E: NDArray[np.uint64]  # identity of each example: a hash of its tokens and targets
     loss_sum_nats_E: NDArray[np.float64]
-    num_tokens_E: NDArray[np.int64]
-    """Loss tokens, at least one."""
-    num_held_out: int
-    """Examples of the whole held-out set."""
+    num_tokens_E: NDArray[np.int64]  # loss tokens, at least one
+    num_held_out: int  # examples of the whole held-out set
 
     @property
     def loss_sum_nats(self) -> float:

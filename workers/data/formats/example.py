@@ -20,10 +20,8 @@ class Example:
     line: int
     messages: tuple[Message, ...] = ()
     text: str = ""
-    tools: tuple[Tool, ...] = ()
-    """Tools that the conversation may call."""
-    learned: tuple[bool, ...] = ()
-    """Whether each message is trained on; empty: every answer is."""
+    tools: tuple[Tool, ...] = ()  # tools that the conversation may call
+    learned: tuple[bool, ...] = ()  # whether each message is trained on; empty: every answer is
     has_template: bool = False
     """Whether the text already includes its chat template, so that its control tokens are meant as such."""
 

@@ -24,17 +24,12 @@ _GROUPED = re.compile("Grouped")  # DeepseekV4GroupedLinear
 class Matrix:
     """One matrix, or a stack with one matrix per expert."""
 
-    name: str
-    """Parameter's name in the base model."""
+    name: str  # of the parameter, in the base model
     num_parameters: int
-    is_parameter: bool
-    """peft addresses it as a parameter, not as a module."""
-    is_linear: bool
-    """It maps between hidden states: neither an embedding nor the output head."""
-    is_transposed: bool = False
-    """Stored as (inputs, outputs), as in GPT-2."""
-    refusal: str | None = None
-    """Why it cannot have an adapter."""
+    is_parameter: bool  # peft addresses it as a parameter, not as a module
+    is_linear: bool  # it maps between hidden states: neither an embedding nor the output head
+    is_transposed: bool = False  # stored as (inputs, outputs), as in GPT-2
+    refusal: str | None = None  # why it cannot have an adapter
 
     @property
     def module(self) -> str:

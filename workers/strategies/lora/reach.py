@@ -16,10 +16,8 @@ class Reach:
     """The reach in a model wrapped by peft; its weights may be on the meta device."""
 
     adapted: list[Matrix]
-    left_out: list[Matrix]
-    """Linear matrices of the decoder without one."""
-    saved: list[str]
-    """Modules trained in full."""
+    left_out: list[Matrix]  # linear matrices of the decoder without one
+    saved: list[str]  # modules trained in full
 
     @property
     def share_of_matrices(self) -> float:
