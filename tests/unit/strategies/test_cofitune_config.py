@@ -144,7 +144,7 @@ def test_rows_of_a_module_are_what_the_model_takes_them_for(model_type: str) -> 
 
 
 def test_an_unknown_model_or_an_absent_module_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(ValueError, match=r"module names of 'mamba'.*it knows llama,  .*architectures\.py"):
+    with pytest.raises(ValueError, match=r"module names of 'mamba'.*it knows llama, .*architectures\.py"):
         check_model(CoFiTuneConfig(), {"model_type": "mamba", "num_hidden_layers": 4})
     with pytest.raises(ValueError, match=r"training\.strategy\.modules: gpt2 models have no gate; they have q, k"):
         check_model(CoFiTuneConfig(modules=["gate"]), {"model_type": "gpt2", "n_layer": 4})
