@@ -1,1 +1,1 @@
-"""What a training needs first: token stores, measured importance, detected shares, memory."""
+"""What has to be ready before a training: token stores, importance, detected shares, enough memory."""

@@ -1,4 +1,4 @@
-"""Token stores -> counts of every domain, those across domains included. Reads manifests and hashes, no tokens."""
+"""Counts of every domain from its token stores, including overlaps. Reads manifests and hashes, no tokens."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from workers.data.store import TokenStore
 
 
 def count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]:
-    """What became of the rows of every domain."""
+    """What happened to the rows of every domain."""
     trained = training_stores(stores)
     leaks = find_within(
         {name: domain.eval.prompts for name, domain in stores.items()},
@@ -21,7 +21,7 @@ def count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]
     for name, domain in stores.items():
         of_eval = Report(**domain.eval.manifest["report"])
         of_train = Report(**domain.train.manifest["report"]) if domain.train else Report()
-        if not domain.has_eval_files and domain.train is None:  # measured on rows of its training files
+        if not domain.has_eval_files and domain.train is None:  # evaluated on rows of its training files
             of_train, of_eval = of_eval, of_train
         counts[name] = DomainCounts(
             train=_count_store(domain.train) if domain.train else None,

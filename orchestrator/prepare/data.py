@@ -1,4 +1,4 @@
-"""The data of runs: token stores of every domain, for a base model whose files are in order."""
+"""The data of runs: token stores of every domain, for a base model whose files were checked."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +15,9 @@ from workers.model.base_name import is_hub_name
 
 
 class PreparedData:
-    """The token stores of all runs of one command. What runs share is prepared once.
+    """The token stores of all runs of one command; stores that runs share are prepared once.
 
-    Finding a store reads all files of its domain, which for many runs over the same data would take longer than
-    training some of them.
+    Looking up a store reads all files of its domain, which for many small runs would take longer than their training.
     """
 
     def __init__(self, console: Console) -> None:
@@ -40,7 +39,7 @@ class PreparedData:
         return {name: self._found[key] for name, key in keys.items()}
 
     def is_new(self, config: RunConfig) -> bool:
-        """Whether this is the first time that it is asked about data as this run has it."""
+        """Whether this is the first call for a run with this data."""
         key = " ".join(_keys(config).values())
         is_new = key not in self._reported
         self._reported.add(key)
@@ -48,7 +47,7 @@ class PreparedData:
 
 
 def _keys(config: RunConfig) -> dict[str, str]:
-    """By domain, all that its stores follow from but for the content of its files."""
+    """By domain, everything that its stores depend on except the content of its files."""
     shared = f"{config.model.model_dump_json()} {config.data.model_dump_json()} {config.cache_dir}"
     return {name: f"{name} {domain.model_dump_json()} {shared}" for name, domain in config.domains.items()}
 
@@ -56,12 +55,12 @@ def _keys(config: RunConfig) -> dict[str, str]:
 def prepare_domains(
     config: RunConfig, domains: Mapping[str, DomainConfig], console: Console
 ) -> dict[str, DomainStores]:
-    """The token stores of these domains, made or found, for a base model whose files are in order.
+    """The token stores of these domains, built or found in the cache, after a check of the base model's files.
 
     Raises:
         ValueError: the base model cannot be loaded, or a domain cannot be used with it.
     """
-    from workers.model.loading import check_model  # torch, which a finished run does without
+    from workers.model.loading import check_model  # imports torch, which a finished run does not need
 
     for note in _hub_notes(config, domains):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -83,7 +82,7 @@ def prepare_domains(
 
 
 def _hub_notes(config: RunConfig, domains: Mapping[str, DomainConfig]) -> list[str]:
-    """A note for each name on the hub that only the local cache has now."""
+    """A note for each hub name that is only available from the local cache now."""
     notes: list[str | None] = []
     if is_hub_name(config.model.path):
         notes.append(reach_model(config.model))

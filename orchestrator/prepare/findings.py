@@ -1,4 +1,4 @@
-"""Counts -> sentences: what was left out, cut, repeated or given away, one for each finding, with its numbers."""
+"""Findings about the data as sentences with numbers: what was left out, cut, repeated or leaked."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,14 @@ from workers.config.data import DataConfig
 from workers.data.report import Report
 
 _MAX_NAMED = 5
-_FEW = 0.01  # repeats below this fraction are no cause for alarm
+_FEW = 0.01  # repeats below this fraction are not worth a warning
 
 Said = tuple[str, Severity, str]
 """Kind, severity and sentence of a finding."""
 
 
 def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_day: date | None) -> DataRecord:
-    """Count what became of the rows of every domain, and say it; `template_day`: what their template has for a date."""
+    """Counts and findings of every domain's rows; `template_day` is the date that the chat template writes, if any."""
     counts = count_domains(stores)
     findings = [
         Finding(severity=severity, kind=kind, where=f"domains.{name}", message=message)
@@ -32,8 +32,8 @@ def _dated(day: date | None) -> list[Finding]:
     if day is None:
         return []
     message = (
-        f"the chat template writes today's date; in the rows it is always {day.isoformat()}, the day when the first "
-        "token store was made, so that they stay the same rows"
+        f"the chat template writes the current date; in the rows it is always {day.isoformat()}, the day when the "
+        "first token store was built, so that the rows do not change"
     )
     return [Finding(severity="note", kind="date", where="model.chat_template", message=message)]
 
@@ -74,7 +74,7 @@ def _of_report(report: Report, rows: str, data: DataConfig) -> Iterator[Said]:
 
 def _too_long(report: Report, data: DataConfig) -> str:
     num = report.num_too_long
-    done = {"drop": "left out", "truncate": "cut to it", "split": "split into pieces of it"}[data.too_long]
+    done = {"drop": "left out", "truncate": "cut to it", "split": "split at it"}[data.too_long]
     lost = f"{_count(report.num_tokens_cut, 'tokens')} lost, {report.num_targets_cut:,} of them targets"
     message = (
         f"{_be(num)} longer than data.max_length {data.max_length:,} and {done} "
@@ -101,18 +101,18 @@ def _leaks(name: str, domain: DomainCounts) -> Iterator[Said]:
         message = f"{num:,} of {domain.eval.num_prompts:,} held-out prompts {_be(num)} in {where}"
         yield "leak", "warning", message
     if len(places) > _MAX_NAMED:
-        message = f"{domain.num_leaked_prompts:,} held-out prompts are in training data altogether, that of "
-        yield "leak", "warning", f"{message}{len(places) - _MAX_NAMED:,} more domains included"
+        message = f"{domain.num_leaked_prompts:,} held-out prompts are in training data in total, including "
+        yield "leak", "warning", f"{message}{len(places) - _MAX_NAMED:,} more domains"
 
 
 def _shared(name: str, domain: DomainCounts, order: list[str]) -> Iterator[Said]:
-    """Each pair of domains is told once, by the one that comes first."""
+    """Each pair of domains is reported once, at the first of the two."""
     later = [(other, num) for other, num in domain.shared_examples.items() if order.index(other) > order.index(name)]
     for other, num in later[:_MAX_NAMED]:
         verb = "is" if num == 1 else "are"
-        yield "shared", "warning", f"{_count(num, 'training examples')} {verb} in domain {other!r} too"
+        yield "shared", "warning", f"{_count(num, 'training examples')} {verb} also in domain {other!r}"
     if len(later) > _MAX_NAMED:
-        yield "shared", "warning", f"training examples are in {len(later) - _MAX_NAMED:,} more domains too"
+        yield "shared", "warning", f"training examples are also in {len(later) - _MAX_NAMED:,} more domains"
 
 
 def _same_files(stores: Mapping[str, DomainStores]) -> Iterator[Finding]:
@@ -130,13 +130,10 @@ def _same_files(stores: Mapping[str, DomainStores]) -> Iterator[Finding]:
             for domain, side, name in same[:_MAX_NAMED]
         ]
         more = f" and {len(same) - _MAX_NAMED:,} more" if len(same) > _MAX_NAMED else ""
-        message = f"the same file {_times(len(same))}: {', '.join(named)}{more}"
+        times = "twice" if len(same) == 2 else f"{len(same):,} times"
+        message = f"the same file {times}: {', '.join(named)}{more}"
         severity: Severity = "note" if all(side == "eval" for _, side, _ in same) else "warning"
         yield Finding(severity=severity, kind="same_file", where=f"domains.{first}", message=message)
-
-
-def _times(number: int) -> str:
-    return "twice" if number == 2 else f"{number:,} times"
 
 
 def _count(number: int, things: str) -> str:

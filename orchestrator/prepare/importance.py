@@ -1,12 +1,10 @@
-"""The importance that CoFiTune's soft mask wants: measured before the training, one Ray task a domain, and kept.
+"""The importance that CoFiTune's soft mask needs: measured before training, one Ray task per domain, and cached.
 
-Each domain's scores are kept by a fingerprint of all that they depend on, so another normalisation, merge or choice of
-domains measures nothing again. The importance made of them is a file named by its own content in the cache, which is
-what plans name (so that runs with equal importance have equal plans), and a copy in the run's folder.
+Each domain's scores are cached by a fingerprint of all that they depend on, so that another normalisation, merge or
+choice of domains measures nothing again. The resulting importance is cached under a digest of its content, which is the
+path in plans (so that runs with equal importance have equal plans), and copied to the run's folder.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.prepare.token_stores import DomainStores
 from workers.config.model import ModelConfig
 from workers.data.store import TokenStore
+from workers.fingerprint import fingerprint, fingerprint_bytes
 from workers.strategies.cofitune import CoFiTuneConfig, ImportanceConfig
 from workers.strategies.cofitune.normalisation import (
     Importance,
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
     import ray
 
 _SCORES_VERSION = 2
-"""Raised whenever the same settings would give other scores."""
+"""Incremented whenever the same settings would give other scores."""
 FILE = "importance.safetensors"
 
 
 def with_importance(
     config: RunConfig, stores: Mapping[str, DomainStores], console: Console, *, in_folder: bool = True
 ) -> RunConfig:
-    """The same run, its strategy naming a file of importance; unchanged where nothing is masked.
+    """The run with a file of importance in its strategy; unchanged if nothing is masked.
 
-    With `in_folder` the file lies in the run's folder as well, and a run that goes on uses that one.
+    With `in_folder`, the file is also copied to the run's folder, and a resumed run uses that copy.
     """
     strategy = config.training.strategy
     if not isinstance(strategy, CoFiTuneConfig) or strategy.mask == "none":
@@ -62,7 +61,7 @@ def with_importance(
 def _find(
     config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
 ) -> tuple[Importance, dict[str, Any]]:
-    """Importance from the files named, or measured; and where it comes from."""
+    """Importance from the given files, or measured; and its origin."""
     if settings.files:
         return read_importance(settings.files), {"files": [str(path) for path in settings.files]}
     about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
@@ -72,7 +71,7 @@ def _find(
 def _measure(
     config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
 ) -> Importance:
-    """Importance from the training rows of the domains, which are measured side by side."""
+    """Importance measured on the training rows of the domains, in parallel."""
     trained = {name: pair.train for name, pair in stores.items() if pair.train is not None}
     names = settings.domains or list(trained)
     files = {name: _scores_file(config, settings, name, trained[name]) for name in names}
@@ -118,18 +117,16 @@ def _scores_file(config: RunConfig, settings: ImportanceConfig, name: str, store
         "model": config.model.with_absolute_paths().model_dump(mode="json", exclude={"chat_template"}),
         "store": store.fingerprint,
         "settings": settings.model_dump(mode="json", include={"num_rows", "dropout"}),
-        "rows_per_pass": config.training.micro_batch_size,  # the dropout is drawn pass by pass
+        "rows_per_pass": config.training.micro_batch_size,  # dropout is drawn pass by pass
         "seed": config.seed,
     }
-    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=6).hexdigest()
-    return config.output_dir / "importance" / f"{name}-{digest}.safetensors"
+    return config.output_dir / "importance" / f"{name}-{fingerprint(identity)}.safetensors"
 
 
 def _in_cache(config: RunConfig, importance: Importance, about: Mapping[str, Any]) -> Path:
-    """The same under a name that is a function of its content."""
+    """The importance in a file whose name is a digest of its content."""
     content = b"".join(importance[kind].tobytes() for kind in KINDS)
-    digest = hashlib.blake2b(content, digest_size=6).hexdigest()
-    path = config.output_dir.resolve() / "importance" / f"merged-{digest}.safetensors"
+    path = config.output_dir.resolve() / "importance" / f"merged-{fingerprint_bytes(content)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_importance(path, importance, about)

@@ -1,14 +1,14 @@
 """How much memory a rank will need, estimated before anything is loaded.
 
-The estimate is of tensors at the worst moment of a training step: the end of the forward pass, the end of the backward
-pass, or the optimizer step. Weights, gradients and optimizer state are sharded as ZeRO does it (arXiv 1910.02054),
-with the copies and buffers that DeepSpeed makes of them on the way. Activations follow the decoder layers of
-transformers with gated neurons (Llama, Qwen, ...), whose sum per layer is that of Korthikanti et al. (arXiv
-2205.05198, section 4.1) for other layers; only eager attention keeps scores. Only what trains has gradients and
-optimizer state, and no activations are kept below the lowest layer that trains.
+The estimate covers tensors at the worst moment of a training step: the end of the forward pass, the end of the backward
+pass, or the optimizer step. Weights, gradients and optimizer state are sharded as by ZeRO (arXiv 1910.02054), with the
+copies and buffers that DeepSpeed makes of them. Activations are those of transformers' decoder layers with gated
+neurons (Llama, Qwen, ...), counted like the layers in Korthikanti et al. (arXiv 2205.05198, section 4.1); only eager
+attention keeps scores. Only trained parameters have gradients and optimizer state, and no activations are kept below
+the lowest trained layer.
 
-Not in it: what the process itself and the device's runtime take, what the allocator loses between tensors, and
-offloading in a DeepSpeed file of one's own, which is not subtracted.
+Not included: the memory of the process itself and of the device's runtime, and the allocator's fragmentation.
+Offloading in a custom DeepSpeed file is not subtracted.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 _FP32 = 4  # bytes
-_ADAM_TEMPORARIES = 8  # bytes a parameter that torch's AdamW takes in a step on the CPU; on a GPU it is fused
-_LOGIT_BYTES = 12  # a logit in float32: its logarithm, and the gradients of the loss and of the logit
+_ADAM_TEMPORARIES = 8  # bytes per parameter that torch's AdamW needs in a step on the CPU; on a GPU it is fused
+_LOGIT_BYTES = 12  # per logit, in float32: its logarithm, and the gradients of the loss and of the logit
 # DeepSpeed's defaults, in parameters.
 _ZERO_DEFAULTS = {
     "reduce_bucket_size": 500_000_000,
@@ -39,7 +39,7 @@ _ZERO_DEFAULTS = {
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a model decides its memory, under its training strategy."""
+    """The properties of a model that determine its memory, under its training strategy."""
 
     num_parameters: int
     num_trainable: int
@@ -48,20 +48,20 @@ class ModelShape:
     hidden_size: int
     intermediate_size: int
     attention_size: int
-    """Heads times their width."""
+    """Number of heads times their width."""
     num_heads: int
     attention: str
     """The kernel: sdpa, eager or flash_attention_2."""
     vocab_size: int
     num_positions: int | None
-    """Tokens in a row that the model was made for; None where it does not say."""
+    """Tokens per sequence that the model supports; None if its configuration does not say."""
     notes: tuple[str, ...] = ()
-    """Lines on what is trained: the matrices that have an adapter, the router loss."""
+    """Lines about what is trained: the matrices with an adapter, the router loss."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Of one rank, in bytes: for each moment of a step what is held then, by name."""
+    """Memory of one rank, in bytes: for each moment of a step, what is allocated then, by name."""
 
     num_parameters: int
     num_trainable: int
@@ -69,22 +69,20 @@ class MemoryEstimate:
 
     @property
     def moment(self) -> str:
-        """The moment that needs most."""
+        """The moment with the highest total."""
         return max(self.moments, key=lambda name: sum(self.moments[name].values()))
 
     @property
     def parts(self) -> dict[str, float]:
-        """What is held at that moment."""
+        """What is allocated at that moment."""
         return self.moments[self.moment]
 
     @property
     def total(self) -> float:
-        """The sum of it."""
         return sum(self.parts.values())
 
     @property
     def total_gib(self) -> float:
-        """The same, in GiB."""
         return self.total / GIB
 
 
@@ -93,13 +91,13 @@ def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEsti
 
     Args:
         config: the run.
-        loss_fraction: of the tokens of a row, those that count for the loss; logits of others are not kept.
+        loss_fraction: fraction of a sequence's tokens that count for the loss; logits of others are not kept.
     """
     return estimate_for_shape(read_shape(config), config, loss_fraction)
 
 
 def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
-    """The same where the model's shape is known."""
+    """The same for a known shape."""
     held = _held(shape, config)
     kept = {
         "activations": _activations(shape, config),
@@ -118,7 +116,7 @@ def read_shape(config: RunConfig) -> ModelShape:
     """The shape of the configured model, under its training strategy."""
     model = _build_without_weights(config)
     text: Any = model.config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 0  # models that carry a state have none
+    heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none
     neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     return ModelShape(
         num_parameters=sum(p.numel() for p in model.parameters()),
@@ -136,8 +134,8 @@ def read_shape(config: RunConfig) -> ModelShape:
 
 
 def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
-    """What is trained other than all parameters, and other than by the cross-entropy."""
-    from workers.engine.router_loss import describe_router_loss  # which imports torch
+    """What is trained if not all parameters, and which losses besides the cross-entropy."""
+    from workers.engine.router_loss import describe_router_loss  # imports torch
 
     if config.training.strategy.type == "lora":
         yield from find_reach(model).lines()
@@ -146,18 +144,18 @@ def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
 
 
 def _held(shape: ModelShape, config: RunConfig) -> dict[str, float]:
-    """What is held all the time: weights, and the optimizer's masters and moments."""
+    """What is allocated all the time: weights, and the optimizer's master weights and moments."""
     stage, ranks, width = config.training.deepspeed.zero_stage, config.cluster.num_workers, _width(config)
     weights = shape.num_parameters * width / (ranks if stage == 3 else 1)
     if stage == 3:
-        # Gathered, and not let go before the backward pass where that needs them again soon.
+        # Gathered weights are kept for the backward pass if it needs them again soon.
         zero = _zero_settings(shape, config)
         live = zero["stage3_max_reuse_distance"] / 2 + zero["stage3_prefetch_bucket_size"]
         weights += min(shape.num_parameters, live) * width
-    masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # the parameters themselves are stepped there
+    masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # there the parameters themselves are updated
     strategy = config.training.strategy
     masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
-    mask = 13 if masked else 0  # the factors and their bins; the weights before, and as the mask makes them
+    mask = 13 if masked else 0  # bytes for the factors and their bins, and the weights before and after masking
     optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (ranks if stage >= 1 else 1)
     return {"weights": weights, "optimizer": optimizer}
 
@@ -166,8 +164,8 @@ def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, floa
     """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
 
     Stages 1 to 3 reduce gradients in a bucket and keep a rank's share of the result. Stage 1 starts when all gradients
-    are there, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by ranks, in a copy of it. On a GPU the
-    bucket is taken whole, on the CPU as far as it is filled. The step copies the share into one piece, in float32.
+    exist, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by rank, in a copy of it. On a GPU the whole
+    bucket is allocated, on the CPU only the filled part. The step copies the share into one float32 tensor.
     """
     if _width(config) < _FP32 and config.training.deepspeed.gradient_dtype == "float32":
         return _wide_gradients(shape, config)
@@ -220,17 +218,17 @@ def _wide_gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float,
 
 
 def _stepped(shape: ModelShape, config: RunConfig) -> float:
-    """Parameters that a rank steps at a time."""
+    """Parameters that a rank updates at a time."""
     stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
     stepped = shape.num_trainable / (ranks if stage else 1)
     return min(stepped, _zero_settings(shape, config)["sub_group_size"] / ranks) if stage == 3 else stepped
 
 
 def _activations(shape: ModelShape, config: RunConfig) -> float:
-    """Bytes that the backward pass needs of the forward pass, but for the logits."""
+    """Bytes that the forward pass keeps for the backward pass, without the logits."""
     width, hidden = _width(config), shape.hidden_size
     norm = (_FP32 + 2 * width) * hidden  # its input in float32, normalised, and scaled
-    # Queries, keys and values of every head, their result; a mask of packed rows, or the scores in float32 and as used
+    # Queries, keys, values and results of every head; a mask of packed sequences, or scores in float32 and as used
     attention = width * 4 * shape.attention_size
     if config.data.packing and shape.attention == "sdpa":
         attention += width * config.data.max_length
@@ -262,7 +260,7 @@ def _on_gpu(config: RunConfig) -> bool:
 
 
 def _has_more_passes(config: RunConfig) -> bool:
-    """Whether a step takes more than one pass of a rank."""
+    """Whether a step has more than one pass per rank."""
     return config.training.global_batch_size > config.training.micro_batch_size * config.cluster.num_workers
 
 
@@ -276,7 +274,7 @@ def _zero_settings(shape: ModelShape, config: RunConfig) -> dict[str, int]:
 
 
 def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
-    """Decoder layers that the backward pass goes through, from the last down to the lowest with anything to train."""
+    """Decoder layers that the backward pass goes through, from the last down to the lowest trained one."""
     import torch
 
     layers = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
@@ -288,7 +286,7 @@ def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
 
 
 def _build_without_weights(config: RunConfig) -> "PreTrainedModel":
-    """The model under its training strategy, on the meta device: shapes, no memory."""
+    """The model under its training strategy on the meta device: shapes without memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,8 +1,8 @@
-"""Token stores of all domains: one task for each part of a file, then one for each store; what is cached is not remade.
+"""Token stores of all domains: one task for each part of a file, then one for each store; cached stores are reused.
 
-The tasks run on Ray where it is up, else one after the other in this process. The driver loads the tokenizer and hands
-it to them: which class a tokenizer is of, transformers decides by the model's configuration class, and those import
-torch. A task imports none of it, and asks no hub.
+The tasks run on Ray if it is running, else one after the other in this process. The driver loads the tokenizer and
+passes it to them: to choose a tokenizer class, transformers imports the model's configuration class and with it torch.
+So a task neither imports torch nor accesses the hub.
 """
 
 import os
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnProgress = Callable[[float, float, str], None]
-"""Called with (done, total, domain), in bytes of the domain's files, or in rows where it is a hub set."""
+"""Called with (done, total, domain), in bytes of the domain's files, or in rows of a data set on the hub."""
 
 
 @dataclass(frozen=True)
 class UsedSource:
-    """A file, or a split of a hub set, that a domain's stores are made of."""
+    """A file, or a split of a data set on the hub, from which a domain's stores were built."""
 
     name: str
     side: Side
-    """Whether it is given as training or as evaluation data."""
+    """Whether it was given as training or as evaluation data."""
     digest: str
     """Hash of its content."""
 
@@ -54,16 +54,16 @@ class DomainStores:
     """None for a domain that is only measured."""
     eval: TokenStore
     sources: tuple[UsedSource, ...] = ()
-    """What they are made of, training data first."""
+    """What they were built from, training data first."""
 
     @property
     def has_eval_files(self) -> bool:
-        """Whether the evaluation rows are its own, not set aside from the training rows."""
+        """Whether the evaluation rows have their own files and are not set aside from the training rows."""
         return any(source.side == "eval" for source in self.sources)
 
     @property
     def report(self) -> Report:
-        """What became of all the rows that were read for them."""
+        """What happened to all rows that were read."""
         return Report.merged([Report(**store.manifest["report"]) for store in (self.train, self.eval) if store])
 
 
@@ -79,9 +79,10 @@ def prepare_stores(
     cache_dir: Path,
     on_progress: OnProgress = lambda done, total, domain: None,
 ) -> dict[str, DomainStores]:
-    """The stores of every domain, made where the cache does not have them yet.
+    """The stores of every domain, built if they are not in the cache.
 
-    ValueError, in the words meant for the user, where a domain cannot be used.
+    Raises:
+        ValueError: a domain cannot be used; the message is for the user.
     """
     cache_dir = cache_dir.resolve()
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -93,12 +94,12 @@ def prepare_stores(
         _build_missing(missing, data, tokenizer, cache_dir, on_progress)
     stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
     for domain, pair in stores.items():
-        check_bad_rows(domain, data, pair.report)  # a cached store may stem from a more generous run
+        check_bad_rows(domain, data, pair.report)  # a cached store may be from a run that tolerated more bad rows
     return stores
 
 
 def check_ids(stores: Mapping[str, DomainStores], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
-    """ValueError where a store holds a token id that a model of so many embeddings does not take."""
+    """ValueError if a store has a token id outside the model's embeddings."""
     of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
     check_token_ids(of_domains, tokenizer, num_embeddings)
 
@@ -120,7 +121,7 @@ def _build_missing(
 ) -> None:
     import ray
 
-    # Inside a list a reference stays one: a worker fetches the tokenizer once for all its tasks.
+    # Ray does not resolve references inside a list, so a worker fetches the tokenizer once for all its tasks.
     run = partial(_run_on_ray, [ray.put(tokenizer)]) if ray.is_initialized() else partial(_run_here, tokenizer)
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     try:
@@ -148,7 +149,7 @@ def _build_missing(
 
 
 class _Progress:
-    """Adds up the parts that are done."""
+    """Sums up the finished parts."""
 
     def __init__(self, plans: list[DomainPlan], on_progress: OnProgress) -> None:
         self.on_progress = on_progress
@@ -158,7 +159,6 @@ class _Progress:
             on_progress(0.0, total, domain)
 
     def add(self, task: ShardTask) -> None:
-        """One more part."""
         self.done[task.domain] += _size(task)
         self.on_progress(self.done[task.domain], self.total[task.domain], task.domain)
 
@@ -168,13 +168,13 @@ def _size(task: ShardTask) -> float:
 
 
 def cached_tokenizer(model: ModelConfig, cache_dir: Path) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer as the stores of a cache are made with it: a date that its chat template writes is the
-    cache's. Loading it takes longer than looking through a warm cache."""
+    """The model's tokenizer as used for the stores of a cache: if its chat template writes the date, the cache's date
+    is used. Loaded once, as that takes longer than all look-ups in a complete cache."""
     return _load_frozen(model, cache_dir)[0]
 
 
 def template_day(config: RunConfig) -> date | None:
-    """The day that the model's chat template writes into the rows of a run; None where it writes none."""
+    """The date that the model's chat template writes into the rows of a run; None if it writes none."""
     return _load_frozen(config.model.with_absolute_paths(), config.cache_dir.resolve())[1]
 
 
@@ -211,10 +211,10 @@ def _run_here(
 def _run_on_ray(
     tokenizer: "list[ray.ObjectRef]", body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
 ) -> Iterator[tuple[int, Any]]:
-    """(index of the call, result) of every call, as they finish; a ValueError of a task is raised as it was there.
+    """(index of the call, result) of every call, as they finish; a task's ValueError is raised unchanged.
 
-    The tasks behind it are left to end by themselves: cancelling one that is just completing ends this process (a
-    failed check inside Ray 2.60).
+    The other tasks are then left to finish: cancelling a task that is just completing aborts this process (a failed
+    check inside Ray 2.60).
     """
     import ray
 
@@ -232,7 +232,7 @@ def _run_on_ray(
 
 
 def _single_threaded(body: Callable[..., Any], tokenizer: "list[ray.ObjectRef]", *arguments: Any) -> Any:
-    # A task has one CPU; the tokenizer would take all of the machine.
+    # A task has one CPU; the tokenizer would otherwise use all of them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return body(_fetch(*tokenizer), *arguments)
 

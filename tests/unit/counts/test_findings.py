@@ -155,9 +155,9 @@ def test_the_same_example_or_file_in_two_domains_is_told_once_with_both_names(lo
         }
     )
     assert lines(record, "shared") == [
-        "a: 20 training examples are in domain 'b' too",
-        "a: 3 training examples are in domain 'c' too",
-        "b: 3 training examples are in domain 'c' too",
+        "a: 20 training examples are also in domain 'b'",
+        "a: 3 training examples are also in domain 'c'",
+        "b: 3 training examples are also in domain 'c'",
     ]
     assert lines(record, "same_file") == [
         f"a: the same file twice: {one} (domain 'a', train), {copy} (domain 'b', train)",
@@ -210,7 +210,7 @@ def test_what_is_cut_is_counted_in_rows_tokens_and_targets(
     assert counted == (num_long, num_lost, tokens, targets)
     assert report.num_without_target == (0 if policy == "drop" else num_lost)
     of_train, of_eval = lines(record, "too_long")
-    done = {"drop": "left out", "truncate": "cut to it", "split": "split into pieces of it"}[policy]
+    done = {"drop": "left out", "truncate": "cut to it", "split": "split at it"}[policy]
     assert of_train.startswith(
         f"law: {num_long} of 200 rows are longer than data.max_length {max_length} and {done} "
         f"(data.too_long: {policy}): {tokens:,} tokens lost, {targets:,} of them targets"
