@@ -1,4 +1,4 @@
-"""distribution.json: what a detection found, with everything that a person needs to judge it."""
+"""distribution.json: the result of a detection, with everything that is needed to assess it."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ class EstimatedShares(BaseModel):
 
     @classmethod
     def of(cls, estimate: SharesEstimate, domains: list[str]) -> Self:
-        """The arrays of shape (D,) by name."""
+        """The arrays, each of shape (D,), by name."""
         ends = zip(estimate.lower_D.tolist(), estimate.upper_D.tolist(), strict=True)
         return cls(
             shares=dict(zip(domains, estimate.shares_D.tolist(), strict=True)),
@@ -31,7 +31,7 @@ class EstimatedShares(BaseModel):
 
 
 class Round(BaseModel):
-    """The estimate after a round, over all texts so far; `change` is the largest change of a share in it."""
+    """The estimate after a round, over all texts so far; `change` is the largest change of a share in that round."""
 
     num_texts: int
     shares: Shares
@@ -39,7 +39,7 @@ class Round(BaseModel):
 
 
 class ExampleText(BaseModel):
-    """A generated text and how sure the judge is of its domain, for a person to look at."""
+    """A generated text, for inspection, and the probability that the judge gave its domain."""
 
     text: str
     probability: float
@@ -51,7 +51,7 @@ class DetectedDistribution(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     shares: Shares
-    """Of the domains that are trained on: the chosen estimate, smoothed, summing to 1."""
+    """Shares of the trained domains: the chosen estimate, smoothed, summing to 1."""
     standard_errors: Shares
     intervals: dict[str, tuple[float, float]]
     confidence: float
@@ -61,21 +61,21 @@ class DetectedDistribution(BaseModel):
     """All estimates, of all domains, not smoothed."""
     rounds: list[Round]
     is_converged: bool
-    """False where max_texts ended it."""
+    """False if max_texts ended the detection."""
     num_texts: int
     num_unparsed: int
-    """Texts that the judge named no domain for; they are in no estimate."""
+    """Texts for which the judge named no domain; they are in no estimate."""
     unparsed_notes: dict[str, int]
-    """What was said of them, most frequent first."""
+    """The answers about them with their counts, most frequent first."""
     num_calibration_texts: dict[str, int]
     responses: dict[str, Shares]
-    """Mean answer of the judge on calibration texts of each domain."""
+    """Mean answer of the judge on the calibration texts of each domain."""
     examples: dict[str, list[ExampleText]]
     model: str
     domains: list[str]
     seed: int
     judge: dict[str, Any]
-    """Settings of the judge, and the tokens and dollars it took."""
+    """Settings of the judge, and its cost in tokens and dollars."""
     generation: dict[str, Any]
 
     @model_validator(mode="after")
@@ -85,7 +85,6 @@ class DetectedDistribution(BaseModel):
         return self
 
     def write(self, path: Path) -> None:
-        """Write the file durably."""
         write_durably(path, self.model_dump_json(indent=1).encode())
 
     @classmethod
@@ -93,7 +92,7 @@ class DetectedDistribution(BaseModel):
         """The distribution in a file.
 
         Raises:
-            ValueError: it is no distribution.json.
+            ValueError: it is not a distribution.json.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -102,11 +101,11 @@ class DetectedDistribution(BaseModel):
 
 
 def trained_shares(smoothed_D: np.ndarray, domains: list[str], trained: list[str]) -> Shares:
-    """Shares of the domains that are trained on, summing to 1."""
+    """Shares of the trained domains, summing to 1."""
     by_name = {name: float(share) for name, share in zip(domains, smoothed_D, strict=True) if name in trained}
     total = sum(by_name.values())
     if total <= 0:
         raise ValueError(
-            f"not one text of the trained domains {trained} was found; set detection.smoothing above 0 or give shares"
+            f"no text of the trained domains {trained} was found; set detection.smoothing above 0 or give shares"
         )
     return {name: share / total for name, share in by_name.items()}

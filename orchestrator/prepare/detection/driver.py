@@ -1,4 +1,4 @@
-"""`raymix detect`, and `detected` in a configuration turned into shares before its run starts."""
+"""`raymix detect`, and replacing `detected` in a configuration by shares before its run starts."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from workers.durable import write_durably
 
 
 def detect(config: RunConfig, output: Path, console: Console) -> None:
-    """Detect the distribution of the configuration's model, or find it where it was detected before.
+    """Detect the distribution of the configuration's model, or read it if it was detected before.
 
-    Writes `output` and, beside it, a page with the suffix .html.
+    Writes `output` and, next to it, a page with the suffix .html.
     """
     distribution = known_distribution(config) or _detect_on_cluster(config)
     page = output.with_suffix(".html")
@@ -36,10 +36,10 @@ def _detect_on_cluster(config: RunConfig) -> DetectedDistribution:
 
 
 def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:
-    """The configuration with shares by domain where its mixing says `detected` or names a file of shares.
+    """The configuration with shares by domain if its mixing has `detected` or a file of shares.
 
-    The distribution used is kept as distribution.json in the run's folder, and a run that goes on uses that one. To be
-    called inside a Ray session.
+    The distribution is kept as distribution.json in the run's folder, which a resumed run uses. To be called inside a
+    Ray session.
     """
     source = config.mixing.needs.distribution
     if source is None:
@@ -56,7 +56,7 @@ def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:
 
 
 def with_known_shares(config: RunConfig) -> RunConfig | None:
-    """The same without detecting anything, or writing: None where the shares are still to be detected."""
+    """The same without detecting or writing anything; None if the shares have not been detected yet."""
     source = config.mixing.needs.distribution
     if source is None:
         return config
@@ -73,4 +73,4 @@ def _with_shares(config: RunConfig, source: Source, shares: Numbers) -> RunConfi
 
 def _keep(distribution: DetectedDistribution, path: Path, page: Path) -> None:
     write_page(distribution, page)
-    distribution.write(path)  # last: it says that the rest is there
+    distribution.write(path)  # last: it marks the rest as complete

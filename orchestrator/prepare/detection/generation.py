@@ -1,11 +1,11 @@
-"""Texts of a model's own making: from an empty prompt, or from openings of known domain.
+"""Texts written by a model, from an empty prompt or from openings of known domain.
 
-A free text starts from BOS alone (EOS where the tokenizer has no BOS) and is cut at the first BOS or EOS that the model
-writes, so it is one document. Its first `opening_tokens` tokens are kept apart as its opening: a continuation begins
-behind an opening that a person wrote, and both are judged by what follows only, so that they are texts of one form.
+A free text starts from BOS alone (EOS if the tokenizer has no BOS) and is cut at the first BOS or EOS that the model
+writes, so it is one document. Its first `opening_tokens` tokens are kept separately as its opening: a continuation
+follows an opening from the data, and both are judged only by what follows, so that they have the same form.
 
 Deterministic in (seed, kind of text, number of the batch), on the same kind of machine. Every finished batch is one
-file, written durably; what is there is not written again.
+file, written durably; existing batches are not written again.
 """
 
 import json
@@ -37,18 +37,17 @@ class GeneratedText:
 
     @property
     def whole(self) -> str:
-        """The document with its opening."""
         return self.opening + self.text
 
     @property
     def judged(self) -> str:
-        """What is judged: what follows the opening, or the opening where the document ended with it."""
+        """What follows the opening, or the opening if the document ends with it."""
         return self.text if self.text.strip() else self.opening
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """One batch: `openings` of equal length to continue, or none and `num_texts` free texts."""
+    """One batch: `openings` of equal length to continue, or, without any, `num_texts` free texts."""
 
     key: str
     seed: int
@@ -70,24 +69,23 @@ class TextGenerator:
         self._tokenizer = load_tokenizer(model)
         self._start, self._stops = document_borders(self._tokenizer)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        # One token at a time, a CPU is about three times slower in bfloat16 than in float32.
+        # Generating token by token, a CPU is about three times slower in bfloat16 than in float32.
         dtype = model.dtype if self._device == "cuda" else "float32"
         self._model: Any = load_model(model.replaced(dtype=dtype)).eval()
         self._model.to(self._device)
-        # The library takes what a call leaves open from the model's own generation_config.json: top_k and the like.
+        # Otherwise transformers takes what a call leaves open, such as top_k, from the model's generation_config.json.
         self._model.generation_config = Sampling()
         self._settings = generation
         self._num_new = generation.max_new_tokens
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and 1 + opening_tokens + self._num_new > room:
             raise ValueError(
-                f"detection.generation.max_new_tokens: {self._num_new} and calibration.opening_tokens "
-                f"{opening_tokens} are more than the {room} positions of {model.path}; "
+                f"detection.generation.max_new_tokens: {self._num_new} with calibration.opening_tokens "
+                f"{opening_tokens} is more than the {room} positions of {model.path}; "
                 f"use at most {room - 1 - opening_tokens}"
             )
 
     def __call__(self, job: GenerationJob) -> list[GeneratedText]:
-        """The texts of a batch."""
         import torch
         from transformers import GenerationConfig as Sampling
 
@@ -113,7 +111,7 @@ class TextGenerator:
         return [self._text(ids[1:], len(job.openings) and opening) for ids in output_BL.tolist()]
 
     def _text(self, ids: list[int], num_given: int) -> GeneratedText:
-        """The document that a row of ids begins with; its first `num_given` ids were given."""
+        """The document at the beginning of a row of ids, of which the first `num_given` were given."""
         stops = set(self._stops)
         end = next((place for place in range(num_given, len(ids)) if ids[place] in stops), len(ids))
         border = min(self._opening_tokens, end)
@@ -137,7 +135,7 @@ def generate(
     pool: WorkerPool[GenerationJob, list[GeneratedText]],
     on_batch: Callable[[int], None] = lambda num_texts: None,
 ) -> list[list[GeneratedText]]:
-    """The texts of every job, in order; those of a batch that is in `folder` already are read."""
+    """The texts of every job, in order; batches that already exist in `folder` are read."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{job.key}.jsonl" for job in jobs]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
@@ -155,7 +153,7 @@ def _read(path: Path) -> list[GeneratedText]:
 
 
 def free_jobs(generation: GenerationConfig, seed: int, num_texts: int) -> list[GenerationJob]:
-    """Batches for at least so many free texts; all of them full, so that more texts are only added to these."""
+    """Full batches for at least `num_texts` free texts; a larger number adds batches without changing these."""
     size = generation.batch_size
     return [GenerationJob(f"free-{number:06d}", seed, size) for number in range(-(-num_texts // size))]
 
@@ -163,7 +161,7 @@ def free_jobs(generation: GenerationConfig, seed: int, num_texts: int) -> list[G
 def continuation_jobs(
     openings: Sequence[Ids], domain: str, generation: GenerationConfig, calibration: CalibrationConfig, seed: int
 ) -> list[GenerationJob]:
-    """Batches that continue openings of one domain; each is continued in turn where there are too few."""
+    """Batches that continue openings of one domain, which are used in turn if there are too few."""
     count = calibration.texts_per_domain
     chosen = [tuple(openings[number % len(openings)]) for number in range(count)]
     size = generation.batch_size

@@ -1,4 +1,4 @@
-"""Judged texts -> shares of the domains. Pure: arrays in, arrays out; every random draw is keyed by a seed.
+"""Shares of the domains from judged texts. Pure: arrays in, arrays out; every random draw is keyed by a seed.
 
 Three estimates, side by side:
 
@@ -6,15 +6,15 @@ Three estimates, side by side:
     counts     P_d = (1/N) #{n : d = argmax p_n}            the paper's released code
     corrected  P_d = (1/N) sum_n q_n(d) P_d / sum_e q_n(e) P_e      to its fixed point
 
-The first two inherit every habit of the judge: a domain that it over-calls comes out too large. The third undoes that.
+The first two inherit every bias of the judge: a domain that it prefers gets too large a share. The third corrects that.
 q_n is the judge's answer calibrated on texts of known domain in equal parts, so q_n(d) is a posterior under equal
-shares; the fixed point is the maximum likelihood of the shares by expectation maximisation (Saerens, Latinne and
-Decaestecker, Neural Computation 14, 2002). Calibration by scale and bias is what makes it work (Alexandari, Kundaje and
-Shrikumar, ICML 2020). On mixtures of a small model's continuations with known shares it came nearer than a full
-logistic regression or the inverse of the confusion matrix, and halved the distance of the average and of the counts. A
-judge of hard answers needs no other formula: its one-hot answers turn into the rows of a confusion matrix.
+shares; the fixed point is the maximum likelihood estimate of the shares by expectation maximisation (Saerens, Latinne
+and Decaestecker, Neural Computation 14, 2002). It depends on calibration by scale and bias (Alexandari, Kundaje and
+Shrikumar, ICML 2020). On mixtures of a small model's continuations with known shares it was closer than a full logistic
+regression or the inverse of the confusion matrix, and halved the error of the average and of the counts. Hard answers
+need no other formula: calibration turns one-hot answers into the rows of a confusion matrix.
 
-Assumes that texts of one domain are judged alike in the calibration set and among the free texts (label shift).
+Assumes that texts of a domain are judged alike in the calibration set and among the free texts (label shift).
 
 Legend: N texts, C calibration texts, D domains, B resamples.
 """
@@ -31,7 +31,7 @@ _EM_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class SharesEstimate:
-    """Shares of shape (D,), their standard errors and the interval's ends."""
+    """Shares of shape (D,), their standard errors and the ends of their intervals."""
 
     shares_D: Floats
     standard_errors_D: Floats
@@ -45,14 +45,14 @@ def average(answers_ND: Floats, counts_N: Floats | None = None) -> Floats:
 
 
 def hard_answers(answers_ND: Floats) -> Floats:
-    """1 for the likeliest domain of each text (the first of several), 0 elsewhere; shape (N, D)."""
+    """1 for the most likely domain of each text (the first if tied), 0 elsewhere; shape (N, D)."""
     return np.eye(answers_ND.shape[1])[answers_ND.argmax(axis=1)]
 
 
 def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, near_D: Floats | None = None) -> Floats:
-    """Shares under which texts with these posteriors (under equal shares) are likeliest; shape (D,).
+    """Shares under which texts with these posteriors (under equal shares) are most likely; shape (D,).
 
-    `near_D`, all above 0, is where to begin; it saves time.
+    `near_D`, all above 0, is a starting point that saves time.
     """
     num_texts, num_domains = posteriors_ND.shape
     counts_N = np.ones(num_texts) if counts_N is None else counts_N
@@ -70,9 +70,9 @@ def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, n
 def estimate_all(
     answers_ND: Floats, calibration: Calibration | None, num_bootstrap: int, confidence: float, seed: int
 ) -> dict[str, SharesEstimate]:
-    """Each estimate with its intervals: texts drawn again, and for `corrected` calibration texts too, domain by domain.
+    """Each estimate with intervals from resampled texts, and for `corrected` also calibration texts, by domain.
 
-    The intervals of `average` and `counts` know nothing of the judge's errors.
+    The intervals of `average` and `counts` do not include the judge's errors.
     """
     rng = np.random.default_rng(seed)
     num_texts = len(answers_ND)
@@ -112,12 +112,12 @@ def smooth(shares_D: Floats, num_texts: int, pseudo_texts: float) -> Floats:
 
 
 def total_variation(first_D: Floats, second_D: Floats) -> float:
-    """Half the sum of the differences: the mass that would have to move."""
+    """Half the sum of absolute differences."""
     return float(np.abs(first_D - second_D).sum() / 2.0)
 
 
 def _redraw(labels_C: Ints, rng: np.random.Generator) -> Floats:
-    """How often each calibration text is drawn, as many texts of each domain as there are."""
+    """How often each calibration text is drawn, keeping the number of texts of each domain."""
     counts_C = np.zeros(len(labels_C))
     for label in np.unique(labels_C):
         members = np.flatnonzero(labels_C == label)

@@ -1,4 +1,4 @@
-"""The detection itself: measure the judge, then write and judge texts in rounds until the shares hold still."""
+"""The detection itself: calibrate the judge, then write and judge texts in rounds until the shares converge."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,32 +37,32 @@ from workers.data.permutation import derive_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OPENINGS_PER_TEXT = 2  # read, as some rows are too short for an opening
+_OPENINGS_PER_TEXT = 2  # rows read per text, as some are too short for an opening
 _EXAMPLES_PER_DOMAIN = 5
 _EXAMPLE_CHARACTERS = 600
 _NOTES_KEPT = 10
 
 
 def known_distribution(config: RunConfig) -> DetectedDistribution | None:
-    """The distribution, where it was detected before."""
+    """The distribution if it was detected before."""
     path = Places.of(config, _domain_texts(config)).result / "distribution.json"
     return DetectedDistribution.read(path) if path.exists() else None
 
 
 def find_distribution(config: RunConfig, console: Console) -> DetectedDistribution:
-    """The distribution of the configuration's model over its domains: detected, or read where it was before.
+    """The distribution of the configuration's model over its domains: detected, or read if it was detected before.
 
-    On the workers of the cluster where Ray is up, else in this process.
+    Runs on the workers of the cluster if Ray is running, else in this process.
 
     Raises:
-        ValueError: a domain has no text to be known by, the model cannot write, or the judge named no domain at all.
-        EndpointError: the judge's endpoint refused.
+        ValueError: a domain has no suitable text, the model cannot write, or the judge named no domain at all.
+        EndpointError: the judge's endpoint rejected the requests.
     """
     domains = _domain_texts(config)
     places = Places.of(config, domains)
     kept = places.result / "distribution.json"
     places.result.mkdir(parents=True, exist_ok=True)
-    with FileLock(places.answers.with_suffix(".lock")):  # two processes may want the same one
+    with FileLock(places.answers.with_suffix(".lock")):  # two processes may need the same distribution
         if not kept.exists():
             _Detection(config, domains, places, console).run().write(kept)
     return DetectedDistribution.read(kept)
@@ -76,7 +76,7 @@ def _domain_texts(config: RunConfig) -> dict[str, DomainTexts]:
 
 
 class _Detection:
-    """One detection under way."""
+    """One detection in progress."""
 
     def __init__(self, config: RunConfig, domains: Mapping[str, DomainTexts], places: Places, console: Console) -> None:
         from workers.model.tokenizer import load_tokenizer
@@ -139,8 +139,8 @@ class _Detection:
         openings = cut_openings(self.tokenizer, held_out, calibration.opening_tokens)
         if not openings:
             raise ValueError(
-                f"domain {name!r}: not one of {len(held_out)} held-out texts has {calibration.opening_tokens} tokens "
-                "to open with; lower detection.calibration.opening_tokens"
+                f"domain {name!r}: none of {len(held_out)} held-out texts has the {calibration.opening_tokens} tokens "
+                "of an opening; lower detection.calibration.opening_tokens"
             )
         jobs = continuation_jobs(openings, name, self.settings.generation, calibration, self.config.seed)
         with self._progress(f"continuing openings of {name}", calibration.texts_per_domain) as advance:
@@ -156,7 +156,7 @@ class _Detection:
 
     def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[JudgeAnswer]:
         if self.settings.judge.type == "likelihood":
-            self.pool.release()  # a judge that is a model needs the place of the model that wrote
+            self.pool.release()  # a judging model needs the resources of the writing model
         with self._progress(what, len(texts)) as advance:
             return self.judge.ask([text.judged for text in texts], partial(advance, 1))
 
@@ -166,7 +166,7 @@ class _Detection:
         answers_ND, _ = parsed(answers)
         if not len(answers_ND):
             note = _notes(answers)
-            raise ValueError(f"the judge named no domain for any of {len(answers)} texts; it said: {note[0][0]}")
+            raise ValueError(f"the judge named no domain for any of {len(answers)} texts; it answered: {note[0][0]}")
         shares = dict(zip(self.names, self._estimate(answers_ND, calibration).tolist(), strict=True))
         change = None if before is None else max(abs(shares[name] - before.shares[name]) for name in self.names)
         moved = "" if change is None else f", largest change of a share {change:.4f}"
@@ -233,7 +233,7 @@ class _Detection:
 
 
 class _Bar:
-    """A bar that goes away when its part is done; nothing at all where there is no terminal."""
+    """A progress bar that disappears when its part is done; shows nothing outside a terminal."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn())
@@ -267,7 +267,7 @@ def _mean_responses(calibration: Calibration | None, names: list[str]) -> dict[s
 
 
 def _examples(texts: Sequence[GeneratedText], answers_ND: Floats, names: list[str]) -> dict[str, list[ExampleText]]:
-    """The first texts of each domain, as they come: not the clearest ones."""
+    """The first texts of each domain, not those with the highest probability."""
     chosen_N = answers_ND.argmax(axis=1)
     return {
         name: [

@@ -1,4 +1,4 @@
-"""What a person sees of a distribution: a table for the terminal, and a page with the plot and the texts."""
+"""The view of a distribution: a table for the terminal, and a page with plots and texts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _TITLES = {"average": "plain average", "counts": "hard counts", "corrected": "co
 
 
 def table(distribution: DetectedDistribution) -> ResultTable:
-    """The estimates side by side: with their intervals on a page, with half the width of them in the terminal."""
+    """The estimates side by side, with their intervals on a page and half their widths in the terminal."""
     columns = [
         Column(_TITLES[name], [_estimate(estimate, domain) for domain in distribution.domains])
         for name, estimate in distribution.estimates.items()
@@ -30,8 +30,8 @@ def table(distribution: DetectedDistribution) -> ResultTable:
         [Row(name, color=color) for name, color in color_by_name(distribution.domains).items()],
         [*columns, Column("Share", shares)],
         explanation=f"In brackets: {distribution.confidence:.0%} intervals; those of the plain average and of the hard "
-        f"counts know nothing of the judge's errors. Share: {_TITLES[distribution.estimate]}, smoothed, over the "
-        "domains that are trained on.",
+        f"counts do not include the judge's errors. Share: {_TITLES[distribution.estimate]}, smoothed, over the "
+        "trained domains.",
     )
 
 
@@ -42,7 +42,6 @@ def _estimate(estimate: EstimatedShares, domain: str) -> Cell:
 
 
 def distribution_view(distribution: DetectedDistribution) -> RenderableType:
-    """The table for a terminal, and how it came about."""
     return Group(table(distribution).to_rich(), Text(_facts(distribution), style="dim"))
 
 
@@ -91,7 +90,7 @@ def _sections(distribution: DetectedDistribution) -> list[Section]:
     sections = [
         Section(
             "Estimates",
-            "Bars: the estimate that the shares are taken from, with its interval. Marks: the other estimates.",
+            "Bars: the estimate that the shares are based on, with its interval. Marks: the other estimates.",
             [Plot("", _estimates_figure(distribution))],
             is_wide=True,
         ),
@@ -103,7 +102,7 @@ def _sections(distribution: DetectedDistribution) -> list[Section]:
         ),
     ]
     if distribution.responses:
-        note = "Mean answer of the judge about the model's own continuations of openings of each domain."
+        note = "Mean answer of the judge about the model's continuations of openings of each domain."
         rows = [
             [distribution.responses[row][column] for column in distribution.domains] for row in distribution.domains
         ]
@@ -154,7 +153,7 @@ def _rounds_figure(distribution: DetectedDistribution) -> go.Figure:
 
 
 def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float, meaning: str) -> go.Figure:
-    """A heat map of domains by domains, each cell with its number; `meaning` says what "row `meaning` column" is."""
+    """A heat map of domains by domains, each cell with its number; `meaning` is the word between row and column."""
     names = [label(domain) for domain in domains]
     figure = go.Figure(layout=layout(80 + 30 * len(names)))
     heatmap = go.Heatmap(
@@ -178,6 +177,6 @@ def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float
 
 
 def name_every_category(figure: go.Figure) -> None:
-    """Make the horizontal axis one of names, none of them left out."""
+    """Make the horizontal axis categorical and label every category."""
     figure.update_xaxes(type="category", dtick=1, tickformat=None, rangemode="normal", showgrid=False, ticks="")
     figure.update_xaxes(automargin=True)

@@ -61,7 +61,7 @@ def test_one_file_is_parted_by_prompt(tmp_path: Path, part: str) -> None:
 
 def test_a_side_without_a_text_is_an_error_that_names_the_domain(tmp_path: Path) -> None:
     texts = find_domain_texts("law", DomainConfig(train=[write_rows(tmp_path / "rows.jsonl", ["one"])]))
-    with pytest.raises(ValueError, match=r"domain 'law': not one held-out text"):
+    with pytest.raises(ValueError, match=r"domain 'law': no held-out text"):
         texts.read(True, 10, 0)
 
 

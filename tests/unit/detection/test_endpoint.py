@@ -295,5 +295,5 @@ def test_only_plain_web_addresses_are_taken(url: str) -> None:
 
 def test_names_that_answers_could_not_tell_apart_are_refused() -> None:
     config = EndpointJudgeConfig(base_url="http://h/v1", model="m")
-    with pytest.raises(ValueError, match="differ in case or marks only"):
+    with pytest.raises(ValueError, match="differ only in case or marks"):
         EndpointJudge(config, JudgeContext(("law", "Law"), dict))

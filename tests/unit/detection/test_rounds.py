@@ -116,7 +116,7 @@ def test_a_judge_that_says_nothing_is_an_error(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setitem(judges.JUDGES, "classifier", Silent)
     config = write_config(tmp_path, estimate="average", calibration={"texts_per_domain": 0})
-    with pytest.raises(ValueError, match=r"named no domain for any of 200 texts; it said: HTTP 400"):
+    with pytest.raises(ValueError, match=r"named no domain for any of 200 texts; it answered: HTTP 400"):
         find_distribution(config, quiet())
 
 

@@ -1,7 +1,7 @@
-"""Judges: who says which domain a text belongs to.
+"""Judges: they decide which domain a text belongs to.
 
-To add one, write a file with a class that is made from its config and a `JudgeContext` and has `answers`, and put it
-in the table; its config goes into the union of orchestrator/config/detection.py.
+To add one, write a class that takes its config and a `JudgeContext` and has `answers`, and add it to the table; its
+config goes into the union in orchestrator/config/detection.py.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ JUDGES: dict[str, Callable[[Any, JudgeContext], Judge]] = {
 
 
 def build_judge(config: AnyJudgeConfig, context: JudgeContext) -> Judge:
-    """The judge that the config names; nothing heavy is loaded before the first question."""
+    """The judge that the config names; nothing large is loaded before the first question."""
     return JUDGES[config.type](config, context)
 
 

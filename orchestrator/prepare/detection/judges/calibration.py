@@ -1,4 +1,4 @@
-"""What a judge's answers are worth, fitted on texts of known domain.
+"""The calibration of a judge's answers on texts of known domain.
 
 Legend: N texts, C calibration texts, D domains.
 """
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LOWEST_PROBABILITY = 1e-4  # an answer's; its logarithm has to stay finite, and hard answers are 0 everywhere but once
-MIXING_DEVIATION = 0.1  # of the prior of a calibrator's weights between domains, in logits for each nat
+LOWEST_PROBABILITY = 1e-4  # of an answer, to keep its logarithm finite: hard answers are 0 for all domains but one
+MIXING_DEVIATION = 0.1  # of the prior of a calibrator's weights between domains, in logits per nat
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Calibration:
 class Calibrator:
     """Turns a judge's answers into posteriors under equal shares: softmax_d(scale * x_d + bias_d + sum_e x_e W_ed).
 
-    x are the logarithms of the answer. Scale and bias are "bias-corrected temperature scaling", what a judge of soft
-    answers needs and all that a hundred texts a domain can tell; W, which a prior holds near 0, is for habits that
-    scale and bias cannot say, as those of hard answers.
+    x are the logarithms of the answer. Scale and bias are "bias-corrected temperature scaling", which is sufficient for
+    soft answers and all that a hundred texts per domain can determine. W, which a prior keeps near 0, is for biases
+    that scale and bias cannot express, such as those of hard answers.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Calibrator:
     ) -> None:
         """Fit on the calibration texts, each counted `counts_C` times; every domain must be among them.
 
-        The loss is convex: to begin at a fit that is `near` saves time and changes nothing else.
+        The loss is convex: starting from a similar fit, `near`, saves time and changes nothing else.
         """
         from scipy.optimize import minimize
         from scipy.special import log_softmax
@@ -44,7 +44,7 @@ class Calibrator:
         features_CD, labels_C = _features(calibration.answers_CD), calibration.labels_C
         num_texts, num_domains = features_CD.shape
         weights_C = np.ones(num_texts) if counts_C is None else counts_C
-        # Every domain weighs the same, whatever its number of texts.
+        # Every domain has the same weight, whatever its number of texts.
         totals_D = np.bincount(labels_C, weights_C, num_domains)
         weights_C = weights_C * (weights_C.sum() / num_domains / totals_D[labels_C])
         truth_CD = np.eye(num_domains)[labels_C]

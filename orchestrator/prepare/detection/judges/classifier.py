@@ -1,9 +1,9 @@
 """The judge that needs no network and no second model: a text classifier fitted on the domains' training rows.
 
 TF-IDF of words and of characters in words (the latter for languages without spaces, for code and for misspelt text),
-multinomial logistic regression, and probabilities calibrated on a fifth of the rows that the fit does not see. It knows
-a domain by its vocabulary and formatting, so it confuses domains that share theirs; how often, on text of the model's
-own making, the calibration set says.
+multinomial logistic regression, and probabilities calibrated on a fifth of the rows, which the fit does not see. It
+recognises a domain by vocabulary and formatting, so it confuses domains that share these; the calibration set measures
+how often it does so on the model's texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,18 @@ from workers.settings import narrow_seed
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-_HELD_BACK = 5  # every fifth row calibrates
-_MAX_FEATURES = 60_000  # of words, and as many of characters
+_HELD_BACK = 5  # every fifth row is for calibration
+_MAX_FEATURES = 60_000  # for words, and as many for characters
 
 
 class ClassifierJudge:
-    """Fitted with the first question."""
+    """Fitted at the first question."""
 
     def __init__(self, config: ClassifierJudgeConfig, context: JudgeContext) -> None:
         self._context = context
         self._fitted: tuple[Pipeline, Calibrator] | None = None
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
-        """Probabilities of all texts."""
         if len(self._context.domains) == 1:
             yield from ((index, JudgeAnswer((1.0,))) for index in range(len(texts)))
             return

@@ -1,9 +1,9 @@
 """The judge behind an OpenAI-compatible chat endpoint: a large model that is asked for one domain of a closed list.
 
-The answer has to be a domain's name, whatever its case and the marks around it; anything else is counted as unparsed,
-never guessed at. Busy and failing servers are asked again with exponentially growing pauses, or after the pause that
-the server names. A server that refuses for good (key, address, model) ends the detection; what was answered until then
-is remembered. The key is read from the environment, sent in the header, and taken out of every message.
+The answer must be a domain's name, ignoring case and punctuation around it; anything else is counted as unparsed, never
+guessed. Requests to busy and failing servers are repeated with exponential backoff, or after the pause that the server
+specifies. A permanent error (key, address, model) ends the detection; the answers so far are kept. The key is read from
+the environment, sent in the header, and removed from every message.
 """
 
 import os
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import httpx2
     from tenacity import RetryCallState
 
-_REFUSED_TEXT = (400, 413, 422)  # this text, not this user: too long, filtered
+_REFUSED_TEXT = (400, 413, 422)  # concern the text, not the user: too long, filtered
 _BUSY = (408, 409, 425, 429)  # and everything from 500 on
 _NOTE_CHARACTERS = 200
 _MARKS = " \t\r\n\"'`*_.,:;!()[]{}<>#"
 
 
 class EndpointError(RuntimeError):
-    """The endpoint cannot be used; the message is for a person and never holds the key."""
+    """The endpoint cannot be used; the message is for the user and never contains the key."""
 
 
 class _BusyError(Exception):
@@ -36,20 +36,20 @@ class _BusyError(Exception):
 
 
 class EndpointJudge:
-    """Asks one question a text, several at once."""
+    """Asks one question per text, several at once."""
 
     def __init__(self, config: EndpointJudgeConfig, context: JudgeContext) -> None:
         self._config = config
         self._domains = list(context.domains)
         self._by_name = {_normalise(name): index for index, name in enumerate(self._domains)}
         if len(self._by_name) < len(self._domains):
-            raise ValueError(f"domains {self._domains}: two names differ in case or marks only, so answers are unclear")
+            raise ValueError(f"domains {self._domains}: two names differ only in case or marks; rename one")
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """One-hot answers, in the order in which they arrive.
 
         Raises:
-            EndpointError: the endpoint refused, or was busy at every attempt.
+            EndpointError: the endpoint rejected a request, or was busy at every attempt.
         """
         if not texts:
             return
@@ -59,7 +59,7 @@ class EndpointJudge:
         limit, key = self._config.concurrency, self._key()
         client = httpx2.Client(
             timeout=self._config.timeout_seconds,
-            follow_redirects=False,  # the key goes to this address and no other
+            follow_redirects=False,  # the key must not be sent to another address
             limits=httpx2.Limits(max_connections=limit, max_keepalive_connections=limit),
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
@@ -82,7 +82,7 @@ class EndpointJudge:
                 "`api_key_env: null` for an endpoint without a key"
             )
         if not key.isascii() or not key.isprintable():
-            raise EndpointError(f"detection.judge.api_key_env: {name} holds characters that no key has")
+            raise EndpointError(f"detection.judge.api_key_env: {name} has characters that are not allowed in a key")
         return key
 
     def _ask(self, client: "httpx2.Client", key: str, text: str, stopped: threading.Event) -> JudgeAnswer:
@@ -101,8 +101,8 @@ class EndpointJudge:
             return attempts(self._ask_once, client, key, text)
         except _BusyError as error:
             raise EndpointError(
-                f"{self._config.base_url}: {error}, at each of {self._config.max_attempts} attempts; what was "
-                "answered is kept: run the same command again, with a lower detection.judge.concurrency perhaps"
+                f"{self._config.base_url}: {error}, at each of {self._config.max_attempts} attempts; the answers so "
+                "far are kept: run the same command again, perhaps with a lower detection.judge.concurrency"
             ) from None
 
     def _pause(self, state: "RetryCallState") -> float:
@@ -150,7 +150,7 @@ class EndpointJudge:
                 {
                     "role": "user",
                     "content": f"Subjects:\n{names}\n\nText:\n{text[: self._config.max_text_characters]}\n\n"
-                    "Which one of the subjects above does the text belong to? JudgeAnswer with its name only.",
+                    "Which one of the subjects above does the text belong to? Answer with its name only.",
                 },
             ],
         }
@@ -170,12 +170,12 @@ class EndpointJudge:
 
 
 def _normalise(name: str) -> str:
-    """A name without case, marks around it, and the difference between spaces, dashes and underscores in it."""
+    """A name in lower case, without marks around it, and with spaces for dashes and underscores."""
     return " ".join(name.strip(_MARKS).casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _seconds(header: str) -> float:
-    """The seconds of a Retry-After header; 0 where it is absent or a date."""
+    """The seconds in a Retry-After header; 0 if it is absent or a date."""
     try:
         return max(float(header), 0.0)
     except ValueError:

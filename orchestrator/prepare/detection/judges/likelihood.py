@@ -3,8 +3,8 @@
     score_d = (1/|d|) sum over the tokens of d's name of log p(token | text, question, tokens before)
     p(d)    = softmax over the domains
 
-The mean over tokens keeps long names from losing by their length. A prior of the model for certain names is a habit of
-the judge like any other: the correction takes it out, the plain average does not.
+The mean over tokens avoids a penalty for long names. A model's preference for certain names is a bias like any other:
+the correction removes it, the plain average does not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _TEXTS_PER_JOB = 16
 
 
 class LikelihoodJudge:
-    """Runs on the workers of the cluster, as the generation does."""
+    """Runs on the workers of the cluster, like the generation."""
 
     def __init__(self, config: LikelihoodJudgeConfig, context: JudgeContext) -> None:
         self._cluster = context.cluster
@@ -27,7 +27,6 @@ class LikelihoodJudge:
         self._make = partial(LabelScorer, config.replaced(model=model), tuple(context.domains))
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
-        """Probabilities, a few texts at a time."""
         jobs = [list(texts[start : start + _TEXTS_PER_JOB]) for start in range(0, len(texts), _TEXTS_PER_JOB)]
         with WorkerPool(self._make, self._cluster) as pool:
             for number, scored in pool.map(jobs):
@@ -36,7 +35,7 @@ class LikelihoodJudge:
 
 
 class LabelScorer:
-    """The model on one worker."""
+    """The judging model on one worker."""
 
     def __init__(self, config: LikelihoodJudgeConfig, domains: Sequence[str]) -> None:
         import torch
@@ -69,7 +68,7 @@ class LabelScorer:
         return list(encoded["input_ids"])
 
     def _judge(self, text: str) -> list[float]:
-        """The text is read once; its cache serves all names, which are padded on the right, where nothing sees it."""
+        """The text is read once, and its cache is used for all names, padded on the right, where no token attends."""
         import torch
 
         ids = [*self._start, *self._encode(f"Text: {text}")[: self._max_text_tokens], *self._question]
