@@ -24,7 +24,6 @@ def check_resources(cluster: ClusterConfig) -> None:
 
 
 def count_fitting(clusters: Iterable[ClusterConfig]) -> int:
-    """How many runs the connected cluster can train at the same time."""
     import ray
 
     return num_side_by_side([node["Resources"] for node in ray.nodes() if node["Alive"]], clusters)

@@ -12,11 +12,7 @@ class TaskError(RuntimeError):
 
 
 def as_completed(waiting: Mapping["ray.ObjectRef", str], what: str) -> Iterator[str]:
-    """Names of these Ray tasks, each as its task finishes.
-
-    Raises:
-        TaskError: a task failed; the message has `what` and the task's name.
-    """
+    """Names of these Ray tasks, each as its task finishes; TaskError, with `what` and the task's name, if one fails."""
     import ray
 
     left = dict(waiting)

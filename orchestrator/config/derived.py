@@ -15,8 +15,7 @@ Config = TypeVar("Config", bound=RunConfig)
 def derive(kind: type[Config], config: RunConfig, changes: Mapping[str, Any], place: str) -> Config:
     """The configuration with changes, as another kind of configuration that shares its token stores.
 
-    Raises:
-        ConfigError: the result is not valid; each line begins with `place`.
+    ConfigError, each line beginning with `place`, if the result is not valid.
     """
     given = config.model_dump(mode="json", exclude_unset=True, include=set(kind.model_fields))
     data = merge(merge(given, {"data": {"cache_dir": str(config.cache_dir)}}), changes)

@@ -78,7 +78,6 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
 
 
 def _unknown_signals(config: SweepConfig) -> Iterator[Fault]:
-    """Signals that the mixing algorithm needs but workers cannot measure."""
     for name in config.mixing.required_signals:
         try:
             build_signal(name, config.trained_domains)

@@ -15,11 +15,7 @@ Plan = MultiTaskPlan | SequentialPlan | MixedSequentialPlan | DmtPlan
 
 
 def expand(stages: Plan | list[StageConfig]) -> list[StageConfig]:
-    """The stages of a predefined plan, in order; a list of stages is returned as it is.
-
-    Raises:
-        ValueError: the plan names a domain twice.
-    """
+    """The stages of a predefined plan, in order, or the given list; ValueError if the plan names a domain twice."""
     match stages:
         case MultiTaskPlan(domains=domains):
             return _chain(stages, {"multi-task": _all_of(domains) if domains else None})

@@ -18,11 +18,7 @@ _TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
 
 
 def check_stages(config: "PlanConfig", stages: Sequence[StageConfig]) -> None:
-    """Reject a plan that cannot be run.
-
-    Raises:
-        ValueError: names the key of the stage, what is wrong and what to change.
-    """
+    """ValueError for a plan that cannot be run, naming the key of the stage, what is wrong and what to change."""
     for index, stage in enumerate(stages):
         key, earlier = f"stages[{index}]", [other.name for other in stages[:index]]
         if stage.name in earlier:
@@ -34,9 +30,8 @@ def check_stages(config: "PlanConfig", stages: Sequence[StageConfig]) -> None:
             raise ValueError(
                 f"{key}.domains: {unknown} are not domains of this run{near}; they are {list(config.domains)}"
             )
-        measured = [
-            name for name, amount in _amounts(config, stage).items() if amount and name in _only_measured(config)
-        ]
+        trained = config.trained_domains
+        measured = [name for name, amount in _amounts(config, stage).items() if amount and name not in trained]
         if measured:
             raise ValueError(f"{key}.domains: {measured} have no training data in this run; add `train` to them")
         parent = find_parent(stages, index)
@@ -71,8 +66,7 @@ def find_parent(stages: Sequence[StageConfig], index: int) -> int | None:
 def stage_run(config: "PlanConfig", stage: StageConfig) -> RunConfig:
     """The stage as an ordinary run, without the run that it starts from and without the digest in its name.
 
-    Raises:
-        ValueError: the stage's settings do not fit together.
+    ValueError if the stage's settings do not fit together.
     """
     domains = {name: _take(config.domains[name], amount) for name, amount in _amounts(config, stage).items()}
     trained = [name for name, domain in domains.items() if domain.is_trained]
@@ -93,10 +87,6 @@ def stage_run(config: "PlanConfig", stage: StageConfig) -> RunConfig:
             "training": config.training.replaced(**changed),
         }
     )
-
-
-def _only_measured(config: RunConfig) -> set[str]:
-    return set(config.domains) - set(config.trained_domains)
 
 
 def _amounts(config: RunConfig, stage: StageConfig) -> dict[str, float]:

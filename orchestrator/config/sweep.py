@@ -37,15 +37,11 @@ class SweepConfig(PlanConfig):
 
     @property
     def target(self) -> str | None:
-        """The domain that is to be learned, where the comparison or the run's algorithm names one."""
+        """The target domain of the comparison, or of the run's algorithm."""
         return self.compare.target or self.mixing.needs.target
 
     def build_search(self) -> Search[Any]:
-        """What `search` names, for this run.
-
-        Raises:
-            ValueError: there is no such section.
-        """
+        """The search that `search` configures, for this run; ValueError without such a section."""
         if self.search is None:
             raise ValueError("there is nothing to tune: add a `search` section; examples/search.yaml has one")
         return build_search(self.search, self._searched)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 from orchestrator.controller.operator import ControlRequest, apply_request, hold_pinned
 from orchestrator.mixing import MixingAlgorithm
-from orchestrator.mixing.base import Shares
 from workers.contracts import ERROR_FIELDS, DomainFeedback, DomainWeights
 
 
@@ -83,11 +82,7 @@ class ControllerCore:
         return step > self.last_pulled
 
     def operate(self, step: int, request: ControlRequest, request_id: str) -> DomainWeights:
-        """Handle a user's request at a step that is new ground.
-
-        Raises:
-            ValueError: it does not fit the current shares.
-        """
+        """Handle a user's request at a step that is new ground; ValueError if it does not fit the current shares."""
         shares, pinned, paused = apply_request(request, self.versions[-1])
         version = DomainWeights(
             version=len(self.versions),
@@ -120,8 +115,7 @@ class ControllerCore:
     def accepts(self, feedback: DomainFeedback) -> bool:
         """Whether this feedback is new; False if its step, or a later one, was already counted.
 
-        Raises:
-            FencedOutError: it comes from another run or an earlier attempt.
+        FencedOutError if it comes from another run or an earlier attempt.
         """
         if feedback.run_id != self.run_id:
             raise FencedOutError(f"feedback of run {feedback.run_id!r} sent to run {self.run_id!r}")
@@ -143,25 +137,20 @@ class ControllerCore:
         complete, events = self._complete(feedback)
         if complete is not None and feedback.step == 0:
             events += [ControllerEvent(0, "mixing", text) for text in self.algorithm.concerns(complete)]
-        shares = self._held(self.algorithm.observe(complete) if complete else None)
-        if shares is None:
+        answer, now = self.algorithm.observe(complete) if complete else None, self.versions[-1]
+        if answer is None or now.paused:
             return Decision(None, events)
         version = recorded or DomainWeights(
             version=len(self.versions),
             effective_step=self.last_pulled + 1,
-            shares=shares,
+            shares=hold_pinned(answer, now),
             reason="algorithm",
             by=self.algorithm.config.type,
-            pinned=self.versions[-1].pinned,
+            pinned=now.pinned,
         )
         self.versions.append(version)
         self.last_pulled = max(self.last_pulled, version.effective_step - 1)
         return Decision(version, events)
-
-    def _held(self, answer: Shares | None) -> Shares | None:
-        """The algorithm's answer, limited by what the user pinned or paused."""
-        now = self.versions[-1]
-        return None if answer is None or now.paused else hold_pinned(answer, now)
 
     def _complete(self, feedback: DomainFeedback) -> tuple[DomainFeedback | None, list[ControllerEvent]]:
         """The feedback with gaps filled by each domain's last finite value; None while a domain has none."""

@@ -50,8 +50,7 @@ class ControlRequest(Settings):
 def apply_request(request: ControlRequest, now: DomainWeights) -> tuple[Shares, list[str], bool]:
     """Shares, pinned domains, and whether the algorithm is paused, after a request.
 
-    Raises:
-        ValueError: it names an unknown domain, or its shares and the pinned ones cannot sum to 1.
+    ValueError if it names an unknown domain, or if its shares and the pinned ones cannot sum to 1.
     """
     names = list(now.shares)
     if unknown := sorted({*request.shares, *request.domains} - set(names)):
@@ -75,11 +74,9 @@ def hold_pinned(shares: Mapping[str, float], now: DomainWeights) -> Shares:
 
 
 def fill_up(fixed: Mapping[str, float], others: Mapping[str, float]) -> Shares:
-    """Fixed shares, with the rest divided among all other domains in the proportions of `others`, or evenly if all of
-    these are 0.
+    """Fixed shares, and the rest divided among the other domains in proportion to `others`, or evenly if these are 0.
 
-    Raises:
-        ValueError: the fixed shares sum to more than 1, or to less with no domain left to take the rest.
+    ValueError if the fixed shares sum to more than 1, or to less with no domain left to take the rest.
     """
     total = math.fsum(fixed.values())
     free = {name: share for name, share in others.items() if name not in fixed}
@@ -95,7 +92,6 @@ def fill_up(fixed: Mapping[str, float], others: Mapping[str, float]) -> Shares:
 
 
 def describe_change(version: DomainWeights) -> str:
-    """An operator's version in one line."""
     held = [f"{', '.join(version.pinned)} pinned"] if version.pinned else []
     held += ["algorithm paused"] if version.paused else []
     shares = ", ".join(f"{name} {share:.3g}" for name, share in version.shares.items())

@@ -20,10 +20,9 @@ _FOLDER = "requests"
 
 
 def submit_request(run_folder: Path, request: ControlRequest) -> str:
-    """Send a request; returns its id.
+    """Send a request and return its id.
 
-    Raises:
-        ValueError: the run is finished or has not started, or the request does not fit the current shares.
+    ValueError if the run is finished or has not started, or if the request does not fit the current shares.
     """
     if any((run_folder / name).exists() for name in ("summary.json", "stopped.json")):
         raise ValueError(f"{run_folder}: this run is finished, so its weights cannot change")
@@ -44,11 +43,7 @@ def waiting_requests(run_folder: Path) -> list[str]:
 
 
 def read_request(run_folder: Path, request_id: str) -> ControlRequest:
-    """A waiting request.
-
-    Raises:
-        ValueError: the file is not a request.
-    """
+    """A waiting request; ValueError if the file is not one."""
     try:
         return ControlRequest.model_validate_json((run_folder / _FOLDER / f"{request_id}.json").read_bytes())
     except ValidationError as error:
@@ -56,25 +51,16 @@ def read_request(run_folder: Path, request_id: str) -> ControlRequest:
 
 
 def forget_request(run_folder: Path, request_id: str) -> None:
-    """Remove a request that was handled."""
     (run_folder / _FOLDER / f"{request_id}.json").unlink(missing_ok=True)
 
 
 def newest_version(run_folder: Path) -> DomainWeights:
-    """The latest version of the weights.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The latest version of the weights; ValueError if there is none."""
     return _read_version(_version_files(run_folder)[-1])
 
 
 def read_versions(run_folder: Path) -> list[DomainWeights]:
-    """All versions of the weights, oldest first.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """All versions of the weights, oldest first; ValueError if there are none."""
     return [_read_version(path) for path in _version_files(run_folder)]
 
 

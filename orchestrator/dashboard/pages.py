@@ -103,7 +103,7 @@ class RunPage:
         run = self._follower.run
         holders = lock_holders()
         written_at = last_written(run.path)
-        pace = run.recent_seconds_per_step()
+        pace = run.metrics.recent_seconds_per_step()
         state = run_state(run.path, holders, len(run.metrics) > 0, written_at, pace)
         waiting = waiting_requests(run.path)
         shown = (state, driver_process(run.path, holders), waiting)
@@ -170,7 +170,7 @@ def _waiting(run: RunFolder, request_id: str) -> str:
 
 def _progress(run: RunFolder) -> dict[str, Any]:
     step, total = run.metrics.last_step, run.total_steps
-    seconds = run.recent_seconds_per_step()
+    seconds = run.metrics.recent_seconds_per_step()
     left = (total - step) * seconds if total and run.summary is None else math.nan
     return {
         "step": step,
@@ -185,7 +185,7 @@ def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) 
     facts = run_facts(result, errors)
     del facts["Steps"]
     if state in ("running", "waiting"):
-        facts["Tokens per second"] = format_count(run.recent_tokens_per_second())
+        facts["Tokens per second"] = format_count(run.metrics.recent_tokens_per_second())
     return {name: facts[name] for name in ("Mean loss", "Worst loss")} | facts
 
 

@@ -68,11 +68,7 @@ class MixingConfig(Settings):
         return needs
 
     def check_domains(self, names: Sequence[str]) -> None:
-        """Reject settings whose domains are not exactly those that are trained on.
-
-        Raises:
-            ValueError: names the key and what to change.
-        """
+        """ValueError if the settings are not for exactly these domains, naming the key and what to change."""
         for key, _, value in self._numbers():
             if isinstance(value, dict):
                 check_keys(f"mixing.{key}", value, names)
@@ -108,7 +104,6 @@ class MixingConfig(Settings):
                     yield key, mark, getattr(self, key)
 
     def _targets(self) -> Iterator[tuple[str, str]]:
-        """The fields that name a target domain: key and name."""
         for key, field in type(self).model_fields.items():
             if any(isinstance(mark, DomainName) for mark in find_marks(field)) and getattr(self, key) is not None:
                 yield key, getattr(self, key)
@@ -174,11 +169,7 @@ class MixingAlgorithm(ABC, Generic[Config]):
         return {field: getattr(self, field) for field in self.state_fields}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state.
-
-        Raises:
-            ValueError: the fields or domains of the state are not those of this algorithm.
-        """
+        """Continue from a state; ValueError if its fields or domains are not those of this algorithm."""
         if set(state) != set(self.state_fields):
             raise ValueError(f"{self.config.type}: state has {sorted(state)}, expected {sorted(self.state_fields)}")
         for field, value in state.items():
@@ -200,7 +191,6 @@ def normalise(values: Mapping[str, float]) -> Shares:
 
 
 def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Shares:
-    """The shares that `initial` specifies: uniform, by size in `unit`, or given."""
     if initial == "uniform":
         return {domain.name: 1.0 / len(domains) for domain in domains}
     if initial == "proportional":
@@ -209,7 +199,6 @@ def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Sh
 
 
 def given_shares(given: Source | Mapping[str, float], domains: Sequence[Domain]) -> Shares:
-    """Shares given in the settings, in the order of the domains."""
     shares = cast(Mapping[str, float], given)  # numbers by the time an algorithm is built
     return normalise({domain.name: shares[domain.name] for domain in domains})
 

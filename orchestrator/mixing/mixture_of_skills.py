@@ -103,7 +103,6 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         self._scorer.load_state(state)
 
     def initial_weights(self) -> Shares:
-        """The prior q_tau."""
         by_size = initial_shares("proportional", self.domains, self.config.unit)
         return flatten_by_temperature(by_size, math.inf if self.config.tau is None else self.config.tau)
 

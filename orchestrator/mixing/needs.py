@@ -54,12 +54,7 @@ class ByDomain:
     """How messages refer to such a file."""
 
     def read(self, path: Path) -> dict[str, float]:
-        """The numbers in a file.
-
-        Raises:
-            ValueError: it is not JSON.
-            KeyError, TypeError: it is another kind of file.
-        """
+        """The numbers in a file; ValueError if it is not JSON, KeyError or TypeError if it is another kind of file."""
         return cast(dict[str, float], json.loads(path.read_text())[self.key_in_file])
 
     def source(self, value: object) -> Source | None:
@@ -123,11 +118,7 @@ class NumbersFile:
     kind: ByDomain
 
     def check(self, names: Sequence[str]) -> None:
-        """Reject a file without valid numbers for exactly these domains.
-
-        Raises:
-            ValueError: names the path and what is wrong.
-        """
+        """ValueError, with the path, for a file without valid numbers for exactly these domains."""
         try:
             numbers = self.kind.read(self.path)
             check_keys(str(self.path), numbers, names)
@@ -162,7 +153,6 @@ def check_keys(what: str, values: Mapping[str, Any], names: Sequence[str]) -> No
 
 
 def check_target(key: str, target: str, names: Sequence[str]) -> None:
-    """ValueError if the target is not one of these domains."""
     if target not in names:
         near = meant([target], names)
         raise ValueError(f"mixing.{key}: {target!r} is not a trained domain{near}; choose from {list(names)}")

@@ -72,11 +72,7 @@ class Scorer(ABC):
         return [*(array.tolist() for array in arrays), [float(self.num_steps)]]
 
     def load_state(self, state: Sequence[Sequence[float]]) -> None:
-        """Continue from a state.
-
-        Raises:
-            ValueError: it belongs to another kind of scorer or another number of domains.
-        """
+        """Continue from a state; ValueError if it belongs to another kind of scorer or another number of domains."""
         expected = [self.parameters_P.size] * 3 + [1]
         if (found := [len(part) for part in state]) != expected:
             raise ValueError(f"mixture_of_skills: scorer state has parts of {found} numbers, expected {expected}")

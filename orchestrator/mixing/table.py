@@ -74,10 +74,9 @@ def build_mixing_algorithm(
 
 
 def initial_weights(config: MixingConfig, domains: Sequence[Domain]) -> Shares:
-    """Shares before any feedback. They do not depend on reference losses, which may still be unknown.
+    """Shares before any feedback; ValueError if their base distribution is not known yet.
 
-    Raises:
-        ValueError: the base distribution is not known yet.
+    They do not depend on reference losses, which may still be unknown.
     """
     source = config.needs.references
     any_losses = dict.fromkeys((domain.name for domain in domains), 0.0)

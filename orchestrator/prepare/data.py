@@ -26,11 +26,7 @@ class PreparedData:
         self._reported: set[str] = set()
 
     def stores(self, config: RunConfig) -> dict[str, DomainStores]:
-        """The stores of every domain of a run.
-
-        Raises:
-            ValueError: the base model cannot be loaded, or a domain cannot be used with it.
-        """
+        """The stores of every domain of a run; errors as in `prepare_domains`."""
         keys = _keys(config)
         missing = {name: domain for name, domain in config.domains.items() if keys[name] not in self._found}
         if missing:
@@ -57,8 +53,7 @@ def prepare_domains(
 ) -> dict[str, DomainStores]:
     """The token stores of these domains, built or found in the cache, after a check of the base model's files.
 
-    Raises:
-        ValueError: the base model cannot be loaded, or a domain cannot be used with it.
+    ValueError if the base model cannot be loaded, or if a domain cannot be used with it.
     """
     from workers.model.loading import check_model  # imports torch, which a finished run does not need
 

@@ -191,11 +191,11 @@ def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, floa
 
 
 def _wide_gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
-    """The same where bfloat16 gradients are summed in float32.
+    """The same if bfloat16 gradients are summed in float32.
 
-    Stage 0 keeps all of them in float32, and so does stage 1, from the start; both reduce a copy. At stage 2 the bucket
-    is copied in both precisions to be reduced, and a rank's share is added up where it stays until the step; at stage
-    3 the bucket itself is float32. The step takes the sums as they are, but for a copy in one piece at stage 3.
+    Stages 0 and 1 keep all of them in float32 from the start, and reduce a copy. Stage 2 copies the bucket in both
+    precisions to reduce it, and a rank's share is summed where it stays until the step; at stage 3 the bucket itself is
+    float32. The step uses the sums in place, except for a contiguous copy at stage 3.
     """
     stage, ranks, on_gpu = config.training.deepspeed.zero_stage, config.cluster.num_workers, _on_gpu(config)
     num_filled = min(_zero_settings(shape, config)["reduce_bucket_size"], shape.num_trainable)

@@ -68,7 +68,6 @@ class DomainStores:
 
 
 def training_stores(stores: Mapping[str, DomainStores]) -> dict[str, TokenStore]:
-    """The training store of every domain that has one."""
     return {name: domain.train for name, domain in stores.items() if domain.train is not None}
 
 
@@ -81,8 +80,7 @@ def prepare_stores(
 ) -> dict[str, DomainStores]:
     """The stores of every domain, built if they are not in the cache.
 
-    Raises:
-        ValueError: a domain cannot be used; the message is for the user.
+    ValueError, with a message for the user, if a domain cannot be used.
     """
     cache_dir = cache_dir.resolve()
     cache_dir.mkdir(parents=True, exist_ok=True)

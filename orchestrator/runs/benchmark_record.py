@@ -92,11 +92,7 @@ def asked_for(scores: Sequence[TaskScores]) -> list[TaskScores]:
 
 
 def read_scores(run_folder: Path) -> list[TaskScores]:
-    """The scores in tasks.json; none if it does not exist.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """The scores in tasks.json, none if it does not exist; ValueError if it is damaged."""
     path = run_folder / FILE_NAME
     try:
         return TaskFile.model_validate_json(path.read_bytes()).tasks
@@ -108,10 +104,9 @@ def read_scores(run_folder: Path) -> list[TaskScores]:
 
 
 def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScores]:
-    """Write scores to tasks.json, replacing earlier ones on the same terms; returns all that it then has.
+    """Write scores to tasks.json, replacing earlier ones on the same terms, and return all that it then has.
 
-    Raises:
-        ValueError: the existing tasks.json is damaged.
+    ValueError if the existing tasks.json is damaged.
     """
     merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
     content = TaskFile(tasks=list(merged.values()))

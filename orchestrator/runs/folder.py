@@ -127,25 +127,14 @@ class RunFolder:
     def times(self) -> tuple[str | None, str | None]:
         """When the first and the last record was written, in UTC; None if the files have no times."""
         noted = [event.time for event in self.events] + [feedback.time for feedback in self.feedback]
-        known = [time for time in noted if time] + [format_time(at) for at in self._step_times() if math.isfinite(at)]
+        stepped = self.metrics.column("time")[[0, -1]].tolist() if len(self.metrics) else []
+        known = [time for time in noted if time] + [format_time(at) for at in stepped if math.isfinite(at)]
         return (min(known), max(known)) if known else (None, None)
-
-    def _step_times(self) -> list[float]:
-        times = self.metrics.column("time")
-        return [float(times[0]), float(times[-1])] if len(times) else []
 
     def weights_at(self, step: int) -> DomainWeights | None:
         """The version that applies to `step`."""
         holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
         return holding[-1] if holding else None
-
-    def recent_seconds_per_step(self, step: int | None = None) -> float:
-        """Mean duration of the last steps up to `step`; NaN before the first."""
-        return self.metrics.recent_seconds_per_step(step)
-
-    def recent_tokens_per_second(self, step: int | None = None) -> float:
-        """Tokens over seconds of the last steps up to `step`; NaN before the first."""
-        return self.metrics.recent_tokens_per_second(step)
 
     def _refresh_config(self) -> bool:
         if self.config:

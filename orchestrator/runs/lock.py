@@ -47,12 +47,7 @@ class FolderInUseError(ClaimError):
 def hold(lock: Path, refusal: str | None) -> Iterator[None]:
     """Hold a lock file, creating its folder.
 
-    Args:
-        lock: the file.
-        refusal: the message if another process holds it; None waits until it is free.
-
-    Raises:
-        FolderInUseError: another process holds it.
+    If another process holds it, raise FolderInUseError with `refusal`; if that is None, wait.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     file = FileLock(lock)

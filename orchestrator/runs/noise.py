@@ -14,13 +14,8 @@ SMALLEST_SHOWN_NATS = 0.0005
 def is_beyond_noise(domain: str, earlier: DomainFeedback, later: DomainFeedback, folder: Path | None = None) -> bool:
     """Whether the loss rose or fell by more than noise; False if either was not measured or is not finite.
 
-    Args:
-        domain: its name.
-        earlier: one evaluation.
-        later: the other.
-        folder: of the run, for its losses by example, which allow a more precise answer.
-
-    Without standard errors, as in files of older versions, every visible difference counts.
+    The losses by example in the run's `folder` allow a more precise answer. Without standard errors, as in files of
+    older versions, every visible difference counts.
     """
     change = later.loss_nats(domain) - earlier.loss_nats(domain)
     if not math.isfinite(change) or abs(change) < SMALLEST_SHOWN_NATS:

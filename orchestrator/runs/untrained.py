@@ -37,11 +37,10 @@ _OF_RAY = (".ray-train-", ".ray-tune-")
 def has_trained(folder: Path, stages: Sequence[StageConfig] = ()) -> bool:
     """Whether a run's folder has a step, an evaluation, a checkpoint, or any other file not from its preparation.
 
-    Args:
-        folder: of the run.
-        stages: of the plan that it was started with; their folders are checked as well.
+    `stages` are those of the plan that it was started with, whose folders are checked as well.
     """
-    return any(_holds_training(each) for each in (folder, *_stage_folders(folder.parent / "stages", stages)))
+    folders = (folder, *_stage_folders(folder.parent / "stages", stages))
+    return any(_is_of_training(entry) for each in folders for entry in each.iterdir())
 
 
 def give_back(folder: Path) -> None:
@@ -51,10 +50,6 @@ def give_back(folder: Path) -> None:
             entry.unlink()
         elif entry.name in _FOLDERS or entry.name.startswith(_OF_RAY):
             shutil.rmtree(entry)
-
-
-def _holds_training(folder: Path) -> bool:
-    return any(_is_of_training(entry) for entry in folder.iterdir())
 
 
 def _is_of_training(entry: Path) -> bool:

@@ -93,7 +93,7 @@ def newest(run: RunFolder) -> Readings:
         "raymix_loss_nats": _losses(feedback[-1]) if feedback else {},
         "raymix_base_loss_nats": _losses(feedback[0]) if is_base_known else {},
         "raymix_train_loss_nats": {"": table.last("loss_nats")},
-        "raymix_tokens_per_second": {"": run.recent_tokens_per_second()},
+        "raymix_tokens_per_second": {"": run.metrics.recent_tokens_per_second()},
         "raymix_learning_rate": {"": table.last("learning_rate")},
         "raymix_grad_norm": {"": table.last("grad_norm")},
         "raymix_weights_version": {"": weights.version} if weights else {},

@@ -30,6 +30,5 @@ def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | Non
 
 
 def complete(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
-    """Train, then write summary.json."""
     train(run, in_this_process=in_this_process, stopping=stopping)
     write_summary(run.plan.folder, run.num_bad_rows)

@@ -5,7 +5,6 @@ the newest complete checkpoint and the journal. So nothing is reported to Ray Tr
 """
 
 import tempfile
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,8 @@ def train_on_cluster(
             raise TrainingFailedError(_explain(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
-    _raise_recorded_failure(plan.folder)
+    if reason := read_failure(plan.folder):
+        raise TrainingFailedError(reason)
 
 
 def train_rank(settings: dict[str, Any]) -> None:
@@ -105,8 +105,3 @@ def _explain(error: "WorkerGroupError") -> str:
     first = error.worker_failures[min(error.worker_failures)]
     cause = first.cause if isinstance(first, ray.exceptions.RayTaskError) else first
     return f"the workers failed (rank {ranks}): {type(cause).__name__}: {cause}"
-
-
-def _raise_recorded_failure(folder: Path) -> None:
-    if reason := read_failure(folder):
-        raise TrainingFailedError(reason)

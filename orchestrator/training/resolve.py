@@ -130,7 +130,6 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
 
 
 def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
-    """Warn once about a budget smaller than one step."""
     if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
         log_event(config.folder, 0, "budget", warning)
         console.print(warning, style="yellow", markup=False, highlight=False)

@@ -16,8 +16,7 @@ def train_in_process(
 ) -> None:
     """Train a plan with this process as the only rank.
 
-    Raises:
-        KeyboardInterrupt: `stopping` was set before the end; a checkpoint was written.
+    KeyboardInterrupt if `stopping` was set before the end; a checkpoint was written.
     """
     from workers.training.loop import train
 

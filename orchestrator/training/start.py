@@ -17,8 +17,7 @@ from workers.training.plan import StartPoint
 def find_start(config: RunConfig) -> StartPoint | None:
     """Where `start` points, with absolute paths; None for the base model.
 
-    Raises:
-        ValueError: the run that it names is not finished, has another base model, or has nothing to start from.
+    ValueError if the run that it names is not finished, has another base model, or has nothing to start from.
     """
     if config.start is None:
         return None

@@ -125,7 +125,7 @@ class RunView:
     def _progress(self) -> Table:
         step = self.run.metrics.last_step
         figures = f"step {step:,}/{self.total_steps:,}   ETA {format_duration(self._eta_seconds())}"
-        figures += f"   {_format_speed(self.run.recent_tokens_per_second())}"
+        figures += f"   {_format_speed(self.run.metrics.recent_tokens_per_second())}"
         bar = ProgressBar(total=self.total_steps, completed=step, width=BAR_WIDTH, complete_style="cyan")
         lines = Table.grid()  # a bar on its own ends without a line break
         lines.add_row(bar)
@@ -176,7 +176,7 @@ class RunView:
         weights = self.run.weights_at(self._next_step(feedback.step))
         parts = [
             f"step {feedback.step:,}/{self.total_steps:,}",
-            _format_speed(self.run.recent_tokens_per_second(feedback.step)),
+            _format_speed(self.run.metrics.recent_tokens_per_second(feedback.step)),
             f"ETA {format_duration(self._eta_seconds(feedback.step))}",
         ]
         for domain in self.domains:
@@ -196,7 +196,7 @@ class RunView:
     def _eta_seconds(self, step: int | None = None) -> float:
         """By the wall clock, evaluations and checkpoints included, once there is enough of it to go by."""
         last_step = self.run.metrics.last_step
-        seconds_per_step = self.run.recent_seconds_per_step(step)
+        seconds_per_step = self.run.metrics.recent_seconds_per_step(step)
         if self._pace_from is not None:
             first_step, since = self._pace_from
             elapsed = time.monotonic() - since

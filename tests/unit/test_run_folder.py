@@ -122,7 +122,7 @@ def test_an_empty_or_missing_folder_is_a_run_that_has_not_begun(tmp_path: Path) 
     assert not run.refresh()
     assert (run.name, run.domains, run.total_steps, run.weights, run.summary) == ("later", [], None, [], None)
     assert run.weights_at(1) is None
-    assert math.isnan(run.recent_tokens_per_second())
+    assert math.isnan(run.metrics.recent_tokens_per_second())
 
 
 def test_a_half_written_small_file_is_read_when_it_is_whole(fake_run: MakeFakeRun) -> None:
@@ -150,9 +150,9 @@ def test_speed_is_tokens_over_seconds_not_a_mean_of_speeds(tmp_path: Path) -> No
     steps += [{"step": 2, "num_tokens": 1000, "tokens_per_second": 250.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     run = read(tmp_path)
-    assert run.recent_seconds_per_step() == 2.5
-    assert run.recent_tokens_per_second() == 400.0
-    assert run.recent_tokens_per_second(step=1) == 1000.0
+    assert run.metrics.recent_seconds_per_step() == 2.5
+    assert run.metrics.recent_tokens_per_second() == 400.0
+    assert run.metrics.recent_tokens_per_second(step=1) == 1000.0
 
 
 def test_a_line_finished_while_the_file_is_read_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from aiohttp import ClientError
@@ -189,8 +188,5 @@ def cluster_errors(address: str | None) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, JobError):
             raise
-        raise JobError(f"{where}: {_first_line(error)}") from error
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise JobError(f"{where}: {first}") from error

@@ -88,11 +88,7 @@ def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[
 
 
 def _choose_one(key: KeyPath, path: Path) -> tuple[dict[Path, Path], str | None]:
-    """The same for one path.
-
-    Raises:
-        ValueError: it is missing or has nothing that could be used.
-    """
+    """The same for one path; ValueError if it is missing or has nothing that could be used."""
     if "domains" in key and key[-2] in ("train", "eval"):
         try:
             return {file: file for file in files_to_carry(path)}, None

@@ -89,11 +89,7 @@ class DetectedDistribution(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The distribution in a file.
-
-        Raises:
-            ValueError: it is not a distribution.json.
-        """
+        """The distribution in a file; ValueError if it is not a distribution.json."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValueError as error:

@@ -43,11 +43,7 @@ class DomainTexts:
         return self.train, self.held_out
 
     def read(self, is_held_out: bool, max_rows: int, seed: int) -> list[str]:
-        """At most `max_rows` texts of one side, chosen and ordered by a hash.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """At most `max_rows` texts of one side, chosen and ordered by a hash; ValueError if there are none."""
         texts = heapq.nsmallest(max_rows, self._texts(is_held_out), key=lambda text: _order(seed, text))
         if not texts:
             side = "held-out" if is_held_out else "training"

@@ -62,9 +62,5 @@ def model_identity(model: ModelConfig) -> list[Any]:
         return [model.path, model.revision, model.dtype]
     files = sorted(path for pattern in ("*.safetensors", "*.json") for path in folder.glob(pattern))
     # Weights are compared by size and time, as hashing them would take minutes.
-    return [str(folder.resolve()), model.dtype, [[path.name, *_size_and_time(path)] for path in files]]
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    stats = [(path.name, path.stat()) for path in files]
+    return [str(folder.resolve()), model.dtype, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]]

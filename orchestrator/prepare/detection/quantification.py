@@ -102,7 +102,6 @@ def estimate_all(
 
 
 def correct(answers_ND: Floats, calibration: Calibration) -> Floats:
-    """The corrected estimate alone, shape (D,)."""
     return maximise_likelihood(Calibrator(calibration)(answers_ND))
 
 

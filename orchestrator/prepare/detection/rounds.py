@@ -44,7 +44,6 @@ _NOTES_KEPT = 10
 
 
 def known_distribution(config: RunConfig) -> DetectedDistribution | None:
-    """The distribution if it was detected before."""
     path = Places.of(config, _domain_texts(config)).result / "distribution.json"
     return DetectedDistribution.read(path) if path.exists() else None
 
@@ -52,11 +51,8 @@ def known_distribution(config: RunConfig) -> DetectedDistribution | None:
 def find_distribution(config: RunConfig, console: Console) -> DetectedDistribution:
     """The distribution of the configuration's model over its domains: detected, or read if it was detected before.
 
-    Runs on the workers of the cluster if Ray is running, else in this process.
-
-    Raises:
-        ValueError: a domain has no suitable text, the model cannot write, or the judge named no domain at all.
-        EndpointError: the judge's endpoint rejected the requests.
+    Runs on the workers of the cluster if Ray is running, else in this process. ValueError if a domain has no suitable
+    text, the model cannot write, or the judge named no domain at all; EndpointError if the endpoint rejected requests.
     """
     domains = _domain_texts(config)
     places = Places.of(config, domains)

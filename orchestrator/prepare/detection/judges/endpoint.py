@@ -48,8 +48,7 @@ class EndpointJudge:
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """One-hot answers, in the order in which they arrive.
 
-        Raises:
-            EndpointError: the endpoint rejected a request, or was busy at every attempt.
+        EndpointError if the endpoint rejected a request, or was busy at every attempt.
         """
         if not texts:
             return

@@ -60,7 +60,6 @@ class LabelScorer:
         )
 
     def __call__(self, texts: Sequence[str]) -> list[list[float]]:
-        """Probabilities of the domains for each text."""
         return [self._judge(text) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
