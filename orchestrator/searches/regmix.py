@@ -128,14 +128,20 @@ def predict_best_mix(
         ValueError: fewer runs than the folds take.
     """
     from scipy.stats import spearmanr
+    from sklearn.model_selection import KFold, cross_val_predict
 
     if len(shares_ND) < _NUM_FOLDS:
         raise ValueError(f"search: {len(shares_ND)} finished runs; a regression takes at least {_NUM_FOLDS}")
     measured_N = score(losses_NE)
-    unseen = {name: score(_predict_unseen(make(seed), shares_ND, losses_NE, seed)) for name, make in _MODELS.items()}
+    models = _make_models(seed)
+    folds = KFold(_NUM_FOLDS, shuffle=True, random_state=narrow_seed(seed))
+    unseen = {
+        name: score(_as_rows(cross_val_predict(model, shares_ND, losses_NE, cv=folds)))
+        for name, model in models.items()
+    }
     errors = {name: float(np.sqrt(np.mean((of_N - measured_N) ** 2))) for name, of_N in unseen.items()}
     chosen = min(errors, key=errors.__getitem__)
-    model = _MODELS[chosen](seed).fit(shares_ND, losses_NE)
+    model = models[chosen].fit(shares_ND, losses_NE)
     simulated_MD = np.random.default_rng(seed).dirichlet(np.full(shares_ND.shape[1], concentration), NUM_SIMULATED)
     predicted_M = score(_as_rows(model.predict(simulated_MD)))
     best_D = simulated_MD[np.argsort(predicted_M)[:NUM_AVERAGED]].mean(axis=0)
@@ -149,41 +155,24 @@ def predict_best_mix(
     )
 
 
-def _predict_unseen(model: Any, shares_ND: Array, losses_NE: Array, seed: int) -> Array:
-    from sklearn.model_selection import KFold, cross_val_predict
-
-    folds = KFold(_NUM_FOLDS, shuffle=True, random_state=narrow_seed(seed))
-    return _as_rows(cross_val_predict(model, shares_ND, losses_NE, cv=folds))
-
-
 def _as_rows(losses: Array) -> Array:
     """Of a single domain, scikit-learn returns a vector."""
     return losses.reshape(len(losses), -1)
 
 
-def _linear(seed: int) -> Any:
-    from sklearn.linear_model import LinearRegression
-
-    return LinearRegression()
-
-
-def _quadratic(seed: int) -> Any:
-    from sklearn.linear_model import RidgeCV
+def _make_models(seed: int) -> dict[str, Any]:
+    from sklearn.ensemble import GradientBoostingRegressor
+    from sklearn.linear_model import LinearRegression, RidgeCV
+    from sklearn.multioutput import MultiOutputRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    return make_pipeline(PolynomialFeatures(2), StandardScaler(), RidgeCV(np.logspace(-4, 2, 13)))
-
-
-def _boosted(seed: int) -> Any:
-    from sklearn.ensemble import GradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
-
     trees = GradientBoostingRegressor(n_estimators=200, learning_rate=0.05, max_depth=3, random_state=narrow_seed(seed))
-    return MultiOutputRegressor(trees)
-
-
-_MODELS: Mapping[str, Callable[[int], Any]] = {"linear": _linear, "quadratic": _quadratic, "boosted trees": _boosted}
+    return {
+        "linear": LinearRegression(),
+        "quadratic": make_pipeline(PolynomialFeatures(2), StandardScaler(), RidgeCV(np.logspace(-4, 2, 13))),
+        "boosted trees": MultiOutputRegressor(trees),
+    }
 
 
 def describe(prediction: Prediction, domains: Sequence[str]) -> list[str]:

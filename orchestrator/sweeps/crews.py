@@ -1,15 +1,15 @@
 """The two ways in which ready runs are trained: one at a time before the user's eyes, or many side by side."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import check_resources, count_fitting
+from orchestrator.cluster.resources import count_fitting
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.sweeps.graph import Node
+from orchestrator.sweeps.graph import Crew, Node
 from orchestrator.training.driver import train
 from orchestrator.training.resolve import ReadyRun
 from orchestrator.views.runs import RunsView
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ray
 
 
-class Foreground:
+class Foreground(Crew):
     """One run at a time, by a worker group, with its own live view."""
 
     def __init__(self, console: Console) -> None:
@@ -37,9 +37,6 @@ class Foreground:
     def has_room(self) -> bool:
         """Only when the run before is over."""
         return not self._ended
-
-    def check(self, node: Node) -> None:
-        check_resources(node.cluster)
 
     def start(self, node: Node, run: ReadyRun) -> None:
         """Train to the end."""
@@ -60,10 +57,6 @@ class Foreground:
         ended, self._ended = self._ended, []
         return ended
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        yield
-
     def close(self, is_interrupted: bool) -> None:
         """A run that is interrupted has written its checkpoint by now."""
 
@@ -83,7 +76,7 @@ MakeView = Callable[[Mapping[Path, int], int], LiveView]
 """(folder -> steps of each run that has begun, growing; how many there will be) -> the view."""
 
 
-class SideBySide:
+class SideBySide(Crew):
     """As many runs as the cluster has room for, each a Ray task: the rank itself, or the driver of a worker group.
 
     Args:
@@ -112,9 +105,6 @@ class SideBySide:
     def has_room(self) -> bool:
         """Drivers of worker groups would wait for each other's workers without end where there are too many."""
         return len(self._tasks) < self._room
-
-    def check(self, node: Node) -> None:
-        check_resources(node.cluster)
 
     def start(self, node: Node, run: ReadyRun) -> None:
         """Submit it. A task whose process is lost is tried again, and resumes; one that failed would fail again."""

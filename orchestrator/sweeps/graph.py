@@ -9,10 +9,11 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.cluster.resources import check_resources
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.runs.failure import explain, forget_failure, note_failure
 from orchestrator.runs.folder import is_finished
@@ -80,6 +81,7 @@ class Crew(Protocol):
         Raises:
             ResourceError: the cluster can never hold it.
         """
+        check_resources(node.cluster)
 
     def start(self, node: Node, run: ReadyRun) -> None: ...
 
@@ -88,6 +90,7 @@ class Crew(Protocol):
 
     def paused(self) -> AbstractContextManager[None]:
         """Leave the terminal to others for a while."""
+        return nullcontext()
 
     def close(self, is_interrupted: bool) -> None:
         """End. Where the user interrupts, runs under way write a checkpoint first."""

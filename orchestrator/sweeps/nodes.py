@@ -13,28 +13,19 @@ from orchestrator.training.resolve import ReadyRun
 
 
 class RunNode(Node):
-    """A run in a folder of its own name.
+    """A run in the folder of its name."""
 
-    Args:
-        config: the run.
-        run_id: of a run whose folder the caller holds already.
-    """
-
-    def __init__(self, config: RunConfig, run_id: str | None = None) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.key = str(config.folder.resolve())
         self.title = config.name
         self.cluster = config.cluster
-        self._run_id = run_id
 
     def find_folder(self) -> Path:
         return self.config.folder
 
     @contextmanager
     def hold(self) -> Iterator[str]:
-        if self._run_id is not None:
-            yield self._run_id
-            return
         with claim_folder(self.config) as run_id:
             yield run_id
 

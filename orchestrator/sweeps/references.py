@@ -1,6 +1,6 @@
 """Reference losses: what a model reaches on a domain's held-out rows when it is fine-tuned on that domain alone.
 
-Each domain is a training of its own, several side by side as far as the cluster has room; its reference is the best
+Each domain is a separate training, several side by side as far as the cluster has room; its reference is the best
 held-out loss on the way. Memorised training loss would be of no use: it is near 0 everywhere, and then every domain
 looks as if it had the same left to learn. Results are kept by fingerprint and computed once.
 """
@@ -61,11 +61,7 @@ def compute_references(
 ) -> dict[str, float]:
     """Best held-out loss of each domain, in nats per token; trained inside a Ray session where it is not known yet.
 
-    Args:
-        config: the run.
-        stores: its data.
-        work: the command's.
-        run_folder: of the run that waits for them, where progress and results are noted as well.
+    A run that waits for them has progress and results noted in its `run_folder` as well.
 
     Raises:
         TrainingFailedError: one of them could not be trained.

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.mixing import Measured
 from orchestrator.prepare.detection.domain_texts import DomainTexts, find_domain_texts
 from orchestrator.prepare.detection.judges.base import JudgeAnswer, Memory
 from orchestrator.prepare.detection.places import Places
@@ -42,8 +43,10 @@ def trials_of(run: SweepConfig) -> Trials:
         stores=stores_of(run),
         metric="mean",
         target=None,
-        references={"math": 0.7, "code": 1.1, "chat": 1.9},
-        shares={"math": 0.2, "code": 0.5, "chat": 0.3},
+        measured=Measured(
+            distributions={"detected": {"math": 0.2, "code": 0.5, "chat": 0.3}},
+            references={"computed": {"math": 0.7, "code": 1.1, "chat": 1.9}},
+        ),
         here=Path("/no-such-disk"),
     )
 

@@ -100,7 +100,9 @@ def coarse_search(config: SweepConfig, console: Console) -> CoarseRecord:
     record = _record(config, result, trainer)
     folder = search_folder(config)
     strategy = strategy_of(result.winner)
-    write_durably(folder / "strategy.yaml", _strategy_yaml(strategy).encode())
+    text = yaml.safe_dump({"strategy": strategy}, sort_keys=False, default_flow_style=None)
+    about = "# The winner of the search, for `training` of a configuration.\n"
+    write_durably(folder / "strategy.yaml", (about + text).encode())
     write_search_page(config.name, result, folder / "coarse.html")
     publish(record, table(result), folder / "coarse.html", console)
     console.print(f"raymix run CONFIG --set '{override(strategy)}'", highlight=False, markup=False, soft_wrap=True)
@@ -196,8 +198,3 @@ def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> Coa
         winner=strategy_of(result.winner),
         nodes=nodes,
     )
-
-
-def _strategy_yaml(strategy: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump({"strategy": dict(strategy)}, sort_keys=False, default_flow_style=None)
-    return f"# The winner of the search, for `training` of a configuration.\n{text}"

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from orchestrator.sweeps.coarse.tree import Candidate, SearchResult, halves, pareto_set
 from orchestrator.views.palette import COLORS
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line
 from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, ResultTable, Row, columns_of
@@ -17,7 +17,7 @@ _TREE_ROW_HEIGHT = 46
 _STEP_TITLES = ("base model", "broad ranges", "their halves", "sets of modules")
 _CAVEATS = (
     "The search is greedy: a range whose halves are good only together is lost.",
-    "Scores of single trainings are noisy: nodes that differ by less than seeds do are equally good.",
+    "Scores of single trainings are noisy: differences smaller than the spread across seeds are not meaningful.",
 )
 
 
@@ -41,18 +41,22 @@ def table(result: SearchResult) -> ResultTable:
         columns_of(("Spec", "Vers", "Uni", "Pareto"), rows),
         explanation="Spec: gain of the speciality relative to full fine-tuning's. Vers: what is left of everything "
         f"else, relative to the base model. Uni = Spec + {result.versatility_weight:g} * Vers. Bold: the winner of the "
-        "last step; a node on the way there may score higher, which a reader is free to prefer.",
+        "last step; a node of an earlier step may score higher, and you may prefer it.",
         caveats=_CAVEATS,
     )
 
 
 def write_search_page(name: str, result: SearchResult, output: Path) -> None:
     """Write the page."""
+    note = (
+        f"{len(result.scores)} nodes trained; numbers are Uni, full points were kept, the star won. A node that "
+        "several steps compare was trained once."
+    )
     sections = [
-        Section("Tree", _tree_note(result), [Plot("", tree_figure(result))], is_wide=True),
+        Section("Tree", note, [Plot("", tree_figure(result))], is_wide=True),
         Section(
             "Speciality against versatility",
-            "A point for each node; the line joins those that no other is better than in both at once.",
+            "A point for each node; the line joins those that no other node beats in both at once.",
             [Plot("", trade_off_figure(result))],
             is_wide=True,
         ),
@@ -60,15 +64,8 @@ def write_search_page(name: str, result: SearchResult, output: Path) -> None:
     write_table_page(output, f"{name}: where to train", table(result), sections)
 
 
-def _tree_note(result: SearchResult) -> str:
-    return (
-        f"{len(result.scores)} nodes trained; numbers are Uni, full points went on, the star won. A node that several "
-        "steps compare was trained once."
-    )
-
-
 def tree_figure(result: SearchResult) -> go.Figure:
-    """Root, then a column of nodes for each step; a line from what went on to what it was split into."""
+    """Root, then a column of nodes for each step; a line from what was kept to what it was split into."""
     height = _TREE_ROW_HEIGHT * max(len(step.nodes) for step in result.steps) + 60
     axes = {
         "xaxis": {
@@ -139,11 +136,8 @@ def trade_off_figure(result: SearchResult) -> go.Figure:
     figure.add_trace(line(specs, verss, "Pareto set", NEUTRAL, **front))
     for node, score in result.scores.items():
         symbol = "star" if node == result.winner else "circle" if node in best else "circle-open"
-        point: dict[str, Any] = {
-            "mode": "markers",
-            "marker": {"size": 10, "symbol": symbol, "color": _color(result, node)},
-        }
-        figure.add_trace(line([score.spec], [score.vers], node_title(node), NEUTRAL, **point))
+        color = _color(result, node)
+        figure.add_trace(dots([score.spec], [score.vers], node_title(node), color, size=10, symbol=symbol))
     return figure
 
 

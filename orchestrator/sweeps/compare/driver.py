@@ -18,16 +18,10 @@ from orchestrator.sweeps.work import open_work
 
 
 def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:
-    """Do the runs that are not done yet, then print their table and write compare.json and compare.html.
-
-    Args:
-        config: the run that all of them are variants of.
-        labels: what to compare, see `expand_variants`; empty: what the configuration suggests.
-        num_seeds: seeds of each.
-        console: prints the table.
+    """Train the runs that are not done yet, then print their table and write compare.json and compare.html.
 
     Raises:
-        ConfigError: a variant is not a valid configuration, or wants more than this machine has.
+        ConfigError: a variant is not a valid configuration, or needs more than this machine has.
         RunsFailedError: after the table, where runs failed.
     """
     runs = expand_variants(config, labels or default_labels(config), num_seeds)

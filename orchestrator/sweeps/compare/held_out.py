@@ -19,7 +19,7 @@ Losses = dict[str, ExampleLosses]
 
 def read_mean_losses(folders: Iterable[Path]) -> Losses:
     """By domain what each example lost at the end, averaged over runs; without the domains where that is not known."""
-    runs = [_read(folder) for folder in folders]
+    runs = [read_last_losses(read_run(folder)) for folder in folders]
     if not runs:
         return {}
     means = {name: _average([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}
@@ -43,11 +43,6 @@ def _by_measure(errors: Mapping[str, float], domains: Sequence[str], mean: str) 
     if domains and all(name in known for name in domains):
         measures[mean] = error_of_mean(known[name] for name in domains)
     return measures
-
-
-def _read(folder: Path) -> Losses:
-    run = read_run(folder)
-    return read_last_losses(run)
 
 
 def _average(losses: Sequence[ExampleLosses]) -> ExampleLosses | None:

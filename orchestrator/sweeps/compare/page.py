@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,7 +13,7 @@ from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WO
 from orchestrator.sweeps.compare.table import failures, table
 from orchestrator.views.palette import color_by_name, color_by_run
 from orchestrator.views.report.comparison import Course, loss_section, remark_on
-from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, layout, line
+from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, dots, layout
 from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import label
 from orchestrator.views.table import Remark
@@ -69,15 +68,11 @@ def _seeds_figure(comparison: Comparison, measure: str, colors: Mapping[str, str
     for row, name in enumerate(names):
         result, color = comparison.variants[name], colors[name]
         values = [run.values[measure] for run in result.runs if measure in run.values]
-        dots: dict[str, Any] = {"mode": "markers", "marker": {"size": 5, "color": color, "opacity": 0.45}}
-        figure.add_trace(line(values, [row] * len(values), name, color, **dots))
+        figure.add_trace(dots(values, [row] * len(values), name, color, size=5, opacity=0.45))
         mean = result.means[measure]
-        full: dict[str, Any] = {
-            "mode": "markers",
-            "marker": {"size": 9, "color": color},
-            "error_x": {"array": [mean.half_width or 0.0], "color": color, "thickness": 1.5, "width": 4},
-        }
-        figure.add_trace(line([mean.mean], [row], name, color, **full))
+        full = dots([mean.mean], [row], name, color, size=9)
+        full.error_x = {"array": [mean.half_width or 0.0], "color": color, "thickness": 1.5, "width": 4}
+        figure.add_trace(full)
     return figure
 
 

@@ -24,17 +24,14 @@ def default_labels(config: SweepConfig) -> list[str]:
 def expand_variants(config: SweepConfig, labels: Sequence[str], num_seeds: int) -> dict[str, list[PlanConfig]]:
     """The runs of each label, one for each seed from the configuration's own on.
 
-    Args:
-        config: the run that all of them are variants of.
-        labels: names of variants of the configuration, or of mixing algorithms: the run's own settings where it is
-            the run's algorithm, else that algorithm's defaults.
-        num_seeds: seeds of each.
+    A label is a variant of the configuration, or a mixing algorithm: with the run's own settings where it is the run's,
+    else with its defaults.
 
     Raises:
         ConfigError: a line for each fault of each variant.
     """
     if twice := sorted({label for label in labels if list(labels).count(label) > 1}):
-        raise ConfigError([f"{', '.join(twice)}: stands twice among the labels to compare; give each once"])
+        raise ConfigError([f"{', '.join(twice)}: duplicate label; give each label once"])
     runs, faults = {}, []
     for label in labels:
         try:

@@ -64,13 +64,7 @@ def _measured_before(run: RunConfig) -> dict[str, object]:
 
 
 def digest_run(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict[str, str] | None = None) -> str:
-    """A name for a run's result, by everything that it depends on but the run's own name.
-
-    Args:
-        run: its settings.
-        stores: its data.
-        start: what else it starts from than the base model.
-    """
+    """A name for a run's result, by everything that it depends on but the run's own name; `start`: if not the base."""
     settings = bound_settings(run)
     settings.pop("name")  # a plan may call it what it likes
     identity = {

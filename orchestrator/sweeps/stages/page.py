@@ -17,13 +17,7 @@ from orchestrator.views.report.series import gaps
 
 
 def write_plan_page(output: Path, name: str, folders: Sequence[Path]) -> None:
-    """Write the HTML page of a plan.
-
-    Args:
-        output: the file.
-        name: of the plan.
-        folders: its stages, each of which starts from the one before it or from another before that.
-    """
+    """Write the HTML page of a plan from the folders of its stages, in order."""
     stages = load_runs(folders)
     along = Section(
         "Along the plan",

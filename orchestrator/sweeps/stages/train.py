@@ -25,13 +25,7 @@ class RunsFailedError(RuntimeError):
 
 
 def train_runs(configs: Sequence[RunConfig], work: Work, crew: Crew, *, keeps_models: bool = True) -> dict[str, str]:
-    """Train every run that has no result yet.
-
-    Args:
-        configs: runs with folders of their own.
-        work: the command's.
-        crew: how they are trained.
-        keeps_models: False keeps only numbers, and models of stages that others of these runs start from.
+    """Train every run that has no result yet; without `keeps_models` keep only what others start from.
 
     Returns: name of each run that failed -> why; all others have a summary.json.
 

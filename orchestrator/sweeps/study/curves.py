@@ -4,8 +4,8 @@ P points (runs at one k of one curve), S seeds, R held-out examples, N resamples
 
 A resample draws seeds and held-out examples with replacement, both at once and the same for all points (Owen 2007, "The
 pigeonhole bootstrap", arXiv 0712.1111: two crossed factors, a little wider than it need be), so that differences of
-points are paired. A loss is a ratio of sums over what was drawn: nats over tokens. With one seed the interval knows of
-held-out examples only, not of training noise; with few seeds it is too narrow.
+points are paired. A loss is a ratio of sums over what was drawn: nats over tokens. With one seed the interval covers
+held-out examples only, not training noise; with few seeds it is too narrow.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def find_crossings(x_P: ArrayLike, difference_P: ArrayLike) -> list[float]:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where mixing stops to help."""
+    """Where mixing stops helping."""
 
     x: float | None
     """log2 k of the first crossing of the measured curves; None where they do not cross."""

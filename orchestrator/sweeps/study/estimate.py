@@ -36,7 +36,7 @@ class CostEstimate:
     costs: Mapping[str, Cost]
     """By digest of the training."""
     tokens_per_second: float
-    """Measured on the trainings that are done, or given; NaN where neither is there."""
+    """Measured on the trainings that are done, or given; NaN without either."""
 
     @property
     def num_tokens_left(self) -> int:
@@ -49,12 +49,7 @@ class CostEstimate:
 
 
 def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> CostEstimate:
-    """Count, and look at what is done already.
-
-    Args:
-        trainings: cells and trainings, their data prepared.
-        tokens_per_second: speed to go by; default: that of the finished trainings.
-    """
+    """Count what there is and what is done; without `tokens_per_second` at the speed of the finished trainings."""
     folders = {digest: planned.find_folder() for digest, planned in trainings.stages.items()}
     done = {digest: folder for digest, folder in folders.items() if is_finished(folder)}
     costs = {digest: _cost(planned, digest in done) for digest, planned in trainings.stages.items()}

@@ -1,4 +1,4 @@
-"""The page of a study: curves per ability, where mixing stops to help, the trade-off of the strategies, and a table."""
+"""The page of a study: curves per ability, where mixing stops helping, the trade-off of the strategies, and a table."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +20,11 @@ from orchestrator.views.report.html import render_page, write_page
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 
 _LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"
-_ONE_SEED = "One seed: the intervals know of evaluation rows only, not of training noise."
+_ONE_SEED = "One seed: the intervals cover evaluation rows only, not training noise."
 
 
 def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence[ResultRow], num_cells: int) -> None:
-    """Write the HTML page of a study as far as it has come.
-
-    Args:
-        output: the file.
-        name: of the run configuration.
-        study: what was compared.
-        rows: results of the cells that are done.
-        num_cells: cells in all.
-    """
+    """Write the page of a study as far as it has come: `rows` are the results of its `num_cells` cells so far."""
     rng = np.random.default_rng(0)
     seeds_NS = draw_seeds(len(study.seeds), study.num_resamples, rng)
     domains = [*study.specialised, *study.general]
@@ -42,7 +34,7 @@ def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence
     sections = [
         Section(
             "Single source against mixture",
-            f"Over the fraction k of the data. {_LOSS}. The dotted line is where mixing stops to help.",
+            f"Over the fraction k of the data. {_LOSS}. The dotted line is where mixing stops helping.",
             [
                 Plot(domain, curves_figure(of, ("single", "mix"), crossings.get(domain)))
                 for domain, of in points.items()

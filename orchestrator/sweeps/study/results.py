@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from orchestrator.config.study import Grid, Strategy
 from orchestrator.runs.folder import is_finished, read_run
-from orchestrator.runs.records import RunSummary
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.views.table import Cell, Column, ResultTable, Row
@@ -60,8 +59,9 @@ def collect_results(trainings: Trainings) -> list[ResultRow]:
         folder = planned.find_folder()
         if is_finished(folder):
             records[digest] = StageRecord.of(planned, folder)
-            domains = _read_summary(folder).domains
-            bases[digest] = {name: domain.loss_nats_start for name, domain in domains.items()}
+            summary = read_run(folder).summary
+            assert summary is not None  # it is finished
+            bases[digest] = {name: domain.loss_nats_start for name, domain in summary.domains.items()}
     rows = []
     for planned_cell in trainings.cells:
         if all(digest in records for digest in planned_cell.chain):
@@ -112,23 +112,14 @@ def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
     }
 
 
-def _read_summary(folder: Path) -> RunSummary:
-    run = read_run(folder)
-    assert run.summary is not None
-    return run.summary
-
-
 def _forgotten(row: ResultRow, rows: Sequence[ResultRow]) -> dict[str, float | None]:
-    best: dict[str, float | None] = {
-        other.subject: other.loss_nats.get(other.subject)
-        for other in rows
-        if other.group == "single" and other.k == 1 and other.seed == row.seed
-    }
-    return {name: _difference(loss, best.get(name)) for name, loss in row.loss_nats.items()}
-
-
-def _difference(loss: float | None, best: float | None) -> float | None:
-    return None if loss is None or best is None else loss - best
+    singles = [other for other in rows if (other.group, other.k, other.seed) == ("single", 1, row.seed)]
+    best = {other.subject: other.loss_nats.get(other.subject) for other in singles}
+    forgotten: dict[str, float | None] = {}
+    for name, loss in row.loss_nats.items():
+        alone = best.get(name)
+        forgotten[name] = None if loss is None or alone is None else loss - alone
+    return forgotten
 
 
 def _flatten(row: ResultRow) -> dict[str, Any]:

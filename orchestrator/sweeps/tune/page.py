@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord
 from orchestrator.sweeps.tune.table import rank, table, trial_color
 from orchestrator.views.format import is_shares, short
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line
 from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import label
 
@@ -75,10 +75,7 @@ def _scatter(record: SearchRecord, key: str, points: Points) -> go.Figure:
     for trial, value in points:
         color = trial_color(record, trial)
         symbol = "circle" if trial.state == "finished" else "circle-open"
-        more: dict[str, Any] = {
-            "mode": "markers",
-            "marker": {"size": 12 if trial.name == record.best else 7, "color": color, "symbol": symbol},
-        }
         x: list[Any] = [label(value) if isinstance(value, str) else value]
-        figure.add_trace(line(x, [trial.score], trial.name, color, **more))
+        size = 12 if trial.name == record.best else 7
+        figure.add_trace(dots(x, [trial.score], trial.name, color, size=size, symbol=symbol))
     return figure

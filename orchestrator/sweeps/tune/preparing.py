@@ -9,6 +9,8 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.mixing import Measured
+from orchestrator.mixing.needs import Source
 from orchestrator.prepare.detection.rounds import find_distribution
 from orchestrator.prepare.importance import with_importance
 from orchestrator.searches import Search
@@ -48,15 +50,16 @@ def share_out(config: SweepConfig, search: Search[Any], work: Work) -> Trials:
     check_resources(config.cluster)
     varied = _varied(config, search)
     stores = work.data.stores(varied)
-    references = shares = None
+    references: dict[Source, dict[str, float]] = {}
+    distributions: dict[Source, dict[str, float]] = {}
     for variant in (varied, *find_corners(config, search)):
-        with_mixing = varied.replaced(mixing=variant.mixing)
-        if references is None and variant.mixing.needs.references == "computed":
-            references = compute_references(with_mixing, stores, work)
-        if shares is None and variant.mixing.needs.distribution == "detected":
+        with_mixing, needs = varied.replaced(mixing=variant.mixing), variant.mixing.needs
+        if needs.references == "computed" and not references:
+            references["computed"] = compute_references(with_mixing, stores, work)
+        if needs.distribution == "detected" and not distributions:
             work.console.print("initial shares: detecting what the base model knows")
             found = find_distribution(with_mixing, work.console).shares
-            shares = {name: found[name] for name in config.trained_domains}
+            distributions["detected"] = {name: found[name] for name in config.trained_domains}
     base = with_importance(varied, stores, work.console, in_folder=False)
     placed = {
         "output_dir": search_folder(config).resolve(),
@@ -70,6 +73,5 @@ def share_out(config: SweepConfig, search: Search[Any], work: Work) -> Trials:
         stores=stores,
         metric=search.config.metric,
         target=config.target,
-        references=references,
-        shares=shares,
+        measured=Measured(distributions=distributions, references=references),
     )

@@ -106,7 +106,8 @@ def _tune(trials: Trials, points: list[Point], num_trials: int, config: SampledS
         result = results[index]
         point = (result.config or {}).get(_POINT)
         if result.error and point and not is_done(folder := trials.run_of(point).folder):
-            note_failure(folder, f"its process was lost: {_last_line(str(result.error))}")
+            last_line = str(result.error).strip().splitlines()[-1]  # of a traceback: what happened
+            note_failure(folder, f"its process was lost: {last_line}")
 
 
 def _asha(asha: AshaConfig | None) -> Any:
@@ -164,7 +165,3 @@ def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
     if cluster.num_workers > 1:
         return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
     return tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}])
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]

@@ -16,7 +16,7 @@ from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
-from orchestrator.mixing import Measured, MixingConfig
+from orchestrator.mixing import Measured
 from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.folder import is_finished
 from orchestrator.searches.base import Proposal
@@ -40,10 +40,8 @@ class Trials:
     stores: Mapping[str, DomainStores]
     metric: Metric
     target: str | None
-    references: dict[str, float] | None = None
-    """Reference losses, for mixing settings that want them computed."""
-    shares: dict[str, float] | None = None
-    """The base model's own distribution, for mixing settings that want it detected."""
+    measured: Measured = field(default_factory=Measured)
+    """What mixing settings leave to be measured, once for all trials."""
     ends_early: bool = False
     """Whether a trial may be ended before its last step."""
     here: Path = field(default_factory=Path.cwd)
@@ -59,7 +57,7 @@ class Trials:
             ConfigError: they do not fit together.
         """
         changed = derive(RunConfig, self.base, nested(changes), "search.space")
-        run = changed.replaced(mixing=self._with_numbers(changed))
+        run = changed.replaced(mixing=changed.mixing.with_files_in(self.here).with_measured(self.measured))
         return run.replaced(name=f"trial-{digest_run(run, self.stores)}")
 
     def plan_of(self, proposal: Proposal) -> PlanConfig | RunConfig:
@@ -106,14 +104,6 @@ class Trials:
             return point if self.run_of(point).name == path.parent.name else None
         except ConfigError:
             return None
-
-    def _with_numbers(self, run: RunConfig) -> MixingConfig:
-        """Mixing settings with what was measured once for all trials, and with absolute paths."""
-        measured = Measured(
-            distributions={} if self.shares is None else {"detected": self.shares},
-            references={} if self.references is None else {"computed": self.references},
-        )
-        return run.mixing.with_files_in(self.here).with_measured(measured)
 
 
 def note_trial(folder: Path, changes: Mapping[str, Any], point: Point | None = None) -> None:

@@ -82,6 +82,11 @@ def line(
     return go.Scatter(**numbers, name=label(name), legendgroup=group, connectgaps=False, **settings)
 
 
+def dots(x: Sequence[float], y: Sequence[float | None], name: str, color: str, **marker: Any) -> go.Scatter:
+    """Points that no line joins."""
+    return line(x, y, name, color, mode="markers", marker={"color": color, **marker})
+
+
 def dotted(color: str, **place: Any) -> dict[str, Any]:
     """A dotted line from edge to edge; plotly's own call for it takes ten times as long."""
     return {"type": "line", "line": {"color": color, "dash": "dot", "width": 1.2}, **place}

@@ -82,7 +82,7 @@ def test_every_fault_of_every_variant_is_named() -> None:
 
 
 def test_a_label_stands_once() -> None:
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="uniform: duplicate label"):
         expand_variants(config_with(), ["uniform", "uniform"], 1)
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.config.run import RunConfig
+from orchestrator.mixing import Measured
 from orchestrator.searches.space import SearchSpace
 from orchestrator.sweeps.tune import trial
 from orchestrator.sweeps.tune.results import best_of, collect, write_best
@@ -199,7 +200,7 @@ def test_numbers_that_are_measured_once_stand_in_every_trial(tmp_path: Path) -> 
     config = config_with(SEARCH, output_dir=str(tmp_path), mixing={"type": "versatune", "initial": "detected"})
     references, shares = dict.fromkeys(DOMAINS, 1.5), {"math": 0.5, "code": 0.3, "law": 0.2}
     space = SearchSpace(config.search.space, DOMAINS)  # type: ignore[union-attr]
-    trials = Trials(config, space, {}, "mean", None, references=references, shares=shares)
+    trials = Trials(config, space, {}, "mean", None, Measured({"detected": shares}, {"computed": references}))
     mixing = trials.run_of({"mixing.sigma": 0.5}).mixing
     assert (mixing.reference, mixing.initial, mixing.sigma) == (references, shares, 0.5)  # type: ignore[union-attr]
 
