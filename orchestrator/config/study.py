@@ -54,7 +54,7 @@ class StudyConfig(Settings):
     @classmethod
     def _each_once(cls, value: list[object]) -> list[object]:
         if twice := sorted({str(item) for item in value if value.count(item) > 1}):
-            raise ValueError(f"{', '.join(twice)} stand twice; keep one")
+            raise ValueError(f"{', '.join(twice)} given more than once; keep one")
         return value
 
     @model_validator(mode="after")

@@ -117,7 +117,7 @@ class Search(ABC, Generic[Config]):
 
     config_class: ClassVar[type[SearchConfig]]
     shows_last_batch_only: ClassVar[bool] = False
-    """Whether earlier runs are parts of the last ones, not results of their own."""
+    """Whether earlier runs are parts of the last ones, not separate results."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

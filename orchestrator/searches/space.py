@@ -1,13 +1,13 @@
 """Points of a search space and the changes of a configuration that they stand for. Pure; NumPy only.
 
-A sampler sees plain coordinates, each with bounds of its own:
+A sampler sees plain coordinates, each with its own bounds:
 
     uniform, loguniform    the value itself                        coordinate `key`
     choice                 the place of the option in its list     coordinate `key`
     simplex                for each domain a number u in (0, 1)    coordinates `key:domain`
 
 The shares of a simplex are F^-1(u) / sum of all F^-1(u), with F the gamma distribution's function of that
-concentration: for u drawn alike that is a Dirichlet draw, and every sampler can move u as it likes.
+concentration: for uniform u that is a Dirichlet draw, and every sampler can move u as it likes.
 """
 
 import math

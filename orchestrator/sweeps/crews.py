@@ -138,7 +138,7 @@ class SideBySide(Crew):
 
 
 def _task_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """One worker is the task itself. More have a placement group of their own, which Ray Train asks for."""
+    """One worker is the task itself. More have a separate placement group, which Ray Train asks for."""
     if cluster.num_workers > 1:
         return {"num_cpus": 0}
     return {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}

@@ -1,8 +1,8 @@
 """One graph of trainings: each is trained once, after the training that it starts from, as many at a time as fit.
 
 The truth is on disk: a training with a result is not trained again, one that was stopped resumes from its checkpoint,
-and one that another process trains at this moment is waited for. So a command that was killed is started again as it
-was, and two commands that need the same training share it.
+and one that another process is training is waited for. So a command that was killed can simply be started again, and
+two commands that need the same training share it.
 """
 
 import shutil
@@ -200,7 +200,7 @@ class _Graph:
                     told = f"another process is training {node.title}; waiting for it"
                     self._work.console.print(told, markup=False, highlight=False)
                 return
-            except Exception as error:  # of any kind: the others go on, and the user is told
+            except Exception as error:  # of any kind: the others continue, and the user sees it
                 self._fail(node, explain(error))
                 return
             run = run if node.key in self._kept else run.without_models()

@@ -40,7 +40,7 @@ def open_work(log: Path, *, frees_lost_workers: bool = True) -> Iterator[Work]:
     """Send what libraries print to `log`, and end the Ray session with the command.
 
     Ray frees what a worker group held whose driver died only where its dashboard runs, which takes seconds to start:
-    `frees_lost_workers` is for commands that go on after that.
+    `frees_lost_workers` is for commands that continue after that.
     """
     with redirect_output(log) as console, ExitStack() as session:
         yield Work(console, session, frees_lost_workers=frees_lost_workers)

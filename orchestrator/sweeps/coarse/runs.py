@@ -1,4 +1,4 @@
-"""The runs behind a search: one for each node and seed, and full fine-tuning, which Spec is relative to. Pure."""
+"""The runs of a search: one for each node and seed, and full fine-tuning, which Spec is relative to. Pure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ def settings_of(config: SweepConfig) -> CoarseSearchConfig:
     """The section of the search.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the section is missing.
     """
     if config.coarse_search is None:
         raise ValueError("coarse_search: the section is missing; name at least `coarse_search: {speciality: [...]}`")

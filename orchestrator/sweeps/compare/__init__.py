@@ -5,9 +5,9 @@
     statistics  mean over seeds with a t interval; differences paired by seed       statistics.py
     tables      the terminal's and the page's                                       table.py, page.py
 
-Runs lie in <output_dir>/<name>-compare/<label>-seed<seed>, beside compare.json, compare.csv and compare.html.
+Runs are in <output_dir>/<name>-compare/<label>-seed<seed>, beside compare.json, compare.csv and compare.html.
 
-Where it fails: see CAVEATS, which stand on every page. What raymix does about it: intervals beside every mean,
+Where it fails: see CAVEATS, which are on every page. What raymix does about it: intervals beside every mean,
 differences paired by seed, the tokens of every variant, and `training.max_tokens`.
 """
 

@@ -1,6 +1,6 @@
-"""What the held-out examples alone leave open: standard errors of the means over seeds, and of paired differences.
+"""The uncertainty from the held-out examples alone: standard errors of the means over seeds, and of paired differences.
 
-All seeds of a comparison are measured on the same held-out examples, so an interval over seeds does not know that
+All seeds of a comparison are measured on the same held-out examples, so an interval over seeds does not include that
 other examples would have given other losses. Sums by example are averaged over the seeds, and the error is that of
 their ratio (`workers.validation.loss_statistics`). Runs whose examples are not recorded, or differ, have none.
 """

@@ -11,13 +11,13 @@ CONFIDENCE = 0.95
 
 
 class MeanEstimate(BaseModel):
-    """A mean over seeds with half the width of its interval; None where one seed tells nothing of the spread."""
+    """A mean over seeds with half the width of its interval; None with one seed, which tells nothing of the spread."""
 
     mean: float
     half_width: float | None
     num_seeds: int
     held_out_error: float | None = None
-    """Standard error over the held-out examples, which all seeds share: the interval does not know of it."""
+    """Standard error over the held-out examples, which all seeds share: the interval does not include it."""
 
     @property
     def is_clear(self) -> bool:

@@ -111,7 +111,7 @@ def _notes(comparison: Comparison) -> list[str]:
     if any(estimate.held_out_error is not None for r in comparison.variants.values() for estimate in r.means.values()):
         lines.append(
             "In square brackets: one standard error over the held-out examples, paired for differences. All seeds "
-            "share the examples, so the intervals do not know of it."
+            "share the examples, so the intervals do not include it."
         )
     if comparison.target is not None:
         lines.append(

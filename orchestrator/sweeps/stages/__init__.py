@@ -24,7 +24,7 @@ mixed (here: the run's mixing algorithm; `mixing: {type: proportional}` is the p
 
 Every domain of the run is measured at every stage, also those that a stage does not train on: what is forgotten shows.
 
-Where it fails: see CAVEATS, which stand on every page that shows a plan. What raymix does about it: budgets in steps
+Where it fails: see CAVEATS, which are on every page that shows a plan. What raymix does about it: budgets in steps
 or tokens beside epochs; steps, rows and tokens in every result; trade-offs with their Pareto set, not one winner.
 """
 

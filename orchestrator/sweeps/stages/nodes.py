@@ -1,4 +1,4 @@
-"""A plan of stages as nodes of the graph, and as a folder of its own that tells what became of them."""
+"""A plan of stages as nodes of the graph, and as a separate folder that records what became of them."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -3,9 +3,8 @@
     cells     grids x k x seeds, strategies x k x seeds         grid.py
     stages    what cells share is one training                  grid.py, by the digests of orchestrator/sweeps/stages
     estimate  tokens and hours, before anything is trained      estimate.py
-    waves     all stages from the base model side by side, then all that start from those, ...    running.py
     results   results.jsonl, results.csv: steps, rows, tokens, every domain's loss on every cell  results.py
     curves    loss over log2 k, single against mix, bootstrap intervals, crossing, Pareto set     curves.py, page.py
 
-Everything lies in <output_dir>/<name>/study. Where such studies fail is said on their page: see stages.CAVEATS.
+Everything is in <output_dir>/<name>/study. Where such studies fail is said on their page: see stages.CAVEATS.
 """

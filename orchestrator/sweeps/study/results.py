@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from orchestrator.config.study import Grid, Strategy
 from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.sweeps.stages.records import StageRecord
+from orchestrator.sweeps.study.curves import Array
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably
@@ -38,17 +37,6 @@ class ResultRow(BaseModel):
     forgotten_nats: dict[str, float | None]
     """Loss minus that of the `single` cell on all of the domain's data with this seed; None without one."""
     folders: list[Path]
-
-
-@dataclass(frozen=True)
-class MeasuredLosses:
-    """What each held-out example of a domain loses; R examples. (Runs of older versions have packed rows instead.)"""
-
-    row_R: NDArray[np.int64]
-    example_R: NDArray[np.int64]
-    """Which example of its row it is."""
-    loss_sum_nats_R: NDArray[np.float64]
-    num_tokens_R: NDArray[np.int64]
 
 
 def collect_results(trainings: Trainings) -> list[ResultRow]:
@@ -98,18 +86,13 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     )
 
 
-def read_measured_losses(run_folder: Path) -> dict[str, MeasuredLosses]:
-    """What each held-out example loses, by domain, from a run's evaluation.json."""
-    domains = json.loads((run_folder / "evaluation.json").read_text())["domains"]
-    return {
-        name: MeasuredLosses(
-            np.array(columns["row"], dtype=np.int64),
-            np.array(columns.get("example", [0] * len(columns["row"])), dtype=np.int64),
-            np.array(columns["loss_sum_nats"], dtype=np.float64),
-            np.array(columns["num_tokens"], dtype=np.int64),
-        )
-        for name, columns in domains.items()
-    }
+def read_measured_losses(run_folder: Path, domain: str) -> tuple[Array, Array]:
+    """Summed loss in nats and loss tokens of each held-out example of a domain, (R,), in the order of the store."""
+    columns = json.loads((run_folder / "evaluation.json").read_text())["domains"][domain]
+    row_R = np.array(columns["row"])
+    example_R = np.array(columns.get("example", np.zeros_like(row_R)))  # older versions measured packed rows
+    order_R = np.lexsort((example_R, row_R))
+    return np.array(columns["loss_sum_nats"], np.float64)[order_R], np.array(columns["num_tokens"], np.float64)[order_R]
 
 
 def _forgotten(row: ResultRow, rows: Sequence[ResultRow]) -> dict[str, float | None]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.sweeps.study.curves import Array, mean_losses, resample_losses
 from orchestrator.sweeps.study.results import ResultRow, read_measured_losses
@@ -28,7 +27,7 @@ class Points:
 
 
 def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np.random.Generator) -> Points | None:
-    """The points of all groups for one domain; those that lack a seed are left out. None where there is no point.
+    """The points of all groups for one domain; those that lack a seed are left out. None without any.
 
     A `single` cell counts for its own domain alone.
 
@@ -42,7 +41,10 @@ def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np
     complete = {key: of_seed for key, of_seed in by_key.items() if len(of_seed) == seeds_NS.shape[1]}
     if not complete:
         return None
-    sums = [[_sums(row, domain) for _, row in sorted(of_seed.items())] for of_seed in complete.values()]
+    sums = [
+        [read_measured_losses(of_seed[seed].folders[-1], domain) for seed in sorted(of_seed)]
+        for of_seed in complete.values()
+    ]
     num_tokens_R = sums[0][0][1]
     for key, of_point in zip(complete, sums, strict=True):
         if any(not np.array_equal(tokens, num_tokens_R) for _, tokens in of_point):
@@ -62,10 +64,3 @@ def mean_points(points: Mapping[str, Points], domains: Sequence[str]) -> Points:
         np.mean([other.loss_P[place] for other, place in zip(each, places, strict=True)], axis=0),
         np.mean([other.resampled_NP[:, place] for other, place in zip(each, places, strict=True)], axis=0),
     )
-
-
-def _sums(row: ResultRow, domain: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of a cell's last stage, in order of the store."""
-    losses = read_measured_losses(row.folders[-1])[domain]
-    order = np.lexsort((losses.example_R, losses.row_R))
-    return losses.loss_sum_nats_R[order], losses.num_tokens_R[order].astype(np.float64)

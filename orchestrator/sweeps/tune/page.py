@@ -1,4 +1,4 @@
-"""search.html: the table of the trials, the course of the metric, and what the metric owes to each value."""
+"""search.html: the table of the trials, the course of the metric, and how the metric depends on each value."""
 
 from pathlib import Path
 from typing import Any

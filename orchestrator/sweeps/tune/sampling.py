@@ -35,12 +35,12 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-# The driver of a worker group takes nothing that its workers need; every head has this resource, and Tune wants one.
+# The driver of a worker group takes nothing that its workers need; every head has this resource, and Tune needs one.
 _DRIVER_BUNDLE = {"node:__internal_head__": 0.001}
 
 METRIC = "score"
 _POINT = "point"  # key of a trial's settings
-_ENDLESS = 1 << 40  # steps: a trial ends by itself, or at a rung
+_ENDLESS = 1 << 40  # steps: a trial ends at its last step, or at a rung
 
 
 def sample(trials: Trials, search: Sampled, work: Work) -> Found:
@@ -150,7 +150,7 @@ def _distribution(coordinate: Coordinate) -> Any:
 @contextmanager
 def tune_folder(search: Path) -> Iterator[Path]:
     """Where Tune may write, on the runs' own file system. Its name follows from the search's folder, which the caller
-    holds: what a driver that was killed left there is found, and goes."""
+    locks: what a driver that was killed left there is found and removed."""
     folder = search.resolve() / f".ray-tune-{fingerprint_bytes(str(search.resolve()).encode())}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -161,7 +161,7 @@ def tune_folder(search: Path) -> Iterator[Path]:
 
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
-    """One worker is the trial itself. More have a placement group of their own, which Ray Train asks for."""
+    """One worker is the trial itself. More have a separate placement group, which Ray Train asks for."""
     if cluster.num_workers > 1:
         return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
     return tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}])

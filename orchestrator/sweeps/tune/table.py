@@ -12,8 +12,9 @@ from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row
 MAX_ROWS = 20  # in the terminal
 
 _CAVEATS = (
-    "One seed: trials that differ by less than seeds do are equally good. `raymix compare` repeats a few over seeds.",
-    "The best of many trials looks better than it is: it was chosen by the same held-out rows that judge it.",
+    "One seed: differences smaller than the spread across seeds are not meaningful. `raymix compare` repeats a "
+    "few over seeds.",
+    "The best of many trials looks better than it is: it was chosen by the same held-out rows that score it.",
 )
 
 

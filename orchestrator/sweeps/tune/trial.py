@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.1
 
 
 class TrialTraining:
-    """A trial's training, in a thread of its own; its evaluations are seen by the run's files, as by anybody."""
+    """A trial's training, in its own thread; its evaluations are read from the run's files."""
 
     def __init__(self, run: RunConfig, point: Point, trials: Trials) -> None:
         self._run, self._trials = run, trials
@@ -57,7 +57,7 @@ class TrialTraining:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it if it is still under way, for good where trials may end early, and wait for that."""
+        """End it if it is still running, permanently where trials may end early, and wait for that."""
         if self._trials.ends_early and self._thread.is_alive():
             self._files.refresh()
             step = self._files.metrics.last_step
@@ -79,7 +79,7 @@ class TrialTraining:
                     complete(ready, in_this_process=ready.cluster.num_workers == 1, stopping=self._stopping)
         except KeyboardInterrupt:  # `stop`
             pass
-        except Exception as error:  # of any kind: the other trials go on, and the person is told
+        except Exception as error:  # of any kind: the other trials continue, and the user sees it
             note_failure(folder, explain(error))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -111,7 +111,7 @@ class SearchTrial(tune.Trainable):
         return self._last
 
     def cleanup(self) -> None:
-        """End the training where it has not ended, cleanly: what it holds of the cluster is free afterwards."""
+        """End the training cleanly if it is still running: what it uses of the cluster is free afterwards."""
         if self._training is not None:
             self._training.stop()
 

@@ -92,7 +92,7 @@ class Trials:
         return float(score_losses(self.metric, losses_ND, domains, self.target)[0])
 
     def known_points(self) -> list[Point]:
-        """Points that were tried before with this base and lie in this space, oldest first."""
+        """Points that were tried before with this base and are in this space, oldest first."""
         files = sorted(self.base.output_dir.glob(f"trial-*/{TRIAL_FILE}"), key=lambda path: path.stat().st_mtime_ns)
         return [point for path in files if (point := self._known_point(path)) is not None]
 
