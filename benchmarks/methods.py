@@ -28,6 +28,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.sweeps.compare.page import estimate_cell
 from orchestrator.sweeps.compare.results import (
     ELSEWHERE,
     EVALUATION_SECONDS,
@@ -40,7 +41,6 @@ from orchestrator.sweeps.compare.results import (
     Comparison,
 )
 from orchestrator.sweeps.compare.statistics import MeanEstimate
-from orchestrator.sweeps.compare.table import estimate_cell
 
 RAYMIX = [sys.executable, "-m", "orchestrator.cli.main"]
 SPECIALISED, GENERAL = ["math", "code"], ["general"]

@@ -11,10 +11,10 @@ from orchestrator.check.view import print_plan
 from orchestrator.prepare.detection.view import distribution_view
 from orchestrator.probe.driver import table as probe_table
 from orchestrator.sweeps.coarse.page import table as coarse_table
-from orchestrator.sweeps.compare.table import table as compare_table
+from orchestrator.sweeps.compare.page import table as compare_table
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
-from orchestrator.sweeps.tune.table import MAX_ROWS
-from orchestrator.sweeps.tune.table import table as search_table
+from orchestrator.sweeps.tune.page import MAX_ROWS
+from orchestrator.sweeps.tune.page import table as search_table
 from orchestrator.views.benchmarks import scores_table
 from orchestrator.views.report import comparison_table
 from orchestrator.views.summary import summary_view

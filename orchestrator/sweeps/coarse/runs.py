@@ -1,8 +1,11 @@
 """The runs of a search: one for each node and seed, and full fine-tuning, which Spec is relative to. Pure."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from orchestrator.config.coarse import CoarseSearchConfig
 from orchestrator.config.derived import derive
@@ -33,11 +36,8 @@ def strategy_of(node: Candidate) -> dict[str, Any]:
 
 def override(strategy: Mapping[str, Any]) -> str:
     """The strategy as `raymix run --set` takes it."""
-    parts = ", ".join(
-        f"{key}: [{', '.join(map(str, value))}]" if isinstance(value, list) else f"{key}: {value}"
-        for key, value in strategy.items()
-    )
-    return f"training.strategy={{{parts}}}"
+    text = yaml.safe_dump(dict(strategy), sort_keys=False, default_flow_style=True, width=math.inf)
+    return f"training.strategy={text.strip()}"
 
 
 def node_runs(config: SweepConfig, node: Candidate) -> list[RunConfig]:

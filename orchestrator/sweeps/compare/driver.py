@@ -7,9 +7,8 @@ from rich.console import Console
 from orchestrator.config.errors import ConfigError, format_path
 from orchestrator.config.machine import missing_gpus
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.compare.page import write_comparison
+from orchestrator.sweeps.compare.page import table, write_comparison
 from orchestrator.sweeps.compare.results import Comparison, collect
-from orchestrator.sweeps.compare.table import table
 from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.results import publish

@@ -1,5 +1,6 @@
-"""compare.html: the table, every seed of every variant, and the course of the held-out losses."""
+"""A comparison as a table, a row for each variant, and as compare.html: every seed, and the courses of the losses."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,144 @@ import plotly.graph_objects as go
 
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.summary import evaluation_losses, summarise
-from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison
-from orchestrator.sweeps.compare.table import failures, table
+from orchestrator.sweeps.compare import CAVEATS
+from orchestrator.sweeps.compare.results import (
+    ELSEWHERE,
+    EQUAL_TOKENS_TOLERANCE,
+    EVALUATION_SECONDS,
+    MEAN,
+    NUM_TOKENS,
+    SIGNAL_SECONDS,
+    TARGET_GAIN,
+    TRAINING_SECONDS,
+    WORST,
+    Comparison,
+)
+from orchestrator.sweeps.compare.statistics import CONFIDENCE, MeanEstimate
+from orchestrator.views.format import NOTHING, PLUS_MINUS, format_count, format_duration, format_error
 from orchestrator.views.palette import color_by_name, color_by_run
 from orchestrator.views.report.comparison import Course, loss_section, remark_on
 from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, dots, layout
 from orchestrator.views.report.html import write_table_page
 from orchestrator.views.report.series import label
-from orchestrator.views.table import Remark
-from orchestrator.views.verdict import HARMFUL
+from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
+from orchestrator.views.verdict import HARMFUL, in_a_word
+
+Estimates = list[MeanEstimate | None]
+
+
+def table(comparison: Comparison) -> ResultTable:
+    """Losses and their differences from the first variant, what became of the target, amounts, and every domain."""
+    results = list(comparison.variants.values())
+
+    def means(measure: str) -> Estimates:
+        return [result.means.get(measure) for result in results]
+
+    columns = []
+    for heading, measure in (("mean loss", MEAN), ("worst loss", WORST)):
+        columns.append(Column(heading, _losses(means(measure))))
+        differences = [_difference(result.differences.get(measure)) for result in results]
+        columns.append(Column(f"{heading} vs {comparison.baseline}", differences))
+    if comparison.target is not None:
+        for heading, measure in (("target gain", TARGET_GAIN), ("others' change", ELSEWHERE)):
+            columns.append(Column(heading, [estimate_cell(mean, "+") for mean in means(measure)], group=1))
+    columns.append(
+        Column("seeds", [Cell(str(len(result.runs)), value=len(result.runs)) for result in results], group=2)
+    )
+    columns.append(Column("tokens", [_amount(mean, format_count(_mean(mean))) for mean in means(NUM_TOKENS)], group=2))
+    for heading, measure in (
+        ("training", TRAINING_SECONDS),
+        ("evaluations", EVALUATION_SECONDS),
+        ("signals", SIGNAL_SECONDS),
+    ):
+        if measure != SIGNAL_SECONDS or any(map(_mean, means(measure))):
+            cells = [_amount(mean, format_duration(_mean(mean))) for mean in means(measure)]
+            columns.append(Column(heading, cells, group=2))
+    for name in comparison.domains:
+        cells = [replace(cell, brief=cell.text) for cell in _losses(means(f"loss_nats/{name}"))]
+        columns.append(Column(name, cells, group=3))
+    return ResultTable(
+        "Run",
+        [Row(name, color=color) for name, color in color_by_run(comparison.variants).items()],
+        columns,
+        notes=_notes(comparison),
+        remarks=[*_harm(comparison), *failures(comparison)],
+        caveats=CAVEATS,
+    )
+
+
+def estimate_cell(estimate: MeanEstimate | None, sign: str = "") -> Cell:
+    """A mean over seeds with its interval and its error, in nats; `sign` is "+" for differences."""
+    if estimate is None:
+        return Cell(NOTHING)
+    error = estimate.held_out_error
+    return Cell(
+        f"{estimate.mean:{sign}.3f}",
+        format_error(estimate.half_width) + ("" if error is None else f" [{error:.3f}]"),
+        value=estimate.mean,
+        half_width=estimate.half_width,
+        held_out_error=error,
+    )
+
+
+def failures(comparison: Comparison) -> list[Remark]:
+    return [Remark(f"failed: {name}", [why]) for name, why in comparison.failed.items()]
+
+
+def _losses(estimates: Estimates) -> list[Cell]:
+    return best_marked([estimate_cell(estimate) for estimate in estimates], [_mean(estimate) for estimate in estimates])
+
+
+def _difference(estimate: MeanEstimate | None) -> Cell:
+    """It stands out where it is more than its interval."""
+    cell = estimate_cell(estimate, "+")
+    if estimate is None or not estimate.is_clear:
+        return cell
+    return replace(cell, style="better" if estimate.mean < 0 else "worse")
+
+
+def _mean(estimate: MeanEstimate | None) -> float | None:
+    return None if estimate is None else estimate.mean
+
+
+def _amount(estimate: MeanEstimate | None, text: str) -> Cell:
+    return Cell(text, value=_mean(estimate))
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    lines = [
+        f"Losses in nats per token on held-out rows at the end of training; {PLUS_MINUS} is half a {CONFIDENCE:.0%} t "
+        f"interval over seeds, and differences against {comparison.baseline} are paired by seed."
+    ]
+    if any(estimate.held_out_error is not None for r in comparison.variants.values() for estimate in r.means.values()):
+        lines.append(
+            "In square brackets: one standard error over the held-out examples, paired for differences. All seeds "
+            "share the examples, so the intervals do not include it."
+        )
+    if comparison.target is not None:
+        lines.append(
+            f"Target gain: by how much the loss of {comparison.target} fell against the base model; others' change: "
+            "mean of the other domains, where more than 0 is forgetting."
+        )
+    if comparison.token_spread > EQUAL_TOKENS_TOLERANCE:
+        lines.append(
+            f"The variants saw different numbers of tokens (up to {comparison.token_spread:.1%} apart): "
+            "max_tokens (of each stage, in a plan) in place of max_steps brings them within a step of each other."
+        )
+    return lines
+
+
+def _harm(comparison: Comparison) -> list[Remark]:
+    """Of each variant how many runs ended with harm, or with some domains worse than they began."""
+    remarks = []
+    for name, result in comparison.variants.items():
+        counts = Counter(run.verdict for run in result.runs if run.verdict in HARMFUL or run.verdict == "mixed")
+        told = ", ".join(f"{count} of {len(result.runs)} {in_a_word(verdict)}" for verdict, count in counts.items())
+        if told:
+            line = f"{told}; the page and the summary.json of each run say what and why."
+            remarks.append(Remark(name, [line], is_bad=True))
+    return remarks
+
 
 _PLOTTED = {
     MEAN: "Mean of the domains",

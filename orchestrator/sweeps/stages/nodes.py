@@ -1,4 +1,4 @@
-"""A plan of stages as nodes of the graph, and as a separate folder that records what became of them."""
+"""Runs and stages as nodes of the graph, and a plan of stages as a folder that records what became of them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,27 @@ from orchestrator.sweeps.stages.records import StageRecord, summarise_chain
 from orchestrator.sweeps.work import Work
 from orchestrator.training.resolve import ReadyRun
 from workers.durable import write_durably
+
+
+class RunNode(Node):
+    """A run in the folder of its name."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.key = str(config.folder.resolve())
+        self.title = config.name
+        self.cluster = config.cluster
+
+    def find_folder(self) -> Path:
+        return self.config.folder
+
+    @contextmanager
+    def hold(self) -> Iterator[str]:
+        with claim_folder(self.config) as run_id:
+            yield run_id
+
+    def resolve(self, run_id: str, work: Work) -> ReadyRun:
+        return resolve(self.config, run_id, work)
 
 
 class StageNode(Node):

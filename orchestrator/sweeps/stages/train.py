@@ -9,8 +9,7 @@ from orchestrator.runs.failure import explain
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.lock import FolderInUseError, claim_folder
 from orchestrator.sweeps.graph import Crew, Node, run_graph
-from orchestrator.sweeps.nodes import RunNode
-from orchestrator.sweeps.stages.nodes import StageNode, record_plan, stage_nodes
+from orchestrator.sweeps.stages.nodes import RunNode, StageNode, record_plan, stage_nodes
 from orchestrator.sweeps.work import Work
 
 

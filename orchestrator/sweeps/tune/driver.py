@@ -15,10 +15,9 @@ from orchestrator.searches.sampled import Sampled
 from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.stages.train import RunsFailedError
 from orchestrator.sweeps.tune.batches import train_batches
-from orchestrator.sweeps.tune.page import write_search_page
+from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
 from orchestrator.sweeps.tune.preparing import find_corners, search_folder, share_out
 from orchestrator.sweeps.tune.results import SearchRecord, base_score, best_of, write_best
-from orchestrator.sweeps.tune.table import MAX_ROWS, table
 from orchestrator.sweeps.work import open_work
 
 

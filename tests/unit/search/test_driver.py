@@ -10,10 +10,9 @@ from rich.console import Console
 from orchestrator.config.errors import ConfigError
 from orchestrator.sweeps.tune import driver
 from orchestrator.sweeps.tune.driver import tune
-from orchestrator.sweeps.tune.page import write_search_page
+from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
 from orchestrator.sweeps.tune.preparing import find_corners, search_folder
 from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
-from orchestrator.sweeps.tune.table import MAX_ROWS, table
 from orchestrator.sweeps.tune.trials import Trials
 from orchestrator.views.format import format_value
 from tests.unit.search.searches import DOMAINS, config_with

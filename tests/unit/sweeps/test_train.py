@@ -16,8 +16,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.lock import claim_folder
 from orchestrator.runs.records import RunSummary
-from orchestrator.sweeps.nodes import RunNode
-from orchestrator.sweeps.stages.nodes import stage_nodes
+from orchestrator.sweeps.stages.nodes import RunNode, stage_nodes
 from orchestrator.sweeps.stages.train import train_runs
 from orchestrator.training import plan
 from orchestrator.training.resolve import ReadyRun

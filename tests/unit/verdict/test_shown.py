@@ -10,8 +10,8 @@ from orchestrator.cluster.jobs.client import _harm
 from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage
 from orchestrator.export.card import model_card
+from orchestrator.sweeps.compare.page import table
 from orchestrator.sweeps.compare.results import Comparison, RunResult, VariantResult
-from orchestrator.sweeps.compare.table import table
 from orchestrator.views.report import write_report
 from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.report.html import shown_verdict
