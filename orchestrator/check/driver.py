@@ -33,20 +33,17 @@ from orchestrator.views.format import printable
 
 
 def check(config: PlanConfig, console: Console) -> None:
-    """Prepare the token stores, then print rows and what left them, epochs at the initial weights, steps and memory.
-
-    A plan of stages is written out, stage by stage.
-    """
+    """Prepare the token stores, then print the plan of the run, or of each stage."""
     for plan in checked_plans(config, console):
         print_plan(plan, console)
 
 
 def checked_plans(config: PlanConfig, console: Console) -> Iterator[CheckedPlan]:
-    """The plan of a run, or that of every stage in their order, for programs.
+    """The plan of a run, or of each stage in order.
 
     Args:
         config: the run.
-        console: where progress is told.
+        console: shows the progress of preparing data.
 
     Raises:
         ValueError: the run could not start.
@@ -128,7 +125,7 @@ def _num_measured(num_rows: int, config: RunConfig) -> int:
 
 
 def _shares_unknown() -> Finding:
-    message = "shares: to be detected when the run starts, or before by `raymix detect`"
+    message = "shares: to be detected when the run starts, or beforehand with `raymix detect`"
     return Finding(severity="note", kind="shares", where="mixing.initial", message=message)
 
 
@@ -148,8 +145,6 @@ def _budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Findi
 
 @dataclass(frozen=True)
 class _Model:
-    """What there is to say of the base model."""
-
     shape: ModelShape
     memory: MemoryNeed
     isolation: IsolationPlan | None
@@ -173,7 +168,7 @@ def _memory_need(memory: MemoryEstimate) -> MemoryNeed:
 
 
 def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
-    """A finding where answers are trained and the chat template ends none of them with a token of its own."""
+    """A finding if answers are trained on and the chat template does not end them with an end token."""
     from workers.data.end_of_turn import ends_no_answer, has_answers
 
     domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
@@ -189,9 +184,9 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
 
 
 def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> IsolationPlan | None:
-    """How packed examples are kept apart, found on the model itself where it is at hand and fits into memory.
+    """How packed examples are kept apart, proved on the model itself if it is a local folder and fits into memory.
 
-    A few tokens of a row are enough to see which way is right; the run itself proves it on a whole row as well.
+    A few tokens of a sequence show which way is right; the run itself also proves it on a whole sequence.
 
     Raises:
         ValueError: no way of packing gives the model correct losses.
@@ -203,7 +198,7 @@ def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parame
         return None
     size = num_parameters * (2 if config.model.dtype == "bfloat16" else 4)
     if not Path(config.model.path).expanduser().is_dir() or size > psutil.virtual_memory().available / 2:
-        return IsolationPlan(message="packed examples: how they are kept apart is proved when the run starts")
+        return IsolationPlan(message="packed examples: how they are kept apart will be proved when the run starts")
     import torch
 
     from workers.model.loading import load_model
@@ -215,11 +210,11 @@ def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parame
 
 
 def context_warning(max_length: int, num_positions: int | None) -> list[Finding]:
-    """A finding where a row may hold more tokens than the model was made for."""
+    """A finding if a sequence may hold more tokens than the model was made for."""
     if num_positions is None or max_length <= num_positions:
         return []
     message = (
-        f"data.max_length: {max_length:,} tokens in a row, but the model was made for {num_positions:,}; it "
+        f"data.max_length: {max_length:,} tokens in a sequence, but the model was made for {num_positions:,}; it "
         "was never trained on positions beyond that, so lower it"
     )
     return [Finding(severity="warning", kind="context", where="data.max_length", message=message)]

@@ -1,4 +1,4 @@
-"""`raymix check --json`: one JSON value on stdout and nothing else, also where the run is refused."""
+"""`raymix check --json`: one JSON value on stdout and nothing else, even if the run is refused."""
 
 import json
 import os
@@ -20,15 +20,17 @@ _DOMAIN = re.compile(r"domain '([^']+)': ")
 
 
 def print_checked(load: Callable[[], PlanConfig]) -> None:
-    """Check the configuration that `load` gives, and print the outcome.
+    """Check the configuration that `load` returns, and print the outcome.
 
     Raises:
-        ValueError, RuntimeError, OSError: the run could not start; the findings of it are printed first.
+        ValueError, RuntimeError, OSError: the run could not start; its findings are printed first.
     """
     try:
         with _stdout_for_json():
             config = load()
-            from orchestrator.check.driver import checked_plans  # after the faults that are found in milliseconds
+            from orchestrator.check.driver import (
+                checked_plans,
+            )  # slow, so after the faults of the configuration
 
             plans = [plan.model_dump(mode="json") for plan in checked_plans(config, Console(stderr=True))]
     except (ValueError, RuntimeError, OSError) as error:
@@ -38,7 +40,7 @@ def print_checked(load: Callable[[], PlanConfig]) -> None:
 
 
 def refusals(error: Exception) -> list[Finding]:
-    """An error as findings, each with the key of the configuration that its message names."""
+    """An error as findings, each with the configuration key that its message names."""
     lines = error.lines if isinstance(error, ConfigError) else [str(error)]
     return [Finding(severity="error", kind="refused", where=_where(line), message=line) for line in lines]
 
@@ -53,7 +55,7 @@ def _where(line: str) -> str:
 
 @contextmanager
 def _stdout_for_json() -> Iterator[None]:
-    """What libraries print meanwhile goes to stderr, past Python as well."""
+    """Redirect to stderr whatever libraries print meanwhile, including what bypasses Python's streams."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

@@ -1,79 +1,79 @@
-"""What `raymix check --json` prints: one CheckedPlan, or for a plan of stages a list of them."""
+"""What `raymix check --json` prints: one CheckedPlan, or a list of them for a plan of stages."""
 
 from orchestrator.runs.data_record import DomainCounts, Finding, Record
 
 
 class CheckedDomain(DomainCounts):
-    """A domain: its counts, and its part in the run."""
+    """A domain: its counts, and its role in the run."""
 
     share: float | None
-    """Of the mixture at the start; null where it is only measured, or the shares are still to be detected."""
+    """Share at the start; null if the domain is only measured, or the shares are still to be detected."""
     epochs: float | None
-    """Passes over its training rows, were that share to stay."""
+    """Passes over its training sequences if that share stayed the same."""
     eval_rows_measured: int
-    """Rows of its evaluation store that an evaluation measures."""
+    """Sequences of its evaluation store that an evaluation measures."""
 
 
 class MemoryNeed(Record):
-    """What a rank will need, estimated."""
+    """Estimated memory of a rank."""
 
     num_parameters: int
-    """Of the model."""
+    """Parameters of the model."""
     num_trainable: int
-    """Those of them that train."""
+    """Parameters that are trained."""
     peak_gib: float
-    """At the moment that needs most."""
+    """Memory at the peak."""
     moment: str
-    """Which one that is."""
+    """When the peak is reached."""
     parts_gib: dict[str, float]
-    """What is held then."""
+    """What the memory holds at the peak."""
 
 
 class IsolationPlan(Record):
-    """How examples that share a row are kept apart."""
+    """How examples that share a sequence are kept apart."""
 
     way: str | None = None
-    """positions, mask, lengths or separate; null where the run itself finds out."""
+    """positions, mask, lengths or separate; null if the run itself finds out."""
     difference_nats: float | None = None
-    """How far packing moves the loss of an example at most, in nats a token."""
+    """The most that packing changes the loss of an example, in nats per token."""
     message: str
     """The same as a sentence."""
 
 
 class StagePlace(Record):
-    """Which stage of a plan it is."""
+    """A stage of a plan."""
 
     number: int
-    """From 1."""
+    """Number of the stage, from 1."""
     count: int
-    """Stages of the plan."""
+    """Number of stages in the plan."""
     name: str
-    """Its name."""
+    """Name of the stage."""
     starts_from: str | None
     """Name of the stage whose result it starts from; null for the base model."""
     folder: str
-    """Folder of its run."""
+    """Its run folder."""
     is_finished: bool
-    """Whether it is trained already."""
+    """Whether it is already trained."""
 
 
 class CheckedPlan(Record):
     """The plan of a run."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     stage: StagePlace | None = None
-    """Where it is a stage of a plan."""
+    """Its place, if it is a stage of a plan."""
     steps: int
     """Optimizer steps."""
     global_batch_size: int
-    """Rows in a step, over all ranks."""
+    """Sequences in a step, over all ranks."""
     micro_batch_size: int
-    """Rows of a rank in a forward pass."""
+    """Sequences of a rank in a forward pass."""
     max_length: int
-    """Tokens that a row holds at most."""
+    """The most tokens in a sequence."""
     tokens: int
-    """Tokens to be trained on, about."""
+    """Approximate number of tokens to train on."""
     algorithm: str
     """Type of the mixing algorithm."""
     workers: int
@@ -81,19 +81,19 @@ class CheckedPlan(Record):
     zero_stage: int
     """ZeRO stage of the engine."""
     domains: dict[str, CheckedDomain]
-    """Every domain."""
+    """All domains."""
     memory: MemoryNeed
-    """What a rank needs."""
+    """Estimated memory of a rank."""
     training_notes: list[str]
-    """Sentences on what is trained: the matrices that have an adapter, the router loss."""
+    """Sentences about what is trained: the matrices with an adapter, the router loss."""
     isolation: IsolationPlan | None
-    """null where every row holds a single example."""
+    """null if every sequence holds a single example."""
     findings: list[Finding]
-    """What a person should know; none of them is an error here, since an error leaves no plan."""
+    """What the user should know; never errors, because with an error there is no plan."""
 
 
 class RefusedPlan(Record):
-    """What is printed instead where the run could not start; the exit code is then not 0."""
+    """What is printed instead if the run could not start; the exit code is then not 0."""
 
     findings: list[Finding]
-    """At least one, of severity error."""
+    """At least one, all of severity error."""

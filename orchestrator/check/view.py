@@ -32,13 +32,13 @@ _AT_THE_END: dict[str, Callable[[CheckedDomain], str]] = {
 
 
 def print_plan(plan: CheckedPlan, console: Console) -> None:
-    """The plan: a line of facts, a table of the domains, what was found in their data, the model's needs."""
-    soft_wrap = not console.is_terminal  # a line stays one where programs read it
+    """The plan: a line of facts, a table of the domains, the findings about their data, the memory needed."""
+    soft_wrap = not console.is_terminal  # programs read whole lines
     if plan.stage:
         console.print(_place(plan.stage), soft_wrap=soft_wrap)
     console.print(_facts(plan), soft_wrap=soft_wrap)
     table = _domain_table(plan)
-    # As wide as its figures: a narrow window folds it, which is better than figures that are cut off.
+    # As wide as its figures: a narrow window wraps lines, which is better than cutting figures off.
     table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
     of_model = ("context", "end_of_turn")
@@ -61,13 +61,13 @@ def _place(stage: StagePlace) -> Text:
 def _facts(plan: CheckedPlan) -> Text:
     return Text.assemble(
         (printable(plan.name), "bold"),
-        f"  {plan.steps:,} steps x {plan.global_batch_size} rows of at most {plan.max_length:,} tokens"
+        f"  {plan.steps:,} steps x {plan.global_batch_size} sequences of at most {plan.max_length:,} tokens"
         f", {plan.algorithm}, {plan.workers} x ZeRO-{plan.zero_stage}",
     )
 
 
 def _domain_table(plan: CheckedPlan) -> Table:
-    """Counts that are zero everywhere have no column."""
+    """A row per domain; a count that is zero in all domains gets no column."""
     domains = plan.domains.values()
     columns: dict[str, list[str]] = {name: list(map(of, domains)) for name, of in _ALWAYS.items()}
     for name, of in _WHERE_ANY.items():
@@ -87,5 +87,5 @@ def _need(memory: MemoryNeed) -> Text:
     detail = ", ".join(f"{part} {gib:.2f}" for part, gib in memory.parts_gib.items())
     return Text(
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
-        f"about {memory.peak_gib:.2f} GiB a rank at its peak, the {memory.moment} ({detail})"
+        f"about {memory.peak_gib:.2f} GiB per rank at its peak, the {memory.moment} ({detail})"
     )

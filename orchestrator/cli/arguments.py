@@ -14,7 +14,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY.PATH=VALUE",
-        help="Override a key, e.g. stages[1].seed=3; may be given several times.",
+        help="Override a key, e.g. stages[1].seed=3; can be given several times.",
         default_factory=list,
         show_default=False,
     ),
@@ -22,7 +22,7 @@ Overrides = Annotated[
 
 
 def read_config(path: Path, overrides: list[str], check_files: bool = True) -> "SweepConfig":
-    """`load_config`, imported when a verb needs it: help does without."""
+    """`load_config`, imported only when a verb needs it, so that `--help` stays fast."""
     from orchestrator.config.load import load_config
 
     return load_config(path, overrides, check_files)

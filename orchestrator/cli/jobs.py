@@ -11,10 +11,11 @@ from orchestrator.views.errors import plain_errors
 Address = Annotated[
     str | None,
     typer.Option(
-        envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, as http://HEAD:8265; default: a local one."
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="The cluster's dashboard, e.g. http://HEAD:8265; default: a local cluster.",
     ),
 ]
-Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a run's name for its newest job.")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, or name of a run for its newest job.")]
 
 
 def submit(
@@ -22,11 +23,11 @@ def submit(
     overrides: Overrides,
     address: Address = None,
     verb: Annotated[
-        Literal["run", "tune", "compare", "study", "coarse-search"], typer.Option(help="What to do with CONFIG there.")
+        Literal["run", "tune", "compare", "study", "coarse-search"], typer.Option(help="Verb to run there with CONFIG.")
     ] = "run",
-    wait: Annotated[bool, typer.Option("--wait", help="Print the log until the run has ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Print the log until the job ends.")] = False,
 ) -> None:
-    """Train or search on a cluster: files named by relative paths travel along; submitted again, it goes on."""
+    """Train or search on a cluster; files with relative paths are uploaded. Submit again to resume."""
     with plain_errors():
         settings = read_config(config, overrides, check_files=False)
         from orchestrator.cluster.jobs.client import submit as submit_job
@@ -41,10 +42,10 @@ def submit(
 
 
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id, or a run's name.")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Id of a job, or name of a run.")] = None,
     address: Address = None,
 ) -> None:
-    """List the cluster's runs, newest first."""
+    """List the cluster's jobs, newest first."""
     with plain_errors():
         from orchestrator.cluster.jobs.client import jobs_view
 
@@ -54,9 +55,9 @@ def status(
 def logs(
     job: Job,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
 ) -> None:
-    """Print what a run on the cluster has printed."""
+    """Print the output of a job on the cluster."""
     with plain_errors():
         from orchestrator.cluster.jobs.client import printable_lines, read_log
 
@@ -67,7 +68,7 @@ def logs(
 
 
 def stop(job: Job, address: Address = None) -> None:
-    """End a run on the cluster after its running step, with a checkpoint; submitted again, it goes on there."""
+    """Stop a job on the cluster after its current step, with a checkpoint. Submit again to resume."""
     with plain_errors():
         from orchestrator.cluster.jobs.client import stop as stop_job
 
@@ -81,7 +82,7 @@ def _follow(job: str, address: str | None, console: Console) -> None:
     try:
         ended = follow(job, address, console)
     except KeyboardInterrupt:
-        console.print(f"{job} runs on; raymix stop {job} ends it", markup=False, highlight=False)
+        console.print(f"{job} keeps running; to stop it: raymix stop {job}", markup=False, highlight=False)
         raise typer.Exit(0) from None
     if ended.value != "SUCCEEDED":
         raise JobError(f"{job}: {ended.value.lower()}")

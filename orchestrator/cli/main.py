@@ -1,7 +1,7 @@
-"""`raymix`: all verbs are in the table below, in the order in which the help lists them.
+"""`raymix`: the verbs are in the table below, in the order in which the help lists them.
 
-Each verb imports what it uses when it is called, so help, completion and a refused configuration take a fraction of a
-second. Nothing heavier than typer and rich may be imported at the top of this file or of the files of its verbs.
+Each verb imports what it needs when it is called, so that help, completion and a refused configuration take a fraction
+of a second. Import nothing heavier than typer and rich at the top of this file or of the verbs' files.
 """
 
 import json
@@ -16,7 +16,7 @@ from orchestrator.cli import jobs, run, sweep
 from orchestrator.cli.weights import weights_app
 from orchestrator.views.errors import plain_errors
 
-_ABOUT = "Fine-tune a language model on several domains and decide, while it trains, how much of each it sees."
+_ABOUT = "Fine-tune a language model on several domains, and adjust how much of each it sees while it trains."
 _PACKAGES = ("torch", "ray", "deepspeed", "transformers")
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def init(
     model: Annotated[str, typer.Option(help="Base model: a folder, or a name on the hub.")] = "Qwen/Qwen2.5-0.5B",
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("config.yaml"),
 ) -> None:
-    """Look at your files and write a commented configuration for them."""
+    """Inspect your data files and write a commented configuration for them."""
     with plain_errors():
         import torch
 
@@ -42,9 +42,9 @@ def init(
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Folder of the demo's data, base model and run.")] = Path("demo"),
+    folder: Annotated[Path, typer.Option(help="Folder for the demo's data, base model and run.")] = Path("demo"),
 ) -> None:
-    """Make a small base model and generated domains, train on them, and show what the model learned."""
+    """Generate a small base model and six domains, train on them, and show what the model learned."""
     with plain_errors():
         from orchestrator.cli.demo import run_demo
 
@@ -53,16 +53,17 @@ def demo(
 
 def dashboard(
     runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder of the runs.")] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8275,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8275,
     address: Annotated[
         str | None,
-        typer.Option(help="A cluster's dashboard, as http://HEAD:8265: show the folder RUNS_DIR of its head."),
+        typer.Option(help="A cluster's dashboard, e.g. http://HEAD:8265: show the folder RUNS_DIR of its head node."),
     ] = None,
 ) -> None:
-    """Show the runs below a folder while they go on, and steer them, in a browser of this machine.
+    """Watch and steer the runs below a folder in a browser on this machine.
 
-    It listens on 127.0.0.1 only. From another machine: ssh -L 8275:127.0.0.1:8275 HOST, the same port on both sides.
-    With --address it does so on a cluster's head, as a job, for run folders that this machine does not see.
+    The server listens on 127.0.0.1 only. From another machine, use the same port on both sides:
+    ssh -L 8275:127.0.0.1:8275 HOST. With --address the server runs as a job on the cluster's head node, for run folders
+    that this machine cannot see.
     """
     with plain_errors():
         if address is None:
@@ -76,7 +77,7 @@ def dashboard(
 
 
 def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="A page to read instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown page instead.")] = False,
 ) -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from orchestrator.config.sweep import SweepConfig
@@ -128,7 +129,7 @@ def _print_versions(is_asked: bool) -> None:
 
 
 def _version(package: str) -> str:
-    """Name and version of an installed package, which is not imported: that takes seconds."""
+    """Name and version of an installed package, without the seconds that importing it would take."""
     from importlib import metadata
 
     try:
@@ -145,11 +146,11 @@ def _options(
             "--version",
             callback=_print_versions,
             is_eager=True,
-            help="Print the versions of raymix and of the libraries under it, and exit.",
+            help="Print the versions of raymix and its main libraries, and exit.",
         ),
     ] = False,
 ) -> None:
-    """What the command takes before a verb."""
+    """Options before the verb."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The verbs of one training: look before it, do it, and see, measure and give away what came of it."""
+"""The verbs for one run: check, inspect, run, detect, reference, report, export, evaluate and probe."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +13,9 @@ from orchestrator.views.errors import plain_errors
 def check(
     config: ConfigFile,
     overrides: Overrides,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
-    """Print the plan of a run without training: rows and what leaves them, tokens, epochs, steps, memory."""
+    """Print the plan of a run without training: rows used and left out, tokens, epochs, steps, memory."""
     with plain_errors():
         if as_json:
             from orchestrator.check.json import print_checked
@@ -31,12 +31,12 @@ def check(
 def inspect(
     config: ConfigFile,
     overrides: Overrides,
-    domain: Annotated[str | None, typer.Option(metavar="D", help="Only this domain.")] = None,
-    split: Annotated[Literal["train", "eval"], typer.Option(help="Training rows, or those held out.")] = "train",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each domain.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+    domain: Annotated[str | None, typer.Option(metavar="D", help="Show only this domain.")] = None,
+    split: Annotated[Literal["train", "eval"], typer.Option(help="Training rows or held-out rows.")] = "train",
+    rows: Annotated[int, typer.Option(min=1, help="Rows per domain.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")] = False,
 ) -> None:
-    """Show what the model will see: the first rows as text, control tokens included, and what of them is learned."""
+    """Show what the model will see: the first rows as text with control tokens, and which parts are learned."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.inspect.driver import inspect as show_rows
@@ -45,7 +45,7 @@ def inspect(
 
 
 def run(config: ConfigFile, overrides: Overrides) -> None:
-    """Train; the same command goes on where it stopped."""
+    """Train a model, or resume an interrupted run."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.stages.driver import run as run_training
@@ -58,7 +58,7 @@ def detect(
     overrides: Overrides,
     output: Annotated[Path, typer.Option(help="File to write, for `mixing.initial`.")] = Path("distribution.json"),
 ) -> None:
-    """Detect which share of each domain the base model knows: it writes texts, a judge names their domains."""
+    """Estimate how much of each domain the base model knows: it writes texts, a judge names their domains."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.prepare.detection.driver import detect as detect_distribution
@@ -71,7 +71,7 @@ def reference(
     overrides: Overrides,
     output: Annotated[Path, typer.Option(help="File to write, for `mixing.reference`.")] = Path("reference.json"),
 ) -> None:
-    """Compute the reference losses that VersaTune compares with: the best of fine-tuning on each domain alone."""
+    """Compute the reference losses for VersaTune: the best loss of fine-tuning on each domain alone."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.references import reference as compute
@@ -83,10 +83,10 @@ def reference(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", exists=True)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", exists=True)],
     output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
 ) -> None:
-    """Write the HTML report of a run, or of several side by side, and print their table."""
+    """Write an HTML report of one run, or a comparison of several, and print its table."""
     with plain_errors():
         from orchestrator.views.report import comparison_table, write_report
 
@@ -101,11 +101,13 @@ def export(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
     kind: Annotated[
         Literal["merged", "bf16", "adapter"],
-        typer.Option(help="As trained, to the bit; in bfloat16; or a LoRA adapter alone."),
+        typer.Option(help="Weights exactly as trained; converted to bfloat16; or the LoRA adapter alone."),
     ] = "merged",
-    best: Annotated[bool, typer.Option("--best", help="The best evaluation's model, not the last step's.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")
+    ] = False,
 ) -> None:
-    """Write a run's model to a folder to give away, with a card of the mixture that it really saw."""
+    """Export a run's model to a folder for sharing, with a model card that states the mixture it was trained on."""
     with plain_errors():
         from orchestrator.export.driver import export as export_result
 
@@ -114,22 +116,25 @@ def export(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)],
-    tasks: Annotated[str, typer.Option(metavar="A,B,...", help="Tasks or groups of them, as `lm-eval ls tasks` says.")],
+    tasks: Annotated[str, typer.Option(metavar="A,B,...", help="Tasks or groups, as listed by `lm-eval ls tasks`.")],
     tasks_folder: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of local task files (YAML, and Python that they name).", exists=True, file_okay=False
+            help="Folder of local task files (YAML, and the Python files that they name).", exists=True, file_okay=False
         ),
     ] = None,
-    best: Annotated[bool, typer.Option("--best", help="The best evaluation's model, not the last step's.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a forward pass.")] = 8,
-    chat: Annotated[bool, typer.Option("--chat", help="Put questions into the model's chat template.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N samples of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 8,
+    chat: Annotated[bool, typer.Option("--chat", help="Format prompts with the model's chat template.")] = False,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Run code that the model writes, and metrics' programs of the hub.")
+        bool,
+        typer.Option("--allow-code", help="Allow running code from the model, and metric scripts from the hub."),
     ] = False,
 ) -> None:
-    """Score a run's base model and its result on benchmarks, by lm-evaluation-harness; into report and model card."""
+    """Score a run's base model and result on benchmarks with lm-evaluation-harness; adds them to report and card."""
     with plain_errors():
         from orchestrator.benchmarks.driver import evaluate as evaluate_run
 
@@ -149,17 +154,18 @@ def evaluate(
 def probe(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="RUN_OR_MODEL...", help="Folders of runs (base and result), model folders, hub names."),
+        typer.Argument(metavar="RUN_OR_MODEL...", help="Run folders (base and result), model folders, or hub names."),
     ],
     overrides: Overrides,
     config: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="YAML file of the domains; default: the first run's own.")
+        Path | None,
+        typer.Option(metavar="CONFIG", help="YAML file with the domains; default: the first run's."),
     ] = None,
-    layer: Annotated[str, typer.Option(help="Fraction of the depth, as 0.5, or number of the layer, as 12.")] = "0.5",
-    num_examples: Annotated[int, typer.Option(min=3, help="Held-out texts of each domain.")] = 100,
+    layer: Annotated[str, typer.Option(help="Fraction of the depth, e.g. 0.5, or layer number, e.g. 12.")] = "0.5",
+    num_examples: Annotated[int, typer.Option(min=3, help="Held-out texts per domain.")] = 100,
     output: Annotated[Path, typer.Option(help="HTML file to write; the numbers go to .json.")] = Path("probe.html"),
 ) -> None:
-    """Show how well models keep the domains apart inside: t-SNE, silhouette, linear probe, centroid distances."""
+    """Show how well models separate the domains internally: t-SNE, silhouette, linear probe, centroid distances."""
     with plain_errors():
         settings = None if config is None else read_config(config, overrides)
         from orchestrator.probe.driver import probe as probe_models

@@ -1,4 +1,4 @@
-"""The verbs of many trainings: compare, tune, study and coarse-search."""
+"""The verbs for sets of runs: compare, tune, study and coarse-search."""
 
 from typing import Annotated
 
@@ -14,11 +14,11 @@ def compare(
     overrides: Overrides,
     algorithms: Annotated[
         str,
-        typer.Option(metavar="A,B,...", help="Algorithms or labels of compare.variants; the first is the baseline."),
+        typer.Option(metavar="A,B,...", help="Algorithms, or labels from compare.variants; the first is the baseline."),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per algorithm or variant.")] = 3,
 ) -> None:
-    """Compare algorithms, or other variants of a run, at the same budget over several seeds."""
+    """Compare algorithms or other variants of a run, with the same budget and over several seeds."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.compare.driver import compare as compare_variants
@@ -28,7 +28,7 @@ def compare(
 
 
 def tune(config: ConfigFile, overrides: Overrides) -> None:
-    """Search the values, or the mix, with the lowest loss: many runs side by side by Ray Tune; see `search`."""
+    """Search for the settings or the mixture with the lowest loss, with many runs in parallel; see `search`."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.tune.driver import tune as search_values
@@ -39,12 +39,12 @@ def tune(config: ConfigFile, overrides: Overrides) -> None:
 def study(
     config: ConfigFile,
     overrides: Overrides,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it costs and stop.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print the estimated cost and exit.")] = False,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="Speed to estimate with; default: that of finished trainings.")
+        float | None, typer.Option(min=0.001, help="Speed for the estimate; default: that of finished runs.")
     ] = None,
 ) -> None:
-    """Study how amounts and order of data act (DMT): the cells of `study`, trainings that they share done once."""
+    """Study the effect of data amounts and order (DMT): train the cells of `study`, shared runs only once."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.study.driver import run_study
@@ -53,7 +53,7 @@ def study(
 
 
 def coarse_search(config: ConfigFile, overrides: Overrides) -> None:
-    """Search which layers and modules to train (CoFiTune), by training each candidate; see `coarse_search`."""
+    """Search for the best layers and modules to train (CoFiTune) by training each candidate; see `coarse_search`."""
     with plain_errors():
         settings = read_config(config, overrides)
         from orchestrator.sweeps.coarse.driver import coarse_search as search_coarsely

@@ -1,4 +1,4 @@
-"""The verbs of `raymix weights RUN`: look at a run's weights and change them while it trains."""
+"""The verbs of `raymix weights RUN`: show a run's mixture and change it while it trains."""
 
 import getpass
 from pathlib import Path
@@ -10,24 +10,24 @@ from rich.console import Console
 from orchestrator.views.errors import plain_errors
 
 weights_app = typer.Typer(
-    help="Show or change the weights of a run while it trains; every change is journaled and replayed.",
+    help="Show or change the domain shares of a run while it trains; every change is recorded and replayed on resume.",
     no_args_is_help=True,
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", exists=True, file_okay=False)]
-By = Annotated[str, typer.Option(help="Who asks.", default_factory=getpass.getuser)]
-Why = Annotated[str, typer.Option(help="For which reason.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", exists=True, file_okay=False)]
+By = Annotated[str, typer.Option(help="Who requests the change.", default_factory=getpass.getuser)]
+Why = Annotated[str, typer.Option(help="Reason for the change.")]
 
 
 @weights_app.callback()
 def weights(context: typer.Context, run: Run) -> None:
-    """Show or change the weights of a run while it trains; every change is journaled and replayed."""
+    """Show or change the domain shares of a run while it trains; every change is recorded and replayed on resume."""
     context.obj = run
 
 
 @weights_app.command()
 def show(context: typer.Context) -> None:
-    """The shares that hold now, who decided them, and what is pinned."""
+    """Show the current shares, who decided them, and which are pinned."""
     with plain_errors():
         from orchestrator.views.weights import weights_view
 
@@ -36,7 +36,7 @@ def show(context: typer.Context) -> None:
 
 @weights_app.command()
 def history(context: typer.Context) -> None:
-    """Every version: from which step on, by whom, and why."""
+    """List every version: its first step, who made it, and why."""
     with plain_errors():
         from orchestrator.views.weights import history_view
 
@@ -50,7 +50,7 @@ def set_shares(
     by: By,
     why: Why = "",
 ) -> None:
-    """Set shares; other domains keep their proportions, and the algorithm goes on from there."""
+    """Set shares; the other domains keep their proportions, and the algorithm continues from there."""
     _ask(context, "set", shares, by, why)
 
 
@@ -61,7 +61,7 @@ def pin(
     by: By,
     why: Why = "",
 ) -> None:
-    """Hold domains at a share, or at their present one, while the algorithm moves the rest."""
+    """Fix domains at a given or their current share while the algorithm moves the others."""
     _ask(context, "pin", domains, by, why)
 
 
@@ -72,7 +72,7 @@ def release(
     domains: Annotated[list[str] | None, typer.Argument(metavar="[DOMAIN...]")] = None,
     why: Why = "",
 ) -> None:
-    """Give pinned domains (all of them, where none is named) back to the algorithm."""
+    """Release pinned domains (all of them if none is named) to the algorithm."""
     _ask(context, "release", domains or [], by, why)
 
 
@@ -84,7 +84,7 @@ def pause(context: typer.Context, by: By, why: Why = "") -> None:
 
 @weights_app.command()
 def resume(context: typer.Context, by: By, why: Why = "") -> None:
-    """Let the algorithm's answers hold again."""
+    """Let the algorithm change the shares again."""
     _ask(context, "resume", [], by, why)
 
 

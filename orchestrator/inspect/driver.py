@@ -1,4 +1,4 @@
-"""`raymix inspect`: the first rows of each domain, shown one by one."""
+"""`raymix inspect`: show the first rows of each domain one by one."""
 
 import difflib
 import sys
@@ -24,20 +24,20 @@ def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, a
 
     Args:
         config: the run.
-        domain: the only one to show; None for all.
-        split: `train`, or `eval` for what is held out.
-        num_rows: of each domain; refused rows count, and so do the pieces of one that is split.
-        as_json: one JSON object a line on stdout in place of text.
+        domain: the only domain to show; None for all.
+        split: `train`, or `eval` for the held-out rows.
+        num_rows: per domain; refused rows count, and so does each piece of a row that is split.
+        as_json: print one JSON object per line on stdout instead of text.
         console: where text goes.
 
     Raises:
         ConfigError: there is no such domain.
-        ValueError: the tokenizer does not load, or after all others a domain whose files cannot be read.
+        ValueError: the tokenizer does not load, or files cannot be read (raised after all other domains).
     """
     names = [domain] if domain is not None else list(config.domains)
     if domain is not None and domain not in config.domains:
         near = difflib.get_close_matches(domain, config.domains, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.domains)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"the domains are {', '.join(config.domains)}"
         raise ConfigError([f"--domain {domain}: no such domain; {hint}"])
     tokenizer = load_tokenizer(config.model.with_absolute_paths())
     freeze_date(tokenizer, config.cache_dir.resolve())
@@ -66,9 +66,9 @@ def _show(
     tokenizer: "PreTrainedTokenizerBase",
     console: Console | None,
 ) -> list[str]:
-    """Show a domain's rows, as JSON where there is no console; what else there is to say of them."""
+    """Show a domain's rows, as JSON if `console` is None, and return notes about them."""
     if split == "train" and not plan.is_trained:
-        return ["it is only measured, so it has no training rows; --split eval shows what it is measured on"]
+        return ["only measured, so it has no training rows; use --split eval to see its held-out rows"]
     num_excluded = num_shown = 0
     for seen in read_split(plan, split, config.data, tokenizer):
         if not isinstance(seen, SeenExample | RefusedRow):
@@ -83,9 +83,9 @@ def _show(
             break
     notes = []
     if num_excluded:
-        notes.append(f"{num_excluded:,} rows between these are left out by `exclude`")
+        notes.append(f"{num_excluded:,} rows in between were left out by `exclude`")
     if not num_shown:
-        notes.append(f"no row is on the {split} side")
+        notes.append(f"no rows in the {split} split")
     if split == "train" and plan.sample.is_part:
-        notes.append("`fraction` or `count` takes a part of the examples, over all files; not every row above is in it")
+        notes.append("`fraction` or `count` selects part of the examples of all files, maybe not every row above")
     return notes

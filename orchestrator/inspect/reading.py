@@ -1,4 +1,4 @@
-"""Configuration -> the first examples of a domain as the model will see them, in the order of the files."""
+"""Read the first examples of a domain as the model will see them, in the order of the files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class SeenExample:
-    """An example, or the piece that is left of it."""
+    """An example, or the piece that is left of it after cutting."""
 
     domain: str
     split: Side
@@ -29,9 +29,9 @@ class SeenExample:
     line: int
     piece: Piece
     num_tokens_whole: int
-    """Of the example before it was cut."""
+    """Tokens of the example before it was cut."""
     num_targets_whole: int
-    """The same of its targets."""
+    """Targets of the example before it was cut."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ Seen = SeenExample | RefusedRow | ExcludedRow
 
 
 def read_split(plan: DomainPlan, split: Side, data: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Seen]:
-    """All rows of one side of a domain, in order; a row that cannot be read belongs to the side of its file."""
-    # Shard 0 of every source stands for it: here a source is read whole.
+    """All rows of one split of a domain, in order; an unreadable row belongs to its file's split."""
+    # A source has a task for each shard; here it is read whole, once.
     for task in (task for task in plan.tasks if task.shard.index == 0):
         if task.side != split and not (split == "eval" and task.eval_fraction):
             continue

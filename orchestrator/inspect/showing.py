@@ -1,4 +1,4 @@
-"""Examples -> the terminal, where colour tells what is learned, or a JSON object a line."""
+"""Show examples in the terminal, with what is learned in colour, or as one JSON object per line."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _OPEN, _CLOSE = "\u27e6", "\u27e7"
 
 
 def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """One line: `domain, split, file, line`, then `text, targets, num_tokens, num_targets`, or `refused`."""
+    """One JSON object: `domain, split, file, line`, then `text, targets, num_tokens, num_targets`, or `refused`."""
     record: dict[str, Any] = {"domain": seen.domain, "split": seen.split, "file": seen.file, "line": seen.line}
     if isinstance(seen, RefusedRow):
         return json.dumps(record | {"refused": seen.reason}, ensure_ascii=False)
@@ -45,18 +45,18 @@ def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase"
 
 
 def print_legend(console: Console) -> None:
-    """What the colours, or the brackets in their place, say."""
+    """Explain the colours, or the brackets that replace them."""
     if _has_colors(console):
         parts = (("targets", _TARGET), " are learned, ", ("the rest", _CONTEXT), " is context, ")
         console.print(Text.assemble(*parts, ("control tokens", _SPECIAL), " are bold\n"), soft_wrap=True)
     else:
         console.print(
-            Text(f"targets, which are learned, stand in {_OPEN}{_CLOSE}; the rest is context\n"), soft_wrap=True
+            Text(f"targets, which are learned, are in {_OPEN}{_CLOSE}; the rest is context\n"), soft_wrap=True
         )
 
 
 def print_seen(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase", console: Console) -> None:
-    """A line on where it comes from and how long it is, and the text."""
+    """A line with its origin and length, then the text."""
     place = f"{seen.domain}, {seen.split}  {seen.file}:{seen.line}"
     if isinstance(seen, RefusedRow):
         line = Text.assemble((printable(place), "bold"), "  ", (f"refused: {printable(seen.reason)}", "yellow"), "\n")
@@ -67,7 +67,7 @@ def print_seen(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBa
     cut = ""
     if piece.count > 1:
         whole = f"{seen.num_tokens_whole:,} tokens, {seen.num_targets_whole:,} targets"
-        cut = f"  piece {piece.number} of {piece.count} (the whole: {whole})"
+        cut = f"  piece {piece.number} of {piece.count} (whole example: {whole})"
     dropped = f"  the template drops: {', '.join(tokens.dropped)}" if tokens.dropped else ""
     head = Text.assemble((printable(place), "bold"), size, (cut + printable(dropped), "yellow"))
     console.print(head, soft_wrap=True)
@@ -88,9 +88,9 @@ def _text(tokens: Tokens, tokenizer: "PreTrainedTokenizerBase", has_colors: bool
 
 
 def _parts(tokens: Tokens, tokenizer: "PreTrainedTokenizerBase") -> Iterator[tuple[str, bool, bool]]:
-    """(text, whether it is a target, whether it is a control token), in order; joined they are the whole text.
+    """(text, is it a target, is it a control token) in order; joined, the parts are the whole text.
 
-    A part is what it adds to the text before it: decoded alone, the first word of a part may lose its space.
+    A part is what its tokens add to the text before them: decoded alone, its first word might lose its space.
     """
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids = tokens.input_ids.tolist()
@@ -109,7 +109,7 @@ def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
 
 
 def _shown(text: str) -> str:
-    """As it is, but for what could steer the terminal."""
+    """The text with terminal control characters escaped; line breaks and tabs are kept."""
     return "\n".join("\t".join(printable(cell) for cell in line.split("\t")) for line in text.split("\n"))
 
 

@@ -1,4 +1,4 @@
-"""The demo: a small base model and six generated domains made on the spot, trained on like any user's own."""
+"""`raymix demo`: generate a small base model and six domains, then train on them like on a user's own data."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from orchestrator.views.redirect import redirect_output
 
 
 def run_demo(folder: Path, console: Console) -> None:
-    """Write the demo, train on it as `raymix run` does, and show what the model answers before and after."""
+    """Write the demo, train on it as `raymix run` does, and print the model's answers before and after training."""
     from orchestrator.cli.demo.answers import answers_table, generate_answers
     from orchestrator.sweeps.stages.driver import run
 
     with redirect_output(folder / "raymix.log") as quiet_console:
-        quiet_console.print(f"making the demo's domains and base model in {folder}", markup=False, highlight=False)
+        quiet_console.print(f"generating the demo's domains and base model in {folder}", markup=False, highlight=False)
         config = load_config(write_demo(folder))
     run(config.plan, console)
     prompts = demo_prompts()

@@ -1,4 +1,4 @@
-"""What a model says to the demo's prompts, with plain transformers: no part of raymix is needed to use what it made."""
+"""A model's answers to the demo's prompts. Uses transformers only: a trained model does not need raymix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _MAX_NEW_TOKENS = 40
 
 
 def generate_answers(folder: Path, prompts: Sequence[str]) -> list[str]:
-    """The greedy answer of the model in `folder` to each prompt."""
+    """Greedy answers of the model in `folder`, one for each prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -31,11 +31,11 @@ def generate_answers(folder: Path, prompts: Sequence[str]) -> list[str]:
 
 
 def answers_table(prompts: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Table:
-    """Held-out prompts with the answers of the base model and of the trained one."""
+    """Held-out prompts with the answers of the base model and of the trained model."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("domain", no_wrap=True)
     table.add_column("held-out prompt", overflow="fold")
-    table.add_column("before", no_wrap=True, overflow="ellipsis", max_width=20)  # babble; its beginning will do
+    table.add_column("before", no_wrap=True, overflow="ellipsis", max_width=20)  # gibberish; its beginning is enough
     table.add_column("after", overflow="fold")
     for (domain, prompt), first, last in zip(prompts, before, after, strict=True):
         table.add_row(*(Text(printable(text)) for text in (domain, prompt, first, last)))

@@ -1,7 +1,7 @@
-"""The demo's base model, a Llama of half a million random parameters, and its tokenizer.
+"""The demo's base model, a Llama with half a million random parameters, and its tokenizer.
 
-They are made on the spot in seconds, so the demo needs neither network nor GPU. The model has read nothing: one that
-had read word lists and pages about the towns learned the domains later, having first to unlearn what it was sure of.
+They are generated in seconds, so the demo needs neither network nor GPU. The model is not pretrained: one pretrained on
+word lists and texts about the towns learned the domains more slowly, because it first had to unlearn.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 
 
 def write_base_model(folder: Path, texts: Sequence[str], seed: int) -> None:
-    """Train a tokenizer on `texts`, make a model for it, and save both as a Hugging Face folder."""
+    """Train a tokenizer on `texts`, build a model for it, and save both as a Hugging Face folder."""
     transformers_logging.disable_progress_bar()
     tokenizer = _train_tokenizer(texts)
     _build_model(tokenizer, seed).save_pretrained(folder)
@@ -31,7 +31,7 @@ def write_base_model(folder: Path, texts: Sequence[str], seed: int) -> None:
 
 
 def _train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; a digit is always a token of its own, or sums could not be worked out digit by digit."""
+    """Byte-level BPE in which every digit is a separate token, so that sums can be worked out digit by digit."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -64,7 +64,7 @@ def _build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
         num_key_value_heads=4,
         max_position_embeddings=2 * MAX_LENGTH,
         tie_word_embeddings=True,
-        # 1 / sqrt(hidden size): from the usual 0.02 so narrow a model spends all its steps on growing its weights.
+        # 1 / sqrt(hidden size): with the usual 0.02, a model this narrow spends all its steps growing its weights.
         initializer_range=0.088,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

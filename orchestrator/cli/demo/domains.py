@@ -1,11 +1,11 @@
-"""The demo's six domains: small generated worlds that differ in size and difficulty, help one another or disagree.
+"""The demo's six domains: small generated worlds that differ in size and difficulty, and help or hurt one another.
 
-sums       two-digit additions, worked out digit by digit: large, slow to learn
-reversal   a list of words said backwards: large, slow at first, then sudden
-facts      rivers, fruits, flags and animals of 30 invented towns: to be memorised, and asked for in many ways
-travel     plans for a day in these towns, which tell the same facts: each of the two helps the other
-legends    the same questions about the towns "in the old legend", with other answers: it hurts both
-greetings  small talk with answers drawn at random: tiny, and soon there is nothing left to learn
+sums       two-digit additions, worked out digit by digit: large, learned slowly
+reversal   a list of words said backwards: large, learned slowly at first, then suddenly
+facts      rivers, fruits, flags and animals of 30 invented towns: memorised, and asked about in many ways
+travel     day plans for these towns, which state the same facts: it and facts help each other
+legends    the same questions about the towns "in the old legend", with different answers: hurts both
+greetings  small talk with randomly drawn answers: tiny, and quickly learned as far as possible
 """
 
 import random
@@ -24,7 +24,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class DemoDomain:
-    """The rows of a domain; no prompt is in both."""
+    """The rows of a domain; no prompt is in both parts."""
 
     train: list[Turn]
     held_out: list[Turn]
@@ -77,7 +77,7 @@ _REPLIES = ("Hello {}, how can I help?", "Good to see you, {}.", "Welcome back, 
 
 
 def make_domains(seed: int) -> dict[str, DemoDomain]:
-    """All domains by name; the same for the same seed."""
+    """All domains by name, determined by the seed."""
     world, legend = _make_world(random.Random(f"{seed} world")), _make_world(random.Random(f"{seed} legend"))
     old = [opening + "In the old legend, " for opening in _OPENINGS]
     made: dict[str, tuple[Callable[[random.Random], Iterable[Turn]], int, int]] = {

@@ -1,4 +1,4 @@
-"""The demo's files: six domains, a base model and a configuration that a user can read, change and run again."""
+"""The demo's files: six domains, a base model, and a configuration to read, change and run again."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from orchestrator.cli.demo.domains import DemoDomain, Turn, make_domains
 
 _SEED = 0
 _CONFIG = """\
-# Made by `raymix demo`. Change anything and run it again under another name: raymix run {file}
+# Written by `raymix demo`. To experiment, change `name` and anything else, then: raymix run {file}
 name: demo
 output_dir: {runs}
 seed: {seed}
@@ -23,7 +23,7 @@ data: {{max_length: 128, packing: true}}
 mixing:
   type: versatune        # domains with more left to learn get a larger share
   initial: uniform
-  reference: computed    # fine-tune on each domain alone first, briefly, to see what there is to learn
+  reference: computed    # first fine-tune briefly on each domain alone, to see how much there is to learn
   sigma: 0.5             # how far one evaluation moves the shares
   floor: 0.03            # no domain falls below 3 %
 
@@ -31,7 +31,7 @@ training:
   max_steps: 240
   global_batch_size: 16
   micro_batch_size: 8
-  learning_rate: 6.0e-3  # high: the model is tiny and starts from nothing
+  learning_rate: 6.0e-3  # high: the model is tiny and not pretrained
   betas: [0.9, 0.98]
   warmup_fraction: 0.05
   deepspeed: {{zero_stage: 2}}
@@ -44,9 +44,9 @@ cluster: {{address: local, num_workers: 2}}
 
 
 def write_demo(folder: Path) -> Path:
-    """Write the demo into a folder and return its configuration; one that is already there stays as it is.
+    """Write the demo into a folder and return the path of its configuration; an existing demo is left unchanged.
 
-    The same files come out every time. The configuration is written last, so a folder that has one is complete.
+    The files are always the same. The configuration is written last, so a folder that has one is complete.
     """
     config = folder / "config.yaml"
     if config.exists():
@@ -94,5 +94,5 @@ def _config_text(folder: Path, domains: dict[str, DemoDomain]) -> str:
 
 
 def _quote(path: Path) -> str:
-    """The path as a YAML value; one of plain characters has a slash in it, so it needs no quotes."""
+    """The path as a YAML value. A path of plain characters contains a slash, so it needs no quotes."""
     return str(path) if re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)) else json.dumps(str(path))

@@ -1,4 +1,4 @@
-"""What can be told of data files by their names and their first rows."""
+"""Inspect data files: what their names and first rows say."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROWS_LOOKED_AT = 10_000
 EXAMPLES_COUNTED = 1000
 _BYTES_LOOKED_AT = 64 * 2**20
-_BYTES_PER_TOKEN = 4  # of English under the usual vocabularies; `raymix check` counts them
+_BYTES_PER_TOKEN = 4  # of English in common vocabularies; `raymix check` counts exactly
 _BATCH = 100
 
 
@@ -34,45 +34,45 @@ class FoundDomain:
     train: list[Path] = field(default_factory=list)
     eval: list[Path] = field(default_factory=list)
     format: str | None = None
-    """Format of the rows; None where none fits."""
+    """Format of the rows; None if no format fits."""
     fields: dict[str, str] = field(default_factory=dict)
-    """The format's names of fields -> the file's, where they differ."""
+    """The format's field names -> the file's, where they differ."""
     refusal: str | None = None
-    """Why the format must not be guessed, and what to write."""
+    """Why the format cannot be guessed, and what to write instead."""
     keys: list[str] = field(default_factory=list)
-    """Fields of the first row, for a person who has to name them."""
+    """Fields of the first row, shown to a user who has to name them."""
     num_rows_seen: int = 0
     is_whole: bool = False
-    """Whether these are all the rows there are."""
+    """Whether these are all rows of the domain."""
     num_bad_rows: int = 0
     num_refused: int = 0
-    """Examples counted that the tokenizer or its chat template refuses."""
+    """Sampled examples that the tokenizer or its chat template refuses."""
     lengths: list[int] = field(default_factory=list)
-    """Tokens of the examples counted: at most EXAMPLES_COUNTED, evenly over the rows seen."""
+    """Tokens of the sampled examples: at most EXAMPLES_COUNTED of them, spread evenly over the rows seen."""
     is_estimate: bool = True
-    """Whether the lengths are guessed by the size of the text."""
+    """Whether the lengths are estimated from the size of the text."""
     prompts: list[tuple[int, Tokens | None]] = field(default_factory=list)
-    """Hash of the prompt and tokens (None where they are not counted) of the same examples."""
+    """Hash of the prompt and tokens (None if they were not counted) of the same examples."""
 
     @property
     def tokens_95(self) -> int:
-        """How many tokens 95 % of the examples counted have at most."""
+        """The length in tokens that 95 % of the sampled examples do not exceed."""
         return int(np.quantile(self.lengths, 0.95, method="higher")) if self.lengths else 0
 
     def fraction_within(self, length: int) -> float:
-        """Fraction of the examples counted that have at most so many tokens."""
+        """Fraction of the sampled examples with at most `length` tokens."""
         return float(np.mean(np.asarray(self.lengths) <= length)) if self.lengths else 1.0
 
 
 def find_domains(paths: Sequence[Path], tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[FoundDomain]:
-    """Domains by the names of files, or of the folders they lie in: `math-train.jsonl`, `math/eval.jsonl.gz`.
+    """Domains by the names of files or of their folders: `math-train.jsonl`, `math/eval.jsonl.gz`.
 
     Args:
-        paths: data files, or folders that hold some.
-        tokenizer: counts the tokens; without it they are estimated.
+        paths: data files, or folders of them.
+        tokenizer: counts the tokens; without one they are estimated.
 
     Raises:
-        ValueError: there is no data file, or a domain has evaluation files alone.
+        ValueError: there is no data file, or a domain has only evaluation files.
     """
     domains: dict[str, FoundDomain] = {}
     for path in _data_files(paths):
@@ -82,22 +82,22 @@ def find_domains(paths: Sequence[Path], tokenizer: "PreTrainedTokenizerBase | No
     for domain in domains.values():
         if not domain.train:
             raise ValueError(
-                f"domain {domain.name!r} has evaluation files alone, {[str(path) for path in domain.eval]}; name its "
-                "training files too, or leave it out"
+                f"domain {domain.name!r} has only evaluation files, {[str(path) for path in domain.eval]}; add its "
+                "training files, or leave it out"
             )
         _look(domain, tokenizer)
     return list(domains.values())
 
 
 def _data_files(paths: Sequence[Path]) -> list[Path]:
-    """The files with rows, and the folders of saved data sets, which are named as a whole."""
+    """Files of rows, and folders of saved data sets, each of which counts as one file."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise ValueError(f"{path}: no such file or folder; mend the path")
+            raise ValueError(f"{path}: no such file or folder; check the path")
         files += _below(path) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{', '.join(map(str, paths))}: no {KINDS} file there")
+        raise ValueError(f"{', '.join(map(str, paths))}: no {KINDS} file found")
     return files
 
 
@@ -146,7 +146,7 @@ def _look(domain: FoundDomain, tokenizer: "PreTrainedTokenizerBase | None") -> N
 
 
 def _first_rows(domain: FoundDomain) -> Iterator[tuple[int, Any] | BadRow]:
-    """The first rows of each training file, as many as the domain's share of what is looked at allows."""
+    """The first rows of each training file; a domain's files share its limits of rows and bytes equally."""
     domain.is_whole = True
     files = [file for path in domain.train for file in find_files(path).files]
     for file in files:

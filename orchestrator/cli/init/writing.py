@@ -26,21 +26,21 @@ _MIN_LENGTH = 8
 
 
 def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console: Console) -> None:
-    """Look at data files and write a configuration for them.
+    """Inspect data files and write a configuration for them.
 
     Args:
-        paths: data files, or folders that hold some.
-        model: the base model: a folder or a hub name.
+        paths: data files, or folders of them.
+        model: the base model, a folder or a name on the hub.
         output: file to write; it must not exist.
-        num_gpus: GPUs of this machine; 0 trains on its CPUs.
-        console: where to say what was found.
+        num_gpus: GPUs of this machine; with 0 the configuration trains on CPUs.
+        console: receives a line for each domain.
 
     Raises:
-        ValueError: there is no data, or the file is there already.
-        ConfigError: what was found makes no configuration.
+        ValueError: there is no data, or the output file already exists.
+        ConfigError: the data does not give a valid configuration.
     """
     if output.exists():
-        raise ValueError(f"{output} is there already; name another file with --output")
+        raise ValueError(f"{output} already exists; name another file with --output")
     tokenizer = _find_tokenizer(model, console)
     domains = find_domains(paths, tokenizer)
     text = config_text(domains, model, output, num_gpus)
@@ -54,7 +54,7 @@ def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console
 
 
 def config_text(domains: Sequence[FoundDomain], model: str, output: Path, num_gpus: int) -> str:
-    """The configuration in YAML; whatever comes from outside is quoted as JSON, which YAML reads."""
+    """The configuration in YAML; strings from outside are quoted as JSON, which YAML reads."""
     context = _context(model)
     length = choose_length(max(domain.tokens_95 for domain in domains), context)
     environment = Environment(
@@ -75,7 +75,6 @@ def config_text(domains: Sequence[FoundDomain], model: str, output: Path, num_gp
 
 
 def _domain(domain: FoundDomain, max_length: int) -> dict[str, Any]:
-    """What the template asks of a domain."""
     fraction, reason = (None, "") if domain.eval else choose_eval_fraction(domain, max_length)
     return {
         "name": _word(domain.name),
@@ -90,7 +89,7 @@ def _domain(domain: FoundDomain, max_length: int) -> dict[str, Any]:
 
 
 def choose_length(needed: int, context: int | None) -> int:
-    """Tokens in a row: no fewer than are needed, as far as the model's context allows; a usual length."""
+    """Tokens per sequence: the next common length that is enough, limited by the model's context."""
     rounded = math.ceil(needed / _LENGTH_STEP) * _LENGTH_STEP
     usual = next((length for length in _LENGTHS if length >= needed), rounded)
     return max(_MIN_LENGTH, min(usual, _UNKNOWN_CONTEXT if context is None else context))
@@ -100,22 +99,24 @@ def _length_comment(domains: Sequence[FoundDomain], max_length: int, context: in
     """How many of the examples seen fit, in the domain where the fewest do; rounded down."""
     counted = [domain for domain in domains if domain.lengths]
     if not counted:
-        return "tokens in a row; no example could be read to measure it by"
+        return "tokens per sequence; no example could be read to measure it"
     least = min(counted, key=lambda domain: domain.fraction_within(max_length))
     percent = math.floor(least.fraction_within(max_length) * 1000) / 10
-    what = "tokens in a row" if max_length != context else "tokens in a row, all that the model was made for"
+    what = "tokens per sequence" if max_length != context else "tokens per sequence, the model's full context"
     fit = f"{percent:g} % of the examples seen fit"
     if len(counted) > 1:
         fit += f" in {least.name}, and no fewer in any other domain"
     how = (
-        "estimated at 4 bytes a token, see `raymix check`" if least.is_estimate else "counted by the model's tokenizer"
+        "estimated at 4 bytes per token, see `raymix check`"
+        if least.is_estimate
+        else "counted by the model's tokenizer"
     )
     return f"{what}; {fit} ({how})"
 
 
 def _find_tokenizer(model: str, console: Console) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer of a local model folder; None, and a line on what that means, where there is none."""
-    why = f"{model} is no folder of this machine"
+    """The tokenizer of a local model folder; without one, prints what follows from that and returns None."""
+    why = f"{model} is not a folder on this machine"
     if Path(model).is_dir():
         from workers.model.tokenizer import load_tokenizer
 
@@ -123,13 +124,13 @@ def _find_tokenizer(model: str, console: Console) -> "PreTrainedTokenizerBase | 
             return load_tokenizer(ModelConfig(path=model))
         except ValueError as error:
             why = str(error)
-    message = f"lengths are estimates, at 4 bytes a token: {why}"
+    message = f"lengths are estimated at 4 bytes per token: {why}"
     console.print(message, markup=False, highlight=False, soft_wrap=True)
     return None
 
 
 def _context(model: str) -> int | None:
-    """Tokens that a model in a local folder was made for; None where that is not known."""
+    """Context length in tokens of a model in a local folder; None if it is not known."""
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
         found = config.get("text_config", config)["max_position_embeddings"]
@@ -147,14 +148,14 @@ def _told(domain: FoundDomain) -> str:
     """What was seen, in a line."""
     files = f"{len(domain.train)} file{'s' if len(domain.train) > 1 else ''}"
     if domain.refusal:
-        # Names of columns stand in it, and it becomes a comment: one line, whatever they are.
+        # It contains column names and becomes a YAML comment, so it must stay on one line.
         return f"{files}; {''.join(letter if letter.isprintable() else ' ' for letter in domain.refusal)}"
     if domain.format is None:
         keys = json.dumps(domain.keys[:8])
-        return f"{files}; no known format, a row has {keys}: set `format`, and `fields` for other names"
+        return f"{files}; no known format; rows have {keys}: set `format`, and `fields` if the names differ"
     bad = f", {domain.num_bad_rows} unreadable" if domain.num_bad_rows else ""
     if domain.num_refused:
         counted = len(domain.lengths) + domain.num_refused
-        bad += f", {domain.num_refused} of {counted} tried refused by the tokenizer or its template"
+        bad += f", {domain.num_refused} of {counted} sampled refused by the tokenizer or its template"
     within = f"95 % within {domain.tokens_95} tokens{' (estimated)' if domain.is_estimate else ''}"
     return f"{files}; {domain.format}; of {domain.num_rows_seen} rows seen{bad}, {within}"

@@ -91,8 +91,8 @@ def test_what_is_written_loads_and_says_what_was_seen(
     assert config.domains["law"].eval == [Path("data/law/dev.jsonl")] and not config.domains["yes"].eval
     assert config.data.max_length == 256 and config.cluster.num_workers == (num_gpus or 2)
     assert "95 % within 145 tokens (estimated)" in Path("my.yaml").read_text()
-    assert "estimated at 4 bytes a token" in Path("my.yaml").read_text()
-    with pytest.raises(ValueError, match=r"my\.yaml is there already; name another file with --output"):
+    assert "estimated at 4 bytes per token" in Path("my.yaml").read_text()
+    with pytest.raises(ValueError, match=r"my\.yaml already exists; name another file with --output"):
         init([Path("data")], "some/model", Path("my.yaml"), num_gpus, console)
 
 
@@ -109,10 +109,10 @@ def test_no_more_tokens_than_the_model_was_made_for(tmp_path: Path, monkeypatch:
 def test_nothing_to_train_on_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         find_domains([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match=r"no .jsonl, .*feather file there"):
+    with pytest.raises(ValueError, match=r"no .jsonl, .*feather file found"):
         find_domains([tmp_path])
     write(tmp_path / "law-test.jsonl")
-    with pytest.raises(ValueError, match="domain 'law' has evaluation files alone"):
+    with pytest.raises(ValueError, match="domain 'law' has only evaluation files"):
         find_domains([tmp_path])
 
 
@@ -185,7 +185,7 @@ def test_the_length_that_is_written_fits_what_its_comment_says(
         assert 0 <= 100 * fitting - said < 0.11  # rounded down
     else:
         assert abs(100 * fitting - said) < 1.5  # of many, a thousand are counted
-    assert fitting >= 0.95 or "all that the model was made for" in text
+    assert fitting >= 0.95 or "the model's full context" in text
     assert "counted by the model's tokenizer" in text
 
 
@@ -227,4 +227,4 @@ def test_one_prompt_alone_cannot_be_parted_and_that_is_said(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     write(Path("law.jsonl"))  # three times the same
     init([Path("law.jsonl")], "some/model", Path("made.yaml"), 0, Console(file=io.StringIO()))
-    assert "one prompt cannot be parted; give `eval` files" in Path("made.yaml").read_text()
+    assert "one prompt cannot be split; give `eval` files" in Path("made.yaml").read_text()

@@ -134,8 +134,8 @@ def test_what_is_not_on_this_side_is_said(tmp_path: Path) -> None:
     assert "law: only measured" in done.stderr
     file, options = one_domain(tmp_path, "domains.law.exclude=[{pattern: spam}]", "domains.law.count=1", train=rows)
     found, done = inspect(file, *options)
-    assert len(found) <= 1 and "8 rows between these are left out by `exclude`" in done.stderr
-    assert "`fraction` or `count` takes a part" in done.stderr
+    assert len(found) <= 1 and "8 rows in between were left out by `exclude`" in done.stderr
+    assert "`fraction` or `count` selects part" in done.stderr
 
 
 def test_faults_are_told_in_a_line_and_hide_no_other_domain(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_targets_stand_in_brackets_where_there_is_no_colour(tokenizer_folder: Pa
     assert "law, train  a.jsonl:7" in text and f"{len(ids)} tokens, 10 targets" in text
     assert "piece 2 of 3 (whole example: 50 tokens, 9 targets)" in text and "the template drops: reasoning" in text
     assert "Frage: \u27e6\u00e4 und \u27e7\\x1b[31m?<eos>   noch e\u27e6ine\u27e7\n" in text  # and on one line
-    assert "\x1b" not in text and text.startswith("targets, which are learned, stand in \u27e6\u27e7")
+    assert "\x1b" not in text and text.startswith("targets, which are learned, are in \u27e6\u27e7")
 
 
 def test_targets_have_a_colour_of_their_own_in_a_terminal(tokenizer_folder: Path) -> None:
