@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +12,7 @@ from orchestrator.config.cluster import ClusterConfig
 from orchestrator.sweeps.graph import Crew, Node
 from orchestrator.training.driver import train
 from orchestrator.training.resolve import ReadyRun
+from orchestrator.views.live import LiveView
 from orchestrator.views.runs import RunsView
 from orchestrator.views.terminal import RunView
 
@@ -59,17 +60,6 @@ class Foreground(Crew):
 
     def close(self, is_interrupted: bool) -> None:
         """A run that is interrupted has written its checkpoint by now."""
-
-
-class LiveView(Protocol):
-    """Shows runs while they are trained, by their files."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: Any) -> None: ...
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leave the terminal to others for a while."""
 
 
 MakeView = Callable[[Mapping[Path, int], int], LiveView]

@@ -1,1 +1,1 @@
-"""Everything that a user sees: numbers as text, tables and live views for the terminal, pages."""
+"""All output: number formats, tables and live views for the terminal, HTML pages."""

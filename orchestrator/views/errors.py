@@ -1,4 +1,4 @@
-"""Errors as the user sees them: a line each, no traceback, and an exit code."""
+"""Errors as the user sees them: one line each, no traceback, and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from orchestrator.runs.failure import explain
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """No traceback: a line for each fault of the configuration and exit code 2, a line for what failed later and 1."""
+    """Print a line for each configuration error and exit with 2; print a line for any later error and exit with 1."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
-        from orchestrator.config.errors import ConfigError  # it brings the whole configuration, so not before it is due
+        from orchestrator.config.errors import ConfigError  # imports the whole configuration, so only when needed
 
         if isinstance(error, ConfigError):
             for line in error.lines:
@@ -25,5 +25,5 @@ def plain_errors() -> Iterator[None]:
         errors.print(f"raymix: {explain(error)}", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last checkpoint")
+        errors.print("stopped; run the same command to resume from the last checkpoint")
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""Findings in the terminal: a calm line each, in colour where it matters."""
+"""Findings in the terminal: a line each, coloured by severity."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ _STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": ""}
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:
-    """The findings in their order; where nobody looks at a terminal, each stays on one line."""
+    """The findings in order; outside a terminal, each stays on one line."""
     for finding in findings:
         text = Text(printable(finding.line), style=_STYLES[finding.severity])
         console.print(text, soft_wrap=not console.is_terminal)

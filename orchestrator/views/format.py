@@ -1,4 +1,4 @@
-"""How numbers, names and values read, in the terminal and on pages. Pure: text from plain values.
+"""Numbers, names and values as text, for the terminal and for pages. Pure.
 
 Losses, changes and errors are in nats per token; an unknown or non-finite number is a dash.
 """
@@ -16,7 +16,7 @@ ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
 
 
 def printable(text: object) -> str:
-    """The text with control, direction and line characters shown by their escape."""
+    """The text with control, direction and line break characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
@@ -35,7 +35,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_count(count: float | None) -> str:
-    """12,345; also of a mean of counts, and of tokens per second."""
+    """12,345; also for a mean of counts and for tokens per second."""
     return NOTHING if count is None or not math.isfinite(count) else f"{count:,.0f}"
 
 
@@ -45,7 +45,7 @@ def format_loss(loss_nats: float | None) -> str:
 
 
 def format_error(error: float | None) -> str:
-    """` ±0.012`, to stand behind a number; empty where it is not known."""
+    """` ±0.012`, to follow a number; empty if it is not known."""
     return "" if error is None or not math.isfinite(error) else f" {PLUS_MINUS}{error:.3f}"
 
 
@@ -77,7 +77,7 @@ def format_score_change(metric: MetricScores) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value of a configuration key: numbers short, shares in per cent."""
+    """The value of a configuration key: short numbers, shares in per cent."""
     if value is None:
         return NOTHING
     if isinstance(value, float):
@@ -90,12 +90,10 @@ def format_value(value: Any) -> str:
 
 
 def is_shares(value: Any) -> bool:
-    """Whether a value is a mix."""
     return isinstance(value, Mapping) and all(isinstance(part, float) for part in value.values())
 
 
 def short(key: str) -> str:
-    """The last part of a dotted key."""
     return key.rpartition(".")[2]
 
 

@@ -1,4 +1,4 @@
-"""One colour for each domain, the same in the terminal and in every plot, readable on light and on dark."""
+"""One colour per domain, the same in the terminal and in every plot, readable on light and dark backgrounds."""
 
 import colorsys
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ GOLDEN_ANGLE = 0.381966  # of the hue circle: neighbours in the list stay far ap
 
 
 def color_by_name(names: Sequence[str]) -> dict[str, str]:
-    """The colour of each name as #rrggbb, by its place in the list."""
+    """The colour of each name as #rrggbb, by its position."""
     return {name: _color(index) for index, name in enumerate(names)}
 
 
 def color_by_run(labels: Iterable[str]) -> dict[str, str]:
-    """The colour of each run, by its label; none is a domain's."""
+    """The colour of each run by its label, different from the domains' colours."""
     return {label: RUN_COLORS[index % len(RUN_COLORS)] for index, label in enumerate(labels)}
 
 

@@ -1,4 +1,4 @@
-"""Other people's chatter goes to a log file, ours to the terminal."""
+"""Redirect third-party output to a log file; keep our own on the terminal."""
 
 import os
 import sys
@@ -13,8 +13,8 @@ from rich.console import Console
 def redirect_output(log: Path) -> Iterator[Console]:
     """Send everything that this process and its children write to stdout and stderr to `log`.
 
-    Ray's raylet, DeepSpeed's compiled parts and bare prints write to the descriptors themselves, past any logger; so
-    the descriptors are turned. Yields a console on the real stdout.
+    Ray's raylet, DeepSpeed's compiled code and bare prints bypass loggers, so the file descriptors themselves are
+    redirected. Yields a console on the real stdout.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

@@ -1,14 +1,13 @@
-"""How the reference trainings get on: bars in a terminal, elsewhere a line for each evaluation, and a file in the
-folder of the run that waits for them, which the dashboard shows. Read from the trainings' own files, by a thread.
+"""Progress of the reference runs, read from their files: bars in a terminal, elsewhere a line for each evaluation, and
+a file in the folder of the waiting run, which the dashboard shows.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID
@@ -16,9 +15,8 @@ from rich.text import Text
 
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
-from orchestrator.views.bars import note_column, progress_bars
 from orchestrator.views.format import format_duration, format_loss, printable
-from orchestrator.views.polling import Polling
+from orchestrator.views.live import LiveView, note_column, progress_bars
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan
@@ -26,58 +24,44 @@ from workers.training.plan import TrainingPlan
 POLL_SECONDS = 0.5
 
 
-class ReferenceView:
+class ReferenceView(LiveView):
     """`with ReferenceView(plans, console, run_folder): train()`.
 
     Args:
-        plans: domain -> the training of it alone, of those that are not done yet.
-        console: where it writes.
-        run_folder: of the run that waits, which is told in a file for as long as this lasts; None: nobody does.
+        plans: domain -> plan of its reference run, for those not finished.
+        console: receives the output.
+        run_folder: folder of the waiting run, in which a file shows the progress meanwhile; None if no run waits.
     """
 
     def __init__(self, plans: Mapping[str, TrainingPlan], console: Console, run_folder: Path | None) -> None:
         self._num_steps = {name: plan.num_steps for name, plan in plans.items()}
         self._runs = {name: RunFolder(plan.folder) for name, plan in plans.items()}
         self._console, self._folder = console, run_folder
-        self._polling = Polling(self._look, POLL_SECONDS, "reference-view")
         self._told_up_to = dict.fromkeys(plans, 0)
         self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
+        super().__init__(self._progress, POLL_SECONDS)
         self._bars: dict[str, TaskID] = {}
         self._pace_from: tuple[int, float] | None = None
 
-    def __enter__(self) -> Self:
+    def _begin(self) -> None:
         for name, run in self._runs.items():
             run.refresh()
-            self._told_up_to[name] = max((feedback.step for feedback in run.feedback), default=0)  # by who began it
-            bar = self._progress.add_task(f"  {printable(name)}", total=self._num_steps[name], note="")
-            self._bars[name] = bar
+            # Evaluations printed by an earlier driver are not printed again.
+            self._told_up_to[name] = max((feedback.step for feedback in run.feedback), default=0)
+            self._bars[name] = self._progress.add_task(f"  {printable(name)}", total=self._num_steps[name], note="")
         self._num_done_before = self._num_done()
-        self._progress.start()
         self._show()
-        self._polling.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._polling.stop()
-        self._look()
-        self._progress.stop()
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         if self._folder is not None:
             with suppress(OSError):
                 (self._folder / REFERENCE_PROGRESS_FILE).unlink(missing_ok=True)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Without bars, for others that write to the terminal."""
-        self._progress.stop()
-        yield
-        self._progress.start()
-
     def _look(self) -> None:
         try:
             is_news = any([run.refresh() for run in self._runs.values()])
-        except OSError:  # a file system that stalls: the next look tells
+        except OSError:  # a stalled file system: the next look catches up
             return
         if is_news:
             self._show()
@@ -95,7 +79,7 @@ class ReferenceView:
                     self._console.print(Text(told), soft_wrap=True)
         if self._folder is not None:
             progress = ReferenceProgress(time=utc_now(), seconds_left=left, domains=self._courses())
-            with suppress(OSError):  # it is shown, not needed
+            with suppress(OSError):  # for display only
                 write_durably(self._folder / REFERENCE_PROGRESS_FILE, progress.model_dump_json(indent=1).encode())
 
     def _note(self, name: str, seconds_left: float | None) -> str:
@@ -122,8 +106,8 @@ class ReferenceView:
         return sum(run.metrics.last_step for run in self._runs.values())
 
     def _seconds_left(self) -> float | None:
-        """By the pace of all of them together since the first step that was seen to be done: processes take long to
-        start. None before there is one."""
+        """Estimated by the common pace since the first step that was seen, because processes start slowly. None before
+        that step."""
         num_done, now = self._num_done(), time.monotonic()
         if self._pace_from is None and num_done > self._num_done_before:
             self._pace_from = (num_done, now)

@@ -1,12 +1,9 @@
-"""What a person sees while many runs go on: a line for each that ended, and in a terminal those that are under way."""
+"""Many runs in the terminal: a line for each run that ends, and bars for those in progress."""
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID
@@ -14,21 +11,20 @@ from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.losses import mean_loss
-from orchestrator.views.bars import note_column, progress_bars
 from orchestrator.views.format import format_duration, format_loss, printable
-from orchestrator.views.polling import Polling
+from orchestrator.views.live import LiveView, note_column, progress_bars
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
 POLL_SECONDS = 0.5
 
 
-class RunsView:
-    """A view of runs by their files only: `with RunsView(find_runs, 8, console): train()`.
+class RunsView(LiveView):
+    """A view of runs, read from their files only: `with RunsView(find_runs, 8, console): train()`.
 
     Args:
-        find_runs: folder -> steps of each run that there is so far; asked again and again.
-        num_runs: how many there will be.
-        console: where it writes.
+        find_runs: returns folder -> number of steps for all runs so far; called repeatedly.
+        num_runs: number of runs in the end.
+        console: receives the output.
     """
 
     def __init__(self, find_runs: Callable[[], Mapping[Path, int]], num_runs: int, console: Console) -> None:
@@ -38,32 +34,15 @@ class RunsView:
         self._running: dict[Path, RunFolder] = {}
         self._num_ended = 0
         self._began = time.monotonic()
-        self._polling = Polling(self._look, POLL_SECONDS, "runs-view")
         self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
+        super().__init__(self._progress, POLL_SECONDS)
         self._all = self._progress.add_task("all runs", total=num_runs, note="")
         self._bars: dict[Path, TaskID] = {}
 
-    def __enter__(self) -> Self:
+    def _begin(self) -> None:
         self._find_new()
         for run in self._running.values():
-            run.refresh()  # what is there already is not news
-        self._progress.start()
-        self._polling.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._polling.stop()
-        self._look()
-        self._progress.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Without bars, for others that write to the terminal."""
-        self._progress.stop()
-        yield
-        self._progress.start()
+            run.refresh()  # existing files are not news
 
     def _find_new(self) -> None:
         for folder, num_steps in self._find_runs().items():
@@ -77,7 +56,7 @@ class RunsView:
             try:
                 is_news = run.refresh()
                 outcome = self._outcome(run)
-            except (OSError, ValueError):  # a file system that stalls, a file half written: the next look tells
+            except (OSError, ValueError):  # a stalled file system, a half-written file: the next look catches up
                 continue
             if outcome is not None:
                 self._end(folder, outcome)
@@ -85,7 +64,7 @@ class RunsView:
                 self._show_under_way(folder, run)
 
     def _outcome(self, run: RunFolder) -> str | None:
-        """How the run ended; None while it has not."""
+        """How the run ended; None if it has not."""
         if run.summary is not None:
             end, seconds = run.summary.mean_loss_nats.end, format_duration(run.summary.seconds)
             harm = f", {in_a_word(run.summary.verdict)}" if run.summary.verdict in HARMFUL else ""

@@ -1,4 +1,4 @@
-"""A run's table, a row for each domain, and its end in the terminal: what came of it, and where the results lie."""
+"""A run's table, a row for each domain, and its summary in the terminal: the verdict and where the results are."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +24,12 @@ from orchestrator.views.verdict import HARMFUL, verdict_lines
 
 _HEADINGS = ("Share", "Epochs", "Loss, base", "best", "end", "Change")
 _LOSSES = "Losses in nats per loss token on held-out rows, assistant tokens only; change is end minus base. "
-_ERRORS = f"{ERROR_NOTE}; a change is paired over the examples, and coloured where it is more than two standard errors."
+_ERRORS = f"{ERROR_NOTE}; a change is paired over the examples, and coloured if it is more than two standard errors."
 _STYLES = {"improved": "green", "mixed": "yellow", "unchanged": "yellow"} | dict.fromkeys(HARMFUL, "bold red")
 
 
 def summary_view(run_folder: Path) -> RenderableType:
-    """A finished run as its summary.json tells it."""
+    """The table, verdict and result paths of a finished run."""
     run = read_run(run_folder)
     if run.summary is None:
         return Text(f"{run.path}: not finished, no summary.json")
@@ -45,9 +45,9 @@ def domain_table(run: RunFolder, result: RunSummary, errors: RunErrors) -> Resul
     """A row for each domain of a run: shares, epochs, and losses with their standard errors.
 
     Args:
-        run: whose domains they are.
-        result: what came of it so far.
-        errors: what its losses leave open.
+        run: the run, whose domains are shown.
+        result: its summary so far.
+        errors: standard errors of its losses.
     """
     colors = color_by_name(run.domains)
     columns = columns_of(_HEADINGS, (_cells(each, errors.of(name)) for name, each in result.domains.items()))

@@ -1,6 +1,6 @@
-"""Results as plain data, a row for each run, and their forms: for the terminal, for a page, and as CSV.
+"""Results as plain data, a row for each run, rendered for the terminal, for a page, and as CSV.
 
-What a sweep has found is put into one `ResultTable`, so that its terminal, its page and its file say the same.
+The results of a sweep are one `ResultTable`, so that terminal, page and file agree.
 """
 
 import csv
@@ -28,14 +28,14 @@ _RICH_STYLES = {"": "", "best": "bold green", "better": "green", "worse": "red",
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: what is shown, and the numbers behind it for those who compute with them."""
+    """One entry: what is shown, and the numbers behind it for further computation."""
 
     text: str
     aside: str = ""
-    """What follows the text, smaller on a page: errors, and the difference from another run."""
+    """Follows the text, smaller on a page: an error, or the difference from another run."""
     style: Style = ""
     brief: str | None = None
-    """What the terminal shows in place of both; it may have several lines."""
+    """What the terminal shows instead of both; may have several lines."""
     value: float | str | None = None
     half_width: float | None = None
     """Half the width of the value's interval."""
@@ -44,11 +44,9 @@ class Cell:
 
     @property
     def whole(self) -> str:
-        """The text and what follows it."""
         return self.text + self.aside
 
     def to_rich(self, row_style: str = "") -> Text:
-        """The cell in the terminal."""
         lines = [self.whole] if self.brief is None else self.brief.split("\n")
         return Text("\n".join(map(printable, lines)), style=row_style or _RICH_STYLES[self.style])
 
@@ -60,33 +58,33 @@ class Column:
     heading: str
     cells: Sequence[Cell]
     brief: str | None = None
-    """The heading in the terminal, where that is another."""
+    """The heading in the terminal, if it differs."""
     group: int = 0
-    """The terminal has a table of its own for each group of columns, so that each fits into 80 characters."""
+    """The terminal has a separate table for each group of columns, so that each fits into 80 characters."""
     is_on_page_only: bool = False
     is_text: bool = False
-    """Words, not numbers: they begin at the left."""
+    """Text, not numbers: left-aligned."""
     color: str = ""
     """Of the dot before the heading, on a page."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What stands before a row's cells."""
+    """The label of a row and its style."""
 
     label: str
     detail: str = ""
-    """Small below the label; in the terminal a column of its own, where the table has a heading for it."""
+    """Small below the label; in the terminal a separate column, if the table has a heading for it."""
     color: str = ""
     """Of the dot before the label, on a page."""
     part: float | None = None
-    """Of a whole, as a bar on a page."""
+    """A fraction, shown as a bar on a page."""
     is_best: bool = False
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What came of one row, in sentences."""
+    """Sentences about one row."""
 
     label: str
     lines: Sequence[str]
@@ -95,20 +93,20 @@ class Remark:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows, columns, and what a reader must know of them."""
+    """Rows, columns, and what a reader must know about them."""
 
     heading: str
-    """Of the rows' labels."""
+    """Heading of the rows' labels."""
     rows: Sequence[Row]
     columns: Sequence[Column]
     detail_heading: str = ""
     explanation: str = ""
-    """What the columns are; a page has the room for it, a terminal has not."""
+    """What the columns mean; shown on a page only, for lack of room in a terminal."""
     notes: Sequence[str] = ()
     """How to read the numbers."""
     remarks: Sequence[Remark] = ()
     caveats: Sequence[str] = ()
-    """Where the method fails; a page lists it at its end."""
+    """Where the method fails; listed at the end of a page."""
 
     def transposed(self, heading: str) -> "ResultTable":
         """A column for each row, so that many columns fit into a terminal."""
@@ -119,7 +117,7 @@ class ResultTable:
         return replace(self, heading=heading, rows=rows, columns=columns)
 
     def to_rich(self, max_rows: int | None = None) -> Group:
-        """For the terminal: a table for each group of columns, the notes, and the remarks."""
+        """For the terminal: a table for each group of columns, then notes and remarks."""
         shown = [column for column in self.columns if not column.is_on_page_only]
         rows = self.rows[:max_rows]
         tables = [self._rich_table(list(columns), rows) for _, columns in groupby(shown, lambda column: column.group)]
@@ -155,11 +153,11 @@ class ResultTable:
         return table
 
     def to_html(self) -> Markup:
-        """For a page; whatever it shows is text, never markup. Nothing without rows."""
+        """For a page; values are shown as text, never as markup. Empty without rows."""
         return Markup(_template().render(table=self))
 
     def to_csv(self) -> str:
-        """A line for each row: every column's values, then their half widths and errors where any is known."""
+        """A line for each row: every column's values, followed by their half widths and errors if any are known."""
         columns: list[list[object]] = [[self.heading, *(row.label for row in self.rows)]]
         for column in self.columns:
             values = (cell.text if cell.value is None else cell.value for cell in column.cells)
@@ -174,7 +172,7 @@ class ResultTable:
 
 
 def change_cell(loss_nats: float | None, base_nats: float | None, error: float | None = None) -> Cell:
-    """Loss minus base loss with its sign and its standard error: better where it fell, worse where the model forgot."""
+    """Loss minus base loss with sign and standard error, styled as better or worse if the change is clear."""
     if loss_nats is None or base_nats is None or not math.isfinite(loss_nats - base_nats):
         return Cell(NOTHING, style="same")
     change = loss_nats - base_nats
@@ -184,7 +182,7 @@ def change_cell(loss_nats: float | None, base_nats: float | None, error: float |
 def best_marked(
     cells: Sequence[Cell], values: Sequence[float | None], is_higher_better: bool | None = False
 ) -> list[Cell]:
-    """The cells of a column, the best of several known values marked; none where no direction is the better one."""
+    """The cells of a column with the best of at least two known values marked; none if no direction is better."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     best = None if len(finite) < 2 or is_higher_better is None else (max if is_higher_better else min)(finite)
     return [

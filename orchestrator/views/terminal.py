@@ -1,16 +1,14 @@
-"""What a person sees in the terminal while a run goes on, and at its end. Fed by the run's files only.
+"""A run in the terminal while it trains, read from its files only.
 
 In a terminal the views are live; elsewhere (a file, a pipe, a job's log) they write plain lines, one per evaluation.
-Names of domains and messages come from the user's files, so everything is printed as text, never as markup, and
-characters that could steer the terminal are shown by their escape.
+Domain names and messages come from the user's files, so everything is printed as text, never as markup, and terminal
+control characters are escaped.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -22,7 +20,6 @@ from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.records import Event
-from orchestrator.views.bars import progress_bars
 from orchestrator.views.format import (
     format_count,
     format_duration,
@@ -32,20 +29,20 @@ from orchestrator.views.format import (
     format_share,
     printable,
 )
+from orchestrator.views.live import LiveView, progress_bars
 from orchestrator.views.palette import color_by_name
-from orchestrator.views.polling import Polling
 from orchestrator.views.table import change_cell
 from workers.contracts import DomainFeedback
 
 POLL_SECONDS = 0.25
-CLOCK_TRUST_SECONDS = 10.0  # watched for longer, the wall clock tells the pace better than the steps' own times
+CLOCK_TRUST_SECONDS = 10.0  # after this, the wall clock gives a better pace than the steps' own times
 BAR_WIDTH = 60
 
 
-class RunView:
+class RunView(LiveView):
     """A live view of one run: `with RunView(folder, domains, total_steps, console): train()`.
 
-    A thread of its own looks at the run folder four times a second; training is not touched.
+    A thread reads the run folder four times a second, without any effect on training.
     """
 
     def __init__(self, run_folder: Path, domains: Sequence[str], total_steps: int, console: Console) -> None:
@@ -54,42 +51,28 @@ class RunView:
         self.total_steps = total_steps
         self.console = console
         self._live = None
-        if console.is_terminal:
-            # What others print stays where it goes: rich would catch it and show it above the view.
+        if console.is_terminal:  # rich would otherwise capture other output and show it above the view
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._polling = Polling(self._update, POLL_SECONDS, "run-view")
+        super().__init__(self._live, POLL_SECONDS)
         self._pace_from: tuple[int, float] | None = None
         self._printed_up_to = -1
         self._num_events_told = 0
 
-    def __enter__(self) -> Self:
+    def _begin(self) -> None:
         self._refresh()
-        self._num_events_told = len(self.run.events)  # those of earlier attempts were told then
-        if self._live is not None:
-            self._live.start()
-        else:
+        self._num_events_told = len(self.run.events)  # those of earlier attempts were printed then
+        if self._live is None:
             self._print_line(f"{self._heading().plain}: {self.total_steps:,} steps")
         self._show()
-        self._polling.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._polling.stop()
-        self._refresh()
-        self._show()
-        if self._live is not None:
-            self._live.stop()
-
-    def _update(self) -> None:
+    def _look(self) -> None:
         if self._refresh():
             self._show()
 
     def _refresh(self) -> bool:
         try:
             return self.run.refresh()
-        except OSError:  # a file system that stalls must not end the run that is only being watched
+        except OSError:  # a stalled file system must not end the run, which is only being watched
             return False
 
     def _show(self) -> None:
@@ -109,7 +92,7 @@ class RunView:
         self.console.print(Text(line), soft_wrap=True)
 
     def render(self) -> RenderableType:
-        """The view as it stands now."""
+        """The view as it is now."""
         return Group(self._heading(), self._progress(), self._domain_table(), self._event_line())
 
     def _heading(self) -> Text:
@@ -127,7 +110,7 @@ class RunView:
         figures = f"step {step:,}/{self.total_steps:,}   ETA {format_duration(self._eta_seconds())}"
         figures += f"   {_format_speed(self.run.metrics.recent_tokens_per_second())}"
         bar = ProgressBar(total=self.total_steps, completed=step, width=BAR_WIDTH, complete_style="cyan")
-        lines = Table.grid()  # a bar on its own ends without a line break
+        lines = Table.grid()  # a bar alone ends without a line break
         lines.add_row(bar)
         lines.add_row(figures)
         return lines
@@ -185,7 +168,7 @@ class RunView:
         return "  ".join(parts)
 
     def _next_step(self, step: int) -> int:
-        """The step that is trained after `step`: none after the last, whatever version its evaluation made."""
+        """The step after `step`; the last step for itself, because the version after it is never used."""
         return min(step + 1, self.total_steps)
 
     def _follow_pace(self) -> None:
@@ -194,7 +177,7 @@ class RunView:
             self._pace_from = (step, time.monotonic())
 
     def _eta_seconds(self, step: int | None = None) -> float:
-        """By the wall clock, evaluations and checkpoints included, once there is enough of it to go by."""
+        """Estimated by the wall clock, including evaluations and checkpoints, once enough time has passed."""
         last_step = self.run.metrics.last_step
         seconds_per_step = self.run.metrics.recent_seconds_per_step(step)
         if self._pace_from is not None:
@@ -214,23 +197,15 @@ def _format_speed(tokens_per_second: float) -> str:
     return f"{format_count(tokens_per_second)} tokens/s"
 
 
-class PreparationView:
-    """Progress of the domains' preparation: bars in a terminal, elsewhere one line for each domain that is done."""
+class PreparationView(LiveView):
+    """Progress of preparing the domains: bars in a terminal, elsewhere a line for each domain when it is done."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._progress = progress_bars(console, TaskProgressColumn())
+        super().__init__(self._progress)
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def update(self, domain: str, done: int, total: int) -> None:
         """`done` of `total` parts of the domain are prepared."""

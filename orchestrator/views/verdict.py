@@ -1,6 +1,6 @@
-"""The verdict in sentences: the same ones in terminal, report, dashboard and comparisons.
+"""The verdict in sentences: the same in terminal, report, dashboard and comparisons.
 
-Losses are in nats per token and held out, as in every table beside which these sentences stand.
+Losses are held-out losses in nats per token, as in the tables next to these sentences.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ MAX_DOMAINS_NAMED = 5
 
 
 def in_a_word(verdict: Verdict | None) -> str:
-    """The verdict where there is room for no more; - in the files of older versions."""
+    """The verdict in as few words as possible; - in files of older versions."""
     return "-" if verdict is None else IN_A_WORD[verdict]
 
 
 def verdict_lines(run: RunFolder, result: RunSummary) -> list[str]:
-    """What came of the run, the verdict first, a sentence or two a line; nothing where an older version wrote it down.
+    """The outcome of the run, verdict first, one or two sentences per line; none for files of older versions.
 
-    Of a run that goes on, what came of it so far: only what a person should know before it ends.
+    For a run that has not ended: only what the user should know already.
     """
     if result.verdict is None or (run.summary is None and result.verdict == "not_measured"):
         return []
@@ -42,37 +42,37 @@ def verdict_lines(run: RunFolder, result: RunSummary) -> list[str]:
 
 
 def base_of(result: RunSummary) -> str:
-    """What the run is compared with: the model that it started from."""
+    """The model that the run started from, with which it is compared."""
     return "the base model" if result.started_from is None else f"the model of {PurePath(result.started_from).name}"
 
 
 def no_best_reason(run: RunFolder, result: RunSummary) -> str:
     """Why a finished run has no `best/`."""
     if run.setting("evaluation", "best") is None:
-        return "the run was told to keep none (evaluation.best is null)"
+        return "the run was set to keep none (evaluation.best is null)"
     if result.best is not None and result.best.step == 0:
         return (
             f"no evaluated step was better than {base_of(result)} ({_judged(result)} {_loss(result.best.loss_nats)}), "
             "so none was kept"
         )
     if result.best is None:
-        return "no evaluation of the run had losses that are finite"
-    return "it was removed, or the run is one of those that keep no models, as trials are"
+        return "no evaluation of the run had finite losses"
+    return "it was removed, or the run keeps no models, like the runs of a search"
 
 
 def _so_far(run: RunFolder, result: RunSummary) -> list[str]:
-    """Of a run that goes on, or was stopped."""
+    """Sentences about a run that has not finished."""
     at = f"So far, at the evaluation of step {run.feedback[-1].step:,}," if run.feedback else "So far,"
     worse = _worse(result, "is", "are")
     if result.verdict not in HARMFUL:
         return [f"{at} {worse[0]}"] if worse else []
     start, now = _judged_losses(result)
-    told = f"{at} the run does harm: the {_judged(result)} was {_loss(start)} at the start and is {_loss(now)} now."
+    told = f"{at} the model gets worse: the {_judged(result)} was {_loss(start)} at the start and is {_loss(now)} now."
     return [told, *_causes(run, result), *_divergence(result), *worse]
 
 
 def verdict_sentence(run: RunFolder, result: RunSummary) -> str:
-    """The verdict with its numbers, for a reader who has the model and not the run's folder."""
+    """The verdict with its numbers, for a reader who has the model but not the run folder."""
     base, judged = base_of(result), _judged(result)
     start, end = _judged_losses(result)
     match result.verdict:
@@ -81,9 +81,9 @@ def verdict_sentence(run: RunFolder, result: RunSummary) -> str:
         case "mixed":
             return f"Mixed: the {judged} fell {_from_to(start, end)}, but not every domain gained."
         case "unchanged":
-            return f"Unchanged: no domain ends otherwise than it began, under {base}."
+            return f"Unchanged: no domain ends measurably different from {base}."
         case "worse_than_base":
-            was = f"at no evaluation was the {judged} below {_loss(start)}, where it began; it ends at {_loss(end)}"
+            was = f"at no evaluation was the {judged} below its initial {_loss(start)}; it ends at {_loss(end)}"
             return f"Worse than {base}: {was}."
         case "ended_worse":
             assert result.best is not None
@@ -92,7 +92,7 @@ def verdict_sentence(run: RunFolder, result: RunSummary) -> str:
         case "diverged":
             return f"Diverged: {_why_diverged(run, result)}"
         case _:
-            return f"Not measured: there is no evaluation of {base}, or none after it, to compare."
+            return f"Not measured: there is no evaluation of {base}, or none after it to compare with."
 
 
 def _why_diverged(run: RunFolder, result: RunSummary) -> str:
@@ -103,18 +103,18 @@ def _why_diverged(run: RunFolder, result: RunSummary) -> str:
 
 
 def _folders(run: RunFolder, result: RunSummary) -> str:
-    """What harm means for the run's folders of models; begins with a space."""
+    """What the verdict means for the run's model folders; begins with a space."""
     best = result.best
     if result.verdict == "worse_than_base":
-        return f" So {'' if best is None else 'there is no best/, and '}model/ is worse than what the run began with."
+        return f" So {'' if best is None else 'there is no best/, and '}model/ is worse than {base_of(result)}."
     if result.verdict == "ended_worse" and run.setting("evaluation", "best") is not None:
         return " Use best/, not model/."
     if result.verdict == "diverged" and run.summary is not None and best is not None:
-        return f" The model in best/ is that of step {best.step:,}."
+        return f" The model in best/ is from step {best.step:,}."
     if result.verdict in ("improved", "mixed") and best is not None and (run.path / "best").is_dir():
         _, end = _judged_losses(result)
         if end is not None and best.loss_nats is not None and best.loss_nats < end:
-            return f" It was lowest at step {best.step:,}, {_loss(best.loss_nats)}: the model of that step is in best/."
+            return f" It was lowest at step {best.step:,}, {_loss(best.loss_nats)}; that model is in best/."
     return ""
 
 
@@ -122,17 +122,17 @@ def _causes(run: RunFolder, result: RunSummary) -> list[str]:
     rate = run.setting("training", "learning_rate")
     given = "" if rate is None else f" (training.learning_rate is {rate:g})"
     if result.verdict == "unchanged":
-        return [f"Usual causes, the likeliest first: a learning rate that is too low{given}; too few steps."]
+        return [f"Usual causes, most likely first: a learning rate that is too low{given}; too few steps."]
     if result.verdict == "mixed":
         return [
-            f"Usual causes, the likeliest first: a learning rate that is too high{given}; domains that are measured "
+            f"Usual causes, most likely first: a learning rate that is too high{given}; domains that are measured "
             "but hardly trained on; many epochs over few rows."
         ]
     if result.verdict not in HARMFUL:
         return []
     return [
-        f"Usual causes, the likeliest first: a learning rate that is too high{given}; held-out rows that are unlike "
-        "the training rows, in content or in format; a chat template that the base model does not know; many epochs "
+        f"Usual causes, most likely first: a learning rate that is too high{given}; held-out rows that differ from "
+        "the training rows in content or format; a chat template that the base model does not know; many epochs "
         "over few rows."
     ]
 
@@ -141,7 +141,7 @@ def _divergence(result: RunSummary) -> list[str]:
     lines = []
     if (rise := result.divergence) is not None:
         lines.append(
-            f"The training loss rose for good: {_loss(rise.loss_nats_lowest)} around step {rise.step:,}, "
+            f"The training loss rose and did not recover: {_loss(rise.loss_nats_lowest)} around step {rise.step:,}, "
             f"{_loss(rise.loss_nats_end)} at the end."
         )
     if result.not_finite:
@@ -176,17 +176,17 @@ def _past_lowest(result: RunSummary) -> list[str]:
     ]
     whose = "its" if len(past) == 1 else "their"
     cure = f"A smaller share{'' if len(past) == 1 else ' for each'}, fewer steps or more rows help."
-    return [f"Past {whose} own lowest loss, the mark of over-fitting: {_listed(told, '; ')}. {cure}"]
+    return [f"Past {whose} own lowest loss, a sign of over-fitting: {_listed(told, '; ')}. {cure}"]
 
 
 def _judged(result: RunSummary) -> str:
-    """The loss that counts, in words."""
+    """The name of the loss that decides the verdict."""
     criterion = "mean" if result.best is None else result.best.criterion
     return f"{criterion} loss" if criterion in ("mean", "worst") else f"loss of {criterion}"
 
 
 def _judged_losses(result: RunSummary) -> tuple[float | None, float | None]:
-    """The loss that counts at the start and at the end."""
+    """The loss that decides the verdict, at the start and at the end."""
     criterion = "mean" if result.best is None else result.best.criterion
     if criterion in result.domains:
         domain = result.domains[criterion]

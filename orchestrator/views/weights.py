@@ -1,4 +1,4 @@
-"""What `raymix weights` prints: the shares that hold, the history, and what came of a request."""
+"""What `raymix weights` prints: the current shares, the history, and the outcome of a request."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,6 @@ from orchestrator.controller.operator import ControlRequest, describe_change
 from orchestrator.controller.requests import newest_version, read_versions, submit_request, waiting_requests
 from orchestrator.views.format import NOTHING, format_share, printable
 from orchestrator.views.table import ResultTable, Row, columns_of
-from workers.contracts import DomainWeights
 
 _PATIENCE_SECONDS = 20.0
 _LOOK_EVERY_SECONDS = 0.2
@@ -27,14 +26,14 @@ def weights_view(run_folder: Path) -> RenderableType:
     lines = [decided + (f": {version.why}" if version.why else "")]
     lines += ["the algorithm is paused"] if version.paused else []
     if waiting := waiting_requests(run_folder):
-        lines.append(f"{len(waiting)} changes wait for the next step")
+        lines.append(f"{len(waiting)} change{'s' if len(waiting) > 1 else ''} waiting for the next step")
     return ResultTable(
         "Domain", list(map(Row, version.shares)), columns_of(("Share", ""), cells), notes=lines
     ).to_rich()
 
 
 def history_view(run_folder: Path) -> RenderableType:
-    """Every version in a row."""
+    """A row for each version."""
     versions = read_versions(run_folder)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("version", "from step"):
@@ -55,25 +54,20 @@ def history_view(run_folder: Path) -> RenderableType:
 
 
 def ask(run_folder: Path, request: ControlRequest, console: Console) -> None:
-    """Hand a request in, wait a while for the run to take it up, and tell what came of it.
+    """Submit a request, wait a while for the run to apply it, and print the outcome.
 
     Raises:
-        ValueError: it does not fit the run, as `submit_request` says, or the controller refused it.
+        ValueError: `submit_request` or the controller refused it.
     """
     request_id = submit_request(run_folder, request)
     end = time.monotonic() + _PATIENCE_SECONDS
     while request_id in waiting_requests(run_folder) and time.monotonic() < end:
         time.sleep(_LOOK_EVERY_SECONDS)
     if request_id in waiting_requests(run_folder):
-        console.print("asked; it holds from the next step on, or from when the run goes on", markup=False)
+        console.print("requested; takes effect at the next step, or when the run resumes", markup=False)
         return
     made = [version for version in read_versions(run_folder) if version.request == request_id]
     if not made:
-        raise ValueError(f"refused; {run_folder / 'events.jsonl'} says why")
-    console.print(_told(made[0]), markup=False, highlight=False, soft_wrap=True)
-
-
-def _told(version: DomainWeights) -> str:
-    return (
-        f"version {version.version} holds from step {version.effective_step} on. {printable(describe_change(version))}"
-    )
+        raise ValueError(f"refused; {run_folder / 'events.jsonl'} has the reason")
+    told = f"version {made[0].version} applies from step {made[0].effective_step} on. {describe_change(made[0])}"
+    console.print(printable(told), markup=False, highlight=False, soft_wrap=True)

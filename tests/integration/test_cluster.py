@@ -129,7 +129,7 @@ def test_a_job_that_was_stopped_and_submitted_again_is_the_local_run(cluster: Cl
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{num_done:08d}"]
     listed = cluster.raymix("status").stdout
     assert job in listed and "stopped" in listed
-    assert "stopped; the same command goes on" in cluster.raymix("logs", job).stdout
+    assert "stopped; run the same command to resume" in cluster.raymix("logs", job).stdout
 
     again = cluster.raymix("submit", "config.yaml", "--wait", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr

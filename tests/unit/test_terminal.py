@@ -106,7 +106,7 @@ def test_the_view_leaves_no_thread_and_lets_errors_pass(fake_run: MakeFakeRun) -
     run = fake_run(total_steps=20, num_steps=0)
     with pytest.raises(RuntimeError, match="trainer"), RunView(run.path, run.domains, 20, terminal_console()):
         raise RuntimeError("trainer")
-    assert not [thread for thread in threading.enumerate() if thread.name == "run-view"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "live-view"]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

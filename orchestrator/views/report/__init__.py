@@ -1,4 +1,4 @@
-"""What a person looks at afterwards: report.html of one run or of several, and a comparison for the terminal."""
+"""Reports: report.html of one run, a comparison of several, and the comparison for the terminal."""
 
 from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.report.html import write_report

@@ -15,14 +15,14 @@ from orchestrator.views.report.series import label
 _SHARED = "Scores from 0 to 1, higher is better"
 
 _Scores = dict[tuple[str, str], Score]  # by task and metric
-_NOTE = "Scores by lm-evaluation-harness; \u00b1 and bars are one standard error."
+_NOTE = "Scores from lm-evaluation-harness; \u00b1 and bars are one standard error."
 _CHANGE_NOTE = (
-    "A change is coloured where it is more than two standard errors: blue is better than the base model, red is worse."
+    "A change of more than two standard errors is coloured: blue is better than the base model, red is worse."
 )
 
 
 def benchmark_sections(runs: Sequence[RunFolder]) -> list[Section]:
-    """What tasks.json holds, as a section; none where nothing was evaluated."""
+    """A section with the scores of tasks.json; none if there are none."""
     if not any(run.tasks for run in runs):
         return []
     if len(runs) > 1:
@@ -51,7 +51,7 @@ def _metrics(run: RunFolder) -> Iterator[tuple[tuple[str, str], MetricScores]]:
 
 
 def _plots(runs: Sequence[RunFolder], shown: Mapping[str, _Scores], colors: Mapping[str, str]) -> list[Plot]:
-    """One plot of all that shares the scale of 0 to 1, and one for each other metric."""
+    """One plot for all metrics on the scale from 0 to 1, and one for each other metric."""
     places: dict[str, dict[tuple[str, str], None]] = {}
     for run in runs:
         for key, metric in _metrics(run):
@@ -62,7 +62,7 @@ def _plots(runs: Sequence[RunFolder], shown: Mapping[str, _Scores], colors: Mapp
 
 
 def _figure(keys: Sequence[tuple[str, str]], shown: Mapping[str, _Scores], colors: Mapping[str, str]) -> go.Figure:
-    """A line for each task and metric, and on it a point with its error for each model."""
+    """A line for each task and metric, with a point and its error for each model."""
     names = [f"{label(task)}<br>{label(metric)}" for task, metric in keys]
     points = {
         model: {

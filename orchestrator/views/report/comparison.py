@@ -1,4 +1,4 @@
-"""Several runs side by side: a table, and the plots."""
+"""A comparison of several runs: the table and the plots."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,11 @@ _BENCHMARKS = " Benchmarks: the result, its standard error, and the change from 
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
-    """The runs as they are now; a folder that is no run is an error."""
+    """The runs as they are now.
+
+    Raises:
+        ValueError: a folder is not that of a run.
+    """
     runs = [RunFolder(folder) for folder in dict.fromkeys(Path(folder) for folder in run_folders)]
     for run in runs:
         run.refresh()
@@ -67,14 +71,14 @@ def all_domains(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def run_labels(runs: Sequence[RunFolder]) -> list[str]:
-    """The runs' names; with their place where two have the same name."""
+    """The runs' names, with the path if two have the same name."""
     num_named = Counter(run.name for run in runs)
     return [run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs]
 
 
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
-    """A row for each run: losses at the end with their errors and their differences from the first run, paired over the
-    examples that both measured; the best loss of each column marked."""
+    """A row for each run: final losses with their errors and paired differences from the first run; the best loss of
+    each column is marked."""
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
     pairs, labels = pair_with_first(runs), list(colors)
     means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
@@ -106,7 +110,7 @@ def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
 
 
 def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
-    """What came of a run, below the table that it is a row of."""
+    """The verdict on a run, shown below the table."""
     return Remark(label, verdict_lines(run, result), is_bad=result.verdict in HARMFUL)
 
 
@@ -132,7 +136,7 @@ def _course_columns(
 
 
 def _losses(losses: Sequence[float | None], known: Sequence[tuple[float | None, Change | None]]) -> list[Cell]:
-    """Losses with what is known of them: their errors and their differences from the first run."""
+    """Losses with their errors and their differences from the first run, if known."""
     cells = [
         Cell(format_loss(loss), format_error(error) + (f" ({format_change(change)})" if change else ""))
         for loss, (error, change) in zip(losses, known, strict=True)
@@ -141,7 +145,7 @@ def _losses(losses: Sequence[float | None], known: Sequence[tuple[float | None, 
 
 
 def _benchmarks(runs: Sequence[RunFolder]) -> list[Column]:
-    """A column for each metric of each task that any of the runs was evaluated on, the best result marked."""
+    """A column for each metric that any run was evaluated on, with the best result marked."""
     scores = [
         {f"{score.label}: {name}": metric for score in asked_for(run.tasks) for name, metric in score.metrics.items()}
         for run in runs
@@ -161,13 +165,13 @@ def _score(metric: MetricScores) -> Cell:
 
 
 def comparison_table(run_folders: Sequence[Path]) -> RenderableType:
-    """The comparison for a terminal: a column for each run, so that many domains fit into 80 characters."""
+    """The comparison for the terminal: a column for each run, so that many domains fit into 80 characters."""
     return runs_table(load_runs(run_folders)).transposed("loss in nats per token").to_rich()
 
 
 def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POINTS) -> list[Section]:
-    """Held-out losses overlaid, one plot for each domain; shares side by side."""
-    loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation, step 0 is where the run starts."
+    """Overlaid held-out losses, one plot for each domain; the shares of each run."""
+    loss_note = f"{LOSS_NOTE}; a line for each run, a point for each evaluation; step 0 is the start of the run."
     colors, domain_colors = run_colors(runs), color_by_name(all_domains(runs))
     labelled = dict(zip(colors, runs, strict=True))
     courses = {name: evaluation_losses(run) for name, run in labelled.items()}
@@ -179,13 +183,12 @@ def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POIN
         plot.figure.update_xaxes(range=[0, max(last_step, 1)])
     sections = [
         loss_section(courses, colors, domain_colors, loss_note, thinning),
-        Section("Shares over time", "Share of each domain in the mixture, run by run.", shares),
+        Section("Shares over time", "Share of each domain in the mixture, one plot per run.", shares),
     ]
     return [*difference_sections(runs, colors, list(domain_colors)), *with_whole_steps(sections, last_step)]
 
 
 def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """The colour of each run, by its label."""
     return color_by_run(run_labels(runs))
 
 
@@ -200,7 +203,7 @@ def loss_section(
     note: str,
     thinning: Thinning = ALL_POINTS,
 ) -> Section:
-    """Courses by label, overlaid: a plot for the mean of the domains, and one for each of them."""
+    """Overlaid loss courses by label: a plot for the mean over the domains, and one for each domain."""
     plots = [Plot("Mean of the domains", _overlay(courses, None, colors, thinning))]
     plots += [
         Plot(domain, _overlay(courses, domain, colors, thinning), color, domain)

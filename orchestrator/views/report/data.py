@@ -1,4 +1,4 @@
-"""What became of the rows of a run's data, by domain and reason: the table of data.json."""
+"""The table of data.json: rows used and left out, by domain and reason."""
 
 from orchestrator.runs.data_record import DomainCounts
 from orchestrator.runs.folder import RunFolder
@@ -21,15 +21,15 @@ _HEADINGS = (
     "Of these in training data",
 )
 _NOTE = (
-    "Rows of all files that were read for a domain, and what left them on the way. Too long: longer than "
-    "data.max_length, whatever became of them. Repeats: trained examples that equal another of the domain. Of "
-    "these in training data: held-out prompts that this or another domain trains on. The events below say the same "
-    "in sentences."
+    "All rows read for a domain, and the rows and tokens that were left out. Too long: longer than "
+    "data.max_length, however they were handled. Repeats: trained examples equal to another in the domain. Of "
+    "these in training data: held-out prompts that this or another domain trains on. The events below report the "
+    "same in sentences."
 )
 
 
 def data_sections(run: RunFolder) -> list[Section]:
-    """A section with the table; none where the run keeps no counts."""
+    """A section with the table; none if the run has no counts."""
     if run.data is None:
         return []
     domains = run.data.domains

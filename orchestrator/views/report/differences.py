@@ -1,4 +1,4 @@
-"""How runs differ from the first one at their ends: paired differences by domain, and their plot."""
+"""Paired differences between the final losses of runs and those of the first run, by domain, and their plot."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,29 +16,29 @@ _MEAN = "mean of the domains"
 
 
 def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
-    """By run and domain its loss at the end minus the first run's, over the examples that both measured.
+    """By run and domain: final loss minus the first run's, over the examples that both measured.
 
-    Nothing for the first run, for runs of older versions, and where no example was measured by both.
+    Empty for the first run, for runs of older versions, and if no example was measured by both.
     """
     first, *others = [read_last_losses(run) for run in runs]
     return [{}, *(differences(losses, first) for losses in others)]
 
 
 def mean_pairs(runs: Sequence[RunFolder], pairs: Sequence[dict[str, Change]]) -> list[Change | None]:
-    """The same of the domains' mean; None for a run with other domains than the first."""
+    """The same for the mean over the domains; None for a run whose domains differ from the first run's."""
     names = runs[0].domains
     are_alike = [set(run.domains) == set(names) for run in runs]
     return [mean_difference(pair, names) if is_alike else None for pair, is_alike in zip(pairs, are_alike, strict=True)]
 
 
 def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:
-    """A line for each domain and for their mean, a point for each run but the first; none without a difference."""
+    """A line for each domain and for their mean, with a point for each run but the first; none without differences."""
     pairs, labels = pair_with_first(runs), list(colors)
     if not any(pairs):
         return []
     rows = {_MEAN: mean_pairs(runs, pairs)} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
     note = (
-        f"Held-out loss at the end minus that of {labels[0]}, in nats per loss token, paired over the examples that "
+        f"Final held-out loss minus that of {labels[0]}, in nats per loss token, paired over the examples that "
         "both measured; bars are two standard errors to each side. Left of the line is better."
     )
     legend = {name: colors[name] for name in labels[1:]}

@@ -1,4 +1,4 @@
-"""What plots are made of. Colours of text, grid and ground come from the page, which knows light from dark."""
+"""Building blocks of plots. Colours of text, grid and background come from the page, which may be light or dark."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ NEUTRAL = "#7f8ea3"
 MAX_POINTS_WITH_MARKERS = 60
 MAX_STEPS_ALL_TICKED = 6
 MAX_OPERATOR_LINES = 50
-_APART = 0.36  # of the distance between two lines of a plot, for the points of one
+_APART = 0.36  # spread of the points on one line, in units of the distance between lines
 _AXIS_PIXELS = 44
 ALL_POINTS = Thinning()
 
@@ -24,7 +24,7 @@ LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assis
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot under its title; `domain` where it shows that domain alone."""
+    """One plot with its title; `domain` if it shows only that domain."""
 
     title: str
     figure: go.Figure
@@ -34,7 +34,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """Plots that belong together, and one sentence that says what they show."""
+    """Plots that belong together, with a note that says what they show."""
 
     title: str
     note: str
@@ -45,7 +45,7 @@ class Section:
 
 
 def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:
-    """No fractions of a step on the axes of a run of a few steps."""
+    """Avoid fractional steps on the axes of a run with few steps."""
     if last_step <= MAX_STEPS_ALL_TICKED:
         for section in sections:
             for plot in section.plots:
@@ -54,7 +54,7 @@ def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:
 
 
 def layout(height: int, **axes: Any) -> dict[str, Any]:
-    """The common layout; `axes` are merged into it."""
+    """The common layout, with `axes` merged into it."""
     base: dict[str, Any] = {
         "template": "none",
         "height": height,
@@ -72,12 +72,12 @@ def layout(height: int, **axes: Any) -> dict[str, Any]:
 def line(
     x: Sequence[float], y: Sequence[float | None], name: str, color: str, group: str | None = None, **more: Any
 ) -> go.Scatter:
-    """A line of one domain (`group`) or of anything else."""
+    """A line; `group` is the domain that it belongs to, if any."""
     settings: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 1.8}}
-    if len(x) <= MAX_POINTS_WITH_MARKERS:  # a single point is no line
+    if len(x) <= MAX_POINTS_WITH_MARKERS:  # a single point would not show as a line
         settings |= {"mode": "lines+markers", "marker": {"size": 4, "color": color}}
     settings |= more
-    # Arrays: of a list plotly looks at every number by itself.
+    # As arrays, because plotly validates every number of a list.
     numbers = {"x": np.asarray(x), "y": np.array(y, dtype=np.float64)}
     return go.Scatter(**numbers, name=label(name), legendgroup=group, connectgaps=False, **settings)
 
@@ -88,13 +88,13 @@ def dots(x: Sequence[float], y: Sequence[float | None], name: str, color: str, *
 
 
 def dotted(color: str, **place: Any) -> dict[str, Any]:
-    """A dotted line from edge to edge; plotly's own call for it takes ten times as long."""
+    """A dotted line from edge to edge; plotly's own function for it takes ten times as long."""
     return {"type": "line", "line": {"color": color, "dash": "dot", "width": 1.2}, **place}
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its bar to each side, and what its line says of it where a reader points at it."""
+    """A value, half the length of its error bar, and the texts shown when the pointer is over it."""
 
     value: float | None
     half_width: float | None
@@ -102,20 +102,20 @@ class Point:
 
 
 Points = Mapping[str, Mapping[int, Point]]
-"""Model -> place of a line -> the model's point on it."""
+"""Model -> index of a line -> the model's point on it."""
 
 
 def points_figure(
     names: Sequence[str], points: Points, colors: Mapping[str, str], hover: str, row_pixels: int
 ) -> go.Figure:
-    """A line for each name, and on it a point for each model or run, the first on top.
+    """A line for each name, the first on top, with a point for each model or run.
 
     Args:
-        names: of the lines.
-        points: on them.
-        colors: of the models.
-        hover: plotly's template, where `customdata` is what a point tells.
-        row_pixels: from a line to the next.
+        names: names of the lines.
+        points: the points on them.
+        colors: colours of the models.
+        hover: plotly's hover template, in which `customdata` is the texts of a point.
+        row_pixels: distance between lines.
     """
     figure = go.Figure(layout=layout(_AXIS_PIXELS + row_pixels * len(names)))
     for index, (model, by_line) in enumerate(points.items()):
@@ -143,16 +143,16 @@ def points_figure(
 def shares_figure(
     run: RunFolder, colors: dict[str, str], height: int = 300, thinning: Thinning = ALL_POINTS
 ) -> go.Figure:
-    """A stacked area of steps; x counts the steps done when a version came into force."""
+    """A stacked area chart; x is the number of steps done when a version took effect."""
     weights = run.weights
-    if run.summary is not None:  # what the last evaluation made was never trained with
+    if run.summary is not None:  # the version made by the last evaluation was never used
         weights = [version for version in weights if version.effective_step <= max(run.metrics.last_step, 1)]
     kept = {0, len(weights) - 1, *thinning.starts(len(weights)).tolist()}
     weights = [version for index, version in enumerate(weights) if index in kept or version.reason == "operator"]
     x = [version.effective_step - 1 for version in weights]
     end = max(run.metrics.last_step, x[-1] + 1)
     figure = go.Figure(layout=layout(height, yaxis={"range": [0, 1], "tickformat": ".0%", "hoverformat": ".1%"}))
-    for domain in (name for name in run.domains if name in weights[-1].shares):  # the others are only measured
+    for domain in (name for name in run.domains if name in weights[-1].shares):  # the other domains are only measured
         color = colors[domain]
         y = [version.shares.get(domain, 0.0) for version in weights]
         area = {"mode": "lines", "line": {"color": color, "width": 0.5, "shape": "hv"}, "stackgroup": "shares"}

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network. Script and data lie inside it, and its policy lets nothing else in."""
+"""report.html: a single file with scripts and data inside; its content security policy allows nothing else."""
 
 import base64
 import hashlib
@@ -49,21 +49,21 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
 def write_table_page(
     output: Path, title: str, table: ResultTable, sections: Sequence[Section], domains: Sequence[str] = ()
 ) -> None:
-    """Write a page of a table and its plots.
+    """Write a page with a table and its plots.
 
     Args:
-        output: the file.
-        title: of the page.
-        table: on top; its caveats stand at the end.
+        output: file to write.
+        title: title of the page.
+        table: shown first; its caveats are shown at the end.
         sections: the plots.
-        domains: those that a reader may hide in all plots.
+        domains: domains that the reader can hide in all plots.
     """
     values = {"title": title, "table": table, "domain_colors": color_by_name(domains)}
     write_page(output, render_page("comparison.html", sections, table.caveats, **values))
 
 
 def write_page(output: Path, page: str) -> None:
-    """Put a page in its place at once, so that a browser never loads half of one."""
+    """Replace the page atomically, so that a browser never loads half of one."""
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(output)
@@ -89,7 +89,7 @@ def _run_page(run: RunFolder) -> str:
 
 
 def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
-    """The numbers on top of a run's page; its times are not known for runs of older versions."""
+    """The numbers at the top of a run's page; times are missing for runs of older versions."""
     facts = {
         "Steps": f"{result.steps:,}",
         "Tokens": f"{result.num_tokens:,}",
@@ -109,23 +109,20 @@ def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
 
 
 def _course(loss: LossCourse, change: Change | None = None) -> str:
-    """From its start to its end, and the error of what lies between."""
+    """The loss at the start and at the end, and the change with its error."""
     told = f" ({format_change(change)})" if change else ""
     return f"{format_loss(loss.start)} \u2192 {format_loss(loss.end)}{told}"
 
 
 def shown_verdict(run: RunFolder, result: RunSummary) -> dict[str, Any]:
-    """What verdict.html shows: sentences, the verdict first, and how grave they are."""
+    """Values for verdict.html: sentences, the verdict first, and their severity."""
     kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
     return {"kind": kind, "lines": verdict_lines(run, result)}
 
 
 def render_page(template: str, sections: Sequence[Section], caveats: Sequence[str] = (), **values: Any) -> str:
-    """A page of plots: a template of this package, its sections, and the values that the template names.
-
-    `caveats` are what a reader must know of a method, shown below its plots.
-    """
-    # A browser reads line ends as \n before it hashes a script.
+    """A page of plots: a template of this package with sections and values; `caveats` are shown below the plots."""
+    # Browsers normalise line ends to \n before they hash a script.
     sources = (get_plotlyjs(), asset("plots.js") + asset("page.js"))
     scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
     return (
@@ -144,7 +141,7 @@ def render_page(template: str, sections: Sequence[Section], caveats: Sequence[st
 
 
 def environment(*packages: str) -> Environment:
-    """Templates of these packages, the first that has one; whatever they show is text, never markup."""
+    """Templates from these packages, in order of precedence; values are shown as text, never as markup."""
     made = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=True,
@@ -156,19 +153,19 @@ def environment(*packages: str) -> Environment:
 
 
 def asset(name: str) -> str:
-    """A style sheet or a script that every page has."""
+    """The text of a style sheet or script that all pages share."""
     return resources.files("orchestrator.views.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _figures_json(sections: Sequence[Section]) -> str:
-    """The data of all plots in order of the page, as text that cannot end the element it stands in."""
+    """The data of all plots in page order, as text that cannot close the element that contains it."""
     figures = [figure_json(plot.figure) for section in sections for plot in section.plots]
     text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _content_security_policy(scripts: Sequence[str]) -> str:
-    """Only these very scripts run, nothing is loaded or sent; plotly styles its elements inline."""
+    """Only these scripts may run, nothing is loaded or sent; plotly styles its elements inline."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (

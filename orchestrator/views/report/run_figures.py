@@ -1,4 +1,4 @@
-"""The sections of one run."""
+"""The sections of the page of a run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,24 +28,24 @@ from orchestrator.views.report.figures import (
 from orchestrator.views.report.series import Thinning, label
 from workers.validation.loss_statistics import CLEAR, is_clear
 
-MAX_TRAINING_POINTS = 400  # a small plot: more would be a block of ink
+MAX_TRAINING_POINTS = 400  # a small plot: more would be a solid block
 MAX_CELLS_WITH_NUMBERS = 8
 
 
 def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
-    """Everything that is plotted of one run; sections without data are left out."""
+    """All plots of a run; sections without data are left out."""
     sections = [
         Section(
             "Shares over time",
-            "Share of each domain in the mixture; a version holds until the next, and a dotted line marks one that a "
-            "person set. The horizontal axis of every plot counts optimizer steps.",
+            "Share of each domain in the mixture; a version applies until the next, and a dotted line marks one set by "
+            "a user. The horizontal axis of every plot counts optimizer steps.",
             [Plot("", shares_figure(run, color_by_name(run.domains), thinning=thinning))] if run.weights else [],
             is_wide=True,
         ),
         Section(
             "Loss per domain",
             f"{LOSS_NOTE}: points are evaluations, the dotted line is the base model, the pale line is training loss. "
-            "The band is two standard errors to each side, over the held-out examples, where they were recorded.",
+            "The band is two standard errors to each side, over the held-out examples, if they were recorded.",
             _loss_plots(run, thinning),
         ),
         Section(
@@ -57,23 +57,23 @@ def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Sectio
             is_wide=True,
         ),
         Section(
-            "Epochs", "Passes over the training rows of each domain so far.", _epoch_plots(run, thinning), is_wide=True
+            "Epochs", "Passes over the training data of each domain so far.", _epoch_plots(run, thinning), is_wide=True
         ),
         Section(
             "Inside the algorithm",
-            "What the mixing algorithm believed at each evaluation.",
+            "Internal values of the mixing algorithm at each evaluation.",
             _inner_plots(run, thinning),
         ),
         Section(
             "Soft mask",
-            "Size of an update by the importance of the neuron that it changes, mean over the run: a mask that acts "
-            "makes it fall from left to right.",
+            "Mean size of an update over the run, by the importance of the neuron that it changes: with an effective "
+            "mask it falls from left to right.",
             _mask_plots(run),
             is_wide=True,
         ),
         Section(
             "Training",
-            "One value per optimizer step; where there are many, their mean, and pale the lowest and the highest.",
+            "One value per optimizer step; if there are many, their mean, with the lowest and the highest in pale.",
             _training_plots(run, thinning),
         ),
     ]
@@ -88,7 +88,7 @@ def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
         trained = run.metrics.column(f"domain_loss_nats/{domain}")
         x, y = thinning.at_most(MAX_TRAINING_POINTS).means(run.metrics.steps, trained)
         figure = go.Figure(layout=layout(220, yaxis={"hoverformat": ".3f", "range": _range([*losses[domain]], y)}))
-        # Markers too: a domain with a small share has single steps between gaps, which a line does not show.
+        # With markers: a domain with a small share has single steps between gaps, which a line does not show.
         mode = "lines+markers" if len(run.metrics) <= MAX_TRAINING_POINTS else "lines"
         pale = {"mode": mode, "opacity": 0.35, "line": {"color": color, "width": 1}, "marker": {"size": 2}}
         figure.add_trace(line(x, y, "training", color, domain, **pale))
@@ -107,7 +107,7 @@ def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
 def _error_band(
     steps: NDArray[np.int64], losses: NDArray[np.float64], errors: NDArray[np.float64], color: str, thinning: Thinning
 ) -> list[go.Scatter]:
-    """Where the loss may be: two standard errors to each side of it."""
+    """A band of two standard errors to each side of the loss."""
     if not np.isfinite(losses + errors).any():
         return []
     edge: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 0}, "hoverinfo": "skip"}
@@ -120,13 +120,13 @@ def _error_band(
 
 
 def _pale(color: str) -> str:
-    """A colour of the palette (#rrggbb) that lets through what lies behind it."""
+    """A colour of the palette (#rrggbb), made translucent."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
 
 
 def _range(evaluated: Sequence[float], trained: Sequence[float | None]) -> list[float] | None:
-    """Everything that was evaluated, and the training loss without its outliers."""
+    """A range for all evaluations, and for the training loss without outliers."""
     values = [value for value in evaluated if np.isfinite(value)]
     finite = np.array([value for value in trained if value is not None])
     if finite.size:
@@ -183,7 +183,7 @@ def _told(change: float, error: float) -> str:
 
 
 def _cell(change: float, error: float) -> str:
-    """The number of a cell; in brackets where it is noise."""
+    """The number in a cell; in brackets if it is not clearly different from zero."""
     text = "" if np.isnan(change) else f"{change:+.2f}"
     return f"({text})" if text and np.isfinite(error) and not is_clear(change, error) else text
 
@@ -246,7 +246,7 @@ def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
 
 
 def _band(x: Sequence[float], extremes: tuple[list[float | None], list[float | None]] | None) -> list[go.Scatter]:
-    """What the mean of many lines hides: the lowest and the highest of them."""
+    """The band between the lowest and the highest values behind each mean."""
     if extremes is None:
         return []
     edge: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 0}, "hoverinfo": "skip"}

@@ -1,4 +1,4 @@
-"""Numbers made ready for a plot: thinned to what a screen can show, gaps as None, names as harmless text."""
+"""Prepare numbers for plots: thinned to what a screen can show, gaps as None, names as harmless text."""
 
 import html
 import math
@@ -15,21 +15,20 @@ MAX_LABEL_LENGTH = 28
 
 @dataclass(frozen=True)
 class Thinning:
-    """How a long series becomes one that a screen can show: bins of consecutive lines.
+    """Thins a long series to what a screen can show, by bins of consecutive values.
 
-    `is_steady`: bins hold a power of two of lines, counted from the first. A run that goes on then changes the last
-    point and adds new ones, and a page that follows it is sent only these.
+    `is_steady`: bins hold a power of two of values, counted from the first, so that a running run only changes the last
+    point and adds new ones, and a live page receives only these.
     """
 
     max_points: int = MAX_POINTS
     is_steady: bool = False
 
     def at_most(self, max_points: int) -> "Thinning":
-        """The same with fewer points."""
         return Thinning(min(max_points, self.max_points), self.is_steady)
 
     def starts(self, num_lines: int) -> NDArray[np.int64]:
-        """The first line of each bin; every line is one where they are few."""
+        """The first index of each bin; all indices if there are few."""
         if num_lines <= self.max_points:
             return np.arange(num_lines)
         if not self.is_steady:
@@ -38,7 +37,7 @@ class Thinning:
         return np.arange(0, num_lines, size)
 
     def means(self, steps: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[list[float], list[float | None]]:
-        """Mean step of each bin, and the mean of whatever is finite in it."""
+        """Mean step of each bin, and the mean of its finite values."""
         if len(steps) <= self.max_points:
             return steps.tolist(), gaps(values)
         starts = self.starts(len(steps))
@@ -50,7 +49,7 @@ class Thinning:
         return (np.add.reduceat(steps, starts) / bin_sizes).round(1).tolist(), gaps(means)
 
     def extremes(self, values: NDArray[np.float64]) -> tuple[list[float | None], list[float | None]] | None:
-        """Lowest and highest finite value of each bin; None where nothing is thinned: the line shows them."""
+        """Lowest and highest finite value of each bin; None if nothing is thinned."""
         if len(values) <= self.max_points:
             return None
         starts = self.starts(len(values))
@@ -68,19 +67,19 @@ def thin(
 
 
 def gaps(values: ArrayLike) -> list[float | None]:
-    """The values as a list with None, which a plot leaves out, for whatever is not finite."""
+    """The values as a list, with None, which plots skip, for values that are not finite."""
     numbers = np.asarray(values, dtype=np.float64)
     return [number if math.isfinite(number) else None for number in numbers.tolist()]
 
 
 def label(name: str) -> str:
-    """A name for plotly, which reads a subset of HTML: nothing in it is markup, and it fits beside an axis."""
+    """A name for plotly, which interprets some HTML: escaped, and short enough to fit next to an axis."""
     short = name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 3] + "..."
     return html.escape("".join(c if c.isprintable() else " " for c in short), quote=False)
 
 
 def figure_json(figure: go.Figure) -> dict[str, Any]:
-    """A figure for a browser, in numbers that JSON has."""
+    """A figure for a browser, with values that JSON can represent."""
     traces = [{key: _plain(value) for key, value in trace.to_plotly_json().items()} for trace in figure.data]
     return {"data": traces, "layout": figure.layout.to_plotly_json()}
 

@@ -168,6 +168,6 @@ def test_a_model_that_is_worse_than_the_base_says_so_where_it_is_given_away(tmp_
     told = io.StringIO()
     export(run.path, tmp_path / "out", "merged", is_best=False, console=Console(file=told, width=1000))
     card, (_, *said) = (tmp_path / "out" / "README.md").read_text(), told.getvalue().splitlines()
-    assert "**Worse than the base model: at no evaluation was the mean loss below 2.500, where it began;" in card
+    assert "**Worse than the base model: at no evaluation was the mean loss below its initial 2.500;" in card
     assert "best/" not in card and "model/" not in card
     assert len(said) == 1 and said[0].startswith("Worse than the base model: ") and "there is no best/" in said[0]

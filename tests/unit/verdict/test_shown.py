@@ -77,7 +77,7 @@ def test_a_comparison_tells_of_over_fitting(tmp_path: Path) -> None:
     folders = [finished(planted(tmp_path, over_fitted, name="long"))[0].path]
     folders.append(finished(planted(tmp_path, CASES["improved"], name="short"))[0].path)
     told = " ".join(printed(comparison_table(folders)).split())
-    assert "long: Improved: " in told and "the mark of over-fitting: math 1.000 at step 10" in told
+    assert "long: Improved: " in told and "a sign of over-fitting: math 1.000 at step 10" in told
     assert "short: " not in told
 
 

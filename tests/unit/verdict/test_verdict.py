@@ -82,9 +82,9 @@ def test_the_base_is_a_candidate_for_the_best(tmp_path: Path) -> None:
     assert summary.best is not None and (summary.best.step, summary.best.loss_nats) == (0, 2.5)
     assert (summary.mean_loss_nats.best, summary.domains["law"].loss_nats_best) == (2.5, 3.0)
     told = " ".join(verdict_lines(folder, summary))
-    assert "at no evaluation was the mean loss below 2.500, where it began; it ends at 5.250" in told
+    assert "at no evaluation was the mean loss below its initial 2.500; it ends at 5.250" in told
     assert "there is no best/" in told and "Both domains end worse than the base model." in told
-    causes = told.index("Usual causes, the likeliest first: a learning rate that is too high")
+    causes = told.index("Usual causes, most likely first: a learning rate that is too high")
     assert causes < told.index("training.learning_rate is 0.01") < told.index("template")
 
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_at_the_end_is_divergence(tmp_path: Path) -> N
     assert (summary.verdict, summary.not_finite, summary.best and summary.best.step) == ("diverged", ["law"], 10)
     told = " ".join(verdict_lines(folder, summary))
     assert (
-        "the mean loss was 2.500 at the start and is not finite at the end. The model in best/ is that of step 10."
+        "the mean loss was 2.500 at the start and is not finite at the end. The model in best/ is from step 10."
         in told
     )
     assert "Not finite at the last evaluation: the loss of law." in told
@@ -211,7 +211,7 @@ def test_while_a_run_goes_on_only_harm_is_told(tmp_path: Path, verdict: str) -> 
     folder.refresh()
     lines = verdict_lines(folder, summarise(folder))
     if verdict in HARMFUL:
-        assert lines[0].startswith("So far, at the evaluation of step 20, the run does harm: the mean loss was 2.500")
+        assert lines[0].startswith("So far, at the evaluation of step 20, the model gets worse: the mean loss was 2.500")
     elif verdict == "mixed":
         assert lines == [
             "So far, at the evaluation of step 20, 1 of 2 domains is worse than the base model: law 3.000 to 3.200."
@@ -237,7 +237,7 @@ def test_the_terminal_says_it_in_lines_that_fit(tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    assert "Worse than the base model: at no evaluation was the mean loss below 2.500" in " ".join(text.split())
+    assert "Worse than the base model: at no evaluation was the mean loss below its initial 2.500" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_the_terminal_says_it_in_lines_that_fit(tmp_path: Path) -> None:
     [
         ("worse_than_base", "mean", r"no evaluated step was better than the base model \(mean loss 2.500\)"),
         ("improved", None, r"evaluation.best is null"),
-        ("improved", "mean", r"it was removed, or the run is one of those that keep no models"),
+        ("improved", "mean", r"it was removed, or the run keeps no models"),
     ],
 )
 def test_why_there_is_no_best_model(tmp_path: Path, verdict: str, best: str | None, words: str) -> None:
@@ -273,7 +273,7 @@ def test_a_run_that_ends_above_its_best_names_the_folder_of_the_better_model(tmp
     assert summary.verdict == "improved" and "best/" not in verdict_lines(folder, summary)[0]  # it was removed
     (folder.path / "best").mkdir(exist_ok=True)
     first = verdict_lines(folder, summary)[0]
-    assert first.endswith(" It was lowest at step 10, 1.500: the model of that step is in best/.")
+    assert first.endswith(" It was lowest at step 10, 1.500; that model is in best/.")
     ended_best, summary = finished(planted(tmp_path, both((2.0, 3.0), (1.4, 2.5), (1.0, 2.0)), name="other"))
     (ended_best.path / "best").mkdir(exist_ok=True)
     assert "best/" not in verdict_lines(ended_best, summary)[0]

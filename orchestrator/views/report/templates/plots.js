@@ -1,8 +1,8 @@
 "use strict";
-// Draws plots where they come into view, in the colours of the page, light or dark. Every page of raymix uses it.
+// Draws plots when they come into view, in the light or dark colours of the page. All pages of raymix use it.
 const raymixPlots = (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hidden = new Set(); // domains that are not shown
+  const hidden = new Set(); // hidden domains
   const shown = new Map(); // element -> { figure, inView, isStale }
 
   function theme() {
@@ -20,7 +20,7 @@ const raymixPlots = (() => {
     };
   }
 
-  // A heat map has no legend group: it shows all domains always.
+  // A heat map has no legend group: it always shows all domains.
   const isVisible = (trace) => !hidden.has(trace.legendgroup);
   const isHeatmap = (trace) => trace.meta === "diverging";
   const isDrawn = (element) => element.classList.contains("js-plotly-plot");
@@ -34,9 +34,9 @@ const raymixPlots = (() => {
       const last = keys.pop();
       keys.reduce((object, key) => (object[key] ??= {}), layout)[last] = value;
     }
-    // Dragging scrolls the page where a finger does it, and zooms where a mouse does.
+    // Dragging scrolls the page with a finger and zooms with a mouse.
     layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
-    layout.uirevision = "kept"; // new data leave the reader's zoom alone
+    layout.uirevision = "kept"; // new data must not reset the reader's zoom
     for (const trace of data) {
       trace.visible = isVisible(trace);
       if (isHeatmap(trace)) trace.colorscale = colorscale;
@@ -45,7 +45,7 @@ const raymixPlots = (() => {
     Plotly.react(element, data, layout, { responsive: true, displayModeBar: false });
   }
 
-  // One plot a frame, those that the reader sees first: none waits for what is further down.
+  // One plot per frame, visible ones first: none waits for plots further down.
   let isDrawing = false;
   function drawStale() {
     if (isDrawing || !window.Plotly) return;
@@ -79,8 +79,7 @@ const raymixPlots = (() => {
     drawStale();
   }
 
-  // A page may load plotly, which takes its time, beside everything else. What the first plot costs more than others is
-  // spent while the data still come.
+  // A page may load plotly, which is slow, in parallel. The extra cost of the first plot is paid while data still arrive.
   document.getElementById("plotly")?.addEventListener("load", () => {
     if (!shown.size) {
       const element = document.body.appendChild(document.createElement("div"));
@@ -110,7 +109,7 @@ const raymixPlots = (() => {
   }
 
   return {
-    // All plots of the page, in its order: one figure for each element of class "plot". What was there before is forgotten.
+    // Shows all plots in page order: one figure for each element of class "plot". Previous plots are discarded.
     show(figures) {
       for (const element of shown.keys()) {
         observer.unobserve(element);
@@ -126,7 +125,7 @@ const raymixPlots = (() => {
       }
       hideFigures();
     },
-    // The figures of these elements have changed.
+    // Redraws the plots of figures that have changed.
     refresh(figures) {
       makeStale((element, plot) => figures.has(plot.figure));
     },
