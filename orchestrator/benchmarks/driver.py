@@ -31,7 +31,6 @@ def evaluate(
     Args:
         run_folder: a finished run.
         names: tasks, groups or tags, from the harness or from `tasks_folder`.
-        console: receives the table and the paths of the results.
         tasks_folder: local task files.
         is_best: use the model of the best evaluation instead of the last step.
         limit: evaluate only the first `limit` samples of each task.

@@ -30,11 +30,8 @@ _CACHE_HINT = "without network access it must be in the cache from an earlier ev
 class Progress(Protocol):
     """Receives the progress of a model."""
 
-    def begin(self, num_requests: int) -> None:
-        """`num_requests` more answers are expected."""
-
-    def advance(self) -> None:
-        """One answer has arrived."""
+    def begin(self, num_requests: int) -> None: ...  # this many more answers are expected
+    def advance(self) -> None: ...
 
 
 def harness_version() -> str:

@@ -1,6 +1,6 @@
 """`raymix check`: the plan of a run, without training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +31,16 @@ from orchestrator.training.plan import (
 )
 from orchestrator.views.format import printable
 
+_UNKNOWN = "shares: to be detected when the run starts, or beforehand with `raymix detect`"
+
 
 def check(config: PlanConfig, console: Console) -> None:
-    """Prepare the token stores, then print the plan of the run, or of each stage."""
     for plan in checked_plans(config, console):
         print_plan(plan, console)
 
 
 def checked_plans(config: PlanConfig, console: Console) -> Iterator[CheckedPlan]:
-    """The plan of a run, or of each stage in order.
-
-    Args:
-        config: the run.
-        console: shows the progress of preparing data.
+    """The plan of a run, or of each stage in order; `console` shows the progress of preparing data.
 
     Raises:
         ValueError: the run could not start.
@@ -90,10 +87,10 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         isolation=model.isolation,
         findings=[
             *record.findings,
-            *([] if known else [_shares_unknown()]),
-            *_files_left_aside(config),
-            *_crowding(config),
-            *_budget(known or config, stores),
+            *([] if known else [Finding(severity="note", kind="shares", where="mixing.initial", message=_UNKNOWN)]),
+            *_warnings("left_aside", "", left_aside(config)),
+            *_warnings("crowding", "cluster", [crowding(config.cluster)]),
+            *_warnings("budget", "training", [budget_warning(known or config, stores)]),
             *context_warning(config.data.max_length, model.shape.num_positions),
             *end_of_turn_warning(config, stores),
         ],
@@ -108,39 +105,22 @@ def _domains(
     num_rows: int,
 ) -> dict[str, CheckedDomain]:
     shares_of_rows = row_shares(stores, shares, config.mixing.unit) if shares else {}
+    most = config.evaluation.max_rows
     domains = {}
     for name, domain in stores.items():
         is_known = domain.train is not None and bool(shares)
+        num_eval = domain.eval.num_rows
         domains[name] = CheckedDomain(
             **counts[name].model_dump(),
             share=shares.get(name),
             epochs=num_rows * shares_of_rows[name] / domain.train.num_rows if domain.train and is_known else None,
-            eval_rows_measured=_num_measured(domain.eval.num_rows, config),
+            eval_rows_measured=num_eval if most == "all" else min(num_eval, most),
         )
     return domains
 
 
-def _num_measured(num_rows: int, config: RunConfig) -> int:
-    return num_rows if config.evaluation.max_rows == "all" else min(num_rows, config.evaluation.max_rows)
-
-
-def _shares_unknown() -> Finding:
-    message = "shares: to be detected when the run starts, or beforehand with `raymix detect`"
-    return Finding(severity="note", kind="shares", where="mixing.initial", message=message)
-
-
-def _files_left_aside(config: RunConfig) -> list[Finding]:
-    return [Finding(severity="warning", kind="left_aside", where="", message=line) for line in left_aside(config)]
-
-
-def _crowding(config: RunConfig) -> list[Finding]:
-    warning = crowding(config.cluster)
-    return [Finding(severity="warning", kind="crowding", where="cluster", message=warning)] if warning else []
-
-
-def _budget(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
-    warning = budget_warning(config, stores)
-    return [Finding(severity="warning", kind="budget", where="training", message=warning)] if warning else []
+def _warnings(kind: str, where: str, messages: Iterable[str | None]) -> list[Finding]:
+    return [Finding(severity="warning", kind=kind, where=where, message=message) for message in messages if message]
 
 
 @dataclass(frozen=True)
@@ -180,7 +160,7 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
         f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "
         f"{', '.join(map(printable, domains))}); set model.chat_template to a template that does"
     )
-    return [Finding(severity="warning", kind="end_of_turn", where="model.chat_template", message=message)]
+    return _warnings("end_of_turn", "model.chat_template", [message])
 
 
 def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> IsolationPlan | None:
@@ -217,4 +197,4 @@ def context_warning(max_length: int, num_positions: int | None) -> list[Finding]
         f"data.max_length: {max_length:,} tokens in a sequence, but the model was made for {num_positions:,}; it "
         "was never trained on positions beyond that, so lower it"
     )
-    return [Finding(severity="warning", kind="context", where="data.max_length", message=message)]
+    return _warnings("context", "data.max_length", [message])

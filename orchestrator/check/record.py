@@ -18,9 +18,7 @@ class MemoryNeed(Record):
     """Estimated memory of a rank."""
 
     num_parameters: int
-    """Parameters of the model."""
     num_trainable: int
-    """Parameters that are trained."""
     peak_gib: float
     """Memory at the peak."""
     moment: str
@@ -37,7 +35,6 @@ class IsolationPlan(Record):
     difference_nats: float | None = None
     """The most that packing changes the loss of an example, in nats per token."""
     message: str
-    """The same as a sentence."""
 
 
 class StagePlace(Record):
@@ -46,26 +43,20 @@ class StagePlace(Record):
     number: int
     """Number of the stage, from 1."""
     count: int
-    """Number of stages in the plan."""
     name: str
-    """Name of the stage."""
     starts_from: str | None
     """Name of the stage whose result it starts from; null for the base model."""
     folder: str
-    """Its run folder."""
     is_finished: bool
-    """Whether it is already trained."""
 
 
 class CheckedPlan(Record):
     """The plan of a run."""
 
     name: str
-    """Name of the run."""
     stage: StagePlace | None = None
     """Its place, if it is a stage of a plan."""
     steps: int
-    """Optimizer steps."""
     global_batch_size: int
     """Sequences in a step, over all ranks."""
     micro_batch_size: int
@@ -75,13 +66,10 @@ class CheckedPlan(Record):
     tokens: int
     """Approximate number of tokens to train on."""
     algorithm: str
-    """Type of the mixing algorithm."""
     workers: int
     """Ranks."""
     zero_stage: int
-    """ZeRO stage of the engine."""
     domains: dict[str, CheckedDomain]
-    """All domains."""
     memory: MemoryNeed
     """Estimated memory of a rank."""
     training_notes: list[str]

@@ -32,7 +32,6 @@ _AT_THE_END: dict[str, Callable[[CheckedDomain], str]] = {
 
 
 def print_plan(plan: CheckedPlan, console: Console) -> None:
-    """The plan: a line of facts, a table of the domains, the findings about their data, the memory needed."""
     soft_wrap = not console.is_terminal  # programs read whole lines
     if plan.stage:
         console.print(_place(plan.stage), soft_wrap=soft_wrap)

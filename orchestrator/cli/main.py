@@ -154,7 +154,6 @@ def _options(
 
 
 def main() -> None:
-    """Entry point of the `raymix` command."""
     app()
 
 

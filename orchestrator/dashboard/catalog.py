@@ -36,8 +36,6 @@ class UnknownRunError(LookupError):
 
 @dataclass(frozen=True)
 class Glance:
-    """A run, summarised in a line."""
-
     name: str
     title: str
     mixing: str
@@ -68,8 +66,6 @@ class Glance:
 
 
 class Catalog:
-    """The runs below `root`."""
-
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._is_run: dict[Path, tuple[int, bool]] = {}

@@ -21,8 +21,6 @@ MAX_IDLE_PAGES = 8  # a long run takes 24 MB
 
 
 class FollowedPage:
-    """One page and its followers."""
-
     def __init__(self, page: Page) -> None:
         self._page = page
         self._lock = threading.Lock()
@@ -106,7 +104,6 @@ class Pages:
         self._pages: dict[Hashable, FollowedPage] = {}
 
     def get(self, key: Hashable, make: Callable[[], Page]) -> FollowedPage:
-        """The page of this address, created if it is new."""
         page = self._pages.pop(key, None) or FollowedPage(make())
         self._pages[key] = page
         idle = [other for other, kept in self._pages.items() if not kept.is_followed and kept is not page]

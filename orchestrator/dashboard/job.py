@@ -32,7 +32,6 @@ def directions(port: int, address: str, token: str, is_own: bool) -> list[str]:
 
 
 def main() -> None:
-    """Serve until the job is stopped."""
     root, port, digest = sys.argv[1:]
     with plain_errors():
         serve_with(Path(root), int(port), digest, print)

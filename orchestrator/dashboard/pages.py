@@ -91,8 +91,6 @@ class _Follower:
 
 
 class RunPage:
-    """One run."""
-
     def __init__(self, catalog: Catalog, name: str) -> None:
         self._follower = _Follower(catalog.folder(name))
         self._shown: tuple[Any, ...] | None = None
@@ -190,8 +188,6 @@ def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) 
 
 
 class ComparePage:
-    """Several runs side by side."""
-
     def __init__(self, catalog: Catalog, names: Sequence[str]) -> None:
         self._followers = [_Follower(catalog.folder(name)) for name in names]
         self._is_stale = True

@@ -21,7 +21,6 @@ class Snapshot:
     values: dict[str, Any] = field(default_factory=dict)
 
     def whole(self) -> dict[str, Any]:
-        """The first message of a page."""
         return {"parts": self.parts, "figures": self.figures, "values": self.values}
 
     def changes(self, before: "Snapshot") -> dict[str, Any] | None:

@@ -51,8 +51,6 @@ def run_state(
     """The state of the run.
 
     Args:
-        folder: the run folder.
-        holders: from `lock_holders`.
         has_begun: whether it has trained a step.
         written_at: when its files were last written, in seconds since the epoch.
         seconds_per_step: recent pace; NaN if not known.

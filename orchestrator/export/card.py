@@ -1,16 +1,16 @@
 """The model card, written from the files of a run."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.controller.operator import describe_change
 from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.records import RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.views.format import NOTHING, format_loss, format_score, format_score_change, format_share, printable
 from orchestrator.views.verdict import HARMFUL, verdict_sentence
-from workers.contracts import DomainWeights
 from workers.model.base_name import base_name, is_hub_name
 
 Kind = Literal["merged", "bf16", "adapter"]
@@ -62,25 +62,22 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
         steps=f"{result.steps:,}",
         tokens=f"{result.num_tokens:,}",
         unit=run.setting("mixing", "unit"),
-        rows=_domain_rows(run, is_best),
+        rows=_domain_rows(result, is_best),
         best=result.best.step if is_best and result.best else None,
-        harm=_harm(run, is_best),
+        harm=_plain(verdict_sentence(run, result)) if result.verdict in HARMFUL and not is_best else "",
         benchmarks=_benchmark_rows(run, "best" if is_best else "model"),
         converted=kind == "bf16",
-        changes=[_change(version) for version in run.weights if version.reason == "operator"],
+        changes=[
+            {"effective_step": version.effective_step, "text": _plain(describe_change(version))}
+            for version in run.weights
+            if version.reason == "operator"
+        ],
         settings=[(".".join(key), _plain(run.setting(*key))) for key in _SETTINGS],
         loading=_LOADING[library].format(name=_plain(run.name)),
     )
 
 
-def _harm(run: RunFolder, is_best: bool) -> str:
-    """The verdict, if the run harmed the model of its last step; else empty."""
-    result = summarise(run)
-    return _plain(verdict_sentence(run, result)) if result.verdict in HARMFUL and not is_best else ""
-
-
-def _domain_rows(run: RunFolder, is_best: bool) -> list[list[str]]:
-    result = summarise(run)
+def _domain_rows(result: RunSummary, is_best: bool) -> list[list[str]]:
     total = sum(domain.rows_seen or 0 for domain in result.domains.values())
     rows = []
     for name, domain in result.domains.items():
@@ -116,10 +113,6 @@ def _benchmark_rows(run: RunFolder, model: str) -> list[list[str]]:
         if score.model == model
         for metric, values in score.metrics.items()
     ]
-
-
-def _change(version: DomainWeights) -> dict[str, Any]:
-    return {"effective_step": version.effective_step, "text": _plain(describe_change(version))}
 
 
 def _plain(value: object) -> str:

@@ -19,11 +19,9 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
     """Write the model of a finished run to a new folder, with its tokenizer and a model card.
 
     Args:
-        run_folder: the run.
         output: folder to write; it must not exist.
         kind: `merged`, exactly as trained; `bf16`; or the LoRA `adapter` alone.
         is_best: use the model of the best evaluation instead of the last step.
-        console: receives a summary.
 
     Raises:
         ValueError: there is no such result, or the output folder already exists.
@@ -79,7 +77,6 @@ def _base_of(run: RunFolder, source: Path, kind: Kind) -> str:
 
 
 def _copy_files(source: Path, target: Path, *patterns: str) -> None:
-    """Copy files, not subfolders."""
     for path in {path for pattern in patterns for path in source.glob(pattern) if path.is_file()}:
         shutil.copyfile(path, target / path.name)
 

@@ -23,12 +23,10 @@ def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, a
     """Show what the model will see, example by example, in the order of the files.
 
     Args:
-        config: the run.
         domain: the only domain to show; None for all.
         split: `train`, or `eval` for the held-out rows.
         num_rows: per domain; refused rows count, and so does each piece of a row that is split.
         as_json: print one JSON object per line on stdout instead of text.
-        console: where text goes.
 
     Raises:
         ConfigError: there is no such domain.

@@ -36,8 +36,6 @@ class SeenExample:
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A row that the model will not see."""
-
     domain: str
     split: Side
     file: str

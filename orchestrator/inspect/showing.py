@@ -45,7 +45,6 @@ def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase"
 
 
 def print_legend(console: Console) -> None:
-    """Explain the colours, or the brackets that replace them."""
     if _has_colors(console):
         parts = (("targets", _TARGET), " are learned, ", ("the rest", _CONTEXT), " is context, ")
         console.print(Text.assemble(*parts, ("control tokens", _SPECIAL), " are bold\n"), soft_wrap=True)
@@ -56,7 +55,6 @@ def print_legend(console: Console) -> None:
 
 
 def print_seen(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase", console: Console) -> None:
-    """A line with its origin and length, then the text."""
     place = f"{seen.domain}, {seen.split}  {seen.file}:{seen.line}"
     if isinstance(seen, RefusedRow):
         line = Text.assemble((printable(place), "bold"), "  ", (f"refused: {printable(seen.reason)}", "yellow"), "\n")

@@ -27,8 +27,6 @@ from workers.durable import write_durably
 
 @dataclass(frozen=True)
 class Probe:
-    """The measurements of all models over the same texts."""
-
     layer: str
     domains: list[str]
     texts: list[str]
@@ -51,8 +49,6 @@ def probe(
         config: source of domains, precision and seed; None for the first run's configuration.
         layer: a fraction of the depth such as "0.5", or a layer number.
         num_examples: held-out texts per domain.
-        output: the page to write.
-        console: receives the table.
 
     Raises:
         ValueError: there is no configuration, no such layer, or too few texts.
@@ -149,7 +145,6 @@ def table(done: Probe) -> ResultTable:
 
 
 def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, str, float]:
-    """The two domains with the closest means, and their distance."""
     apart_DD = geometry.centroid_distances_DD + np.diag(np.full(len(domains), np.inf))
     first, second = divmod(int(apart_DD.argmin()), len(domains))
     return domains[first], domains[second], float(apart_DD[first, second])

@@ -19,8 +19,6 @@ _PERPLEXITY = 30.0  # scikit-learn's default; fewer texts need a lower one
 
 @dataclass(frozen=True)
 class Geometry:
-    """The numbers and the t-SNE points of one model."""
-
     silhouette: float
     linear_probe_accuracy: float
     centroid_distances_DD: Floats

@@ -14,8 +14,6 @@ from workers.durable import write_durably
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """The run to track."""
-
     folder: Path
     run_id: str
     name: str
@@ -36,11 +34,9 @@ class Tracker(Protocol):
 
     def log(self, records: Sequence[StepRecord]) -> None:
         """Log the next steps, all later than `last_step`, and advance `last_step`."""
-        ...
 
     def close(self, is_finished: bool) -> None:
         """Flush and close; `is_finished`: the run has its result, otherwise it failed or was stopped."""
-        ...
 
 
 class LastStep:

@@ -17,14 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunFollower:
-    """Passes a run's records to a tracker, which is opened with the first of them.
-
-    Args:
-        folder: the run folder.
-        run_id: id of the run.
-        kind: name of the tracker, for messages.
-        open_tracker: creates the tracked run, or resumes it.
-    """
+    """Passes a run's records to a tracker, which `open_tracker` creates or resumes with the first of them."""
 
     def __init__(self, folder: Path, run_id: str, kind: str, open_tracker: Callable[[RunIdentity], Tracker]) -> None:
         self._records = RunRecords(folder)

@@ -39,8 +39,6 @@ _STEP_COLUMNS = {
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Everything known about a completed step."""
-
     step: int
     values: dict[str, float]
     time: float
@@ -48,8 +46,6 @@ class StepRecord:
 
 
 class RunRecords:
-    """The records of a run, read from its files only."""
-
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder(folder)
         self._whole_up_to = -1

@@ -23,8 +23,6 @@ CLOSING_SECONDS = 60.0  # for a tracker's last values; it must not delay the end
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run to be trained, and its trackers."""
-
     folder: Path
     run_id: str
     trackers: tuple[TrackerConfig, ...] = ()
@@ -70,13 +68,8 @@ def track(runs: Sequence[TrackedRun]) -> Iterator[None]:
 class Follower(Protocol):
     """Passes one run to one destination. Neither method raises."""
 
-    def look(self) -> None:
-        """Pass on what is new."""
-        ...
-
-    def end(self) -> None:
-        """Pass on the rest: the run is over, with or without a result."""
-        ...
+    def look(self) -> None: ...
+    def end(self) -> None: ...  # the run is over, with or without a result
 
 
 class Watch(threading.Thread):

@@ -31,12 +31,10 @@ class ScoringView(LiveView):
             self._console.print(Text(f"{self._name}: {self._num_requests:,} answers"), soft_wrap=True)
 
     def begin(self, num_requests: int) -> None:
-        """`num_requests` more answers are expected."""
         self._num_requests += num_requests
         self._progress.update(self._bar, description=self._name, total=self._num_requests)
 
     def advance(self) -> None:
-        """One answer has arrived."""
         self._progress.advance(self._bar)
 
 

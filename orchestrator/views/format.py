@@ -72,7 +72,6 @@ def format_score(score: Score) -> str:
 
 
 def format_score_change(metric: MetricScores) -> str:
-    """Result minus base, with its sign."""
     return NOTHING if metric.change is None else f"{metric.change:+.3f}"
 
 

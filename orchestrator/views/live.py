@@ -70,5 +70,4 @@ def progress_bars(console: Console, *columns: ProgressColumn) -> Progress:
 
 
 def note_column() -> TextColumn:
-    """A column with the field `note` of each task."""
     return TextColumn("{task.fields[note]}", markup=False)

@@ -11,7 +11,6 @@ GOLDEN_ANGLE = 0.381966  # of the hue circle: neighbours in the list stay far ap
 
 
 def color_by_name(names: Sequence[str]) -> dict[str, str]:
-    """The colour of each name as #rrggbb, by its position."""
     return {name: _color(index) for index, name in enumerate(names)}
 
 

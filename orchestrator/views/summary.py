@@ -29,7 +29,6 @@ _STYLES = {"improved": "green", "mixed": "yellow", "unchanged": "yellow"} | dict
 
 
 def summary_view(run_folder: Path) -> RenderableType:
-    """The table, verdict and result paths of a finished run."""
     run = read_run(run_folder)
     if run.summary is None:
         return Text(f"{run.path}: not finished, no summary.json")
@@ -42,13 +41,7 @@ def summary_view(run_folder: Path) -> RenderableType:
 
 
 def domain_table(run: RunFolder, result: RunSummary, errors: RunErrors) -> ResultTable:
-    """A row for each domain of a run: shares, epochs, and losses with their standard errors.
-
-    Args:
-        run: the run, whose domains are shown.
-        result: its summary so far.
-        errors: standard errors of its losses.
-    """
+    """A row for each domain of a run: shares, epochs, and losses with their standard errors."""
     colors = color_by_name(run.domains)
     columns = columns_of(_HEADINGS, (_cells(each, errors.of(name)) for name, each in result.domains.items()))
     return ResultTable(

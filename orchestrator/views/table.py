@@ -70,8 +70,6 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """The label of a row and its style."""
-
     label: str
     detail: str = ""
     """Small below the label; in the terminal a separate column, if the table has a heading for it."""
@@ -84,8 +82,6 @@ class Row:
 
 @dataclass(frozen=True)
 class Remark:
-    """Sentences about one row."""
-
     label: str
     lines: Sequence[str]
     is_bad: bool = False
@@ -109,7 +105,6 @@ class ResultTable:
     """Where the method fails; listed at the end of a page."""
 
     def transposed(self, heading: str) -> "ResultTable":
-        """A column for each row, so that many columns fit into a terminal."""
         columns = [
             Column(row.label, [column.cells[place] for column in self.columns]) for place, row in enumerate(self.rows)
         ]
@@ -192,7 +187,6 @@ def best_marked(
 
 
 def columns_of(headings: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> list[Column]:
-    """Columns from rows of cells or of texts."""
     cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     return [Column(heading, [row[place] for row in cells]) for place, heading in enumerate(headings)]
 

@@ -92,7 +92,6 @@ class RunView(LiveView):
         self.console.print(Text(line), soft_wrap=True)
 
     def render(self) -> RenderableType:
-        """The view as it is now."""
         return Group(self._heading(), self._progress(), self._domain_table(), self._event_line())
 
     def _heading(self) -> Text:
@@ -208,7 +207,6 @@ class PreparationView(LiveView):
         self._finished: set[str] = set()
 
     def update(self, domain: str, done: int, total: int) -> None:
-        """`done` of `total` parts of the domain are prepared."""
         if domain not in self._tasks:
             self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
         self._progress.update(self._tasks[domain], completed=done, total=total)

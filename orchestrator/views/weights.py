@@ -17,7 +17,6 @@ _LOOK_EVERY_SECONDS = 0.2
 
 
 def weights_view(run_folder: Path) -> RenderableType:
-    """The newest version, a row for each domain."""
     version = newest_version(run_folder)
     cells = [
         (format_share(share), "pinned" if name in version.pinned else "") for name, share in version.shares.items()
@@ -33,7 +32,6 @@ def weights_view(run_folder: Path) -> RenderableType:
 
 
 def history_view(run_folder: Path) -> RenderableType:
-    """A row for each version."""
     versions = read_versions(run_folder)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("version", "from step"):

@@ -105,7 +105,7 @@ def test_from_the_list_to_a_comparison(page: Any, server: Server) -> None:
     assert "token" not in page.url
     page.check('input[data-group="study-compare"]')
     page.check('input[data-run="alpha"]')
-    assert page.locator("#chosen span").inner_text() == "3 runs chosen"
+    assert page.locator("#chosen span").inner_text() == "3 runs selected"
     page.click("#chosen a")
     wait_for_plots(page)
     assert set(traces(page, "Loss per domain law")) == {"alpha", "one-seed0", "two-seed0"}
@@ -217,7 +217,7 @@ def test_it_fits_a_phone_by_day_and_by_night(browser: Any, server: Server, schem
 
 def test_a_taken_port_and_a_missing_folder_are_told_in_a_line(server: Server, tmp_path: Path) -> None:
     port = server.base.rsplit(":", 1)[1]
-    for arguments, words in (([str(tmp_path), "--port", port], "--port"), ([str(tmp_path / "none")], "no folder")):
+    for arguments, words in (([str(tmp_path), "--port", port], "--port"), ([str(tmp_path / "none")], "not a folder")):
         command = [sys.executable, "-m", "orchestrator.cli.main", "dashboard", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.summary import base_losses
 from orchestrator.views.palette import color_by_name
 from orchestrator.views.report import comparison_table, write_report
-from orchestrator.views.report.series import MAX_POINTS, thin
+from orchestrator.views.report.series import MAX_POINTS, Thinning
 from tests.unit.conftest import FakeRun, MakeFakeRun
 from workers.validation.loss_statistics import ExampleLosses
 
@@ -285,12 +285,12 @@ def test_long_runs_are_thinned_by_means_over_bins() -> None:
     steps = np.arange(1, 100_001)
     values = np.where(steps <= 50_000, 1.0, 3.0)
     values[::7] = np.nan
-    x, y = thin(steps, values)
+    x, y = Thinning().means(steps, values)
     assert len(x) == len(y) == MAX_POINTS
     assert set(y) == {1.0, 3.0}
     assert x[0] == 25.5 and x[-1] == 99_975.5
     values[:50] = np.inf
-    assert thin(steps, values)[1][0] is None
+    assert Thinning().means(steps, values)[1][0] is None
 
 
 def test_a_hundred_thousand_lines_take_seconds(fake_run: MakeFakeRun) -> None:

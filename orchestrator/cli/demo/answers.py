@@ -31,7 +31,6 @@ def generate_answers(folder: Path, prompts: Sequence[str]) -> list[str]:
 
 
 def answers_table(prompts: Sequence[tuple[str, str]], before: Sequence[str], after: Sequence[str]) -> Table:
-    """Held-out prompts with the answers of the base model and of the trained model."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("domain", no_wrap=True)
     table.add_column("held-out prompt", overflow="fold")

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 
 class Turn(NamedTuple):
-    """A prompt and its answer."""
-
     prompt: str
     answer: str
 

@@ -33,7 +33,6 @@ def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console
         model: the base model, a folder or a name on the hub.
         output: file to write; it must not exist.
         num_gpus: GPUs of this machine; with 0 the configuration trains on CPUs.
-        console: receives a line for each domain.
 
     Raises:
         ValueError: there is no data, or the output file already exists.

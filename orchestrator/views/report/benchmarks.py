@@ -22,7 +22,6 @@ _CHANGE_NOTE = (
 
 
 def benchmark_sections(runs: Sequence[RunFolder]) -> list[Section]:
-    """A section with the scores of tasks.json; none if there are none."""
     if not any(run.tasks for run in runs):
         return []
     if len(runs) > 1:
@@ -51,7 +50,6 @@ def _metrics(run: RunFolder) -> Iterator[tuple[tuple[str, str], MetricScores]]:
 
 
 def _plots(runs: Sequence[RunFolder], shown: Mapping[str, _Scores], colors: Mapping[str, str]) -> list[Plot]:
-    """One plot for all metrics on the scale from 0 to 1, and one for each other metric."""
     places: dict[str, dict[tuple[str, str], None]] = {}
     for run in runs:
         for key, metric in _metrics(run):
@@ -62,7 +60,6 @@ def _plots(runs: Sequence[RunFolder], shown: Mapping[str, _Scores], colors: Mapp
 
 
 def _figure(keys: Sequence[tuple[str, str]], shown: Mapping[str, _Scores], colors: Mapping[str, str]) -> go.Figure:
-    """A line for each task and metric, with a point and its error for each model."""
     names = [f"{label(task)}<br>{label(metric)}" for task, metric in keys]
     points = {
         model: {

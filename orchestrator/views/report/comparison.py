@@ -66,7 +66,6 @@ def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
 
 
 def all_domains(runs: Sequence[RunFolder]) -> list[str]:
-    """The domains of all runs, in order of appearance."""
     return list(dict.fromkeys(domain for run in runs for domain in run.domains))
 
 
@@ -77,8 +76,6 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
-    """A row for each run: final losses with their errors and paired differences from the first run; the best loss of
-    each column is marked."""
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
     pairs, labels = pair_with_first(runs), list(colors)
     means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
@@ -110,7 +107,6 @@ def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
 
 
 def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
-    """The verdict on a run, shown below the table."""
     return Remark(label, verdict_lines(run, result), is_bad=result.verdict in HARMFUL)
 
 

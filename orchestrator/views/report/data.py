@@ -29,7 +29,6 @@ _NOTE = (
 
 
 def data_sections(run: RunFolder) -> list[Section]:
-    """A section with the table; none if the run has no counts."""
     if run.data is None:
         return []
     domains = run.data.domains

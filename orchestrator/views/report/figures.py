@@ -34,8 +34,6 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """Plots that belong together, with a note that says what they show."""
-
     title: str
     note: str
     plots: list[Plot] = field(default_factory=list)
@@ -45,7 +43,6 @@ class Section:
 
 
 def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:
-    """Avoid fractional steps on the axes of a run with few steps."""
     if last_step <= MAX_STEPS_ALL_TICKED:
         for section in sections:
             for plot in section.plots:
@@ -110,12 +107,7 @@ def points_figure(
 ) -> go.Figure:
     """A line for each name, the first on top, with a point for each model or run.
 
-    Args:
-        names: names of the lines.
-        points: the points on them.
-        colors: colours of the models.
-        hover: plotly's hover template, in which `customdata` is the texts of a point.
-        row_pixels: distance between lines.
+    `hover` is plotly's hover template, where `customdata` is the texts of a point; `row_pixels` the distance of lines.
     """
     figure = go.Figure(layout=layout(_AXIS_PIXELS + row_pixels * len(names)))
     for index, (model, by_line) in enumerate(points.items()):

@@ -35,7 +35,6 @@ MAX_EVENTS_SHOWN = 100
 
 
 def write_report(run_folders: Sequence[Path], output: Path) -> None:
-    """Write the report of one run, or the comparison of several, to `output`."""
     if not run_folders:
         raise ValueError("a report needs at least one run folder")
     runs = load_runs(run_folders)
@@ -49,15 +48,7 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
 def write_table_page(
     output: Path, title: str, table: ResultTable, sections: Sequence[Section], domains: Sequence[str] = ()
 ) -> None:
-    """Write a page with a table and its plots.
-
-    Args:
-        output: file to write.
-        title: title of the page.
-        table: shown first; its caveats are shown at the end.
-        sections: the plots.
-        domains: domains that the reader can hide in all plots.
-    """
+    """Write a page with a table and its plots; the reader can hide each of `domains` in all plots."""
     values = {"title": title, "table": table, "domain_colors": color_by_name(domains)}
     write_page(output, render_page("comparison.html", sections, table.caveats, **values))
 
@@ -109,7 +100,6 @@ def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
 
 
 def _course(loss: LossCourse, change: Change | None = None) -> str:
-    """The loss at the start and at the end, and the change with its error."""
     told = f" ({format_change(change)})" if change else ""
     return f"{format_loss(loss.start)} \u2192 {format_loss(loss.end)}{told}"
 
@@ -153,7 +143,6 @@ def environment(*packages: str) -> Environment:
 
 
 def asset(name: str) -> str:
-    """The text of a style sheet or script that all pages share."""
     return resources.files("orchestrator.views.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """The sections of the page of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ MAX_CELLS_WITH_NUMBERS = 8
 
 
 def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
-    """All plots of a run; sections without data are left out."""
     sections = [
         Section(
             "Shares over time",
@@ -110,19 +109,17 @@ def _error_band(
     """A band of two standard errors to each side of the loss."""
     if not np.isfinite(losses + errors).any():
         return []
-    edge: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 0}, "hoverinfo": "skip"}
-    fills: tuple[dict[str, Any], ...] = ({}, {"fill": "tonexty", "fillcolor": _pale(color)})
-    traces = []
-    for name, sign, fill in zip(("two errors less", "two errors more"), (-CLEAR, CLEAR), fills, strict=True):
-        x, y = thinning.means(steps, losses + sign * errors)
-        traces.append(line(x, y, name, color, **edge, **fill))
-    return traces
+    x, low = thinning.means(steps, losses - CLEAR * errors)
+    _, high = thinning.means(steps, losses + CLEAR * errors)
+    return _band(x, {"two errors less": low, "two errors more": high}, color, 0.18)
 
 
-def _pale(color: str) -> str:
-    """A colour of the palette (#rrggbb), made translucent."""
+def _band(x: Sequence[float], edges: Mapping[str, list[float | None]], color: str, opacity: float) -> list[go.Scatter]:
+    """The area between the lower and the upper edge, in a translucent colour of the palette (#rrggbb)."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
+    edge: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 0}, "hoverinfo": "skip"}
+    fills: list[dict[str, Any]] = [{}, {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},{opacity})"}]
+    return [line(x, y, name, color, **edge, **fill) for (name, y), fill in zip(edges.items(), fills, strict=True)]
 
 
 def _range(evaluated: Sequence[float], trained: Sequence[float | None]) -> list[float] | None:
@@ -240,18 +237,7 @@ def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
             ticks = {"tickformat": number_format} if key == "learning_rate" else {}
             figure = go.Figure(layout=layout(170, yaxis={"hoverformat": number_format} | ticks))
             figure.add_trace(line(x, y, title, NEUTRAL, line={"color": NEUTRAL, "width": 1.2}))
-            figure.add_traces(_band(x, thinning.extremes(column)))
+            if extremes := thinning.extremes(column):  # what the mean of many steps hides
+                figure.add_traces(_band(x, dict(zip(("lowest", "highest"), extremes, strict=True)), NEUTRAL, 0.25))
             plots.append(Plot(title, figure))
     return plots
-
-
-def _band(x: Sequence[float], extremes: tuple[list[float | None], list[float | None]] | None) -> list[go.Scatter]:
-    """The band between the lowest and the highest values behind each mean."""
-    if extremes is None:
-        return []
-    edge: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 0}, "hoverinfo": "skip"}
-    fills: tuple[dict[str, Any], ...] = ({}, {"fill": "tonexty", "fillcolor": "rgba(127,142,163,0.25)"})
-    return [
-        line(x, y, name, NEUTRAL, **edge, **fill)
-        for y, name, fill in zip(extremes, ("lowest", "highest"), fills, strict=True)
-    ]

@@ -59,13 +59,6 @@ class Thinning:
         return gaps(low), gaps(high)
 
 
-def thin(
-    steps: NDArray[np.int64], values: NDArray[np.float64], max_points: int = MAX_POINTS
-) -> tuple[list[float], list[float | None]]:
-    """At most `max_points` points: means over bins of consecutive lines, of whatever is finite in the bin."""
-    return Thinning(max_points).means(steps, values)
-
-
 def gaps(values: ArrayLike) -> list[float | None]:
     """The values as a list, with None, which plots skip, for values that are not finite."""
     numbers = np.asarray(values, dtype=np.float64)

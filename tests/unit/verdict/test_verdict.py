@@ -143,8 +143,7 @@ def test_a_loss_that_is_not_finite_at_the_end_is_divergence(tmp_path: Path) -> N
     assert (summary.verdict, summary.not_finite, summary.best and summary.best.step) == ("diverged", ["law"], 10)
     told = " ".join(verdict_lines(folder, summary))
     assert (
-        "the mean loss was 2.500 at the start and is not finite at the end. The model in best/ is from step 10."
-        in told
+        "the mean loss was 2.500 at the start and is not finite at the end. The model in best/ is from step 10." in told
     )
     assert "Not finite at the last evaluation: the loss of law." in told
 
@@ -160,8 +159,9 @@ def test_a_training_loss_that_rises_for_good_is_divergence(tmp_path: Path) -> No
     assert summary.verdict == "diverged" and summary.divergence is not None
     rise = summary.divergence
     assert (rise.loss_nats_lowest, rise.loss_nats_end) == (2.0, 5.0) and 10 < rise.step <= 20
-    assert f"The training loss rose for good: 2.000 around step {rise.step}, 5.000 at the end." in verdict_lines(
-        folder, summary
+    assert (
+        f"The training loss rose and did not recover: 2.000 around step {rise.step}, 5.000 at the end."
+        in verdict_lines(folder, summary)
     )
 
 
@@ -211,7 +211,9 @@ def test_while_a_run_goes_on_only_harm_is_told(tmp_path: Path, verdict: str) -> 
     folder.refresh()
     lines = verdict_lines(folder, summarise(folder))
     if verdict in HARMFUL:
-        assert lines[0].startswith("So far, at the evaluation of step 20, the model gets worse: the mean loss was 2.500")
+        assert lines[0].startswith(
+            "So far, at the evaluation of step 20, the model gets worse: the mean loss was 2.500"
+        )
     elif verdict == "mixed":
         assert lines == [
             "So far, at the evaluation of step 20, 1 of 2 domains is worse than the base model: law 3.000 to 3.200."
@@ -237,7 +239,9 @@ def test_the_terminal_says_it_in_lines_that_fit(tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    assert "Worse than the base model: at no evaluation was the mean loss below its initial 2.500" in " ".join(text.split())
+    assert "Worse than the base model: at no evaluation was the mean loss below its initial 2.500" in " ".join(
+        text.split()
+    )
 
 
 @pytest.mark.parametrize(
