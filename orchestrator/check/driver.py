@@ -17,7 +17,7 @@ from orchestrator.mixing import initial_weights
 from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
-from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
+from orchestrator.prepare.memory import GIB, ModelShape, estimate_for_shape, read_shape
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
 from orchestrator.runs.data_record import DomainCounts, Finding
 from orchestrator.runs.folder import is_finished
@@ -134,17 +134,14 @@ def _look_at_model(config: RunConfig, stores: Mapping[str, DomainStores]) -> _Mo
     most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
     shape = read_shape(config)
     memory = estimate_for_shape(shape, config, most)
-    return _Model(shape, _memory_need(memory), _isolation(config, stores, shape.num_parameters))
-
-
-def _memory_need(memory: MemoryEstimate) -> MemoryNeed:
-    return MemoryNeed(
+    need = MemoryNeed(
         num_parameters=memory.num_parameters,
         num_trainable=memory.num_trainable,
         peak_gib=memory.total_gib,
         moment=memory.moment,
         parts_gib={part: size / GIB for part, size in memory.parts.items() if size},
     )
+    return _Model(shape, need, _isolation(config, stores, shape.num_parameters))
 
 
 def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:

@@ -15,7 +15,7 @@ _WIDEST = 1000
 _ALWAYS: dict[str, Callable[[CheckedDomain], str]] = {
     "share": lambda domain: format_share(domain.share),
     "examples": lambda domain: f"{domain.train.num_examples:,}" if domain.train else NOTHING,
-    "rows": lambda domain: f"{domain.train.num_rows:,}" if domain.train else NOTHING,
+    "sequences": lambda domain: f"{domain.train.num_rows:,}" if domain.train else NOTHING,
     "tokens": lambda domain: f"{domain.train.num_tokens:,}" if domain.train else NOTHING,
 }
 _WHERE_ANY: dict[str, Callable[[CheckedDomain], int]] = {

@@ -28,16 +28,13 @@ def control_handler(catalog: Catalog, digest: str) -> Handler:
         except UnknownRunError as error:
             return _refused(404, str(error))
         except ValidationError as error:
-            return _refused(422, "; ".join(_sentence(fault["loc"], fault["msg"]) for fault in error.errors()))
+            faults = [[*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")] for fault in error.errors()]
+            return _refused(422, "; ".join(map(": ".join, faults)))
         except (ValueError, OSError) as error:
             return _refused(422, str(error))
         return web.json_response({"id": request_id}, status=202)
 
     return control
-
-
-def _sentence(place: tuple[int | str, ...], message: str) -> str:
-    return ": ".join([*map(str, place), message.removeprefix("Value error, ")])
 
 
 def _refused(status: int, why: str) -> web.Response:

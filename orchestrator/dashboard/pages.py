@@ -29,7 +29,6 @@ from orchestrator.views.report.html import MAX_EVENTS_SHOWN, environment, run_fa
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.report.series import Thinning, figure_json
 from orchestrator.views.summary import domain_table
-from workers.contracts import DomainWeights
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
@@ -115,7 +114,7 @@ class RunPage:
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
     sections = [*benchmark_sections([run]), *run_sections(run, LIVE), *data_sections(run)]
     result, errors = summarise(run), run_errors(run)
-    health = health_facts(run, state, process)
+    weights = run.weights_at(run.metrics.last_step + (run.summary is None))  # for the next step; if finished, the last
     common: dict[str, Any] = {
         "run": run,
         "state": state,
@@ -124,12 +123,12 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "model": run.setting("model", "path") or "-",
         "domain_colors": color_by_name(run.domains),
         "facts": _facts(run, state, result, errors),
-        "health": health,
+        "health": health_facts(run, state, process),
         "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
         "num_events": len(run.events),
         "num_unreadable_lines": run.num_unreadable_lines,
         "progress": _progress(run),
-        "weights": _holding(run),
+        "weights": weights,
         "waiting": [_waiting(run, request) for request in waiting],
         "sections": sections,
     }
@@ -138,7 +137,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "numbers": "run_numbers.html",
         "verdict": "verdict.html",
         "health": "run_health.html",
-        "holding": "run_holding.html",
+        "weights": "run_weights.html",
         "steer": "run_steer.html",
         "events": "events.html",
         "domains": "domains.html",
@@ -147,14 +146,9 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
     parts["table"] = domain_table(run, result, errors).to_html()
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
-    if (holding := _holding(run)) is not None:
-        values |= {"shares": holding.shares, "pinned": holding.pinned}
+    if weights is not None:
+        values |= {"shares": weights.shares, "pinned": weights.pinned}
     return Snapshot(parts, _figures(sections), values)
-
-
-def _holding(run: RunFolder) -> DomainWeights | None:
-    """The version for the next step; of a finished run, that of its last step."""
-    return run.weights_at(run.metrics.last_step + (run.summary is None))
 
 
 def _waiting(run: RunFolder, request_id: str) -> str:

@@ -25,8 +25,8 @@ _MAX_PARAM_LENGTH = 500  # older servers reject longer values
 
 class MLflowTracker:
     def __init__(self, settings: MLflowConfig, run: RunIdentity) -> None:
-        beside = f"sqlite:///{run.folder.absolute().parent / 'mlflow.db'}"
-        uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        default = f"sqlite:///{run.folder.absolute().parent / 'mlflow.db'}"
+        uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self._client = MlflowClient(tracking_uri=uri)
         experiment = self._experiment(settings.experiment)
         known = self._client.search_runs([experiment], filter_string=f"tags.`{RUN_ID_TAG}` = '{run.run_id}'")

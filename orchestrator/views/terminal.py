@@ -76,7 +76,9 @@ class RunView(LiveView):
             return False
 
     def _show(self) -> None:
-        self._follow_pace()
+        step = self.run.metrics.last_step
+        if step > 0 and (self._pace_from is None or step < self._pace_from[0]):  # a resumed run goes back
+            self._pace_from = (step, time.monotonic())
         if self._live is not None:
             self._live.update(self.render(), refresh=True)
             return
@@ -169,11 +171,6 @@ class RunView(LiveView):
     def _next_step(self, step: int) -> int:
         """The step after `step`; the last step for itself, because the version after it is never used."""
         return min(step + 1, self.total_steps)
-
-    def _follow_pace(self) -> None:
-        step = self.run.metrics.last_step
-        if step > 0 and (self._pace_from is None or step < self._pace_from[0]):  # a resumed run goes back
-            self._pace_from = (step, time.monotonic())
 
     def _eta_seconds(self, step: int | None = None) -> float:
         """Estimated by the wall clock, including evaluations and checkpoints, once enough time has passed."""

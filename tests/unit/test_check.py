@@ -119,7 +119,7 @@ def test_the_table_has_a_column_for_what_there_is_and_a_line_for_each_reason(tmp
         "domain",
         "share",
         "examples",
-        "rows",
+        "sequences",
         "tokens",
         "bad",
         "repeats",
@@ -140,7 +140,7 @@ def test_columns_that_are_zero_everywhere_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = print_plan(file, "mixing={type: uniform}", "training.global_batch_size=4")
     header = next(line for line in plan.splitlines() if line.startswith("domain"))
-    assert header.split() == ["domain", "share", "examples", "rows", "tokens", "eval", "epochs"]
+    assert header.split() == ["domain", "share", "examples", "sequences", "tokens", "eval", "epochs"]
     assert "law: " not in plan
 
 

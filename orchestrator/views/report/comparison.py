@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from rich.console import RenderableType
 
-from orchestrator.runs.benchmark_record import MetricScores, asked_for
+from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.loss_errors import run_errors
 from orchestrator.runs.losses import mean_course
@@ -149,15 +149,14 @@ def _benchmarks(runs: Sequence[RunFolder]) -> list[Column]:
     columns = []
     for heading in dict.fromkeys(heading for each in scores for heading in each):
         metrics = [each.get(heading) for each in scores]
-        cells = [_score(metric) if metric else Cell(NOTHING) for metric in metrics]
+        cells = [
+            Cell(format_score(metric.result), f" ({format_score_change(metric)})") if metric else Cell(NOTHING)
+            for metric in metrics
+        ]
         values = [metric.result.value if metric else None for metric in metrics]
         is_higher_better = next(metric for metric in metrics if metric).is_higher_better
         columns.append(Column(heading, best_marked(cells, values, is_higher_better)))
     return columns
-
-
-def _score(metric: MetricScores) -> Cell:
-    return Cell(format_score(metric.result), f" ({format_score_change(metric)})")
 
 
 def comparison_table(run_folders: Sequence[Path]) -> RenderableType:

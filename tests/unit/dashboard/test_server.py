@@ -148,7 +148,7 @@ def test_with_the_token_a_request_reaches_the_run(live: FakeRun, tmp_path: Path)
             assert response.status == 202
             assert (await response.json())["id"] in waiting_requests(live.path)
         message = await first_message(session, f"{base}/live/run/live")
-        assert "pin law 0.4 by ada" in message["parts"]["holding"]
+        assert "pin law 0.4 by ada" in message["parts"]["weights"]
 
     with_server(tmp_path, talk)
     (request_id,) = waiting_requests(live.path)
