@@ -104,9 +104,7 @@ def evaluate_model(
     Args:
         config: the model; it runs on a GPU if there is one.
         tasks: from `load_tasks`; the same tasks can be used for several models in turn.
-        progress: receives the number of answers.
         limit: evaluate only the first `limit` samples of each task.
-        batch_size: sequences per forward pass.
         chat: whether prompts are formatted with the model's chat template.
         allow_code: as for `load_tasks`.
     """

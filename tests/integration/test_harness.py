@@ -99,7 +99,7 @@ def test_questions_stand_in_the_chat_template_and_every_answer_is_told(folder: P
 
 
 def test_a_task_that_is_not_known_or_not_readable_is_told(folder: Path) -> None:
-    assert load_error(["wriet"], folder) == "task wriet is not known; did you mean write?"
+    assert load_error(["wriet"], folder) == "task wriet is unknown; did you mean write?"
     (folder / "bad.yaml").write_text("task: [bad")
     assert f"(not readable: {folder / 'bad.yaml'}: while parsing a flow sequence" in load_error(["bad"], folder)
     write_variant(folder, "typo", doc_to_txt="{{question}}")

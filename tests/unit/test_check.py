@@ -38,7 +38,7 @@ def test_a_broken_base_is_told_before_its_rows_are_prepared(tmp_path: Path) -> N
     file = write_run(tmp_path)
     weights = tmp_path / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=rf"^model\.path: {weights} has .* cut off"):
+    with pytest.raises(ValueError, match=rf"^model\.path: {weights} has .* truncated"):
         print_plan(file)
     assert not (tmp_path / "runs").exists()
 

@@ -102,7 +102,7 @@ def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
         columns,
         explanation=_EXPLANATION + (_BENCHMARKS if benchmarks else ""),
         notes=[f"{ERROR_NOTE}.{paired}"],
-        remarks=[remark_on(label, run, result) for label, run, result in told if _is_told(result)],
+        remarks=[remark_on(label, run, result) for label, run, result in told if _needs_remark(result)],
     )
 
 
@@ -110,7 +110,7 @@ def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
     return Remark(label, verdict_lines(run, result), is_bad=result.verdict in HARMFUL)
 
 
-def _is_told(result: RunSummary) -> bool:
+def _needs_remark(result: RunSummary) -> bool:
     is_over_fitted = any(domain.is_past_lowest for domain in result.domains.values())
     return result.verdict in HARMFUL or result.verdict == "mixed" or is_over_fitted
 
