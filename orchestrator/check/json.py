@@ -28,9 +28,8 @@ def print_checked(load: Callable[[], PlanConfig]) -> None:
     try:
         with _stdout_for_json():
             config = load()
-            from orchestrator.check.driver import (
-                checked_plans,
-            )  # slow, so after the faults of the configuration
+            # Slow to import, so only after the faults of the configuration are found.
+            from orchestrator.check.driver import checked_plans
 
             plans = [plan.model_dump(mode="json") for plan in checked_plans(config, Console(stderr=True))]
     except (ValueError, RuntimeError, OSError) as error:

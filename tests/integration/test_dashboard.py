@@ -109,8 +109,8 @@ def test_from_the_list_to_a_comparison(page: Any, server: Server) -> None:
     page.click("#chosen a")
     wait_for_plots(page)
     assert set(traces(page, "Loss per domain law")) == {"alpha", "one-seed0", "two-seed0"}
-    assert page.locator(".comparison tbody tr").count() == 3
-    assert page.locator(".comparison strong").count() > 3
+    assert page.locator(".results tbody tr").count() == 3
+    assert page.locator(".results strong").count() > 3
 
 
 def test_a_run_shows_what_its_files_say(page: Any, server: Server) -> None:
