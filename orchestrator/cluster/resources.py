@@ -30,13 +30,9 @@ def count_fitting(clusters: Iterable[ClusterConfig]) -> int:
 
 
 def num_side_by_side(nodes: Iterable[Mapping[str, float]], clusters: Iterable[ClusterConfig]) -> int:
-    """How many runs fit at the same time, whichever of them they are; at least 1.
+    """How many of these runs fit at the same time, whichever they are, on nodes with these CPUs and GPUs; at least 1.
 
     With more drivers than room for their workers, worker groups would wait for each other forever.
-
-    Args:
-        nodes: CPUs and GPUs of each node.
-        clusters: what the runs need.
     """
     nodes = list(nodes)
     return max(1, min(_num_worker_places(nodes, cluster) // cluster.num_workers for cluster in clusters))

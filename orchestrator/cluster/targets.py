@@ -37,7 +37,7 @@ def announced_to_prometheus() -> Iterator[None]:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove the files of drivers that were killed."""
+    """Drivers that were killed leave their files behind."""
     for path in folder.glob(f"{_PREFIX}*.json"):
         try:
             os.kill(int(path.stem.removeprefix(_PREFIX)), 0)

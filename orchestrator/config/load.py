@@ -39,28 +39,24 @@ class _BoundedLoader(yaml.SafeLoader):
         self._depth += 1
         if getattr(event, "tag", None) is not None:
             problem = f"tag {event.tag!r} is not allowed; remove it"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        if self._depth > _MAX_DEPTH:
+        elif self._depth > _MAX_DEPTH:
             problem = f"nested more than {_MAX_DEPTH} levels deep"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        if self._num_values > _MAX_VALUES:
+        elif self._num_values > _MAX_VALUES:
             problem = f"more than {_MAX_VALUES:,} values"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+        else:
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            return node
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> SweepConfig:
-    """Read, override and validate a configuration.
+    """Read, override and validate a configuration; ConfigError with one line for each fault.
 
     Args:
         path: YAML file. Relative paths in it are relative to the current folder.
         overrides: `a.b=value` pairs, applied before validation; values are YAML.
         check_files: also check the files that it names, and the GPUs that a local run needs.
-
-    Raises:
-        ConfigError: with one line for each fault.
     """
     if lines := plugin_faults():
         raise ConfigError(lines)

@@ -23,16 +23,10 @@ _NAMED_GROUPS: tuple[KeyPath, ...] = (("domains",),)
 def apply_overrides(
     overrides: Sequence[str], data: dict[str, Any], origins: Origins, read: Callable[[str], Any]
 ) -> None:
-    """Apply every `a.b=value` to the data, in order.
+    """Apply every `a.b=value` to the data, in order; `data` and `origins`, those of its keys, are changed in place.
 
-    Args:
-        overrides: as typed.
-        data: of the file; changed in place.
-        origins: of its keys; changed in place.
-        read: parses a value; raises yaml.YAMLError or ValueError.
-
-    Raises:
-        ConfigError: an override does not have that form, or its path does not exist.
+    `read` parses a value, and raises yaml.YAMLError or ValueError. ConfigError if an override does not have that form,
+    or if its path does not exist.
     """
     set_before: dict[KeyPath, str] = {}
     for override in overrides:

@@ -126,10 +126,8 @@ class ControllerCore:
     def observe(self, feedback: DomainFeedback, recorded: DomainWeights | None = None) -> Decision:
         """Count one evaluation that `accepts` let through.
 
-        Args:
-            feedback: what was measured.
-            recorded: on replay, the next version of the journal. It overrides the algorithm's answer, since workers
-                have already trained with it.
+        On replay, `recorded` is the next version of the journal. It overrides the algorithm's answer, since workers
+        already trained with it.
         """
         self._last_counted = feedback.step
         self.last_pulled = max(self.last_pulled, feedback.step)  # measured after this step, so that was pulled

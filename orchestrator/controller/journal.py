@@ -26,11 +26,7 @@ from workers.events import log_event
 class DurableController:
     """A `WeightsSource` whose answers outlive the process. Opening a folder with a history resumes from it.
 
-    Args:
-        run_folder: where it writes.
-        run_id: the run whose feedback it accepts.
-        algorithm: what decides.
-        stopping: an event that, when set, acts like a call of `stop`.
+    It accepts feedback of the run `run_id` only. Setting `stopping` acts like a call of `stop`.
     """
 
     def __init__(

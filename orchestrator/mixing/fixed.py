@@ -20,7 +20,5 @@ class FixedConfig(MixingConfig):
 
 
 class Fixed(ConstantMixing[FixedConfig]):
-    """w_j as given."""
-
     def initial_weights(self) -> Shares:
         return given_shares(self.config.shares, self.domains)

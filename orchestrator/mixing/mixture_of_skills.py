@@ -136,7 +136,6 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         return dict(zip(self.names, values_N.tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
-        """Reward, smoothed reward, probability and logit of each domain."""
         quantities = {
             "reward": self.reward or {},
             "smoothed_reward": self.smoothed_reward or {},

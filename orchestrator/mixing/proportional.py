@@ -13,7 +13,5 @@ class ProportionalConfig(MixingConfig):
 
 
 class Proportional(ConstantMixing[ProportionalConfig]):
-    """w_j = n_j / sum_i n_i, n in examples or tokens."""
-
     def initial_weights(self) -> Shares:
         return initial_shares("proportional", self.domains, self.config.unit)

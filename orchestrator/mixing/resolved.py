@@ -19,15 +19,9 @@ class ResolvedMixing:
 
 
 def resolve(config: MixingConfig, measured: Measured, names: Sequence[str]) -> ResolvedMixing:
-    """The settings with words and files replaced by the numbers that were measured or read.
+    """The settings, for the domains `names`, with words and files replaced by the numbers that were measured or read.
 
-    Args:
-        config: as written.
-        measured: numbers by domain.
-        names: the trained domains.
-
-    Raises:
-        ValueError: the settings or the numbers are for other domains, or something needed is not known.
+    ValueError if the settings or the numbers are for other domains, or if something needed is not known.
     """
     known = config.with_measured(measured)
     known.check_domains(names)

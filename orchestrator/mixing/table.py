@@ -58,13 +58,8 @@ def build_mixing_algorithm(
 ) -> MixingAlgorithm[Any]:
     """The algorithm that `config` names, for these domains.
 
-    Args:
-        config: resolved settings; or settings that are complete as written, validated or as plain data such as
-            {"type": "versatune", "sigma": 0.5, "reference": {...}}.
-        domains: name, num_examples and num_tokens of every domain.
-
-    Raises:
-        ValueError: the config is not valid or not complete, or its domains are not those in `domains`.
+    The config is resolved, or complete as written: validated, or plain data such as {"type": "versatune", "sigma": 0.5,
+    "reference": {...}}. ValueError if it is not valid or not complete, or if it is for other domains.
     """
     if isinstance(config, Mapping):
         config = _ADAPTER.validate_python(dict(config))

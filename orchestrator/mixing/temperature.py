@@ -21,8 +21,6 @@ class TemperatureConfig(MixingConfig):
 
 
 class Temperature(ConstantMixing[TemperatureConfig]):
-    """w_j proportional to q_j^(1/tau)."""
-
     def initial_weights(self) -> Shares:
         by_size = initial_shares("proportional", self.domains, self.config.unit)
         return flatten_by_temperature(by_size, self.config.tau)

@@ -13,7 +13,5 @@ class UniformConfig(MixingConfig):
 
 
 class Uniform(ConstantMixing[UniformConfig]):
-    """w_j = 1 / k."""
-
     def initial_weights(self) -> Shares:
         return initial_shares("uniform", self.domains, self.config.unit)

@@ -101,7 +101,6 @@ class VersaTune(MixingAlgorithm[VersaTuneConfig]):
         return raise_to_floor(initial_shares(self.config.initial, self.domains, self.config.unit), self.config.floor)
 
     def observe(self, feedback: DomainFeedback) -> Shares:
-        """P^(t) from P^(t-1) and the losses."""
         losses = {name: feedback.loss_nats(name) for name in self.names}
         if self.config.update == "loss":
             factor = self._exponentials(losses)

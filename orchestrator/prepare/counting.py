@@ -10,7 +10,6 @@ from workers.data.store import TokenStore
 
 
 def count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]:
-    """What happened to the rows of every domain."""
     trained = training_stores(stores)
     leaks = find_within(
         {name: domain.eval.prompts for name, domain in stores.items()},

@@ -89,9 +89,7 @@ class MemoryEstimate:
 def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
     """Estimate for the configured model, from its shapes alone: no weights are read.
 
-    Args:
-        config: the run.
-        loss_fraction: fraction of a sequence's tokens that count for the loss; logits of others are not kept.
+    Only `loss_fraction` of a sequence's tokens count for the loss; logits of the others are not kept.
     """
     return estimate_for_shape(read_shape(config), config, loss_fraction)
 
@@ -113,7 +111,6 @@ def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: floa
 
 
 def read_shape(config: RunConfig) -> ModelShape:
-    """The shape of the configured model, under its training strategy."""
     model = _build_without_weights(config)
     text: Any = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none

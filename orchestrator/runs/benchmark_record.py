@@ -120,8 +120,7 @@ def scores_from(
     """The records of one evaluation, groups before their members.
 
     Args:
-        base: what the harness returned for the base model.
-        result: the same for the run's model.
+        base: what the harness returned for the base model; `result` is the same for the run's model.
         version: of the harness.
         terms: `model`, `limit` and `chat` of the records.
     """

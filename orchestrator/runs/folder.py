@@ -10,6 +10,7 @@
 """
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ class RunFolder:
 
     def refresh(self) -> bool:
         """Read what was written since the last call; True if anything was."""
-        changed = [self._refresh_config(), self._refresh_summary(), self._weights.refresh(), self._feedback.refresh()]
+        changed = [self._refresh_fixed(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
-        changed += [self._refresh_tasks(), self._refresh_reference(), self._refresh_data()]
+        changed += [self._refresh_tasks(), self._refresh_reference()]
         num_before = len(self.events)
         for record in self._events_tail.new_records():
             try:
@@ -136,26 +137,14 @@ class RunFolder:
         holding = [weights for weights in self.weights if weights.effective_step <= max(step, 1)]
         return holding[-1] if holding else None
 
-    def _refresh_config(self) -> bool:
-        if self.config:
-            return False
-        try:
-            self.config = parse_line((self.path / "config.json").read_bytes()) or {}
-        except FileNotFoundError:
-            return False
-        return bool(self.config)
-
-    def _refresh_summary(self) -> bool:
-        if self.summary is None:
-            self.summary = load_model(self.path / "summary.json", RunSummary)
-            return self.summary is not None
-        return False
-
-    def _refresh_data(self) -> bool:
-        if self.data is None:
-            self.data = load_model(self.path / DATA_FILE, DataRecord)
-            return self.data is not None
-        return False
+    def _refresh_fixed(self) -> bool:
+        """Read the files that never change, if they have appeared."""
+        before = self.config, self.summary, self.data
+        with suppress(FileNotFoundError):
+            self.config = self.config or parse_line((self.path / "config.json").read_bytes()) or {}
+        self.summary = self.summary or load_model(self.path / "summary.json", RunSummary)
+        self.data = self.data or load_model(self.path / DATA_FILE, DataRecord)
+        return (self.config, self.summary, self.data) != before
 
     def _refresh_tasks(self) -> bool:
         if self._is_same(TASK_FILE):

@@ -65,14 +65,8 @@ def hold(lock: Path, refusal: str | None) -> Iterator[None]:
 def claim_folder(config: RunConfig, *, waits: bool = False) -> Iterator[str]:
     """Hold the run's folder and yield the run's id.
 
-    Args:
-        config: the run.
-        waits: wait if another driver holds it.
-
-    Raises:
-        FolderInUseError: another driver holds it.
-        ClaimError: something was trained there with another configuration. If nothing was, as after a run that failed
-            in its preparation, the folder is reset.
+    FolderInUseError if another driver holds it, unless `waits`. ClaimError if something was trained there with another
+    configuration; if nothing was, as after a run that failed in its preparation, the folder is reset.
     """
     refusal = f"{config.folder}: another process is already training this run; stop it or use another name"
     with hold(config.folder / LOCK_FILE, None if waits else refusal):

@@ -50,9 +50,8 @@ def decide(
     """The outcome of a run.
 
     Args:
-        evaluations: all of them, in order of their steps.
+        evaluations: all of them, in order of their steps; `courses` has the outcome for each domain.
         judged_E: the loss that decides, at each of them, in nats per token; NaN if not finite.
-        courses: the outcome for each domain.
         has_diverged: the training loss rose permanently, or a loss at the end is not finite.
         has_broken_off: a training loss or gradient that is not finite ended the run.
     """

@@ -8,15 +8,12 @@ from orchestrator.training.stopping import run_until_stopped
 
 
 def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
-    """Train a run to its end, inside a Ray session.
+    """Train a run to its end, inside a Ray session; KeyboardInterrupt if it was stopped.
 
     Args:
         run: what to train.
         in_this_process: use this process as the only rank. For short trainings: a worker group takes seconds to start.
         stopping: ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
-
-    Raises:
-        KeyboardInterrupt: the training was stopped.
     """
     if in_this_process:
         from orchestrator.training.single_process import train_in_process

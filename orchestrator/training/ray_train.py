@@ -80,7 +80,6 @@ def train_on_cluster(
 
 
 def train_rank(settings: dict[str, Any]) -> None:
-    """The function that every worker runs."""
     import ray.train
 
     from workers.engine.checkpoint import NonFiniteStateError

@@ -62,16 +62,9 @@ def resolve_run(
 ) -> ReadyRun:
     """Everything between the data and the training, inside a Ray session.
 
-    What was measured is kept in the run's folder and used again when the run resumes, so that the conditions of its
-    training do not change.
-
-    Args:
-        config: the run, whose folder is locked.
-        run_id: its identity.
-        stores: token stores of every domain.
-        console: where progress is printed.
-        measure_references: called if the mixing algorithm needs reference losses that are not known.
-        prints_findings: False if an earlier run with the same data printed them.
+    What was measured is kept in the run's folder, which has to be locked, and used again when the run resumes, so that
+    the conditions of its training do not change. `measure_references` is called if the mixing algorithm needs reference
+    losses that are not known. `prints_findings` is False if an earlier run with the same data printed them.
     """
     # The order is that of the needs. Findings come first: they cost nothing, and a user can still interrupt before
     # anything is measured. The shares come before the budget and the plan, as `max_tokens` is converted to steps at the

@@ -21,13 +21,7 @@ _FIND_PYTHON = (
 
 
 def python_command(module: str, arguments: Sequence[str], runtime_env: Mapping[str, Any]) -> str:
-    """A shell line that replaces the shell by `python -m MODULE ARGUMENTS...`.
-
-    Args:
-        module: of raymix.
-        arguments: quoted, so each is passed unchanged.
-        runtime_env: of the job, as Ray takes it.
-    """
+    """A shell line that replaces the shell by `python -m MODULE ARGUMENTS...` in the job's runtime environment."""
     rest = shlex.join(["-m", module, *arguments])
     if given := runtime_env.get("py_executable"):
         return f"exec {given} {rest}"

@@ -97,7 +97,6 @@ class DetectedDistribution(BaseModel):
 
 
 def trained_shares(smoothed_D: np.ndarray, domains: list[str], trained: list[str]) -> Shares:
-    """Shares of the trained domains, summing to 1."""
     by_name = {name: float(share) for name, share in zip(domains, smoothed_D, strict=True) if name in trained}
     total = sum(by_name.values())
     if total <= 0:

@@ -90,7 +90,6 @@ class _Detection:
         )
 
     def run(self) -> DetectedDistribution:
-        """Calibration, rounds, intervals."""
         with self.pool:
             calibration = self._calibrate() if self.settings.calibration.texts_per_domain else None
             rounds: list[Round] = []
@@ -139,13 +138,13 @@ class _Detection:
                 "of an opening; lower detection.calibration.opening_tokens"
             )
         jobs = continuation_jobs(openings, name, self.settings.generation, calibration, self.config.seed)
-        with self._progress(f"continuing openings of {name}", calibration.texts_per_domain) as advance:
+        with _Bar(self.console, f"continuing openings of {name}", calibration.texts_per_domain) as advance:
             batches = generate(jobs, self.places.continuations[name], self.pool, advance)
         return [text for batch in batches for text in batch]
 
     def _write_and_judge(self, num_texts: int) -> tuple[list[GeneratedText], list[JudgeAnswer]]:
         jobs = free_jobs(self.settings.generation, self.config.seed, num_texts)
-        with self._progress("writing texts", sum(job.num_texts for job in jobs)) as advance:
+        with _Bar(self.console, "writing texts", sum(job.num_texts for job in jobs)) as advance:
             batches = generate(jobs, self.places.texts, self.pool, advance)
         texts = [text for batch in batches for text in batch][:num_texts]
         return texts, self._ask("judging texts", texts)
@@ -153,7 +152,7 @@ class _Detection:
     def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[JudgeAnswer]:
         if self.settings.judge.type == "likelihood":
             self.pool.release()  # a judging model needs the resources of the writing model
-        with self._progress(what, len(texts)) as advance:
+        with _Bar(self.console, what, len(texts)) as advance:
             return self.judge.ask([text.judged for text in texts], partial(advance, 1))
 
     def _round(
@@ -223,9 +222,6 @@ class _Detection:
             dollars = sent * prices.usd_per_million_input_tokens + answered * prices.usd_per_million_output_tokens
             description |= {"num_input_tokens": sent, "num_output_tokens": answered, "cost_usd": dollars / 1e6}
         return description
-
-    def _progress(self, what: str, total: int) -> "_Bar":
-        return _Bar(self.console, what, total)
 
 
 class _Bar:
