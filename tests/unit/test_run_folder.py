@@ -33,6 +33,23 @@ def test_reads_what_was_written(fake_run: MakeFakeRun) -> None:
     assert run.mixing.column("values/phi/code").tolist() == [written.losses[s]["code"] / 3.0 for s in (0, 20, 40)]
 
 
+def test_a_file_that_never_changes_is_news_once(tmp_path: Path, fake_run: MakeFakeRun) -> None:
+    summary = (fake_run(total_steps=20, every=10).path / "summary.json").read_bytes()
+    files = {
+        "config.json": b'{"name": "law"}',
+        "data.json": b'{"domains": {}, "findings": []}',
+        "summary.json": summary,
+    }
+    folder = tmp_path / "appearing"
+    folder.mkdir()
+    run = read(folder)
+    assert (run.config, run.data, run.summary) == ({}, None, None)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        assert run.refresh() and not run.refresh()
+    assert run.config == {"name": "law"} and run.data is not None and run.summary is not None
+
+
 def test_every_number_of_a_line_becomes_a_column(fake_run: MakeFakeRun) -> None:
     written = fake_run(total_steps=30, every=10)
     lines = [json.loads(line) for line in (written.path / "metrics.jsonl").read_text().splitlines()]

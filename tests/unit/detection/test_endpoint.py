@@ -109,6 +109,7 @@ def test_it_asks_for_one_domain_of_the_closed_list() -> None:
     assert question["model"] == "judge-1" and question["temperature"] == 0
     content = question["messages"][1]["content"]
     assert all(f"- {name}\n" in content for name in DOMAINS) and "the party of the first part" in content
+    assert content.endswith("? Answer with its name only.")
     assert "Authorization" not in endpoint.headers[0]
 
 

@@ -1,5 +1,7 @@
 """The offline judges: a classifier on small domains, a language model against its definition; and the memory."""
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,6 +89,13 @@ def test_the_likelihood_judge_answers_every_text_in_its_place(judging_model: Mod
     assert by_index[19] == dict(judge.answers(texts[19:]))[0]
     long = dict(judge.answers([texts[0].ljust(16, "x") + "a", texts[0].ljust(16, "x") + "b"]))
     assert len("Text: ") + 16 > 16 and long[0] == long[1]  # cut at max_text_tokens
+
+
+def test_an_answer_is_kept_under_the_hash_of_its_text(tmp_path: Path) -> None:
+    path, key = tmp_path / "answers.jsonl", hashlib.blake2b(b"the court", digest_size=16).hexdigest()
+    path.write_text(json.dumps({"text": key, "probabilities": [0.25, 0.75], "note": ""}) + "\n")
+    unable = build_judge(ClassifierJudgeConfig(), JudgeContext(list(WORDS), dict))
+    assert Memory(unable, path).ask(["the court"]) == [JudgeAnswer((0.25, 0.75))]
 
 
 def test_a_damaged_line_of_the_memory_is_asked_again(tmp_path: Path) -> None:
