@@ -6,7 +6,7 @@ of its table, so that a finished run can still be inspected; reading a configura
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -39,6 +39,25 @@ def _add(table: dict[str, Any], point: EntryPoint, fault_of: Callable[[str, Any]
         return f"{point.value} {fault}"
     table[point.name] = entry
     return None
+
+
+def class_fault(kind: type, settings: type[BaseModel]) -> Callable[[str, Any], str | None]:
+    """For tables of classes derived from `kind`, each with settings as its `config_class`."""
+
+    def fault_of(name: str, entry: Any) -> str | None:
+        if not (isinstance(entry, type) and issubclass(entry, kind)):
+            return f"is not a {kind.__name__}"
+        if not has_type(getattr(entry, "config_class", None), settings, name):
+            return f"has no config class as its type parameter whose type is Literal[{name!r}]"
+        return None
+
+    return fault_of
+
+
+def type_parameter(cls: type, bound: type[Entry]) -> type[Entry] | None:
+    """The class derived from `bound` that a generic class is given as its type parameter; None without one."""
+    arguments = [argument for base in getattr(cls, "__orig_bases__", ()) for argument in get_args(base)]
+    return next((each for each in arguments if isinstance(each, type) and issubclass(each, bound)), None)
 
 
 def has_type(config: Any, base: type[BaseModel], name: str) -> bool:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from orchestrator.mixing.needs import (
     DISTRIBUTION,
@@ -21,6 +21,7 @@ from orchestrator.mixing.needs import (
     find_marks,
 )
 from workers.contracts import DomainFeedback
+from workers.plugins import type_parameter
 from workers.settings import Settings
 
 Shares = dict[str, float]
@@ -129,10 +130,8 @@ class MixingAlgorithm(ABC, Generic[Config]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in getattr(cls, "__orig_bases__", ()):
-            for argument in get_args(base):
-                if isinstance(argument, type) and issubclass(argument, MixingConfig):
-                    cls.config_class = argument
+        if config_class := type_parameter(cls, MixingConfig):
+            cls.config_class = config_class
 
     def __init__(self, config: Config, domains: Sequence[Domain]) -> None:
         if not domains:

@@ -17,7 +17,7 @@ from orchestrator.mixing.target import Target
 from orchestrator.mixing.temperature import Temperature
 from orchestrator.mixing.uniform import Uniform
 from orchestrator.mixing.versatune import VersaTune
-from workers.plugins import has_type, with_plugins
+from workers.plugins import class_fault, with_plugins
 
 _OWN: dict[str, type[MixingAlgorithm[Any]]] = {
     "uniform": Uniform,
@@ -30,17 +30,7 @@ _OWN: dict[str, type[MixingAlgorithm[Any]]] = {
     "mixture_of_skills": MixtureOfSkills,
 }
 
-
-def _fault(name: str, entry: Any) -> str | None:
-    """Why an object cannot be the algorithm of this name; None if it can."""
-    if not (isinstance(entry, type) and issubclass(entry, MixingAlgorithm)):
-        return "is not a MixingAlgorithm"
-    if not has_type(getattr(entry, "config_class", None), MixingConfig, name):
-        return f"has no config class as its type parameter whose type is Literal[{name!r}]"
-    return None
-
-
-MIXING_ALGORITHMS = with_plugins("raymix.mixing", _OWN, _fault)
+MIXING_ALGORITHMS = with_plugins("raymix.mixing", _OWN, class_fault(MixingAlgorithm, MixingConfig))
 
 if TYPE_CHECKING:
     AnyMixingConfig: TypeAlias = MixingConfig

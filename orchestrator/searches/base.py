@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from orchestrator.mixing import MixingConfig
 from orchestrator.searches.metric import Metric
 from orchestrator.searches.space import Distribution, Point, SearchSpace
 from workers.nearest import meant
+from workers.plugins import type_parameter
 from workers.settings import Settings
 
 _MADE_ONCE = ("training.strategy", "training.deepspeed", "training.micro_batch_size")
@@ -121,10 +122,8 @@ class Search(ABC, Generic[Config]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in getattr(cls, "__orig_bases__", ()):
-            for argument in get_args(base):
-                if isinstance(argument, type) and issubclass(argument, SearchConfig):
-                    cls.config_class = argument
+        if config_class := type_parameter(cls, SearchConfig):
+            cls.config_class = config_class
 
     def __init__(self, config: Config, run: SearchedRun) -> None:
         self.config, self.run = config, run

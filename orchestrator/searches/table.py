@@ -8,7 +8,7 @@ from orchestrator.searches.base import Search, SearchConfig, SearchedRun
 from orchestrator.searches.population import Population
 from orchestrator.searches.regmix import RegMix
 from orchestrator.searches.sampled import Sampled
-from workers.plugins import has_type, with_plugins
+from workers.plugins import class_fault, with_plugins
 
 _OWN: dict[str, type[Search[Any]]] = {
     "random": Sampled,
@@ -17,17 +17,7 @@ _OWN: dict[str, type[Search[Any]]] = {
     "regmix": RegMix,
 }
 
-
-def _fault(name: str, entry: Any) -> str | None:
-    """What keeps an object from being the search of this name."""
-    if not (isinstance(entry, type) and issubclass(entry, Search)):
-        return "is not a Search"
-    if not has_type(getattr(entry, "config_class", None), SearchConfig, name):
-        return f"has no config class, as its type parameter, whose type is Literal[{name!r}]"
-    return None
-
-
-SEARCHES = with_plugins("raymix.searches", _OWN, _fault)
+SEARCHES = with_plugins("raymix.searches", _OWN, class_fault(Search, SearchConfig))
 
 if TYPE_CHECKING:
     AnySearchConfig: TypeAlias = SearchConfig

@@ -290,7 +290,7 @@ def test_a_package_that_cannot_be_used_is_named_in_a_line(installed: Path, tmp_p
         "bias": "raymix_extras.biases has no `config_class` of StrategySettings whose type is Literal['bias']",
         "pbt": "the name 'pbt' is taken",
         "loss": "raymix_extras.by_loss:ByLoss is not a Search",
-        "thirds": "raymix_extras.halving:Halving has no config class, as its type parameter, whose type is "
+        "thirds": "raymix_extras.halving:Halving has no config class as its type parameter whose type is "
         "Literal['thirds']",
     }
     assert run_python(tmp_path, "-m", "orchestrator.cli.main", "schema").returncode == 0, "the rest works"

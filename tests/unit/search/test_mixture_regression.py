@@ -1,10 +1,14 @@
-"""The regression of losses on mixes, where the truth is known."""
+"""The regression of losses on mixes, where the truth is known, and the search that it is part of."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.searches.regmix import describe, predict_best_mix
+from orchestrator.searches import Proposal, SearchedRun, Trial
+from orchestrator.searches.regmix import SHARES, RegMix, RegMixConfig, describe, predict_best_mix
+from tests.unit.search.searches import DOMAINS
 
 Array = NDArray[np.float64]
 BEST = np.array([0.5, 0.3, 0.2])
@@ -60,3 +64,31 @@ def test_what_was_learnt_is_told_in_words() -> None:
     lines = describe(predict_best_mix(shares, bowl(shares), mean, 1.0, seed=0), ("math", "code", "law"))
     assert lines[0].startswith("Predicted best mix: math ") and "predicted metric 2.0" in lines[0]
     assert "quadratic" in lines[1] and "linear 0." in lines[1]
+
+
+def trained(proposals: Sequence[Proposal]) -> list[Trial]:
+    """What a run reaches whose domains have the losses of `bowl`; of the first one nothing is known."""
+    done = []
+    for place, proposal in enumerate(proposals):
+        losses = dict(zip(DOMAINS, bowl(np.array([list(proposal.changes[SHARES].values())]))[0].tolist(), strict=True))
+        mean_loss = sum(losses.values()) / 3
+        done.append(Trial(proposal, str(place), "finished", losses, mean_loss))
+    if len(done) > 1:
+        done[0] = Trial(done[0].proposal, "0", "failed", {}, None)
+    return done
+
+
+def test_random_mixes_are_followed_by_the_predicted_one_and_that_is_the_end() -> None:
+    search = RegMix(RegMixConfig(type="regmix", num_trials=24), SearchedRun(DOMAINS, DOMAINS, seed=3))
+    first = search.next_trials([])
+    assert len(first) == 24 and {each.kind for each in first} == {"trial"} and search.next_trials([]) == first
+    done = trained(first)
+    (predicted,) = search.next_trials(done)
+    assert predicted.kind == "predicted"
+    assert list(predicted.changes[SHARES].values()) == pytest.approx(BEST, abs=0.05)
+    done += trained([predicted])
+    assert search.next_trials(done) == []
+    notes = search.conclude(done)
+    assert (
+        notes[0].startswith("Predicted best mix: math ") and notes[-1] == f"Trained, it reaches {done[-1].score:.3f}."
+    )

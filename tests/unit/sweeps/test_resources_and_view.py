@@ -3,12 +3,14 @@
 import io
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from rich.console import Console
 
 from orchestrator.cluster.resources import num_side_by_side
 from orchestrator.config.cluster import ClusterConfig
+from orchestrator.sweeps import crews
 from orchestrator.views.runs import RunsView
 from tests.unit.conftest import make_fake_run_in
 
@@ -30,6 +32,18 @@ def test_as_many_run_side_by_side_as_have_room(
     nodes: list[dict[str, float]], clusters: list[ClusterConfig], expected: int
 ) -> None:
     assert num_side_by_side(nodes, clusters) == expected
+
+
+@pytest.mark.parametrize(("at_most", "expected"), [(None, 3), (2, 2), (5, 3)])
+def test_a_search_may_ask_for_fewer_than_have_room(
+    at_most: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crews, "count_fitting", lambda clusters: 3)
+    crew = crews.SideBySide(Console(), lambda begun, num_runs: MagicMock(), at_most)
+    crew.open([])
+    while crew.has_room():
+        crew._tasks[MagicMock()] = MagicMock()
+    assert crew.num_running == expected
 
 
 def test_the_view_prints_a_line_for_each_run_that_ends(tmp_path: Path) -> None:
