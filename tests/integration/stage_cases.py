@@ -11,9 +11,9 @@ from rich.console import Console
 from orchestrator.config.load import load_config
 from orchestrator.sweeps import crews, work
 from orchestrator.sweeps.stages import driver
+from orchestrator.sweeps.stages.train import RunsFailedError
 from orchestrator.sweeps.study import driver as study_driver
 from orchestrator.training.driver import train
-from orchestrator.training.ray_train import TrainingFailedError
 from orchestrator.training.resolve import ReadyRun
 from tests.crews import OneByOne, WorkHere
 from workers.contracts import DomainFeedback, DomainWeights
@@ -81,7 +81,7 @@ def train_study(config_file: Path, overrides: list[str]) -> tuple[list[str], str
             mock.patch.object(study_driver, "SideBySide", lambda _: crew),
         ):
             study_driver.run_study(load_config(config_file, overrides), Console(quiet=True))
-    except TrainingFailedError as error:
+    except RunsFailedError as error:
         return crew.trained, str(error)
     return crew.trained, ""
 

@@ -187,7 +187,7 @@ def test_a_training_that_fails_stops_what_starts_from_it_and_nothing_else(config
     trained, told = processes(1).run(stage_cases.train_study, config, given)[0]
     assert set(trained) == {folder.name for folder in alone}
     lines = told.splitlines()
-    assert lines[0] == "3 of 5 trainings have no result; the same command tries them again:"
+    assert lines[0] == "3 of 5 runs failed; the same command tries them again:"
     assert lines[1].startswith(f"  {first.name}: ") and str(in_the_way) in lines[1]
     assert lines[2:] == [
         f"  {second.name}: not started: {first.name}, which it starts from, has no result",

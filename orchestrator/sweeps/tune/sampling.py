@@ -50,13 +50,14 @@ def sample(trials: Trials, search: Sampled, work: Work) -> Found:
     if not (learns := config.type == "optuna"):
         drawn = [proposal.point for proposal in search.next_trials([]) if proposal.point is not None]
         points = (points + [point for point in drawn if point not in points])[: config.num_trials]
-    _train_points(trials, points, config.num_trials if learns else len(points), config, work.console)
+    with tune_folder(trials.base.output_dir) as storage:
+        _train_points(trials, points, config.num_trials if learns else len(points), config, storage, work.console)
     runs = {run.name: run for run in map(trials.run_of, trials.known_points())}
     return Found(collect([run.folder for run in runs.values()], trials), runs, search.conclude([]))
 
 
 def _train_points(
-    trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, console: Console
+    trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, storage: Path, console: Console
 ) -> None:
     """Train what is not done: these points first, and for a search that learns further ones."""
     folder = trials.base.output_dir
@@ -73,7 +74,7 @@ def _train_points(
         there = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")}
         return dict.fromkeys(sorted(there - old), num_steps)
 
-    with RunsView(find_runs, num_trials - len(done), console), tune_folder(folder) as storage:
+    with RunsView(find_runs, num_trials - len(done), console):
         _tune(trials, points, num_trials, config, storage)
 
 
