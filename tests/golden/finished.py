@@ -125,8 +125,8 @@ def finished_study(folder: Path) -> tuple[StudyConfig, Trainings]:
     )
     run = written(folder, "plain", study, f"output_dir={folder / 'study'}")
     trainings = plan_trainings(build_cells(run), stores_of)
-    for seed, planned in enumerate(list(trainings.stages.values())[:-1]):
-        _finish_stage(planned.find_folder(), seed)
+    for seed, node in enumerate(list(trainings.nodes.values())[:-1]):
+        _finish_stage(node.find_folder(), seed)
     assert run.study is not None
     return run.study, trainings
 

@@ -70,7 +70,7 @@ def test_a_stage_is_found_by_its_digest_whatever_it_is_called(tmp_path: Path) ->
 def test_folders_of_a_study(tmp_path: Path) -> None:
     study = "study={specialised: [math, code], general: [chat], k: [1, 0.25], seeds: [1, 2], max_steps: 120}"
     trainings = plan_trainings(build_cells(written(tmp_path, "plain", study)), stores_of)
-    found = {str(stage.find_folder()): trainings.parents[digest] for digest, stage in trainings.stages.items()}
+    found = {str(each.find_folder()): each.parent and each.parent.key for each in trainings.nodes.values()}
     check_recorded("names", "trainings of a study, with the digests of their parents", found, WHY)
 
 

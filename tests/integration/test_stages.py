@@ -176,9 +176,9 @@ def test_a_training_that_fails_stops_what_starts_from_it_and_nothing_else(config
     settings = load_config(config, given)
     trainings = plan_trainings(build_cells(settings), PreparedData(Console(quiet=True)).stores)
     chains = {planned.cell.group + " " + planned.cell.subject: planned.chain for planned in trainings.cells}
-    assert len(trainings.stages) == 5
-    first, second, third = (trainings.stages[digest].find_folder() for digest in chains["sequential add+copy+law"])
-    alone = {trainings.stages[chains[f"single {name}"][0]].find_folder() for name in ("add", "copy", "law")}
+    assert len(trainings.nodes) == 5
+    first, second, third = (trainings.nodes[digest].find_folder() for digest in chains["sequential add+copy+law"])
+    alone = {trainings.nodes[chains[f"single {name}"][0]].find_folder() for name in ("add", "copy", "law")}
     assert first in alone
     first.mkdir(parents=True)
     in_the_way = first / "weights"

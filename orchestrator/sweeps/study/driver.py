@@ -39,7 +39,7 @@ def run_study(
                 write_study_page(folder / "report.html", config.name, study, rows, len(trainings.cells))
 
             study = config.study
-            nodes = trainings.nodes()
+            nodes = list(trainings.nodes.values())
             failures = run_graph(nodes, work, SideBySide(work.console), after=write)
             write()
     console.print(f"results: {folder / 'results.csv'}\nreport:  {folder / 'report.html'}", highlight=False)

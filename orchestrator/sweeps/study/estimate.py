@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.runs.folder import is_finished, read_run
+from orchestrator.runs.folder import read_run
 from orchestrator.sweeps.stages.chain import PlannedStage
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.training.plan import count_steps, mean_tokens_per_row
@@ -38,21 +38,11 @@ class CostEstimate:
     tokens_per_second: float
     """Measured on the trainings that are done, or given; NaN without either."""
 
-    @property
-    def num_tokens_left(self) -> int:
-        return sum(cost.num_tokens for cost in self.costs.values() if not cost.is_done)
-
-    @property
-    def seconds_left(self) -> float:
-        """One training after the other; those side by side share the machine."""
-        return self.num_tokens_left / self.tokens_per_second
-
 
 def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> CostEstimate:
     """Count what there is and what is done; without `tokens_per_second` at the speed of the finished trainings."""
-    folders = {digest: planned.find_folder() for digest, planned in trainings.stages.items()}
-    done = {digest: folder for digest, folder in folders.items() if is_finished(folder)}
-    costs = {digest: _cost(planned, digest in done) for digest, planned in trainings.stages.items()}
+    done = {digest: node.find_folder() for digest, node in trainings.nodes.items() if node.is_finished()}
+    costs = {digest: _cost(node.planned, digest in done) for digest, node in trainings.nodes.items()}
     speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
     return CostEstimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
 

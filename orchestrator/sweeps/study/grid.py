@@ -22,7 +22,7 @@ from orchestrator.config.plans import Plan, expand
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
 from orchestrator.config.study import Grid, Strategy, StudyConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.stages.chain import PlannedStage, Prepare, plan_stages
+from orchestrator.sweeps.stages.chain import Prepare, plan_stages
 from orchestrator.sweeps.stages.nodes import StageNode
 
 _MAX_LABEL_LENGTH = 48
@@ -72,36 +72,26 @@ class Trainings:
     """What has to be trained for all cells."""
 
     cells: list[PlannedCell]
-    stages: dict[str, PlannedStage]
-    """By digest, each once."""
-    parents: dict[str, str | None]
-    """Digest of the stage that each starts from."""
+    nodes: dict[str, StageNode]
+    """By digest, each once and after the one that it starts from."""
 
     @property
     def distinct_chains(self) -> set[tuple[str, ...]]:
         return {planned.chain for planned in self.cells}
 
-    def nodes(self) -> list[StageNode]:
-        """The trainings as nodes of the graph, each after the one that it starts from."""
-        nodes: dict[str, StageNode] = {}
-        for digest, planned in self.stages.items():
-            parent = self.parents[digest]
-            nodes[digest] = StageNode(planned, None if parent is None else nodes[parent])
-        return list(nodes.values())
-
 
 def plan_trainings(cells: Sequence[StudyCell], prepare: Prepare) -> Trainings:
     """Prepare the data of all cells and find what they share."""
     planned_cells: list[PlannedCell] = []
-    stages: dict[str, PlannedStage] = {}
-    parents: dict[str, str | None] = {}
+    nodes: dict[str, StageNode] = {}
     for cell in cells:
         chain = plan_stages(cell.config, prepare)
         for planned in chain:
-            stages.setdefault(planned.digest, planned)
-            parents[planned.digest] = None if planned.parent is None else chain[planned.parent].digest
+            if planned.digest not in nodes:
+                parent = None if planned.parent is None else nodes[chain[planned.parent].digest]
+                nodes[planned.digest] = StageNode(planned, parent)
         planned_cells.append(PlannedCell(cell, tuple(planned.digest for planned in chain)))
-    return Trainings(planned_cells, stages, parents)
+    return Trainings(planned_cells, nodes)
 
 
 def format_fraction(k: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from orchestrator.config.study import Grid, Strategy
-from orchestrator.runs.folder import is_finished, read_run
+from orchestrator.runs.folder import read_run
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.study.curves import Array
 from orchestrator.sweeps.study.grid import Trainings
@@ -43,11 +43,10 @@ def collect_results(trainings: Trainings) -> list[ResultRow]:
     """A row for each cell whose stages are all done, in the order of the cells."""
     records: dict[str, StageRecord] = {}
     bases: dict[str, dict[str, float | None]] = {}
-    for digest, planned in trainings.stages.items():
-        folder = planned.find_folder()
-        if is_finished(folder):
-            records[digest] = StageRecord.of(planned, folder)
-            summary = read_run(folder).summary
+    for digest, node in trainings.nodes.items():
+        if node.is_finished():
+            records[digest] = node.record()
+            summary = read_run(node.find_folder()).summary
             assert summary is not None  # it is finished
             bases[digest] = {name: domain.loss_nats_start for name, domain in summary.domains.items()}
     rows = []

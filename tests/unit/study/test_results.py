@@ -41,15 +41,15 @@ def trainings(tmp_path: Path) -> Trainings:
 
 
 def finish_all(trainings: Trainings) -> None:
-    for number, planned in enumerate(trainings.stages.values()):
-        finish(planned.find_folder(), seed=number)
+    for number, node in enumerate(trainings.nodes.values()):
+        finish(node.find_folder(), seed=number)
 
 
 def test_a_cell_without_all_of_its_stages_has_no_row(trainings: Trainings) -> None:
     assert collect_results(trainings) == []
-    first = [digest for digest, parent in trainings.parents.items() if parent is None]
-    for number, digest in enumerate(first):
-        finish(trainings.stages[digest].find_folder(), seed=number)
+    first = [node for node in trainings.nodes.values() if node.parent is None]
+    for number, node in enumerate(first):
+        finish(node.find_folder(), seed=number)
     rows = collect_results(trainings)
     assert {row.group for row in rows} == {"single", "mix", "multi_task"}
     assert len(rows) == 2 * (3 * 2 + 3 + 1)
