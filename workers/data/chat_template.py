@@ -152,7 +152,7 @@ class ChatTemplate:
 
     @cached_property
     def marker(self) -> str:
-        """Regular expression of one control token: a special or added token, or any text of that form."""
+        """Regular expression of one control token: a special or added token, or any text like `<word>`."""
         tokens = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
         longest_first = sorted(tokens, key=len, reverse=True)
         return "(?:" + "|".join([*map(re.escape, longest_first), r"<[^<>\s]{1,64}>"]) + ")"

@@ -86,7 +86,7 @@ class Talk:
 
 
 def add_turns(talk: Talk, turns: Any, list_name: str, role_name: str, text_name: str, of: str = "") -> None:
-    """Append a list of messages, or a JSON list; errors say "message 3" and `of`, which list of the row it is in."""
+    """Append a list of messages, or a JSON list; `of` names the list in errors if the row has several."""
     if holds_json_list(turns):
         turns = parse_json(turns, f"`{list_name}`")
     if not isinstance(turns, list):
