@@ -19,9 +19,9 @@ from orchestrator.sweeps.compare.variants import expand_variants
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
 from tests.golden.configurations import stores_of, written
-from tests.unit.coarse_search.test_tree import Table, near
+from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import FakeRun, make_fake_run_in
-from tests.unit.tasks.scores import scored
+from tests.unit.sweeps.coarse.test_tree import Table, near
 from workers.data.report import Report
 from workers.validation.loss_statistics import ExampleLosses
 

@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, RunPage
 from orchestrator.dashboard.snapshots import Snapshot, figure_patch
+from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import MakeFakeRun
-from tests.unit.tasks.scores import scored
 
 
 def patched(figure: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from orchestrator.export.driver import export
 from tests.runs import write_llama
 from tests.unit.conftest import MakeFakeRun
-from tests.unit.verdict.test_verdict import CASES, finished, planted
+from tests.unit.runs.test_verdict import CASES, finished, planted
 from workers.export import ExportError
 from workers.model.base_name import base_name
 

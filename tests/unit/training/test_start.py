@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.run import RunConfig
 from orchestrator.training.start import find_start
-from tests.unit.training.test_claim import config
+from tests.unit.runs.test_lock import config
 
 LORA = {"max_steps": 10, "strategy": {"type": "lora"}}
 
