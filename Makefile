@@ -6,17 +6,20 @@ BIN := .venv/bin
 STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint format types clean
+.PHONY: help setup demo test test-all unit lint format types clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: $(STAMP) ## Create or update .venv
 
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: unit ## Run all tests; files that start Ray or train run two at a time
+test: unit ## Run the tests; files that start Ray or train run two at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not soak' tests/chaos tests/integration
+
+test-all: unit ## Run all tests, the long ones as well
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
 
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed

@@ -31,6 +31,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config.parent / "runs" / "small"
 
 
+def test_a_run_that_is_killed_is_the_undisturbed_run(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_run(tmp_path, **RUN)
+    run = tmp_path / "runs" / "small"
+    process = start("run", config)
+    wait_for(process, functools.partial(MOMENTS[1][1], run))
+    kill_group(process)
+    assert 0 < num_lines(run / "metrics.jsonl") < MOMENTS[1][2]
+    process = start("run", config)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 62)
+    os.kill(min(_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
+    assert process.wait(timeout=240) == 0
+    assert _attempt(run) == 3
+    assert_equal_runs(run, undisturbed)
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_five_times_is_the_undisturbed_run(undisturbed: Path, tmp_path: Path) -> None:
     config = write_run(tmp_path, **RUN)

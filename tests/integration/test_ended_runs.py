@@ -44,7 +44,12 @@ CASES: dict[str, tuple[signal.Signals | None, Callable[[Path], bool], dict[str, 
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+_ALWAYS = ("SIGTERM in an evaluation", "a loss that is not finite")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in _ALWAYS else pytest.param(case, marks=pytest.mark.soak) for case in CASES]
+)
 def test_every_tracker_holds_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     ending, is_time, changes = CASES[case]
     for name, value in (
