@@ -61,7 +61,7 @@ class Verb:
                 plans = [run for runs in expand_variants(self.config, ["mixed", "dmt"], 1).values() for run in runs]
                 return [node for each in plans for node in stage_nodes(each, here)]
             case _:
-                return plan_trainings(build_cells(self.config), here.data.stores).nodes()
+                return list(plan_trainings(build_cells(self.config), here.data.stores).nodes.values())
 
     def __call__(self, train: Callable[[ReadyRun], None] = pretend) -> list[str]:
         """Run it; the folders that were trained in."""
