@@ -9,6 +9,11 @@ from rich.console import Console
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
 from orchestrator.views.errors import plain_errors
 
+FinishedRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)
+]
+Best = Annotated[bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")]
+
 
 def check(
     config: ConfigFile,
@@ -97,15 +102,13 @@ def report(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)],
+    run: FinishedRun,
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
     kind: Annotated[
         Literal["merged", "bf16", "adapter"],
         typer.Option(help="Weights exactly as trained; converted to bfloat16; or the LoRA adapter alone."),
     ] = "merged",
-    best: Annotated[
-        bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")
-    ] = False,
+    best: Best = False,
 ) -> None:
     """Export a run's model to a folder for sharing, with a model card that states the mixture it was trained on."""
     with plain_errors():
@@ -115,23 +118,18 @@ def export(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)],
+    run: FinishedRun,
     tasks: Annotated[str, typer.Option(metavar="A,B,...", help="Tasks or groups, as listed by `lm-eval ls tasks`.")],
     tasks_folder: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of local task files (YAML, and the Python files that they name).", exists=True, file_okay=False
-        ),
+        typer.Option(help="Folder of local task files (YAML, and their Python files).", exists=True, file_okay=False),
     ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")
-    ] = False,
+    best: Best = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N samples of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 8,
     chat: Annotated[bool, typer.Option("--chat", help="Format prompts with the model's chat template.")] = False,
     allow_code: Annotated[
-        bool,
-        typer.Option("--allow-code", help="Allow running code from the model, and metric scripts from the hub."),
+        bool, typer.Option("--allow-code", help="Allow running code from the model, and metric scripts from the hub.")
     ] = False,
 ) -> None:
     """Score a run's base model and result on benchmarks with lm-evaluation-harness; adds them to report and card."""
@@ -158,8 +156,7 @@ def probe(
     ],
     overrides: Overrides,
     config: Annotated[
-        Path | None,
-        typer.Option(metavar="CONFIG", help="YAML file with the domains; default: the first run's."),
+        Path | None, typer.Option(metavar="CONFIG", help="YAML file with the domains; default: the first run's.")
     ] = None,
     layer: Annotated[str, typer.Option(help="Fraction of the depth, e.g. 0.5, or layer number, e.g. 12.")] = "0.5",
     num_examples: Annotated[int, typer.Option(min=3, help="Held-out texts per domain.")] = 100,
