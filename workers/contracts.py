@@ -104,7 +104,7 @@ ERROR_FIELDS = (
 class WeightsSource(Protocol):
     """Where a training loop gets its weights and sends its measurements.
 
-    The controller's pure core is one implementation, the handle of the controller's actor another.
+    The controller that keeps its journal in a folder is one implementation, the handle of its Ray actor another.
     """
 
     def open_attempt(self) -> int:

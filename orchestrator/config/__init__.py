@@ -1,1 +1,1 @@
-"""What a configuration may say, read and checked in milliseconds: pydantic only, no torch, no Ray."""
+"""What a configuration may say, read and checked in milliseconds: no torch, no Ray."""

@@ -2,7 +2,7 @@
 
 A background thread gathers blocks of steps: one gather for many steps costs less than one for each. A block holds rows
 of one weights version. If a new version claims steps that were already gathered, those blocks are dropped and built
-again, so no batch of the old mix is ever returned (promise 1).
+again, so no batch of the old mix is ever returned.
 """
 
 from collections import deque

@@ -4,7 +4,8 @@
     stages    what cells share is one training                  grid.py, by the digests of orchestrator/sweeps/stages
     estimate  tokens and hours, before anything is trained      estimate.py
     results   results.jsonl, results.csv: steps, rows, tokens, every domain's loss on every cell  results.py
-    curves    loss over log2 k, single against mix, bootstrap intervals, crossing, Pareto set     curves.py, page.py
+    curves    loss over log2 k, single against mix, bootstrap intervals, crossing, Pareto set     series.py, curves.py
+    page      the plots and tables                              figures.py, page.py
 
 Everything is in <output_dir>/<name>/study. Where such studies fail is said on their page: see stages.CAVEATS.
 """
