@@ -41,7 +41,8 @@ _FILE = "reference.json"
 _NUM_EVALUATIONS = 10  # on the way; the best of them counts
 
 
-def resolve(config: RunConfig, run_id: str, work: Work) -> ReadyRun:
+def resolve_with_references(config: RunConfig, run_id: str, work: Work) -> ReadyRun:
+    """`resolve_run` with the data of a command, measuring the reference losses that the run needs."""
     stores = work.data.stores(config)
     measure = partial(compute_references, stores=stores, work=work, run_folder=config.folder)
     return resolve_run(config, run_id, stores, work.console, measure, prints_findings=work.data.is_new(config))

@@ -1,4 +1,4 @@
-"""What every verb that trains many runs leaves: a record and a table beside its page, and the table in the terminal."""
+"""What compare, tune and coarse-search leave: a record and a table beside the page, and the table in the terminal."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.runs.lock import claim_folder, hold
 from orchestrator.sweeps.graph import Node
-from orchestrator.sweeps.references import resolve
+from orchestrator.sweeps.references import resolve_with_references
 from orchestrator.sweeps.stages.chain import PlannedStage, plan_stages
 from orchestrator.sweeps.stages.records import StageRecord, summarise_chain
 from orchestrator.sweeps.work import Work
@@ -35,7 +35,7 @@ class RunNode(Node):
             yield run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        return resolve(self.config, run_id, work)
+        return resolve_with_references(self.config, run_id, work)
 
 
 class StageNode(Node):
@@ -59,7 +59,7 @@ class StageNode(Node):
             yield run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        return resolve(self._run(), run_id, work)
+        return resolve_with_references(self._run(), run_id, work)
 
     def record(self) -> StageRecord:
         return StageRecord.of(self.planned, self.find_folder())

@@ -1,4 +1,4 @@
-"""Runs, of one training or of several stages -> trained. Every verb that trains comes through here."""
+"""Runs, of one training or of several stages -> trained: for run, compare, coarse-search and the batches of tune."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
