@@ -9,6 +9,6 @@ and the runs of sweeps. A run resumed after a kill continues in the same tracked
 step that is trained again keeps its first log entry, whose numbers are the same for the same sequences and weights. A
 tracker that fails is reported once in events.jsonl and dropped.
 
-To add one: add its settings to orchestrator/config/tracking.py, a `Tracker` in a new file, and a case to `open_tracker`
-(watch.py).
+To add one: add its settings to the union, the names and the packages in orchestrator/config/tracking.py, a `Tracker` in
+a new file, and a case to `open_tracker` (watch.py).
 """
