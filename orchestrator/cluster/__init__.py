@@ -1,1 +1,1 @@
-"""Everything that uses Ray: sessions, resources, tasks and jobs."""
+"""Ray for everyone else: sessions, resources, tasks and jobs."""
