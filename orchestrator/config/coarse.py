@@ -33,8 +33,8 @@ class CoarseSearchConfig(Settings):
     """Sets of modules that the last step compares."""
     scores: Literal["losses", "files"] = "losses"
     """`losses` scores nodes by the held-out losses of the domains. `files` keeps every model and reads what you
-    measured on it from task_scores.json in its run's folder: {"speciality": 0.41, "versatility": 0.63}. The search
-    stops where such files are missing, names them, and goes on by the same command."""
+    measured on it from task_scores.json in its run's folder: {"speciality": 0.41, "versatility": 0.63}. If such
+    files are missing, the search stops and names them; run the same command to resume."""
 
 
 def check_coarse_search(config: "SweepConfig") -> None:

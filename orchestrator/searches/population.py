@@ -37,7 +37,7 @@ class PopulationConfig(SearchConfig):
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """Part of the population that is replaced after a generation, and part that replaces it; at least one member."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """How often a value of a replaced member is drawn anew; otherwise it moves by a fifth, a choice to a neighbour."""
+    """How often a value of a replaced member is drawn again; otherwise it moves by a fifth, a choice to a neighbour."""
 
     def check(self, run: SearchedRun) -> None:
         super().check(run)

@@ -17,7 +17,7 @@ class AshaConfig(Settings):
     """Step of the first rung; no trial ends before it. Further rungs lie reduction_factor times further each. A rung
     counts at the first evaluation at or after it."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    """One of so many trials goes on."""
+    """At each rung, one trial out of this many continues."""
 
 
 class SampledSearchConfig(SearchConfig):
@@ -28,7 +28,7 @@ class SampledSearchConfig(SearchConfig):
     space: Space
     """Dotted key below `mixing` or `training` -> distribution."""
     num_trials: Annotated[int, Field(ge=1)] = 16
-    """Trials in all. Raised afterwards, the search goes on."""
+    """Trials in all. If it is raised later, the same command continues the search."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; default: as many as the cluster has room for. A trial takes what `cluster` says of a run."""
     asha: AshaConfig | None = None
