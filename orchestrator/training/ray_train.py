@@ -41,7 +41,8 @@ def train_on_cluster(
         ResourceError: the cluster does not have the resources.
     """
     # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
+    from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     check_resources(cluster)
@@ -59,7 +60,7 @@ def train_on_cluster(
                 use_gpu=cluster.gpus_per_worker > 0,
                 resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
             ),
-            run_config=RunConfig(
+            run_config=RayRunConfig(
                 name="train",
                 storage_path=storage,
                 failure_config=FailureConfig(
