@@ -4,24 +4,15 @@ Ray restarts the process but not its memory: the constructor replays the journal
 restart than a short delay. Calls may be delivered twice, which the core expects.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
+from orchestrator.mixing.base import DomainSize
 from workers.contracts import DomainFeedback, DomainWeights
 
 NAMESPACE = "raymix"
-
-
-@dataclass(frozen=True)
-class DomainSize:
-    """What a mixing algorithm knows of a domain in advance."""
-
-    name: str
-    num_examples: int
-    num_tokens: int
 
 
 def start_controller(

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
@@ -41,6 +41,15 @@ class Domain(Protocol):
     @property
     def num_tokens(self) -> int:
         """Training tokens."""
+
+
+@dataclass(frozen=True)
+class DomainSize:
+    """The same as plain data."""
+
+    name: str
+    num_examples: int
+    num_tokens: int
 
 
 class MixingConfig(Settings):

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config.run import RunConfig
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import Measured
 from orchestrator.mixing import resolve as resolve_mixing
+from orchestrator.mixing.base import DomainSize
 from orchestrator.mixing.needs import REFERENCES
 from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.prepare.importance import with_importance

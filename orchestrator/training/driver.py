@@ -2,7 +2,6 @@
 
 from threading import Event
 
-from orchestrator.runs.summary import write_summary
 from orchestrator.training.resolve import ReadyRun
 from orchestrator.training.stopping import run_until_stopped
 
@@ -24,8 +23,3 @@ def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | Non
         from orchestrator.training.ray_train import train_on_cluster
 
         train_on_cluster(run.plan, run.mixing, run.sizes, run.cluster, stopping)
-
-
-def complete(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
-    train(run, in_this_process=in_this_process, stopping=stopping)
-    write_summary(run.plan.folder, run.num_bad_rows)

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.config.run import RunConfig
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import initial_weights
-from orchestrator.mixing.base import normalise
+from orchestrator.mixing.base import DomainSize, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.training.start import find_start
 from workers.training.plan import StoreFolders, TrainingPlan, units_per_row

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.resources import check_resources
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.controller.actor import DomainSize, start_controller
+from orchestrator.controller.actor import start_controller
 from orchestrator.mixing import ResolvedMixing
+from orchestrator.mixing.base import DomainSize
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.training.stopping import run_until_stopped
 from workers.training.plan import TrainingPlan

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.run import RunConfig
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import Measured, ResolvedMixing, resolve
+from orchestrator.mixing.base import DomainSize
 from orchestrator.mixing.needs import REFERENCES, Numbers
 from orchestrator.prepare.detection.driver import with_detected_shares
 from orchestrator.prepare.findings import look_at_data

@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 from threading import Event
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
+from orchestrator.mixing.base import DomainSize
 from workers.training.plan import TrainingPlan
 
 

@@ -20,10 +20,11 @@ from orchestrator.config.run import RunConfig
 from orchestrator.runs.failure import explain, forget_failure, note_failure
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.lock import claim_folder
+from orchestrator.runs.summary import write_summary
 from orchestrator.searches.space import Point
 from orchestrator.sweeps.tune.trials import STOPPED_FILE, Trials, is_done, note_trial
 from orchestrator.tracking.watch import track
-from orchestrator.training.driver import complete
+from orchestrator.training.driver import train
 from orchestrator.training.resolve import resolve_run
 from workers.contracts import DomainFeedback
 from workers.durable import write_durably
@@ -76,7 +77,8 @@ class TrialTraining:
                 quiet = Console(quiet=True)
                 ready = resolve_run(self._run, run_id, self._trials.stores, quiet, _already_measured).without_models()
                 with track([ready.tracked]):
-                    complete(ready, in_this_process=ready.cluster.num_workers == 1, stopping=self._stopping)
+                    train(ready, in_this_process=ready.cluster.num_workers == 1, stopping=self._stopping)
+                    write_summary(folder, ready.num_bad_rows)
         except KeyboardInterrupt:  # `stop`
             pass
         except Exception as error:  # of any kind: the other trials continue, and the user sees it

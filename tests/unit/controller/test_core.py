@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.controller.core import ControllerCore, FencedOutError
 from orchestrator.mixing import build_mixing_algorithm
+from orchestrator.mixing.base import DomainSize
 from workers.contracts import ERROR_FIELDS, DomainFeedback
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import build_mixing_algorithm
+from orchestrator.mixing.base import DomainSize
 
 DOMAINS = [DomainSize("a", 100, 9000), DomainSize("b", 300, 1000)]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import build_mixing_algorithm
+from orchestrator.mixing.base import DomainSize
 from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
 from tests.unit.mixing.test_versatune import feedback
 

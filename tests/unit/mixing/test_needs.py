@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import (
     MIXING_ALGORITHMS,
     Measured,
@@ -17,7 +16,7 @@ from orchestrator.mixing import (
     initial_weights,
     resolve,
 )
-from orchestrator.mixing.base import given_shares
+from orchestrator.mixing.base import DomainSize, given_shares
 from orchestrator.mixing.needs import BaseDistribution, ReferenceLosses, TargetDomain
 from tests.contract.test_mixing_algorithms import random_config
 from workers.contracts import DomainFeedback

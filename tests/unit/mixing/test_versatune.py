@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.controller.actor import DomainSize
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import raise_to_floor
+from orchestrator.mixing.base import DomainSize, raise_to_floor
 from orchestrator.mixing.versatune import floor_fault, learnable_potential
 from workers.contracts import DomainFeedback
 

@@ -38,14 +38,17 @@ class Training:
         self.may_end.set()
         self.failure: Exception | None = None
         monkeypatch.setattr(trial, "resolve_run", self._resolve_run)
-        monkeypatch.setattr(trial, "complete", self._complete)
+        monkeypatch.setattr(trial, "train", self._train)
+        monkeypatch.setattr(trial, "write_summary", lambda folder, rows: (folder / "summary.json").write_text("{}"))
 
     def _resolve_run(self, run: RunConfig, run_id: str, *rest: object) -> Any:
-        ready = SimpleNamespace(run=run, cluster=run.cluster, tracked=SimpleNamespace(folder=run.folder, trackers=()))
+        ready = SimpleNamespace(
+            run=run, num_bad_rows={}, cluster=run.cluster, tracked=SimpleNamespace(folder=run.folder, trackers=())
+        )
         ready.without_models = lambda: ready
         return ready
 
-    def _complete(self, ready: Any, in_this_process: bool, stopping: Event) -> None:
+    def _train(self, ready: Any, in_this_process: bool, stopping: Event) -> None:
         run: RunConfig = ready.run
         self.started.append(run.name)
         assert in_this_process
@@ -58,7 +61,6 @@ class Training:
                 self.may_end.wait(10)
                 raise KeyboardInterrupt
             write_evaluation(run.folder, step, run.mixing.sigma + 12 / max(step, 1))  # type: ignore[union-attr]
-        (run.folder / "summary.json").write_text("{}")
 
 
 @pytest.fixture
