@@ -15,13 +15,15 @@ def expand_path(value: Any) -> Any:
     """A path with `~` and environment variables expanded; a path that exists literally is left as it is.
 
     Raises:
-        ValueError: it is empty, or names an unset variable or an unknown user.
+        ValueError: it is empty or a URI, or names an unset variable or an unknown user.
     """
     if not isinstance(value, str | Path):
         return value
     text = str(value)
     if not text.strip():
         raise ValueError("is an empty path; give a path, or leave the key out")
+    if re.match(r"\w[\w+.-]*://", text):
+        raise ValueError(f"{text} is a URI; give a file or folder on a (shared, mounted) file system")
     if not (text.startswith("~") or "$" in text) or os.path.lexists(text):
         return value
     expanded = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111  pathlib raises for an unknown user

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import DetectionConfig
@@ -74,13 +74,6 @@ class RunConfig(Settings):
     def cache_dir(self) -> Path:
         """Folder of the token stores."""
         return self.data.cache_dir or self.output_dir / "token-stores"
-
-    @field_validator("output_dir", mode="before")
-    @classmethod
-    def _a_folder(cls, value: object) -> object:
-        if isinstance(value, str) and "://" in value:
-            raise ValueError(f"{value} is a URI; give a folder on a (shared, mounted) file system")
-        return value
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import ValidationError
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
@@ -50,6 +51,21 @@ def test_home_and_variables_are_written_out_wherever_a_path_may_stand(
     assert "~" not in text and "$" not in text
     assert text.count(f"{tmp_path}/x y") == 12
     assert found.domains["a"].train[1] == Path("b.jsonl")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"domains": {"a": {"train": ["b.jsonl", "s3://bucket/a.jsonl"]}}},
+        {"domains": {"a": {"train": "a.jsonl", "eval": "gs://bucket/a.jsonl"}}},
+        {"data": {"cache_dir": "s3://bucket/stores"}},
+        {"model": {"path": "hf://owner/name"}},
+        {"start": {"run": "file:///runs/a"}},
+    ],
+)
+def test_a_uri_is_refused_as_what_it_is(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"://\S+ is a URI; give a file or folder"):
+        config(**changes)
 
 
 def test_a_name_that_is_there_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
