@@ -192,6 +192,7 @@ def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster,
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.soak
 def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(cluster: Cluster, tmp_path: Path) -> None:
     search = {
         "type": "random",

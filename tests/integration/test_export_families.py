@@ -14,6 +14,7 @@ from tests.integration import zero_cases
 from tests.integration.test_export import losses_of
 from tests.integration.zero_cases import Case, training_of
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 LAST = 4
 FULL: dict[str, Any] = {"type": "full"}
@@ -62,7 +63,7 @@ def attention_of(family: str) -> Literal["sdpa", "eager"]:
     return "eager" if family == "gpt_oss" else "sdpa"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 10))
 def test_a_reloaded_export_has_the_losses_of_the_engine(name: str, tmp_path: Path) -> None:
     family, stage, strategy = CASES[name]
     folder = tmp_path / "model"
@@ -102,7 +103,7 @@ def test_untied_only_where_an_adapter_is_on_one_end(tmp_path: Path) -> None:
         assert ("lm_head.weight" in load_file(tmp_path / name / "model.safetensors")) is not tied
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", few([3, 0], 1))
 @pytest.mark.parametrize(
     "settings", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"rank_pattern": {"q_proj": 2}}]
 )
@@ -117,7 +118,7 @@ def test_every_kind_of_adapter_goes_on_from_a_checkpoint(settings: dict[str, Any
     assert resumed["losses"] == whole["losses"][3:] and resumed["final"] == whole["final"]
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("family", few(["gpt_oss", "deepseek_v3"], 1))
 def test_activation_checkpointing_changes_no_loss_of_experts_with_adapters(family: str, tmp_path: Path) -> None:
     results = []
     for is_on in (False, True):

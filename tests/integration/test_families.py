@@ -12,6 +12,7 @@ import pytest
 from benchmarks.families import plain_training, reloaded, train
 from benchmarks.tiny_families import write
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 FAMILIES = {
     "gpt_oss": "mask",
@@ -37,7 +38,7 @@ def base(folder: Path, family: str) -> tuple[Path, dict[str, Any]]:
 
 @pytest.mark.parametrize("strategy", ["full", "lora"])
 @pytest.mark.parametrize("zero_stage", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", few(FAMILIES, 3))
 def test_what_is_trained_and_exported_is_what_plain_transformers_computes(
     family: str, zero_stage: int, strategy: str, folder: Path
 ) -> None:
