@@ -24,9 +24,9 @@ class CoarseSearchConfig(Settings):
     num_seeds: Annotated[int, Field(ge=1)] = 2
     """Seeds that each node is trained with; scores are means over them."""
     beam_width: Annotated[int, Field(ge=1)] = 1
-    """Ranges of layers that go on from a step; each costs up to 4 further nodes in step 2 and 3 in step 3."""
+    """Ranges of layers kept after a step; each costs up to 4 further nodes in step 2 and 3 in step 3."""
     tie_margin: Annotated[float, Field(ge=0)] = 0.01
-    """Ranges whose Uni is by at most this below the best one's go on as well."""
+    """Ranges whose Uni is by at most this below the best one's are kept as well."""
     module_sets: Annotated[list[Modules], Field(min_length=1)] = Field(
         default=[["attention"], ["feed_forward"], ["up"], ["down"], ["attention", "feed_forward"]]
     )

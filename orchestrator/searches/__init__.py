@@ -6,7 +6,7 @@ metric.py     the one number that is minimised
 table.py      the searches, those of installed plugins included
 
 To add one, write a file with a config class (its `type` names it) and a subclass of `Search`, and give it a line in the
-table. A search in a package of its own is an entry point: docs/extending.md.
+table. A search in a separate package is an entry point: docs/extending.md.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -23,7 +23,7 @@ _MOVES = (0.8, 1.2)
 
 
 class PopulationConfig(SearchConfig):
-    """Population based training: in each generation the worst go on from the best ones' models, with changed values."""
+    """Population based training: in each generation the worst continue from models of the best, with other values."""
 
     type: Literal["pbt"]
     """Finds a course of values, not one: the result is a plan of stages."""

@@ -230,7 +230,7 @@ class _Graph:
 
 
 def _drop_checkpoints(folder: Path) -> None:
-    """Of a training that leaves numbers only. One that kept its model may be started from, whoever asks now."""
+    """Of a training that leaves numbers only; a run that kept its model may still be started from."""
     if not (folder / "model").exists():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
