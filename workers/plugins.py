@@ -4,7 +4,8 @@ A distribution names them in its pyproject.toml, `[project.entry-points."raymix.
 of its table, so that a finished run can still be inspected; reading a configuration shows `plugin_faults`.
 """
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
 
@@ -39,6 +40,20 @@ def _add(table: dict[str, Any], point: EntryPoint, fault_of: Callable[[str, Any]
         return f"{point.value} {fault}"
     table[point.name] = entry
     return None
+
+
+def names_of_table(table: str, names: Sequence[str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that also offers the names of its module `table`, imported at their first use.
+
+    Not sooner: a table imports plugins, whose modules import the package.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {table.rpartition('.')[0]!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(table), name)
+
+    return attribute
 
 
 def class_fault(kind: type, settings: type[BaseModel]) -> Callable[[str, Any], str | None]:

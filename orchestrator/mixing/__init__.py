@@ -6,11 +6,12 @@ uses more than losses lists its signals in its config class (`required_signals`;
 algorithm in a separate package is an entry point: docs/extending.md.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig
 from orchestrator.mixing.needs import Measured, Needs
 from orchestrator.mixing.resolved import ResolvedMixing, resolve
+from workers.plugins import names_of_table
 
 if TYPE_CHECKING:
     from orchestrator.mixing.table import MIXING_ALGORITHMS, AnyMixingConfig, build_mixing_algorithm, initial_weights
@@ -29,11 +30,4 @@ __all__ = [
     "resolve",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Not imported above: the table imports plugins, whose modules import this package.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from orchestrator.mixing import table
-
-    return getattr(table, name)
+__getattr__ = names_of_table("orchestrator.mixing.table", __all__)

@@ -9,9 +9,10 @@ To add one, write a file with a config class (its `type` names it) and a subclas
 table. A search in a separate package is an entry point: docs/extending.md.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
+from workers.plugins import names_of_table
 
 if TYPE_CHECKING:
     from orchestrator.searches.table import SEARCHES, AnySearchConfig, build_search
@@ -27,11 +28,4 @@ __all__ = [
     "build_search",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Not imported above: the table imports plugins, whose modules import this package.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from orchestrator.searches import table
-
-    return getattr(table, name)
+__getattr__ = names_of_table("orchestrator.searches.table", __all__)

@@ -12,8 +12,9 @@ Their papers call them rewards. Limits: means over 64 examples are noisy, especi
 looks easier than it is, which the held-out losses of the same evaluation show.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from workers.plugins import names_of_table
 from workers.signals.base import Signal
 from workers.signals.examples import MeasuredExamples
 
@@ -22,11 +23,4 @@ if TYPE_CHECKING:
 
 __all__ = ["SIGNALS", "MeasuredExamples", "Signal", "build_signal"]
 
-
-def __getattr__(name: str) -> Any:
-    # Imported lazily: the table imports plugins, whose modules import this package.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workers.signals import table
-
-    return getattr(table, name)
+__getattr__ = names_of_table("workers.signals.table", __all__)
