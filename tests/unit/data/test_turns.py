@@ -318,7 +318,7 @@ def test_marks_decide_which_answers_are_learned(leave: dict[str, Any], learn: di
     assert read(*talk(learn, leave)).learned == (False, True, False, False)
     assert read(*talk(learn, learn)).learned == ()  # as if nothing had been said
     assert read(ASK | leave, ANSWER).learned == ()
-    assert refused(*talk(leave, leave)) == "no answer to train on (all have weight 0)"
+    assert refused(*talk(leave, leave)) == "no answer to learn from (all have weight 0)"
     assert read(*talk(leave, learn)).messages == tuple(talk({}, {}))
     as_sharegpt = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", **leave}]
     row = {"conversations": [*as_sharegpt, {"from": "gpt", "value": "z", **learn}]}
@@ -374,10 +374,10 @@ def test_train_on_last() -> None:
     assert read(*talk({}, {}), ASK, train_on="last").learned == (False, False, False, True, False)
     assert read(*talk({"weight": 0}, {"weight": 1}), train_on="last").learned == (False, False, False, True)
     assert refused(*talk({}, {"weight": 0}), train_on="last") == (
-        "no answer to train on (train_on is last, and the last answer has weight 0)"
+        "no answer to learn from (train_on is last, and the last answer has weight 0)"
     )
     assert refused(*talk({}), {"role": "assistant", "content": " "}, train_on="last") == (
-        "no answer to train on (train_on is last, and the last answer is blank)"
+        "no answer to learn from (train_on is last, and the last answer is blank)"
     )
     assert refused(ASK, train_on="last") == "no assistant text"
     row = {"instruction": "u", "output": "a", "history": [["x", "y"]]}

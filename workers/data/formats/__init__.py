@@ -57,7 +57,7 @@ def read_row(
         raise RowError(f"not an object: the row is {kind_of(row)}")
     layout = FORMATS[format_name]
     if (fields or "weight" in row) and not _is_wanted(row, fields):
-        raise RowError("no answer to train on (the row has weight 0)")
+        raise RowError("no answer to learn from (the row has weight 0)")
     if layout.read is None:
         text = text_of(row, fields.get("text", "text"))
         if not text.strip():

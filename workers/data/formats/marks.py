@@ -66,5 +66,5 @@ def find_learned(messages: Sequence[Message], marks: Mapping[int, bool], train_o
         if train_on == "last":
             is_blank_one = marks.get(answers[-1], True)
             why = f"train_on is last, and the last answer {'is blank' if is_blank_one else 'has weight 0'}"
-        raise RowError(f"no answer to train on ({why})")
+        raise RowError(f"no answer to learn from ({why})")
     return () if all(learned[index] for index in answers) else learned
