@@ -201,7 +201,7 @@ def test_the_weight_of_a_row(name: str) -> None:
     for weight in (1, 1.0, True, None, "1", "true", ""):
         assert read_row(1, ROWS[name] | {"weight": weight}, name, {}) == read_row(1, ROWS[name], name, {})
     for weight in (0, 0.0, False, "0", "False"):
-        with pytest.raises(RowError, match=r"^no answer to train on \(the row has weight 0\)$"):
+        with pytest.raises(RowError, match=r"^no answer to learn from \(the row has weight 0\)$"):
             read_row(1, ROWS[name] | {"weight": weight}, name, {})
     for weight in (0.5, 2, -1, float("nan")):
         with pytest.raises(
