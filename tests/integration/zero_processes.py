@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import multiprocessing
 import os
 import socket
@@ -80,3 +81,6 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
             pipe.send((True, function(*args)))
         except BaseException:  # the parent has to hear of anything, or it waits
             pipe.send((False, traceback.format_exc()))
+        # DeepSpeed collects garbage many times an engine; without the million objects of the libraries it takes no time.
+        gc.collect()
+        gc.freeze()
