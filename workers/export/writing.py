@@ -4,7 +4,6 @@ With full fine-tuning the folder holds the model, with LoRA the merged model and
 The engine is only read and can continue to train.
 """
 
-import gc
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +94,7 @@ def _write(
         else:
             written = fingerprints(weights.items())
             _save(engine.module, temporary, weights)
-        weights.clear()
-        gc.collect()
+        weights.clear()  # before the folder is loaded again: of both models, only one is in memory
         if end_id is not None:
             stop_at(end_id, temporary)
         save_tokenizer(tokenizer, end_id, temporary)
