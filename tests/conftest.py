@@ -1,12 +1,13 @@
 """What all tests share: a model folder with a tokenizer of bytes, and optional material beside the checkout."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.runs import write_byte_tokenizer
+from tests.runs import raymix, write_byte_tokenizer, write_run
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,18 @@ def shared_material() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test material in {folder}; RAYMIX_SHARED names another folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 30 steps on two workers with computed references, trained once for all processes of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-run"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "stdout.txt").exists():
+            done = raymix("run", write_run(folder, mixing__reference="computed", reference={"max_steps": 12}))
+            assert done.returncode == 0, done.stderr
+            (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "runs" / "small"

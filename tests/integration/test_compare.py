@@ -1,4 +1,4 @@
-"""`raymix compare` as a user runs it: killed half-way, started again, with variants that fail before or in training."""
+"""`raymix compare` as a user runs it: stopped by Ctrl-C, started again, with variants that fail before or in training."""
 
 import json
 import os
@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.sweeps.compare.results import MEAN, Comparison
-from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
+from tests.runs import num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
+NUM_STEPS = 40
 RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a comparison that was killed when the first run had ended, and done by the same command."""
+    """The folder of a comparison that was stopped inside its first two runs, and done by the same command."""
     config = write_run(
         tmp_path_factory.mktemp("compare"),
         cluster__num_workers=1,
-        training__max_steps=8,
+        training__max_steps=NUM_STEPS,
+        training__checkpoint_every=NUM_STEPS,
         compare={
             "target": "law",
             "variants": {
@@ -32,27 +34,28 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = config.parent / "runs" / "small-compare"
     command = ("compare", config, "--algorithms", LABELS, "--seeds", "2")
     process = start(*command)
-    wait_for(process, lambda: any(folder.glob("*/summary.json")))
-    kill_group(process)
-    finished = sorted(path.parent.name for path in folder.glob("*/summary.json"))
-    assert 0 < len(finished) < len(RUNS)
-    before = {name: (folder / name / "events.jsonl").read_bytes() for name in finished}
+    under_way = [folder / name for name in RUNS[:2]]
+    wait_for(process, lambda: all(num_lines(run / "metrics.jsonl") >= 2 for run in under_way))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    for run in under_way:  # though no checkpoint was due for a long time
+        step = read_lines(run / "metrics.jsonl")[-1]["step"]
+        assert step < NUM_STEPS and [path.name for path in run.glob("checkpoints/*")] == [f"step-{step:08d}"]
+        assert not (run / "summary.json").exists() and not (run / "failure.json").exists()
     done = raymix(*command)
     assert done.returncode == 1, done.stderr
     (folder / "stdout.txt").write_text(done.stdout)
     (folder / "stderr.txt").write_text(done.stderr)
-    (folder / "finished.json").write_text(json.dumps(finished))
-    for name, events in before.items():
-        assert (folder / name / "events.jsonl").read_bytes() == events
     return folder
 
 
-def test_finished_runs_are_not_run_again_and_all_others_are_done(compared: Path) -> None:
-    finished = json.loads((compared / "finished.json").read_text())
-    assert f"{len(finished)} of 8 runs are done already" in (compared / "stdout.txt").read_text()
+def test_stopped_runs_are_resumed_and_all_others_are_done(compared: Path) -> None:
     for name in RUNS:
-        assert [line["step"] for line in read_lines(compared / name / "metrics.jsonl")] == list(range(1, 9))
+        assert [line["step"] for line in read_lines(compared / name / "metrics.jsonl")] == list(range(1, NUM_STEPS + 1))
         assert (compared / name / "summary.json").exists()
+        begins = [line["message"] for line in read_lines(compared / name / "events.jsonl") if line["kind"] == "attempt"]
+        assert len(begins) == (2 if name in RUNS[:2] else 1)
+        assert all("resumes after step" in message for message in begins[1:])
 
 
 def test_only_numbers_are_kept(compared: Path) -> None:
@@ -91,17 +94,3 @@ def test_the_result_is_what_the_runs_say(compared: Path) -> None:
     assert f"{comparison.variants['uniform'].means[MEAN].mean:.3f}" in printed
     assert "Traceback" not in printed and "ray::" not in printed
     assert (compared / "compare.html").stat().st_size > 100_000
-
-
-def test_ctrl_c_leaves_a_checkpoint_of_every_run_under_way(tmp_path: Path) -> None:
-    """As it does for a single run, though no checkpoint is due for a long time."""
-    config = write_run(tmp_path, cluster__num_workers=1, training__max_steps=900, training__checkpoint_every=900)
-    runs = [tmp_path / "runs" / "small-compare" / f"uniform-seed{seed}" for seed in (0, 1)]
-    process = start("compare", config, "--algorithms", "uniform", "--seeds", "2")
-    wait_for(process, lambda: all(num_lines(run / "metrics.jsonl") >= 2 for run in runs))
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) == 130
-    for run in runs:
-        step = read_lines(run / "metrics.jsonl")[-1]["step"]
-        assert [path.name for path in run.glob("checkpoints/*")] == [f"step-{step:08d}"]
-        assert not (run / "summary.json").exists() and not (run / "failure.json").exists()

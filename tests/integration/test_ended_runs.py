@@ -44,12 +44,8 @@ CASES: dict[str, tuple[signal.Signals | None, Callable[[Path], bool], dict[str, 
 }
 
 
-_ALWAYS = ("SIGTERM in an evaluation",)
-
-
-@pytest.mark.parametrize(
-    "case", [case if case in _ALWAYS else pytest.param(case, marks=pytest.mark.soak) for case in CASES]
-)
+@pytest.mark.soak  # `test_metrics` stops one run with SIGTERM and looks at its trackers
+@pytest.mark.parametrize("case", CASES)
 def test_every_tracker_holds_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     ending, is_time, changes = CASES[case]
     for name, value in (

@@ -12,20 +12,8 @@ import pytest
 from orchestrator.runs.benchmark_record import TaskFile
 from orchestrator.runs.data_record import DataRecord
 from tests.integration.plain_scores import PlainModel, write_tasks
-from tests.runs import DOMAINS, num_lines, raymix, read_lines, write_run
+from tests.runs import DOMAINS, num_lines, raymix, read_lines
 from workers.contracts import DomainFeedback, DomainWeights
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 30 steps with computed references."""
-    config = write_run(tmp_path_factory.mktemp("main"), mixing__reference="computed", reference={"max_steps": 12})
-    done = raymix("run", config)
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout
-    assert not any(word in done.stdout for word in ("Traceback", "ray::", "DeepSpeed", "WARNING"))
-    (config.parent / "stdout.txt").write_text(done.stdout)
-    return config.parent / "runs" / "small"
 
 
 def load_journal(run: Path) -> tuple[list[DomainWeights], list[DomainFeedback]]:
@@ -76,6 +64,12 @@ def test_what_became_of_the_data_is_told_once_kept_and_shown(finished: Path) -> 
     assert [stdout.count(line) for line in told] == [1] * len(told)
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "<h2>Data</h2>" in page and "Of these in training data" in page
+
+
+def test_the_terminal_shows_no_library(finished: Path) -> None:
+    stdout = (finished.parents[1] / "stdout.txt").read_text()
+    assert "\x1b" not in stdout
+    assert not any(word in stdout for word in ("Traceback", "ray::", "DeepSpeed", "WARNING"))
 
 
 def test_losses_fall_and_the_summary_says_so(finished: Path) -> None:
