@@ -30,7 +30,7 @@ def shared_material() -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 30 steps on two workers with computed references, trained once for all processes of the tests."""
+    """The folder of a run of 30 steps on two workers, with computed references; trained once for all test processes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-run"
     folder.mkdir(exist_ok=True)

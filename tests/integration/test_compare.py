@@ -1,4 +1,4 @@
-"""`raymix compare` as a user runs it: stopped by Ctrl-C, started again, with variants that fail before or in training."""
+"""`raymix compare` as a user runs it: stopped by Ctrl-C, started again; variants that fail before or in training."""
 
 import json
 import os

@@ -12,7 +12,7 @@ import pytest
 from tests.dashboards import Server, ask
 from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
 
-NUM_STEPS, ROWS_PER_STEP = 160, 8
+NUM_STEPS, ROWS_PER_STEP = 140, 8
 OVER_THE_PAGE: list[dict[str, Any]] = [
     {"kind": "set", "shares": {"copy": 0.2}, "by": "cleo", "why": "seen on the page"},
     {"kind": "pin", "shares": {"add": 0.3}, "by": "cleo"},
@@ -77,7 +77,7 @@ def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -
     assert "anna: add 0." in pinned.stdout and "law pinned (the court waits)" in pinned.stdout
     *others, change = by_operators(run)
     assert others == over_the_page
-    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= change["effective_step"] + 30)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= change["effective_step"] + 16)
     kill_group(process)
 
     process = start("run", config)  # what was asked holds on, and another change is taken up

@@ -81,6 +81,6 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
             pipe.send((True, function(*args)))
         except BaseException:  # the parent has to hear of anything, or it waits
             pipe.send((False, traceback.format_exc()))
-        # DeepSpeed collects garbage many times an engine; without the million objects of the libraries it takes no time.
+        # DeepSpeed collects garbage up to seven times an engine, each time over all objects of the libraries.
         gc.collect()
         gc.freeze()
