@@ -10,8 +10,7 @@ from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, ch
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
-from workers.model.base_config import load_vocabulary_size, reach_model
-from workers.model.base_name import is_hub_name
+from workers.model.base_config import is_hub_name, load_vocabulary_size, reach_model
 
 
 class PreparedData:

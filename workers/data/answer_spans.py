@@ -29,8 +29,7 @@ from workers.data.chat_template import (
     shared_length,
 )
 from workers.data.formats import Message
-from workers.data.message_forms import text_of
-from workers.data.message_marks import Located, Mark, Marker, find_taken
+from workers.data.messages import Located, Mark, Marker, find_taken, text_of
 
 Key = tuple[object, ...]
 Locate = Callable[[Sequence[Message], bool], Located]

@@ -12,8 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from workers.data.formats import Example, Message
-from workers.data.left_out import find_dropped, find_missing
-from workers.data.message_forms import forms_of, has_written_out_parts, with_system
+from workers.data.messages import find_dropped, find_missing, forms_of, has_written_out_parts, with_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workers.data.arrow_rows import read_ipc
+from workers.data.arrow_rows import read_ipc, read_parquet
 from workers.data.contents import foreign_file, foreign_text, read_head
-from workers.data.csv_rows import LIST_COLUMNS, read_csv
 from workers.data.files import BadRow, Shard, split_suffix
 from workers.data.framing import DamagedFile, split_json, split_lines
-from workers.data.json_rows import read_json
-from workers.data.parquet_rows import read_parquet
 from workers.data.streams import ZSTD_WINDOW_MIB, peek, read_text
+from workers.data.text_rows import LIST_COLUMNS, read_csv, read_json
 
 Rows = Iterator[tuple[int, Any] | BadRow]
 

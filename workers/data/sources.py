@@ -17,7 +17,6 @@ from pydantic import Field
 
 from workers.config.data import DomainConfig, Exclusion, HubConfig, TrainOn
 from workers.data.arrow_rows import read_arrow
-from workers.data.csv_rows import LIST_COLUMNS
 from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, Shard, split_suffix
 from workers.data.formats import (
     Example,
@@ -34,6 +33,7 @@ from workers.data.formats.values import RowError
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
 from workers.data.streams import ZSTD_WINDOW_MIB
+from workers.data.text_rows import LIST_COLUMNS
 from workers.hub import reach_hub
 from workers.settings import Settings
 

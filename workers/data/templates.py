@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workers.data.answer_spans import find_answers
 from workers.data.chat_template import ChatTemplate, Conversation, Rendered, Span, TemplateRefusal
 from workers.data.formats import Example, says_something
-from workers.data.message_forms import text_of
+from workers.data.messages import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

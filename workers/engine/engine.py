@@ -22,11 +22,10 @@ from workers.config.training import TrainingConfig
 from workers.data.passes import ForwardPass, idle_pass
 from workers.engine.collectives import max_over_ranks
 from workers.engine.deepspeed_config import build_deepspeed_config
-from workers.engine.gradients import CheckedUpdate, WideGradients
-from workers.engine.partitions import Fragment, stepped_tensors
+from workers.engine.optimizer import CheckedUpdate, WideGradients, parameter_groups
 from workers.engine.router_loss import find_router_loss
 from workers.engine.trainable import load_trainable
-from workers.engine.weight_decay import parameter_groups
+from workers.engine.zero_state import Fragment, stepped_tensors
 from workers.model.base_config import load_hidden_size
 from workers.model.isolation import Isolation, prove_isolation
 from workers.model.loading import find_decoder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from workers.export.verification import ExportError, check_loss, plain_loss
-from workers.model.base_name import base_name
+from workers.model.base_config import base_name
 from workers.model.loading import load_model
 
 if TYPE_CHECKING:

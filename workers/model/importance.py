@@ -31,7 +31,7 @@ from workers.strategies.cofitune.architectures import (
     sizes_of,
     submodule,
 )
-from workers.strategies.cofitune.scores import KINDS, Scores
+from workers.strategies.cofitune.importance import KINDS, Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,8 +12,7 @@ from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deeps
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
-from workers.model.attention import resolve_attention
-from workers.model.base_config import check_model_path, explain, model_class, read_model_type
+from workers.model.base_config import check_model_path, explain, model_class, read_model_type, resolve_attention
 from workers.model.base_folder import BaseModel, read_base
 
 

@@ -15,8 +15,7 @@ looks easier than it is, which the held-out losses of the same evaluation show.
 from typing import TYPE_CHECKING
 
 from workers.plugins import names_of_table
-from workers.signals.base import Signal
-from workers.signals.examples import MeasuredExamples
+from workers.signals.examples import MeasuredExamples, Signal
 
 if TYPE_CHECKING:
     from workers.signals.table import SIGNALS, build_signal

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from workers.data.measured_batches import build_batch
+from workers.data.batches import build_batch
 from workers.durable import write_durably
 from workers.engine.collectives import on_rank_zero
 from workers.events import log_event

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.plugins import with_plugins
-from workers.signals.base import Signal
+from workers.signals.examples import Signal
 from workers.signals.hidden_similarity import HiddenSimilarity
 from workers.signals.perplexity_ratio import PerplexityRatio
 

@@ -23,7 +23,7 @@ from workers.durable import write_durably
 from workers.engine import checkpoint
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
-from workers.engine.learning_rate import learning_rate
+from workers.engine.optimizer import learning_rate
 from workers.events import log_event
 from workers.export import export_model, held_out_examples
 from workers.model.isolation import find_proof_row

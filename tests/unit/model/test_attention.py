@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GptOssForCausalLM, Ll
 
 from tests.unit.model.test_base_folder import model_of, write_model
 from workers.config.model import ModelConfig
-from workers.model.attention import resolve_attention
+from workers.model.base_config import resolve_attention
 from workers.model.loading import load_model
 
 

@@ -1,7 +1,7 @@
 """Rows in common layouts -> Examples.
 
-`layouts.py` has the layouts, `turns.py` reads messages and `calls.py` tools, `marks.py` says which answers are trained
-on, `detection.py` tells layouts apart and `refusals.py` knows what must not be guessed.
+`layouts.py` has the layouts, `turns.py` reads messages, tools and calls, `marks.py` says which answers are trained on,
+`detection.py` tells layouts apart and `refusals.py` knows what must not be guessed.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,7 @@ from typing import Any
 
 from workers.config.data import TrainOn
 from workers.data.formats.detection import check_fields, complete_fields, detect_format
-from workers.data.formats.example import Example, ExcludedRow, Message, says_something
-from workers.data.formats.exclusion import is_excluded
+from workers.data.formats.example import Example, ExcludedRow, Message, is_excluded, says_something
 from workers.data.formats.layouts import FORMATS, FURTHER, TOOLS_NAMES
 from workers.data.formats.marks import find_learned, read_switch
 from workers.data.formats.refusals import find_refusal, harmless_names

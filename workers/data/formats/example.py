@@ -1,9 +1,13 @@
-"""What a usable row becomes: an Example."""
+"""What a usable row becomes: an Example, unless a pattern of its domain leaves it out."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from workers.config.data import Exclusion
+from workers.data.formats.values import Row
 
 Message = dict[str, Any]
 """As a chat template takes it: `role` and `content` (text), and if the row has them `reasoning_content` (text),
@@ -84,3 +88,27 @@ def _call_texts(message: Message) -> Iterator[str]:
     for call in message.get("tool_calls", ()):
         function = call["function"]
         yield f"{function['name']} {json.dumps(function['arguments'], ensure_ascii=False, sort_keys=True)}"
+
+
+def is_excluded(row: Row, example: Example | None, exclude: Sequence[Exclusion]) -> bool:
+    """Whether a pattern matches its field or, without a field, the example's texts; with example None, only fields."""
+    return any(
+        re.search(exclusion.pattern, text, re.IGNORECASE)
+        for exclusion in exclude
+        for text in _searched(row, example, exclusion.field)
+    )
+
+
+def shown_value(value: Any) -> str | None:
+    """The text of a value in which patterns are searched; booleans and numbers as in JSON."""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return value if isinstance(value, str) else None
+
+
+def _searched(row: Row, example: Example | None, field: str | None) -> list[str]:
+    if field is None:
+        return [] if example is None else example.texts
+    value = row.get(field)
+    values = value if isinstance(value, list) else [value]
+    return [text for text in map(shown_value, values) if text is not None]

@@ -17,7 +17,7 @@ config_class = CoFiTuneConfig
 
 def apply(model: "PreTrainedModel", config: CoFiTuneConfig) -> "PreTrainedModel":
     """Make only the chosen modules of the chosen layers trainable."""
-    from workers.strategies.cofitune.selection import freeze
+    from workers.strategies.cofitune.architectures import freeze
 
     freeze(model, config)
     return model

@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from workers.strategies.cofitune.architectures import TrainedParameter, trained_parameters
 from workers.strategies.cofitune.config import CoFiTuneConfig
-from workers.strategies.cofitune.normalisation import Importance, read_importance
-from workers.strategies.cofitune.selection import TrainedParameter, trained_parameters
+from workers.strategies.cofitune.importance import Importance, read_importance
 
 NUM_BINS = 10
 _NO_BIN = NUM_BINS  # elements without importance: padding, other modules

@@ -1,9 +1,8 @@
 """LoRA: low-rank adapters are trained, the base model stays frozen (Hu et al. 2021, arXiv 2106.09685); uses peft.
 
 config.py     the settings
-matrices.py   the matrices of a model that can have an adapter, and how peft addresses each
+matrices.py   the matrices of a model that can have an adapter, and those that have one
 targets.py    names in the configuration -> matrices; a name that matches nothing is an error
-reach.py      which matrices have an adapter, and their share
 """
 
 import warnings
