@@ -15,9 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pyarrow.types as kinds
 
-from workers.data.files import ROWS_PER_BLOCK, BadRow, Shard, one_line
+from workers.data.files import ROWS_PER_BLOCK, BadRow, Rows, Shard, one_line
 
-Rows = Iterator[tuple[int, Any] | BadRow]
 _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
 # A value that does not have the type of its column, or exceeds a limit of Python.
@@ -105,14 +104,10 @@ def _is_sound(column: pyarrow.Array) -> bool:
     return True
 
 
-def marker(name: str) -> object:
-    """A placeholder for a value that is not decoded; messages name its class."""
-    return _marker_class(name)()
-
-
 @cache
-def _marker_class(name: str) -> type:
-    return type(name, (), {})
+def _marker(name: str) -> object:
+    """A placeholder for a value that is not decoded; messages name its class."""
+    return type(name, (), {})()
 
 
 def is_decoded(kind: pyarrow.DataType) -> bool:
@@ -126,9 +121,8 @@ def is_decoded(kind: pyarrow.DataType) -> bool:
         return is_decoded(kind.key_type) and is_decoded(kind.item_type)
     if kinds.is_dictionary(kind) or _has_lists(kind):
         return is_decoded(kind.value_type)
-    return _is_text(kind) or any(
-        check(kind) for check in (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
-    )
+    scalars = (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
+    return _is_text(kind) or any(check(kind) for check in scalars)
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:
@@ -150,7 +144,7 @@ def _decode(column: pyarrow.Array | pyarrow.ChunkedArray, is_suspect: bool) -> l
     try:
         return _decode_parts(column)
     except _DECODING_ERRORS:
-        return [marker(_DAMAGED)] * len(column)
+        return [_marker(_DAMAGED)] * len(column)
 
 
 def _decode_parts(array: pyarrow.Array) -> list[Any]:
@@ -162,7 +156,7 @@ def _decode_parts(array: pyarrow.Array) -> list[Any]:
         array.indices.validate(full=True)
         words, indices = _decode_parts(array.dictionary), array.indices.to_pylist()
         return [
-            None if index is None else words[index] if 0 <= index < len(words) else marker(_DAMAGED)
+            None if index is None else words[index] if 0 <= index < len(words) else _marker(_DAMAGED)
             for index in indices
         ]
     if kinds.is_struct(kind):
@@ -174,7 +168,7 @@ def _decode_parts(array: pyarrow.Array) -> list[Any]:
     if is_decoded(kind):
         array.validate(full=True)
         return array.to_pylist()
-    unread = marker(str(kind)[:60])
+    unread = _marker(str(kind)[:60])
     return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
 
 
@@ -182,7 +176,7 @@ def _decode_objects(array: pyarrow.StructArray) -> list[Any]:
     array.validate()
     names = [array.type.field(index).name for index in range(array.type.num_fields)]
     if len(set(names)) < len(names):
-        unread = marker("an object with a duplicate key")
+        unread = _marker("an object with a duplicate key")
         return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
     parts = [_decode_parts(array.field(index)) for index in range(len(names))]
     return [
@@ -199,7 +193,7 @@ def _decode_lists(array: Any) -> list[Any]:
     else:
         starts = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     if (np.diff(starts) < 0).any() or not 0 <= starts[0] <= starts[-1] <= len(array.values):
-        return [marker(_DAMAGED)] * len(array)
+        return [_marker(_DAMAGED)] * len(array)
     values = _decode_parts(array.values.slice(starts[0], starts[-1] - starts[0]))
     starts = (starts - starts[0]).tolist()
     return [
@@ -216,20 +210,20 @@ def _decode_texts(array: pyarrow.Array) -> list[Any]:
         pass
     except pyarrow.ArrowInvalid as error:
         if "UTF8" not in str(error):
-            return [marker(_DAMAGED)] * len(array)
+            return [_marker(_DAMAGED)] * len(array)
     values: list[Any] = []
     for scalar in array:
         try:
             values.append(scalar.as_py())
         except UnicodeDecodeError:
-            values.append(marker(_NOT_UTF8))
+            values.append(_marker(_NOT_UTF8))
     return values
 
 
 _ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
 
 
-def read_parquet(path: Path, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]:
+def read_parquet(path: Path, shard: Shard) -> Rows:
     """The shard's rows."""
     try:
         file = pyarrow.parquet.ParquetFile(path)
@@ -253,11 +247,9 @@ def read_parquet(path: Path, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]
                 yield from _read_row_group(path, file, group, rows, mine)
 
 
-def _read_row_group(
-    path: Path, file: pyarrow.parquet.ParquetFile, group: int, rows: range, mine: range
-) -> Iterator[tuple[int, Any] | BadRow]:
+def _read_row_group(path: Path, file: pyarrow.parquet.ParquetFile, group: int, rows: range, mine: range) -> Rows:
     fields = list(file.schema_arrow)
-    unread = {field.name: marker(str(field.type)[:60]) for field in fields if not _is_read(field.type)}
+    unread = {field.name: _marker(str(field.type)[:60]) for field in fields if not _is_read(field.type)}
     columns = [field.name for field in fields if field.name not in unread]
     row = rows.start
     try:

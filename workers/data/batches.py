@@ -48,10 +48,6 @@ class Batch:
     global_rows_D: NDArray[np.int64]  # rows of each domain in the step, over all ranks
     domain_rows_seen_D: NDArray[np.int64]  # rows of each domain from step 1 through this step
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.row_B)
-
 
 class BatchLoader:
     """Returns this rank's batch of every step, gathered a block of steps ahead by a thread.

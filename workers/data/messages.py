@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.data.formats import Message
+from workers.data.formats.example import Message
 
+Tools = Sequence[dict[str, Any]]
 Turn = tuple[Message, bool]
 """A message, and whether it is trained on."""
 
@@ -51,7 +52,7 @@ def text_of(message: Message) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def without(message: Message, key: str) -> Message:
+def _without(message: Message, key: str) -> Message:
     return {name: value for name, value in message.items() if name != key}
 
 
@@ -66,7 +67,7 @@ def _with_text_arguments(message: Message) -> Message:
 
 
 def _without_empty_content(message: Message) -> Message:
-    return without(message, "content") if "tool_calls" in message and not message["content"] else message
+    return _without(message, "content") if "tool_calls" in message and not message["content"] else message
 
 
 # The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
@@ -92,7 +93,7 @@ class Located:
     marks: list[Mark]
 
 
-def find_taken(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> set[str]:
+def find_taken(messages: Sequence[Message], tools: Tools) -> set[str]:
     """The characters that cannot be marks because the conversation contains them."""
     return set(_MARK.findall(json.dumps([messages, tools], ensure_ascii=False)))
 
@@ -101,7 +102,6 @@ class Marker:
     """Puts marks into messages and takes them out of the rendered text."""
 
     def __init__(self, taken: set[str]) -> None:
-
         self._free = (chr(code) for code in range(_FIRST_MARK, _LAST_MARK + 1) if chr(code) not in taken)
         self._numbers: dict[str, int] = {}  # of each mark
         self._owners: list[tuple[int, bool]] = []  # of each mark: its message, and whether it is of a call's name
@@ -143,7 +143,6 @@ class Marker:
         return Located(text, list(marks.values()))
 
 
-Tools = Sequence[dict[str, Any]]
 Render = Callable[[Sequence[Message], Tools], str | None]
 """The text of a conversation; None if the template raises an error."""
 
@@ -162,7 +161,7 @@ def find_missing(render: Render, messages: Sequence[Message], tools: Tools, text
     for index, message in enumerate(messages):
         before, after = messages[:index], messages[index + 1 :]
         if calls := message.get("tool_calls"):
-            bare = {"content": "", **without(message, "tool_calls")}
+            bare = {"content": "", **_without(message, "tool_calls")}
             fewer = {**bare, "tool_calls": calls[:-1]} if calls[1:] else bare
             if not shows(_names(calls), [*before, fewer, *after], tools):
                 return _left_out("a tool call", _names(calls))

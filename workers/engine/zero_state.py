@@ -8,11 +8,13 @@ parameter, padded if the parameter is not divisible by the ranks.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from workers.strategy import Fragment
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -35,23 +37,11 @@ class TrainedState:
 
     def materialise(self) -> None:
         """Make the optimizer create its state, with arbitrary values: DeepSpeed and Adam do so at the first step."""
-        from workers.data.batches import Batch
+        from workers.data.batches import MeasuredRow, collate
 
-        zeros = np.zeros(1, dtype=np.int64)
-        batch = Batch(
-            step=0,
-            weights_version=0,
-            input_ids_BL=np.zeros((1, 2), dtype=np.int32),
-            position_ids_BL=np.arange(2, dtype=np.int32)[None],
-            loss_mask_BL=np.array([[False, True]]),
-            domain_B=zeros,
-            row_B=zeros,
-            global_loss_tokens=self._engine.world_size,
-            global_tokens=0,
-            global_rows_D=zeros,
-            domain_rows_seen_D=zeros,
-        )
-        self._engine.forward_backward(batch, num_domains=1)
+        zeros = np.zeros(2, dtype=np.int64)
+        batch, _ = collate([MeasuredRow(0, 0, zeros, np.arange(2), np.array([False, True]), zeros)], num_domains=1)
+        self._engine.forward_backward(replace(batch, global_loss_tokens=self._engine.world_size), num_domains=1)
         self._engine.step(learning_rate=0.0)
         self._relink()
 
@@ -134,31 +124,17 @@ def replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tenso
     return {id(p): master for weights, masters in pairs for p, master in zip(weights, masters, strict=True)}
 
 
-@dataclass(frozen=True)
-class Fragment:
-    """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
-
-    parameter: torch.nn.Parameter
-    offset: int
-    start: int
-    length: int
-
-
 def stepped_tensors(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
     """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
     match engine.zero_stage:
         case 0:
-            yield from _whole_parameters(engine)
+            masters = replicated_masters(engine.optimizer, engine.zero_stage)
+            for p in engine.trainable_parameters().values():
+                yield masters.get(id(p), p), [Fragment(p, 0, 0, p.numel())]
         case 1 | 2:
             yield from _flat_groups(engine)
         case _:
             yield from _flat_pieces(engine)
-
-
-def _whole_parameters(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
-    masters = replicated_masters(engine.optimizer, engine.zero_stage)
-    for p in engine.trainable_parameters().values():
-        yield masters.get(id(p), p), [Fragment(p, 0, 0, p.numel())]
 
 
 def _flat_groups(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
@@ -168,14 +144,9 @@ def _flat_groups(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment
     else:
         groups = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True)
     for flat, parameters in groups:
-        mappings = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]
-        yield (
-            flat,
-            [
-                Fragment(p, m.hp_fragment_address.start, m.lp_fragment_address.start, m.hp_fragment_address.numel)
-                for p, m in mappings
-            ],
-        )
+        mapped = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]
+        places = [(p, mapping.hp_fragment_address, mapping.lp_fragment_address) for p, mapping in mapped]
+        yield flat, [Fragment(p, hp.start, lp.start, hp.numel) for p, hp, lp in places]
 
 
 def _flat_pieces(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:

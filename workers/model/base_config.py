@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 
 def check_model_path(config: ModelConfig) -> str:
-    """`model.path` as transformers takes it, after checking that its folder or hub name can be read.
-
-    Raises:
-        ValueError: there is no such folder, or no such model on the hub.
-    """
+    """`model.path` as transformers takes it, after checking that its folder or hub name can be read; ValueError if
+    there is no such folder, or no such model on the hub."""
     folder = Path(config.path).expanduser()
     if folder.exists():
         read_model_config(folder)
@@ -41,11 +38,8 @@ def reach_model(config: ModelConfig) -> str | None:
 
 
 def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
-    """The model's configuration in transformers.
-
-    Raises:
-        ValueError: transformers does not know the type, it needs remote code, or it is not a causal language model.
-    """
+    """The model's configuration in transformers; ValueError if transformers does not know the type, it needs remote
+    code, or it is not a causal language model."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -79,17 +73,9 @@ def model_class(described: "PreTrainedConfig") -> "type[PreTrainedModel]":
     return family
 
 
-def load_hidden_size(config: ModelConfig) -> int:
-    """Width of the model's residual stream, from its configuration file."""
-    hidden_size: int = read_model_type(config, check_model_path(config)).get_text_config().hidden_size
-    return hidden_size
-
-
-def load_vocabulary_size(config: ModelConfig) -> int | None:
-    """Number of token ids of the model according to its configuration file; None if it does not say."""
-    described = read_model_type(config, check_model_path(config)).get_text_config()
-    size: int | None = getattr(described, "vocab_size", None)
-    return size
+def load_text_config(config: ModelConfig) -> "PreTrainedConfig":
+    """What the model's configuration file says of its text part."""
+    return read_model_type(config, check_model_path(config)).get_text_config()
 
 
 def explain(error: Exception) -> str:
@@ -123,11 +109,8 @@ _FLASH = "flash_attention_2"
 
 
 def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str:
-    """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager.
-
-    Raises:
-        ValueError: the requested kernel does not work for this family, or on this machine.
-    """
+    """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager. ValueError if the
+    requested kernel does not work for this family, or on this machine."""
     works = ["sdpa", "eager"] if family._supports_sdpa else ["eager"]
     if config.attention == "auto":
         return works[0]

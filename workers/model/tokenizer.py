@@ -1,4 +1,5 @@
-"""Loading of the base model's tokenizer, without remote code, without output; or why it does not load, in one line.
+"""The base model's tokenizer, loaded without remote code and without output; or why it does not load, in one line; and
+whether the model has an embedding for every token id in the data.
 
 transformers makes a fast tokenizer from any supported file. Without the package for it, it tries the next method and
 reports only the last failure: for a SentencePiece model, that tiktoken is missing.
@@ -7,16 +8,21 @@ reports only the last failure: for a SentencePiece model, that tiktoken is missi
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workers.config.model import ModelConfig
 from workers.model.base_config import check_model_path, explain, read_model_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from workers.data.store import TokenStore
 
 
 def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
@@ -100,7 +106,10 @@ def explain_missing_package(folder: Path | None, error: Exception | None) -> str
 
 def _of_files(folder: Path) -> Iterator[str]:
     if (folder / _FAST).is_file():
-        yield from _not_json(folder / _FAST)
+        try:
+            json.loads((folder / _FAST).read_bytes())
+        except ValueError as error:
+            yield f"{_FAST} is not JSON ({error}); copy or download it again"
         return
     for name in _MODELS:
         if (folder / name).is_file():
@@ -110,13 +119,6 @@ def _of_files(folder: Path) -> Iterator[str]:
     others = [*_MODELS, *_VOCABULARIES, "tekken.json"]
     if not any(next(folder.glob(name), None) for name in others):
         yield "it has no tokenizer.json and no other tokenizer; copy the model's there"
-
-
-def _not_json(file: Path) -> Iterator[str]:
-    try:
-        json.loads(file.read_bytes())
-    except ValueError as error:
-        yield f"{file.name} is not JSON ({error}); copy or download it again"
 
 
 def _of_model(file: Path) -> Iterator[str]:
@@ -166,3 +168,41 @@ def _is_tiktoken(head: bytes) -> bool:
         return bool(newline and base64.b64decode(token, validate=True) and rank.strip().isdigit())
     except ValueError:
         return False
+
+
+_BLOCK_TOKENS = 2**24
+_MAX_NAMED = 3
+
+
+def check_token_ids(
+    stores: Mapping[str, Sequence["TokenStore"]], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int
+) -> None:
+    """Refuse ids beyond the embedding: ValueError if a store contains an id of at least `num_embeddings`, or the pad
+    token has one. The stores are read only if the tokenizer has such ids."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest < num_embeddings:
+        return
+    pad_id = tokenizer.pad_token_id
+    if isinstance(pad_id, int) and pad_id >= num_embeddings:
+        raise ValueError(_message("the padding of every row", np.array([pad_id]), tokenizer, num_embeddings))
+    for name, of_domain in stores.items():
+        beyond = np.unique(np.concatenate([_ids_from(store, num_embeddings) for store in of_domain]))
+        if len(beyond):
+            raise ValueError(_message(f"domain {name!r}", beyond, tokenizer, num_embeddings))
+
+
+def _ids_from(store: "TokenStore", first: int) -> NDArray[np.int32]:
+    rows = max(1, _BLOCK_TOKENS // store.max_length)
+    blocks = (store.input_ids[start : start + rows] for start in range(0, store.num_rows, rows))
+    found = [np.unique(block[block >= first]) for block in blocks]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int32), *found]))
+
+
+def _message(where: str, ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> str:
+    named = ", ".join(f"{i} ({tokenizer.convert_ids_to_tokens(i)})" for i in ids[:_MAX_NAMED].tolist())
+    more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
+    return (
+        f"model.path: the model has embeddings for the token ids 0 to {num_embeddings - 1:,}, but {where} has "
+        f"{named}{more}; the tokenizer has {len(tokenizer):,} tokens, so use the one that belongs to the model, or "
+        "enlarge the model with model.resize_token_embeddings(len(tokenizer)) and save it"
+    )

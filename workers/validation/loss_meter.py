@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ from workers.data.store import TokenStore
 from workers.engine.collectives import on_rank_zero
 from workers.events import log_event
 from workers.validation.example_losses import EvaluationHistory, Losses, write_evaluation_json
-from workers.validation.held_out import HeldOutSample, draw_sample
+from workers.validation.held_out import HeldOutSample, MaxRows, draw_sample
 from workers.validation.loss_statistics import ExampleLosses, paired_difference
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+
+
+Samples = Mapping[str, HeldOutSample]
 
 
 class LossMeter:
@@ -37,21 +40,14 @@ class LossMeter:
     """
 
     def __init__(
-        self,
-        engine: "Engine",
-        stores: Mapping[str, TokenStore],
-        max_rows: int | Literal["all"],
-        folder: Path,
-        num_steps_done: int,
+        self, engine: "Engine", stores: Mapping[str, TokenStore], max_rows: MaxRows, folder: Path, num_steps_done: int
     ) -> None:
         self._engine = engine
         self._folder = folder
         # Drawing reads every evaluation store completely, so one rank does it for all.
         self.samples = on_rank_zero(lambda: {name: draw_sample(store, max_rows) for name, store in stores.items()})
-        micro_batch_size = engine.training.micro_batch_size
-        self._batches = build_evaluation_batches(
-            stores, self.samples, micro_batch_size, dist.get_rank(), dist.get_world_size()
-        )
+        rank, world_size, rows_per_pass = dist.get_rank(), dist.get_world_size(), engine.training.micro_batch_size
+        self._batches = build_evaluation_batches(stores, self.samples, rows_per_pass, rank, world_size)
         self._history: EvaluationHistory = on_rank_zero(partial(_open_history, folder, num_steps_done))
 
     @property
@@ -121,11 +117,7 @@ class EvaluationBatch:
 
 
 def build_evaluation_batches(
-    stores: Mapping[str, TokenStore],
-    samples: Mapping[str, HeldOutSample],
-    micro_batch_size: int,
-    rank: int,
-    world_size: int,
+    stores: Mapping[str, TokenStore], samples: Samples, micro_batch_size: int, rank: int, world_size: int
 ) -> list[EvaluationBatch]:
     """This rank's batches of an evaluation, built once and measured many times.
 
@@ -148,9 +140,7 @@ def build_evaluation_batches(
     ]
 
 
-def evaluate(
-    engine: "Engine", batches: Sequence[EvaluationBatch], samples: Mapping[str, HeldOutSample]
-) -> dict[str, ExampleLosses]:
+def evaluate(engine: "Engine", batches: Sequence[EvaluationBatch], samples: Samples) -> dict[str, ExampleLosses]:
     """The loss of every example of every domain, measured by all ranks together; a collective.
 
     Each example is measured by one rank and the others add zeros, so the sums do not depend on the number of ranks.
@@ -168,7 +158,7 @@ def evaluate(
     }
 
 
-def _first_examples(samples: Mapping[str, HeldOutSample]) -> NDArray[np.int64]:
+def _first_examples(samples: Samples) -> NDArray[np.int64]:
     """Number of each domain's first example over all domains, then the total; (D + 1,)."""
     return np.cumsum([0, *(len(sample.example_E) for sample in samples.values())])
 

@@ -2,10 +2,10 @@
 templates take.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from workers.data.formats.example import Message, Tool
-from workers.data.formats.marks import MARKS, read_mark
+from workers.data.formats.example import MARKS, Message, Tool, read_mark
 from workers.data.formats.values import (
     Row,
     RowError,
@@ -122,25 +122,15 @@ _PART_KINDS = {
 }
 
 
+@dataclass(slots=True)
 class Talk:
-    """A conversation being read.
+    """A conversation being read."""
 
-    Attributes:
-        messages: so far.
-        marks: whether a message is trained on, for those that say so.
-        tools: that it may call.
-        has_further: whether the row may have more than its format's required fields; most do not.
-        is_columnar: whether nulls in calls and tools are filler of a columnar file.
-    """
-
-    __slots__ = ("has_further", "is_columnar", "marks", "messages", "tools")
-
-    def __init__(self, has_further: bool, is_columnar: bool) -> None:
-        self.messages: list[Message] = []
-        self.marks: dict[int, bool] = {}
-        self.tools: list[Tool] = []
-        self.has_further = has_further
-        self.is_columnar = is_columnar
+    has_further: bool  # whether the row may have more than its format's required fields; most do not
+    is_columnar: bool  # whether nulls in calls and tools are filler of a columnar file
+    messages: list[Message] = field(default_factory=list)  # so far
+    marks: dict[int, bool] = field(default_factory=dict)  # whether a message is trained on, for those that say so
+    tools: list[Tool] = field(default_factory=list)  # that it may call
 
     def say(self, role: str, content: str) -> None:
         self.messages.append({"role": role, "content": content})

@@ -58,12 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi": Architecture({**_QKV, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"}),
     "opt": Architecture({**_QKV, "o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}, dropout="dropout"),
     "gpt2": Architecture(
-        {
-            **dict.fromkeys(("q", "k", "v"), "attn.c_attn"),
-            "o": "attn.c_proj",
-            "up": "mlp.c_fc",
-            "down": "mlp.c_proj",
-        },
+        {**dict.fromkeys(("q", "k", "v"), "attn.c_attn"), "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
         layers="h",
         attention="attn",
         dropout="attn_dropout",
@@ -93,11 +88,7 @@ class Sizes:
 
 
 def architecture_of(model_type: str, modules: Sequence[str]) -> Architecture:
-    """The names in the layers of this type of model.
-
-    Raises:
-        ValueError: the type of model is unknown, or has no such module.
-    """
+    """The names in the layers of this type of model; ValueError if it is unknown, or has no such module."""
     if model_type not in ARCHITECTURES:
         raise ValueError(
             f"training.strategy: cofitune does not know the module names of {model_type!r} models; it knows "
@@ -153,11 +144,6 @@ def row_modules(architecture: Architecture, path: str, sizes: Sizes) -> tuple[ND
     return np.concatenate(names), np.concatenate(units)
 
 
-def row_axis(module: "torch.nn.Module") -> int:
-    """Axis of the output units in a matrix: 0 in torch's Linear, 1 in the Conv1D of GPT-2."""
-    return 1 if hasattr(module, "nf") else 0
-
-
 def _rows(module: str, sizes: Sizes) -> tuple[int, int]:
     """Rows of a module, and rows per unit."""
     match module:
@@ -191,19 +177,8 @@ class TrainedParameter:
         return getattr(self.parameter, "ds_shape", self.parameter.shape)
 
 
-def freeze(model: "PreTrainedModel", config: CoFiTuneConfig) -> None:
-    """Make exactly the chosen parameters require gradients.
-
-    Raises:
-        ValueError: the model does not have these layers or modules, or its architecture is unknown.
-    """
-    model.requires_grad_(False)
-    for trained in trained_parameters(model, config):
-        trained.parameter.requires_grad_(True)
-
-
 def trained_parameters(model: "PreTrainedModel", config: CoFiTuneConfig) -> Iterator[TrainedParameter]:
-    """The chosen weights and biases, layer by layer."""
+    """The chosen weights and biases, layer by layer; ValueError if the model or its architecture lacks them."""
     architecture = architecture_of(model.config.get_text_config().model_type, config.trained_modules)
     layers = decoder_layers(model, architecture)
     sizes = sizes_of(model, architecture)
@@ -214,5 +189,5 @@ def trained_parameters(model: "PreTrainedModel", config: CoFiTuneConfig) -> Iter
             module_R, unit_R = row_modules(architecture, path, sizes)
             is_trained_R = np.isin(module_R, config.trained_modules)
             for name, parameter in module.named_parameters(recurse=False):
-                axis = row_axis(module) if name == "weight" else 0
+                axis = 1 if name == "weight" and hasattr(module, "nf") else 0  # 1 in the Conv1D of GPT-2
                 yield TrainedParameter(parameter, layer, axis, module_R, unit_R, is_trained_R)

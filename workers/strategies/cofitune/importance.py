@@ -100,11 +100,7 @@ def by_rank(absolute: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def merge_importance(several: Sequence[Importance]) -> Importance:
-    """Elementwise maximum: important to one is important.
-
-    Raises:
-        ValueError: they belong to models of different shapes.
-    """
+    """Elementwise maximum: important to one is important; ValueError if they belong to models of different shapes."""
     first = several[0]
     for other in several[1:]:
         if differing := [kind for kind in KINDS if other[kind].shape != first[kind].shape]:
@@ -135,11 +131,8 @@ def write_importance(path: Path, importance: Importance, about: Mapping[str, obj
 
 
 def read_importance(paths: Sequence[Path]) -> Importance:
-    """The importance in a file, or the elementwise maximum of several.
-
-    Raises:
-        ValueError: a file is missing or was not written by `write_importance`, or they belong to different models.
-    """
+    """The importance in a file, or the elementwise maximum of several; ValueError if a file is missing or was not
+    written by `write_importance`, or they belong to different models."""
     return merge_importance([_read(path) for path in paths])
 
 

@@ -7,7 +7,7 @@ router is a parameter of a special module: peft adapts these as `target_paramete
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -64,7 +64,7 @@ def find_matrices(model: Any) -> list[Matrix]:
         found.append(
             Matrix(
                 name=name,
-                num_parameters=_size(parameter),
+                num_parameters=int(getattr(parameter, "ds_numel", None) or parameter.numel()),
                 is_parameter=kind == "parameter" or is_reserved,
                 is_linear=is_linear,
                 is_transposed=type(module).__name__ == "Conv1D",
@@ -78,11 +78,8 @@ def adapted_names(model: Any) -> set[str]:
     """Names, in the base model, of the matrices that have an adapter in a model wrapped by peft."""
     from peft.tuners.lora import LoraLayer
 
-    names = set()
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            names.add(f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}")
-    return names
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return {f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}" for name, module in layers}
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -182,10 +179,6 @@ def _innermost(module: Any) -> Any:
     return module
 
 
-def _size(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", None) or parameter.numel())
-
-
 _NUMBERS = re.compile(r"\.\d+\.")
 
 
@@ -228,12 +221,9 @@ def find_reach(model: Any) -> Reach:
     trained = (name for name, p in model.named_parameters() if ".modules_to_save." in name and p.requires_grad)
     saved = {name.removeprefix("base_model.model.").partition(".modules_to_save.")[0] for name in trained}
     adapted = [matrix for matrix in matrices if matrix.name in names]
-    left_out = [m for m in matrices if m.is_linear and m.name not in names and not _is_within(m, saved)]
+    in_saved = tuple(f"{module}." for module in saved)
+    left_out = [m for m in matrices if m.is_linear and m.name not in names and not m.name.startswith(in_saved)]
     return Reach(adapted, left_out, sorted(saved))
-
-
-def _is_within(matrix: Matrix, modules: Iterable[str]) -> bool:
-    return any(f"{matrix.name}.".startswith(f"{module}.") for module in modules)
 
 
 def _grouped(matrices: list[Matrix]) -> str:
@@ -243,9 +233,8 @@ def _grouped(matrices: list[Matrix]) -> str:
         name = _NUMBERS.sub(".*.", matrix.name.removesuffix(".weight"))
         owner, _, leaf = name.rpartition(".")
         groups.setdefault(owner, Counter())[leaf] += 1
-    return ", ".join(_group(owner, leaves) for owner, leaves in groups.items())
-
-
-def _group(owner: str, leaves: "Counter[str]") -> str:
-    names = next(iter(leaves)) if len(leaves) == 1 else f"[{', '.join(leaves)}]"
-    return f"{owner + '.' if owner else ''}{names} ({leaves.total()})"
+    parts = []
+    for owner, leaves in groups.items():
+        names = next(iter(leaves)) if len(leaves) == 1 else f"[{', '.join(leaves)}]"
+        parts.append(f"{owner + '.' if owner else ''}{names} ({leaves.total()})")
+    return ", ".join(parts)
