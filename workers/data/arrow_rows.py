@@ -21,6 +21,7 @@ _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
 # A value that does not have the type of its column, or exceeds a limit of Python.
 _DECODING_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
+_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
 
 
 def read_ipc(path: Path, shard: Shard) -> Rows:
@@ -218,9 +219,6 @@ def _decode_texts(array: pyarrow.Array) -> list[Any]:
         except UnicodeDecodeError:
             values.append(_marker(_NOT_UTF8))
     return values
-
-
-_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
 
 
 def read_parquet(path: Path, shard: Shard) -> Rows:

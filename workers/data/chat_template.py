@@ -32,6 +32,9 @@ PROBE = "Hello there"
 """A plain answer, to find out what a template writes around one."""
 _QUESTION = {"role": "user", "content": PROBE}
 _MAX_REASON = 200
+_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
+_ASKED = re.compile(r"strftime_now\s*\(")
+_FILE = "template-date"
 
 
 class TemplateRefusal(ValueError):
@@ -226,11 +229,6 @@ def before_empty_element(text: str, place: int) -> int:
 
 def shared_length(one: str, other: str) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
-_ASKED = re.compile(r"strftime_now\s*\(")
-_FILE = "template-date"
 
 
 def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date | None:

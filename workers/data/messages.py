@@ -13,6 +13,13 @@ from workers.data.formats.example import Message
 Tools = Sequence[dict[str, Any]]
 Turn = tuple[Message, bool]
 """A message, and whether it is trained on."""
+# The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
+_FIRST_MARK, _LAST_MARK = 0xF0000, 0x10FFFD
+_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
+Render = Callable[[Sequence[Message], Tools], str | None]
+"""The text of a conversation; None if the template raises an error."""
+
+_OTHER_RESULT = "Another result"
 
 
 def with_system(turns: Sequence[Turn]) -> list[Turn]:
@@ -68,11 +75,6 @@ def _with_text_arguments(message: Message) -> Message:
 
 def _without_empty_content(message: Message) -> Message:
     return _without(message, "content") if "tool_calls" in message and not message["content"] else message
-
-
-# The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
-_FIRST_MARK, _LAST_MARK = 0xF0000, 0x10FFFD
-_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +143,6 @@ class Marker:
             marks.setdefault(number, Mark(found.start() - count, number, *self._owners[number]))
         text = _MARK.sub(lambda found: "" if found.group() in self._numbers else found.group(), marked)
         return Located(text, list(marks.values()))
-
-
-Render = Callable[[Sequence[Message], Tools], str | None]
-"""The text of a conversation; None if the template raises an error."""
-
-_OTHER_RESULT = "Another result"
 
 
 def find_missing(render: Render, messages: Sequence[Message], tools: Tools, text: str) -> str | None:

@@ -16,6 +16,11 @@ from workers.data.files import BadRow, Rows, Shard
 from workers.data.formats.values import RowError
 from workers.data.framing import MAX_ROW_BYTES, DamagedFile, Frame, split_lines
 
+LIST_COLUMNS = frozenset({"messages", "conversations", "tools", "history"})
+
+# The module's limit applies to the whole process and is 128 KiB by default.
+csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
+
 
 def read_json(
     name: str, shard: Shard, split: Callable[[Iterator[bytes]], Iterator[Frame]], chunks: Iterator[bytes]
@@ -76,12 +81,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # What `json.loads` calls, without its overhead: a third of the time of a short row.
 _decoder: Any = json.JSONDecoder(object_pairs_hook=_object)
 _scan = _decoder.scan_once
-
-
-LIST_COLUMNS = frozenset({"messages", "conversations", "tools", "history"})
-
-# The module's limit applies to the whole process and is 128 KiB by default.
-csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
 
 
 def read_csv(name: str, shard: Shard, chunks: Iterator[bytes], layout: str, list_columns: frozenset[str]) -> Rows:

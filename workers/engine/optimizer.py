@@ -18,6 +18,11 @@ import torch
 from workers.config.training import TrainingConfig
 from workers.engine.zero_state import full_shape
 
+# peft keeps the factors of an embedding's adapter in a ParameterDict.
+_OF_MATRICES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.modules.conv._ConvNd, torch.nn.ParameterDict)
+# Decay rates and skips of state-space layers. RWKV's own begin with `time_`.
+_STATES = ("A", "A_log", "D")
+
 
 def learning_rate(step: int, num_steps: int, training: TrainingConfig) -> float:
     """Learning rate of a step, counted from 1: linear warm-up to the peak, then linear, cosine or constant.
@@ -35,12 +40,6 @@ def learning_rate(step: int, num_steps: int, training: TrainingConfig) -> float:
             return training.learning_rate * (1.0 - progress)
         case "cosine":
             return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-# peft keeps the factors of an embedding's adapter in a ParameterDict.
-_OF_MATRICES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.modules.conv._ConvNd, torch.nn.ParameterDict)
-# Decay rates and skips of state-space layers. RWKV's own begin with `time_`.
-_STATES = ("A", "A_log", "D")
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

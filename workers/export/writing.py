@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from workers.data.batches import Batch
     from workers.engine.engine import Engine
 
+_NAME = "default"  # peft's, of the only adapter
+
 
 def export_model(
     engine: "Engine", tokenizer: PreTrainedTokenizerBase, folder: Path, examples: "Batch", end_id: int | None
@@ -152,9 +154,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, end_id: int | None, folde
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.eos_token = former
-
-
-_NAME = "default"  # peft's, of the only adapter
 
 
 def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Path) -> None:

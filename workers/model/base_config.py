@@ -15,6 +15,9 @@ from workers.model.model_files import read_model_config, refuse_quantised
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_FLASH = "flash_attention_2"
+_OF_A_RUN = ("model", "best")  # folders of every run, whose names alone mean nothing
+
 
 def check_model_path(config: ModelConfig) -> str:
     """`model.path` as transformers takes it, after checking that its folder or hub name can be read; ValueError if
@@ -105,9 +108,6 @@ def _refuse_other_kinds(path: str, described: "PreTrainedConfig") -> None:
     )
 
 
-_FLASH = "flash_attention_2"
-
-
 def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str:
     """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager. ValueError if the
     requested kernel does not work for this family, or on this machine."""
@@ -137,9 +137,6 @@ def _obstacle_to_flash(config: ModelConfig, family: type["PreTrainedModel"], on_
     if not (find_spec("flash_attn") or find_spec("kernels")):
         return "the package flash-attn is not installed"
     return None
-
-
-_OF_A_RUN = ("model", "best")  # folders of every run, whose names alone mean nothing
 
 
 def is_hub_name(path: str) -> bool:

@@ -26,6 +26,8 @@ from transformers.masking_utils import create_masks_for_generate
 if TYPE_CHECKING:
     from workers.data.batches import Batch
 
+Way = Literal["positions", "mask", "lengths", "separate"]
+
 
 @dataclass(frozen=True)
 class ForwardPass:
@@ -133,9 +135,6 @@ def idle_pass() -> ForwardPass:
     """One token and no target, for a rank without further work that must stay in step with the others."""
     nothing, zero = np.zeros(0, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     return ForwardPass(zero, zero, nothing, nothing, nothing, nothing, zero - 1)
-
-
-Way = Literal["positions", "mask", "lengths", "separate"]
 
 
 def passes_over(

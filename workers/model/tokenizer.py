@@ -24,6 +24,24 @@ if TYPE_CHECKING:
 
     from workers.data.store import TokenStore
 
+_FAST = "tokenizer.json"
+_MODELS = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model")
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken")
+# Packages that read a type of file: (name to import, name to install).
+_SENTENCEPIECE = (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf"))
+_TIKTOKEN = (("tiktoken", "tiktoken"),)
+_TEKKEN = (("mistral_common", "mistral-common"),)
+_NAMED_PACKAGE = (
+    re.compile(r"requires the ([\w-]+) library"),
+    re.compile(r"`([\w-]+)` is required"),
+    re.compile(r"need to install ([\w-]+) to use"),
+    re.compile(r"No module named '([\w-]+)"),
+)
+_ONCE = "or save the tokenizer with AutoTokenizer where that is installed, which writes tokenizer.json"
+_HEAD_BYTES = 4096
+_BLOCK_TOKENS = 2**24
+_MAX_NAMED = 3
+
 
 def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
     """The tokenizer, with a chat template (the configured file, its own, or the built-in one) and a pad token."""
@@ -74,23 +92,6 @@ def _folder_of(config: ModelConfig, path: str) -> Path | None:
 
     found = try_to_load_from_cache(path, "config.json", revision=config.revision)
     return Path(found).parent if isinstance(found, str) else None
-
-
-_FAST = "tokenizer.json"
-_MODELS = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model")
-_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken")
-# Packages that read a type of file: (name to import, name to install).
-_SENTENCEPIECE = (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf"))
-_TIKTOKEN = (("tiktoken", "tiktoken"),)
-_TEKKEN = (("mistral_common", "mistral-common"),)
-_NAMED_PACKAGE = (
-    re.compile(r"requires the ([\w-]+) library"),
-    re.compile(r"`([\w-]+)` is required"),
-    re.compile(r"need to install ([\w-]+) to use"),
-    re.compile(r"No module named '([\w-]+)"),
-)
-_ONCE = "or save the tokenizer with AutoTokenizer where that is installed, which writes tokenizer.json"
-_HEAD_BYTES = 4096
 
 
 def explain_missing_package(folder: Path | None, error: Exception | None) -> str | None:
@@ -168,10 +169,6 @@ def _is_tiktoken(head: bytes) -> bool:
         return bool(newline and base64.b64decode(token, validate=True) and rank.strip().isdigit())
     except ValueError:
         return False
-
-
-_BLOCK_TOKENS = 2**24
-_MAX_NAMED = 3
 
 
 def check_token_ids(

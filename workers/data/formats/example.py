@@ -18,6 +18,16 @@ Message = dict[str, Any]
 
 Tool = dict[str, Any]
 """JSON schema of a function that may be called: {"type": "function", "function": {"name", ...}}."""
+_LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
+_LEAVE = ("masked", "mask")
+# Parts of an answer, by their characters.
+_PARTS = ("train_detail", "training_detail")
+# Whether an annotator liked the answer, which is not the same as whether to train on it.
+_OPINIONS = ("label", "kto_tag", "desirable", "chosen", "rejected")
+MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS, *_OPINIONS))
+"""Keys of a message that say whether it is trained on."""
+
+_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +125,6 @@ def _searched(row: Row, example: Example | None, field: str | None) -> list[str]
     value = row.get(field)
     values = value if isinstance(value, list) else [value]
     return [text for text in map(shown_value, values) if text is not None]
-
-
-_LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
-_LEAVE = ("masked", "mask")
-# Parts of an answer, by their characters.
-_PARTS = ("train_detail", "training_detail")
-# Whether an annotator liked the answer, which is not the same as whether to train on it.
-_OPINIONS = ("label", "kto_tag", "desirable", "chosen", "rejected")
-MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS, *_OPINIONS))
-"""Keys of a message that say whether it is trained on."""
-
-_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def read_mark(turn: Row, role: str, where: str) -> bool | None:

@@ -24,6 +24,29 @@ from workers.data.formats.values import (
 Call = dict[str, Any]
 
 _ARGUMENTS = ("arguments", "parameters", "args")
+ROLES = {
+    **{role: role for role in ("system", "developer")},
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "tool_response", "tool_result", "function_response", "ipython"), "tool"
+    ),
+}
+"""Roles by their names in files, in lower case."""
+_CALL_ROLES = ("function_call", "tool_call")
+_ROLE_NAMES, _TEXT_NAMES = ("role", "from"), ("content", "value", "text")
+REASONING = ("reasoning_content", "thinking", "reasoning", "reasoning_text", "thought", "thoughts")
+"""Fields for what the assistant thought before it answered."""
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Fields for content that is not text."""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning")
+_PART_KINDS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), "an image"),
+    **dict.fromkeys(("video", "video_url", "input_video"), "a video"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "a sound"),
+    **dict.fromkeys(("file", "input_file", "document"), "a file"),
+}
 
 
 def read_tools(value: Any, place: str, is_columnar: bool) -> list[Tool]:
@@ -95,31 +118,6 @@ def _read_arguments(function: Row, name: str, where: str, is_columnar: bool) -> 
         raise RowError(f"not a tool call: {place} are {kind_of(arguments)}, not an object")
     check_nested(arguments, place)
     return without_nulls(arguments) if is_columnar and not isinstance(given, str) else arguments
-
-
-ROLES = {
-    **{role: role for role in ("system", "developer")},
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai"), "assistant"),
-    **dict.fromkeys(
-        ("tool", "function", "observation", "tool_response", "tool_result", "function_response", "ipython"), "tool"
-    ),
-}
-"""Roles by their names in files, in lower case."""
-_CALL_ROLES = ("function_call", "tool_call")
-_ROLE_NAMES, _TEXT_NAMES = ("role", "from"), ("content", "value", "text")
-REASONING = ("reasoning_content", "thinking", "reasoning", "reasoning_text", "thought", "thoughts")
-"""Fields for what the assistant thought before it answered."""
-MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-"""Fields for content that is not text."""
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_THOUGHT_PARTS = ("thinking", "reasoning")
-_PART_KINDS = {
-    **dict.fromkeys(("image", "image_url", "input_image"), "an image"),
-    **dict.fromkeys(("video", "video_url", "input_video"), "a video"),
-    **dict.fromkeys(("audio", "audio_url", "input_audio"), "a sound"),
-    **dict.fromkeys(("file", "input_file", "document"), "a file"),
-}
 
 
 @dataclass(slots=True)

@@ -20,6 +20,10 @@ KINDS = ("head", "up", "down")
 
 UnitScores = Mapping[str, NDArray[np.float64]]
 """Kind of unit -> scores, shape (layers, units)."""
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+Importance = Mapping[str, NDArray[np.float32]]
+"""Kind of unit -> importance in [0, 1], shape (layers, units)."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,6 @@ def read_scores(path: Path) -> Scores:
     arrays = load_file(path)
     signed, absolute = ({kind: arrays[f"{part}/{kind}"] for kind in KINDS} for part in ("signed", "absolute"))
     return Scores(signed, absolute, int(arrays["num_tokens"][0]))
-
-
-_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
-
-Importance = Mapping[str, NDArray[np.float32]]
-"""Kind of unit -> importance in [0, 1], shape (layers, units)."""
 
 
 def normalise_scores(scores: UnitScores, how: Literal["zscore", "rank"]) -> Importance:

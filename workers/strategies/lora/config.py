@@ -13,6 +13,8 @@ from workers.strategy import StrategySettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_KEY = "training.strategy"
+
 
 class LoraStrategyConfig(StrategySettings):
     """Train low-rank adapters on matrices of the model and freeze everything else."""
@@ -58,9 +60,6 @@ class LoraStrategyConfig(StrategySettings):
                     "trained in full has no effect, so remove it from one of them"
                 )
         return self
-
-
-_KEY = "training.strategy"
 
 
 def find_targets(model: "PreTrainedModel", config: LoraStrategyConfig) -> list[Matrix]:

@@ -18,6 +18,7 @@ _OTHER_THAN_BASE = re.compile(r"\.lora_|\.modules_to_save\.|\.parametrizations\.
 # Classes of transformers: GptOssExperts, DbrxExpertGLU, JetMoeParallelExperts; MixtralTopKRouter.
 _EXPERTS, _ROUTER = re.compile("Expert"), re.compile("Router")
 _GROUPED = re.compile("Grouped")  # DeepseekV4GroupedLinear
+_NUMBERS = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,6 @@ def _innermost(module: Any) -> Any:
     while hasattr(module, "base_layer") or hasattr(module, "original_module"):
         module = getattr(module, "base_layer", None) or module.original_module
     return module
-
-
-_NUMBERS = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
