@@ -21,7 +21,7 @@ _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
 # A value that does not have the type of its column, or exceeds a limit of Python.
 _DECODING_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
-_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
+_PARQUET_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
 
 
 def read_ipc(path: Path, shard: Shard) -> Rows:
@@ -226,7 +226,7 @@ def read_parquet(path: Path, shard: Shard) -> Rows:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
-    except _ERRORS as error:
+    except _PARQUET_ERRORS as error:
         if shard.index == 0:
             yield BadRow(str(path), 1, f"not a Parquet file: {one_line(error)}")
         return
@@ -247,7 +247,7 @@ def read_parquet(path: Path, shard: Shard) -> Rows:
 
 def _read_row_group(path: Path, file: pyarrow.parquet.ParquetFile, group: int, rows: range, mine: range) -> Rows:
     fields = list(file.schema_arrow)
-    unread = {field.name: _marker(str(field.type)[:60]) for field in fields if not _is_read(field.type)}
+    unread = {field.name: _marker(str(field.type)[:60]) for field in fields if not _is_column_read(field.type)}
     columns = [field.name for field in fields if field.name not in unread]
     row = rows.start
     try:
@@ -258,16 +258,16 @@ def _read_row_group(path: Path, file: pyarrow.parquet.ParquetFile, group: int, r
                 found = read_arrow(piece, wanted.start)
                 yield from ((line, value | unread) for line, value in found) if unread else found
             row += batch.num_rows
-    except _ERRORS as error:
+    except _PARQUET_ERRORS as error:
         lost = range(max(row, mine.start), min(rows.stop, mine.stop))
         if lost:
             yield BadRow(str(path), lost.start + 1, f"unreadable rows: {len(lost)} from here on: {one_line(error)}")
 
 
-def _is_read(kind: pyarrow.DataType) -> bool:
+def _is_column_read(kind: pyarrow.DataType) -> bool:
     """Whether a column is read: not if it is a scalar of another type, or an object with bytes such as an image."""
     if isinstance(kind, pyarrow.BaseExtensionType):
         kind = kind.storage_type
     if kinds.is_struct(kind):
-        return all(_is_read(kind.field(index).type) for index in range(kind.num_fields))
+        return all(_is_column_read(kind.field(index).type) for index in range(kind.num_fields))
     return kinds.is_nested(kind) or kinds.is_dictionary(kind) or is_decoded(kind)

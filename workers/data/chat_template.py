@@ -32,9 +32,9 @@ PROBE = "Hello there"
 """A plain answer, to find out what a template writes around one."""
 _QUESTION = {"role": "user", "content": PROBE}
 _MAX_REASON = 200
-_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
-_ASKED = re.compile(r"strftime_now\s*\(")
-_FILE = "template-date"
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
+_DATE_ASKED = re.compile(r"strftime_now\s*\(")
+_DATE_FILE = "template-date"
 
 
 class TemplateRefusal(ValueError):
@@ -241,15 +241,17 @@ def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date |
     """
     templates = tokenizer.chat_template
     by_name = templates if isinstance(templates, dict) else {"": templates or ""}
-    if not any(_ASKED.search(source) for source in by_name.values()):
+    if not any(_DATE_ASKED.search(source) for source in by_name.values()):
         return None
-    path = cache_dir / _FILE
+    path = cache_dir / _DATE_FILE
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_durably(path, date.today().isoformat().encode())
     day = date.fromisoformat(path.read_text())
-    frozen = {name: _CALL.sub(lambda call: _written(day, call.group(1)), source) for name, source in by_name.items()}
-    if any(_ASKED.search(source) for source in frozen.values()):
+    frozen = {
+        name: _DATE_CALL.sub(lambda call: _written_date(day, call.group(1)), source) for name, source in by_name.items()
+    }
+    if any(_DATE_ASKED.search(source) for source in frozen.values()):
         raise ValueError(
             "model.path: the chat template writes today's date in a format that cannot be known in advance, so the "
             "same rows would differ tomorrow; set model.chat_template to one without it"
@@ -258,6 +260,6 @@ def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date |
     return day
 
 
-def _written(day: date, form: str) -> str:
+def _written_date(day: date, form: str) -> str:
     quote = form[0]
     return quote + day.strftime(form[1:-1]).replace("\\", "\\\\").replace(quote, "\\" + quote) + quote

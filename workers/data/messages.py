@@ -13,12 +13,12 @@ from workers.data.formats.example import Message
 Tools = Sequence[dict[str, Any]]
 Turn = tuple[Message, bool]
 """A message, and whether it is trained on."""
-# The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
-_FIRST_MARK, _LAST_MARK = 0xF0000, 0x10FFFD
-_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
 Render = Callable[[Sequence[Message], Tools], str | None]
 """The text of a conversation; None if the template raises an error."""
 
+# The private use planes. Few texts contain their characters, but some do: icons of programmers' fonts.
+_FIRST_MARK, _LAST_MARK = 0xF0000, 0x10FFFD
+_MARK = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
 _OTHER_RESULT = "Another result"
 
 

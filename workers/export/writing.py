@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from workers.data.batches import Batch
     from workers.engine.engine import Engine
 
-_NAME = "default"  # peft's, of the only adapter
+_ADAPTER = "default"  # peft's, of the only adapter
 
 
 def export_model(
@@ -97,11 +97,11 @@ def _write(
             save_adapter(engine, weights, temporary / "adapter")
             merged = merge_adapter(engine, weights, temporary / "adapter", examples, expected_loss)
             written = fingerprints(merged.state_dict().items())
-            _save(merged, temporary)
+            _save_model(merged, temporary)
             del merged
         else:
             written = fingerprints(weights.items())
-            _save(engine.module, temporary, weights)
+            _save_model(engine.module, temporary, weights)
         weights.clear()
         gc.collect()
         if end_id is not None:
@@ -116,7 +116,7 @@ def _write(
     commit_folder(temporary, folder)
 
 
-def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+def _save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     used = model.config.use_cache
     model.config.use_cache = True  # training turns the cache off, but generation needs it
     try:
@@ -161,7 +161,7 @@ def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Pat
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    config = copy.deepcopy(engine.module.peft_config[_NAME])
+    config = copy.deepcopy(engine.module.peft_config[_ADAPTER])
     config.inference_mode = True
     config.base_model_name_or_path = base_name(engine.model_config.path)
     config.revision = engine.model_config.revision
@@ -187,7 +187,7 @@ def merge_adapter(
     base: Any = load_model(engine.model_config)
     _untie(base, weights)
     adapted: Any = PeftModel.from_pretrained(base, folder)
-    _compare(adapted, weights)
+    _compare_adapter(adapted, weights)
     what = "the base model with the exported adapter"
     check_loss(what, adapted, examples, expected_loss, engine.model_config.dtype)
     _merge_layers(adapted)
@@ -209,7 +209,7 @@ def _untie(base: Any, weights: dict[str, torch.Tensor]) -> None:
             config.tie_word_embeddings = False
 
 
-def _compare(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
+def _compare_adapter(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
     """Check that exactly the trained tensors are read back, unchanged."""
     loaded = {name: p for name, p in adapted.named_parameters() if ".lora_" in name or ".modules_to_save." in name}
     wrong = sorted(loaded.keys() ^ weights.keys()) or [
@@ -231,7 +231,7 @@ def _merge_layers(adapted: Any) -> None:
     for name, layer in layers:
         owner, leaf = layer.get_base_layer(), getattr(layer, "parameter_name", "weight")
         before = getattr(owner, leaf).detach().clone()
-        update = None if layer.use_dora.get(_NAME) else layer.get_delta_weight(_NAME)
+        update = None if layer.use_dora.get(_ADAPTER) else layer.get_delta_weight(_ADAPTER)
         layer.merge(safe_merge=True)
         if update is None or not torch.equal(before, getattr(owner, leaf)):
             continue

@@ -40,7 +40,7 @@ _NAMED_PACKAGE = (
 _ONCE = "or save the tokenizer with AutoTokenizer where that is installed, which writes tokenizer.json"
 _HEAD_BYTES = 4096
 _BLOCK_TOKENS = 2**24
-_MAX_NAMED = 3
+_MAX_IDS_NAMED = 3
 
 
 def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
@@ -181,11 +181,11 @@ def check_token_ids(
         return
     pad_id = tokenizer.pad_token_id
     if isinstance(pad_id, int) and pad_id >= num_embeddings:
-        raise ValueError(_message("the padding of every row", np.array([pad_id]), tokenizer, num_embeddings))
+        raise ValueError(_beyond("the padding of every row", np.array([pad_id]), tokenizer, num_embeddings))
     for name, of_domain in stores.items():
         beyond = np.unique(np.concatenate([_ids_from(store, num_embeddings) for store in of_domain]))
         if len(beyond):
-            raise ValueError(_message(f"domain {name!r}", beyond, tokenizer, num_embeddings))
+            raise ValueError(_beyond(f"domain {name!r}", beyond, tokenizer, num_embeddings))
 
 
 def _ids_from(store: "TokenStore", first: int) -> NDArray[np.int32]:
@@ -195,9 +195,9 @@ def _ids_from(store: "TokenStore", first: int) -> NDArray[np.int32]:
     return np.unique(np.concatenate([np.empty(0, dtype=np.int32), *found]))
 
 
-def _message(where: str, ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> str:
-    named = ", ".join(f"{i} ({tokenizer.convert_ids_to_tokens(i)})" for i in ids[:_MAX_NAMED].tolist())
-    more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
+def _beyond(where: str, ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> str:
+    named = ", ".join(f"{i} ({tokenizer.convert_ids_to_tokens(i)})" for i in ids[:_MAX_IDS_NAMED].tolist())
+    more = f" and {len(ids) - _MAX_IDS_NAMED} more" if len(ids) > _MAX_IDS_NAMED else ""
     return (
         f"model.path: the model has embeddings for the token ids 0 to {num_embeddings - 1:,}, but {where} has "
         f"{named}{more}; the tokenizer has {len(tokenizer):,} tokens, so use the one that belongs to the model, or "

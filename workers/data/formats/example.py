@@ -18,6 +18,8 @@ Message = dict[str, Any]
 
 Tool = dict[str, Any]
 """JSON schema of a function that may be called: {"type": "function", "function": {"name", ...}}."""
+
+# Keys of a message that include it or leave it out.
 _LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
 _LEAVE = ("masked", "mask")
 # Parts of an answer, by their characters.
