@@ -97,11 +97,11 @@ def _write(
             save_adapter(engine, weights, temporary / "adapter")
             merged = merge_adapter(engine, weights, temporary / "adapter", examples, expected_loss)
             written = fingerprints(merged.state_dict().items())
-            _save_model(merged, temporary)
+            _save(merged, temporary)
             del merged
         else:
             written = fingerprints(weights.items())
-            _save_model(engine.module, temporary, weights)
+            _save(engine.module, temporary, weights)
         weights.clear()
         gc.collect()
         if end_id is not None:
@@ -116,7 +116,7 @@ def _write(
     commit_folder(temporary, folder)
 
 
-def _save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     used = model.config.use_cache
     model.config.use_cache = True  # training turns the cache off, but generation needs it
     try:
