@@ -71,7 +71,7 @@ def measure_loader(stores: list[Any], rng: np.random.Generator) -> dict[str, flo
             first_batches.append(time.perf_counter() - start)
         else:
             batch = loader.get(step)
-        num_stale += batch.num_rows * (batch.weights_version != version)
+        num_stale += len(batch.row_B) * (batch.weights_version != version)
     seconds = time.perf_counter() - began
     loader.close()
     return {

@@ -144,7 +144,7 @@ def train(folder: Path, stage: int, strategy: str, output: Path) -> dict[str, An
     from workers.engine.engine import Engine
     from workers.export import export_model, held_out_examples
     from workers.model.tokenizer import load_tokenizer
-    from workers.strategies.lora.reach import find_reach
+    from workers.strategies.lora.matrices import find_reach
 
     rank, world_size = dist.get_rank(), dist.get_world_size()
     training = TrainingConfig.model_validate(

@@ -79,7 +79,7 @@ def step_gradient(plan: Any, batch: Any, dtype: str, stage: int, sums: str) -> A
     import torch
     import torch.distributed as dist
 
-    from workers.engine.partitions import full_shape, stepped_tensors
+    from workers.engine.zero_state import full_shape, stepped_tensors
 
     engine = _build(plan, dtype, stage, sums)
     fragments = {id(stepped): of_it for stepped, of_it in stepped_tensors(engine)}

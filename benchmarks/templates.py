@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.templates import Tokens, tokenize_examples
 
 IM = (r"<\|im_start\|>assistant\n", r"<\|im_end\|>")

@@ -15,11 +15,7 @@ def format_time(seconds: float) -> str:
 
 
 def parse_time(text: str) -> float:
-    """Seconds since the epoch.
-
-    Raises:
-        ValueError: the text is not an ISO 8601 time, or names no time zone.
-    """
+    """Seconds since the epoch; ValueError if the text is not an ISO 8601 time, or names no time zone."""
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; write UTC, with a Z at the end")

@@ -109,16 +109,12 @@ class WeightsSource(Protocol):
 
     def open_attempt(self) -> int:
         """Begin a new attempt and return its number, durably; pushes of lower attempts are refused from now on."""
-        ...
 
     def history(self) -> list[DomainWeights]:
         """All versions of the journal so far, oldest first."""
-        ...
 
     def pull(self, step: int) -> DomainWeights | None:
         """The version for `step`, which no later version may claim afterwards; None: stop before this step."""
-        ...
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
         """Submit one evaluation and return the version for the next step. Idempotent."""
-        ...

@@ -6,11 +6,8 @@ from typing import Any
 
 
 def fingerprint(identity: Any, num_bytes: int = 6) -> str:
-    """A digest of JSON content in hexadecimal; the order of keys does not matter.
-
-    Raises:
-        TypeError: a value has no JSON form, so its digest could differ between processes.
-    """
+    """A digest of JSON content in hexadecimal; the order of keys does not matter. TypeError if a value has no JSON
+    form, so that its digest could differ between processes."""
     return fingerprint_bytes(json.dumps(identity, sort_keys=True).encode(), num_bytes)
 
 

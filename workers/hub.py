@@ -8,7 +8,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["model", "dataset"]
 
@@ -49,9 +49,8 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
             f"{what} is neither a folder on this machine nor a name on the hub, which is written owner/name"
         ) from error
     except errors.GatedRepoError as error:
-        raise ValueError(
-            f"{what} is gated: accept its terms at {_page(kind, name)}, and {_LOGIN} with that account"
-        ) from error
+        page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        raise ValueError(f"{what} is gated: accept its terms at {page}, and {_LOGIN} with that account") from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
             f"the hub ({constants.ENDPOINT}) has no {_NAMES[kind]} {name!r} that you may see; fix the name, give an "
@@ -82,10 +81,9 @@ def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
             "from a machine with access (`hf download`)"
         )
     os.environ["HF_HUB_OFFLINE"] = "1"
-    modules: Any = sys.modules
     constants.HF_HUB_OFFLINE = True
-    if "datasets" in modules:
-        modules["datasets"].config.HF_HUB_OFFLINE = modules["datasets"].config.HF_DATASETS_OFFLINE = True
+    if datasets := sys.modules.get("datasets"):
+        datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
     return f"{place}; {what} and all others are taken from the local cache ({constants.HF_HUB_CACHE})"
 
 
@@ -109,9 +107,3 @@ def _is_cached(kind: Kind, name: str, revision: str | None) -> bool:
     prepared = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
     downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
     return downloaded.is_dir() or (Path(prepared) / name.replace("/", "___").lower()).is_dir()
-
-
-def _page(kind: Kind, name: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"

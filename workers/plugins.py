@@ -23,8 +23,7 @@ def with_plugins(group: str, own: Mapping[str, Entry], fault_of: Callable[[str, 
     """
     table = dict(own)
     for point in entry_points(group=group):
-        fault = _add(table, point, fault_of)
-        if fault is not None:
+        if fault := _add(table, point, fault_of):
             _faults[point] = fault
     return table
 

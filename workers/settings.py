@@ -12,11 +12,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 def expand_path(value: Any) -> Any:
-    """A path with `~` and environment variables expanded; a path that exists literally is left as it is.
-
-    Raises:
-        ValueError: it is empty or a URI, or names an unset variable or an unknown user.
-    """
+    """A path with `~` and environment variables expanded; a path that exists literally is left as it is. ValueError if
+    it is empty or a URI, or names an unset variable or an unknown user."""
     if not isinstance(value, str | Path):
         return value
     text = str(value)
@@ -51,10 +48,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def replaced(self, **changes: Any) -> Self:
-        """The same settings with these changes, validated.
-
-        Raises:
-            ValidationError: a key is unknown, or the settings contradict each other.
-        """
+        """The same settings with these changes, validated; ValidationError if a key is unknown, or the settings
+        contradict each other."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate(given | changes)

@@ -1,8 +1,12 @@
 """The interface of a training strategy."""
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workers.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 
 class StrategySettings(Settings):
@@ -25,6 +29,16 @@ class Strategy(Protocol):
 
     def apply(self, model: Any, config: Any) -> Any:
         """The model, possibly wrapped, in which exactly the parameters that the strategy trains are trainable."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
+
+    parameter: "torch.nn.Parameter"
+    offset: int
+    start: int
+    length: int
 
 
 class Attachment(Protocol):

@@ -11,7 +11,7 @@ from orchestrator.runs.records import RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.views.format import NOTHING, format_loss, format_score, format_score_change, format_share, printable
 from orchestrator.views.verdict import HARMFUL, verdict_sentence
-from workers.model.base_name import base_name, is_hub_name
+from workers.model.base_config import base_name, is_hub_name
 
 Kind = Literal["merged", "bf16", "adapter"]
 

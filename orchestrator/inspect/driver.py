@@ -10,8 +10,8 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
 from orchestrator.inspect.showing import print_legend, print_seen, to_json
+from workers.data.chat_template import freeze_date
 from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
-from workers.data.template_date import freeze_date
 from workers.data.tokenization import Side
 from workers.model.tokenizer import load_tokenizer
 

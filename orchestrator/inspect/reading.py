@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from workers.config.data import DataConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example, ExcludedRow
+from workers.data.formats.example import Example, ExcludedRow
 from workers.data.preparing import DomainPlan
 from workers.data.sources import read_examples
 from workers.data.templates import Tokens, tokenize_examples

@@ -10,8 +10,7 @@ from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, ch
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
-from workers.model.base_config import load_vocabulary_size, reach_model
-from workers.model.base_name import is_hub_name
+from workers.model.base_config import is_hub_name, load_text_config, reach_model
 
 
 class PreparedData:
@@ -70,7 +69,7 @@ def prepare_domains(
             config.cache_dir,
             lambda done, total, domain: view.update(domain, int(done), int(total)),
         )
-    num_embeddings = base.num_embeddings if base is not None else load_vocabulary_size(model)
+    num_embeddings = base.num_embeddings if base is not None else getattr(load_text_config(model), "vocab_size", None)
     if num_embeddings is not None:
         check_ids(stores, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
     return stores

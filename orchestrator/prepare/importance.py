@@ -19,14 +19,17 @@ from workers.config.model import ModelConfig
 from workers.data.store import TokenStore
 from workers.fingerprint import fingerprint, fingerprint_bytes
 from workers.strategies.cofitune import CoFiTuneConfig, ImportanceConfig
-from workers.strategies.cofitune.normalisation import (
+from workers.strategies.cofitune.importance import (
+    KINDS,
     Importance,
+    Scores,
     merge_importance,
     normalise_scores,
     read_importance,
+    read_scores,
     write_importance,
+    write_scores,
 )
-from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
 
 if TYPE_CHECKING:
     import ray

@@ -19,7 +19,7 @@ from orchestrator.config.run import RunConfig
 from workers.engine.deepspeed_config import build_deepspeed_config
 from workers.strategies import STRATEGIES
 from workers.strategies.cofitune import CoFiTuneConfig
-from workers.strategies.lora.reach import find_reach
+from workers.strategies.lora.matrices import find_reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -241,8 +241,7 @@ def _activations(shape: ModelShape, config: RunConfig) -> float:
 def _attention(config: RunConfig) -> str:
     from transformers import AutoConfig
 
-    from workers.model.attention import resolve_attention
-    from workers.model.base_config import model_class
+    from workers.model.base_config import model_class, resolve_attention
 
     described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
     return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config.run import RunConfig
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
-from workers.data.id_range import check_token_ids
+from workers.data.chat_template import freeze_date
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
-from workers.data.template_date import freeze_date
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
-from workers.model.tokenizer import load_tokenizer
+from workers.model.tokenizer import check_token_ids, load_tokenizer
 
 if TYPE_CHECKING:
     import ray

@@ -15,14 +15,14 @@ import pytest
 from tests.golden.recorded import check_recorded
 from tests.unit.data.stores import make_schedule, make_store, weights
 from workers.config.data import DataConfig, DomainConfig, Exclusion
-from workers.data.formats import Example
+from workers.data.chat_template import freeze_date
+from workers.data.formats.example import Example
 from workers.data.permutation import derive_key, permutation
 from workers.data.preparing import Sample, fingerprint_tokenizer, plan_domain
 from workers.data.sources import hash_file
-from workers.data.template_date import freeze_date
 from workers.data.templates import Tokens
 from workers.data.tokenization import hash_example, hash_prompt
-from workers.signals.pool import SignalPool
+from workers.signals.meter import SignalPool
 from workers.validation.held_out import draw_sample
 
 WHY = "Token stores that users have would be made again, or the same settings would train and measure other rows."

@@ -19,8 +19,7 @@ from orchestrator.sweeps.stages.chain import digest_run, plan_stages
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings
 from tests.golden.configurations import CHANGES, stores_of, written
 from tests.golden.recorded import check_recorded, recorded
-from workers.strategies.cofitune.normalisation import write_importance
-from workers.strategies.cofitune.scores import KINDS
+from workers.strategies.cofitune.importance import KINDS, write_importance
 
 WHY = "Folders that users have would no longer be found, and their content be trained again."
 PLANS = ("stages", "dmt", "sequential")

@@ -102,7 +102,7 @@ def _skip_one_merge(engine: Any, planted: ExitStack) -> None:
 
 
 def _stay_tied(engine: Any, planted: ExitStack) -> None:
-    planted.enter_context(patch("workers.export.adapters._untie", lambda base, weights: None))
+    planted.enter_context(patch("workers.export.writing._untie", lambda base, weights: None))
 
 
 def _break(engine: Any, planted: ExitStack) -> None:

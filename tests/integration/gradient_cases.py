@@ -11,7 +11,7 @@ from tests.integration.zero_cases import NUM_DOMAINS, Case, build_engine, global
 
 def step_gradient(case: Case) -> dict[str, torch.Tensor]:
     """This rank's part of the first step's gradient as the inner optimizer gets it, zeros elsewhere, in float64."""
-    from workers.engine.partitions import stepped_tensors
+    from workers.engine.zero_state import stepped_tensors
 
     engine = build_engine(case)
     fragments = {id(stepped): of_it for stepped, of_it in stepped_tensors(engine)}

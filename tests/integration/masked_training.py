@@ -26,8 +26,7 @@ ALL = ["attention", "o", "gate", "feed_forward"]
 
 def train_watched(case: Case) -> dict[str, Any]:
     """Train a case; losses by step and after it, masters, observed changes, and how many elements the rank steps."""
-    from workers.engine.partitions import stepped_tensors
-    from workers.engine.zero_state import TrainedState
+    from workers.engine.zero_state import TrainedState, stepped_tensors
 
     engine = build_engine(case)
     losses, observed = [], []
@@ -64,7 +63,7 @@ def error_of_building(case: Case) -> str:
 @functools.cache
 def importance_file(num_layers: int = 2, num_heads: int = 4, num_neurons: int = 127, width: int = 64) -> Path:
     """Random importance with exact zeros and ones in it."""
-    from workers.strategies.cofitune.normalisation import write_importance
+    from workers.strategies.cofitune.importance import write_importance
 
     rng = np.random.default_rng(5)
     sizes = {"head": num_heads, "up": num_neurons, "down": width}

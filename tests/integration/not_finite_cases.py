@@ -22,7 +22,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     from orchestrator.training.plan import build_plan, domain_sizes
     from orchestrator.training.single_process import train_in_process
     from workers.training.trainer import NonFiniteLossError
-    from workers.validation import evaluation
+    from workers.validation.loss_meter import evaluate as evaluate_all
 
     os.chdir(config_path.parent)
     config = load_config(config_path)
@@ -34,7 +34,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     def evaluate(*arguments: Any) -> dict[str, ExampleLosses]:
         nonlocal number
         number += 1
-        losses = evaluation.evaluate(*arguments)
+        losses = evaluate_all(*arguments)
         for name, value in planted.get(number, {}).items():
             losses[name].loss_sum_nats_E[0] = value
         return losses

@@ -12,7 +12,7 @@ import torch
 
 from tests.integration.zero_cases import NUM_DOMAINS, Case, build_engine, global_batch, tokenizer
 from workers.data.store import TokenStore
-from workers.signals.pool import SignalPool
+from workers.signals.meter import SignalPool
 
 SIGNALS = ("hidden_similarity", "hidden_similarity:code", "perplexity_ratio", "perplexity_ratio:sequence")
 NUM_STEPS = 4

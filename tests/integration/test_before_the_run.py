@@ -11,7 +11,7 @@ import torch
 from orchestrator.prepare.detection.distribution import DetectedDistribution
 from tests.integration.masked_training import base_weights
 from tests.runs import DOMAINS, ROOT, raymix, read_lines, write_run
-from workers.strategies.cofitune.normalisation import read_importance
+from workers.strategies.cofitune.importance import read_importance
 
 DETECTION = {
     "texts_per_round": 24,

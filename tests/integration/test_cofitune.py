@@ -20,7 +20,7 @@ from tests.integration.masked_training import (
 )
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
-from workers.strategies.cofitune.normalisation import read_importance
+from workers.strategies.cofitune.importance import read_importance
 
 NUM_STEPS = 4
 TOLERANCE = 1e-6

@@ -270,7 +270,7 @@ def measure(
     case: Case, max_rows: int | Literal["all"]
 ) -> tuple[dict[str, ExampleLosses], dict[str, HeldOutSample], int]:
     """One evaluation of a sample of the evaluation stores, and the number of forward passes of this rank."""
-    from workers.validation.evaluation import build_evaluation_batches, evaluate
+    from workers.validation.loss_meter import build_evaluation_batches, evaluate
 
     engine = build_engine(case)
     stores: Any = evaluation_stores()

@@ -11,7 +11,7 @@ import pytest
 from workers.config.data import DataConfig, DomainConfig, HubConfig
 from workers.config.model import ModelConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.preparing import plan_domain
 from workers.data.sources import plan_sources, read_examples
 from workers.data.store import STORE_VERSION, TokenStore

@@ -8,7 +8,8 @@ import yaml
 
 from workers.config.data import DomainConfig
 from workers.data.files import Shard
-from workers.data.formats import FORMATS, Example, ExcludedRow
+from workers.data.formats.example import Example, ExcludedRow
+from workers.data.formats.layouts import FORMATS
 from workers.data.sources import plan_sources, read_examples
 
 ROOT = Path(__file__).parents[2]

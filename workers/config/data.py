@@ -9,8 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from workers.settings import LocalPath, LocalPathOrName, Seed, Settings
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
-
-
 TrainOn = Literal["all", "last"]
 
 

@@ -28,9 +28,8 @@ class DeepSpeedConfig(Settings):
         """Without `zero_stage` the file's stage applies; a file that cannot be read is reported later."""
         if isinstance(data, dict) and data.get("config") and "zero_stage" not in data:
             try:
-                stage = json.loads(Path(expand_path(data["config"])).read_text(encoding="utf-8"))["zero_optimization"][
-                    "stage"
-                ]
+                content = json.loads(Path(expand_path(data["config"])).read_text(encoding="utf-8"))
+                stage = content["zero_optimization"]["stage"]
             except (OSError, ValueError, KeyError, TypeError):
                 return data
             if stage in (0, 1, 2, 3):

@@ -2,9 +2,9 @@
 
 files, contents           the type of a file by its name and by its first bytes
 locations                 files, folders and patterns -> files
-streams, framing          bytes in any compression and encoding -> UTF-8 -> boundaries of rows
-json_rows, csv_rows, parquet_rows, arrow_rows   one file type each -> rows
-reading                   any file -> rows; whatever cannot be read is a BadRow, never a crash
+framing                   bytes -> boundaries of rows
+text_rows, arrow_rows     JSON and CSV -> rows; Arrow and Parquet -> rows
+reading                   any file, compressed or not -> rows; whatever cannot be read is a BadRow, never a crash
 sources                   files or hub data sets -> a stream of examples
 formats                   a row of any known layout -> Example (messages, or a plain document)
 templates                 Example -> token ids and loss mask

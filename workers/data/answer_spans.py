@@ -17,6 +17,7 @@ If a template hides these, less is taken: the text of the answer, and never that
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 from workers.data.chat_template import (
@@ -28,9 +29,8 @@ from workers.data.chat_template import (
     before_empty_element,
     shared_length,
 )
-from workers.data.formats import Message
-from workers.data.message_forms import text_of
-from workers.data.message_marks import Located, Mark, Marker, find_taken
+from workers.data.formats.example import Message
+from workers.data.messages import Located, Mark, Marker, find_taken, text_of
 
 Key = tuple[object, ...]
 Locate = Callable[[Sequence[Message], bool], Located]
@@ -47,10 +47,7 @@ class Answer:
 
 def find_answers(template: ChatTemplate, conversation: Conversation) -> list[Answer]:
     """The answers in the text, trained on or not, in order; in pieces if a template inserts another speaker's words.
-
-    Raises:
-        TemplateRefusal: the template's own generation blocks leave out an answer, or a call cannot be found.
-    """
+    TemplateRefusal if the template's own generation blocks leave out an answer, or a call cannot be found."""
     blocks = conversation.blocks
     if blocks is not None:
         blocks = [(template.behind_header(conversation.text, start, end), end) for start, end in blocks]
@@ -114,7 +111,7 @@ class _Structure:
 
     def _find_way(self, text: str) -> tuple[Locate, Located]:
         """The first way to locate messages whose marks leave the text as it is."""
-        for locate in (self._locate_all, self._locate_answers):
+        for locate in (self._locate, partial(self._locate, only="assistant")):
             try:
                 whole = locate(self._messages, False)
             except TemplateRefusal:
@@ -254,16 +251,10 @@ class _Structure:
         except TemplateRefusal:  # templates may refuse a part of a conversation
             return None
 
-    def _locate_all(self, messages: Sequence[Message], prompt: bool) -> Located:
-        return self._locate(messages, prompt, {message["role"] for message in messages})
-
-    def _locate_answers(self, messages: Sequence[Message], prompt: bool) -> Located:
-        """For templates that inspect the text of other speakers."""
-        return self._locate(messages, prompt, {"assistant"})
-
-    def _locate(self, messages: Sequence[Message], prompt: bool, roles: set[str]) -> Located:
+    def _locate(self, messages: Sequence[Message], prompt: bool, only: str | None = None) -> Located:
+        """`only` this role's messages for templates that inspect the text of other speakers."""
         marker = Marker(self._taken)
-        marked = [marker.mark(m, index) if m["role"] in roles else m for index, m in enumerate(messages)]
+        marked = [marker.mark(m, index) if only in (None, m["role"]) else m for index, m in enumerate(messages)]
         return marker.read(self._template.render(marked, self._tools, prompt=prompt))
 
     def _search(self, messages: Sequence[Message], prompt: bool) -> Located:

@@ -19,15 +19,15 @@ step |count - target| < 1 for each domain, however long the version lasts.
 import numpy as np
 from numpy.typing import NDArray
 
+Numbers = NDArray[np.float64]
+
 # Targets are sums of a few float64 products; within this of a whole row, a target counts as having reached it.
 _ROUNDING = 1e-9
 # A share too small to give a row in the longest run counts as zero.
 _NO_SHARE = 1e-12
 
 
-def settle(
-    owed_D: NDArray[np.float64], shares_D: NDArray[np.float64], rows_per_step: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def settle(owed_D: Numbers, shares_D: Numbers, rows_per_step: int) -> tuple[Numbers, Numbers]:
     """What a new version inherits of the rows owed (`target - count`): the debt to remember, and the carry with which
     its targets start. Both sum to 0.
 
@@ -45,12 +45,10 @@ def settle(
     return debt_D, carry_D
 
 
-def _shift_into_bounds(
-    values: NDArray[np.float64], shares: NDArray[np.float64], lowest: NDArray[np.float64], highest: float
-) -> NDArray[np.float64]:
+def _shift_into_bounds(values: Numbers, shares: Numbers, lowest: Numbers, highest: float) -> Numbers:
     """`clip(values - shift * shares, lowest, highest)`, with the shift for which it sums to 0."""
 
-    def clipped(shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    def clipped(shift: Numbers) -> Numbers:
         return np.clip(values - shift * shares, lowest, highest)
 
     # The sum falls with the shift, linearly between the shifts at which a value meets a bound.
@@ -63,11 +61,7 @@ def _shift_into_bounds(
 
 
 def take_rows(
-    carry_D: NDArray[np.float64],
-    shares_D: NDArray[np.float64],
-    rows_per_step: int,
-    counts_D: NDArray[np.int64],
-    num_steps: int,
+    carry_D: Numbers, shares_D: Numbers, rows_per_step: int, counts_D: NDArray[np.int64], num_steps: int
 ) -> NDArray[np.int64]:
     """Rows of each domain in the next `num_steps` steps of a version, (num_steps, D); a step sums to `rows_per_step`.
 

@@ -1,4 +1,4 @@
-"""Rows of Arrow data: IPC files (.arrow, Feather), streams as `save_to_disk` writes them, and batches from elsewhere.
+"""Rows of Arrow data: Parquet, IPC files (.arrow, Feather), streams as `save_to_disk` writes them, and other batches.
 
 Only what a row of text can consist of is decoded: text, numbers, booleans, and lists and objects of them. Anything else
 (times, decimals, bytes, ...) becomes a marker whose class is named after its type, so that an unused column never
@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pyarrow.types as kinds
 
-from workers.data.files import ROWS_PER_BLOCK, BadRow, Shard, one_line
+from workers.data.files import ROWS_PER_BLOCK, BadRow, Rows, Shard, one_line
 
-Rows = Iterator[tuple[int, Any] | BadRow]
 _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
 # A value that does not have the type of its column, or exceeds a limit of Python.
 _DECODING_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
+_PARQUET_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError)
 
 
 def read_ipc(path: Path, shard: Shard) -> Rows:
@@ -104,14 +105,10 @@ def _is_sound(column: pyarrow.Array) -> bool:
     return True
 
 
-def marker(name: str) -> object:
-    """A placeholder for a value that is not decoded; messages name its class."""
-    return _marker_class(name)()
-
-
 @cache
-def _marker_class(name: str) -> type:
-    return type(name, (), {})
+def _marker(name: str) -> object:
+    """A placeholder for a value that is not decoded; messages name its class."""
+    return type(name, (), {})()
 
 
 def is_decoded(kind: pyarrow.DataType) -> bool:
@@ -125,9 +122,8 @@ def is_decoded(kind: pyarrow.DataType) -> bool:
         return is_decoded(kind.key_type) and is_decoded(kind.item_type)
     if kinds.is_dictionary(kind) or _has_lists(kind):
         return is_decoded(kind.value_type)
-    return _is_text(kind) or any(
-        check(kind) for check in (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
-    )
+    scalars = (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
+    return _is_text(kind) or any(check(kind) for check in scalars)
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:
@@ -149,7 +145,7 @@ def _decode(column: pyarrow.Array | pyarrow.ChunkedArray, is_suspect: bool) -> l
     try:
         return _decode_parts(column)
     except _DECODING_ERRORS:
-        return [marker(_DAMAGED)] * len(column)
+        return [_marker(_DAMAGED)] * len(column)
 
 
 def _decode_parts(array: pyarrow.Array) -> list[Any]:
@@ -161,7 +157,7 @@ def _decode_parts(array: pyarrow.Array) -> list[Any]:
         array.indices.validate(full=True)
         words, indices = _decode_parts(array.dictionary), array.indices.to_pylist()
         return [
-            None if index is None else words[index] if 0 <= index < len(words) else marker(_DAMAGED)
+            None if index is None else words[index] if 0 <= index < len(words) else _marker(_DAMAGED)
             for index in indices
         ]
     if kinds.is_struct(kind):
@@ -173,7 +169,7 @@ def _decode_parts(array: pyarrow.Array) -> list[Any]:
     if is_decoded(kind):
         array.validate(full=True)
         return array.to_pylist()
-    unread = marker(str(kind)[:60])
+    unread = _marker(str(kind)[:60])
     return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
 
 
@@ -181,7 +177,7 @@ def _decode_objects(array: pyarrow.StructArray) -> list[Any]:
     array.validate()
     names = [array.type.field(index).name for index in range(array.type.num_fields)]
     if len(set(names)) < len(names):
-        unread = marker("an object with a duplicate key")
+        unread = _marker("an object with a duplicate key")
         return [unread if is_valid else None for is_valid in array.is_valid().to_pylist()]
     parts = [_decode_parts(array.field(index)) for index in range(len(names))]
     return [
@@ -198,7 +194,7 @@ def _decode_lists(array: Any) -> list[Any]:
     else:
         starts = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     if (np.diff(starts) < 0).any() or not 0 <= starts[0] <= starts[-1] <= len(array.values):
-        return [marker(_DAMAGED)] * len(array)
+        return [_marker(_DAMAGED)] * len(array)
     values = _decode_parts(array.values.slice(starts[0], starts[-1] - starts[0]))
     starts = (starts - starts[0]).tolist()
     return [
@@ -215,11 +211,63 @@ def _decode_texts(array: pyarrow.Array) -> list[Any]:
         pass
     except pyarrow.ArrowInvalid as error:
         if "UTF8" not in str(error):
-            return [marker(_DAMAGED)] * len(array)
+            return [_marker(_DAMAGED)] * len(array)
     values: list[Any] = []
     for scalar in array:
         try:
             values.append(scalar.as_py())
         except UnicodeDecodeError:
-            values.append(marker(_NOT_UTF8))
+            values.append(_marker(_NOT_UTF8))
     return values
+
+
+def read_parquet(path: Path, shard: Shard) -> Rows:
+    """The shard's rows."""
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    except _PARQUET_ERRORS as error:
+        if shard.index == 0:
+            yield BadRow(str(path), 1, f"not a Parquet file: {one_line(error)}")
+        return
+    with file:
+        reason = refuse_columns(schema) or ("the file is empty" if num_rows == 0 else None)
+        if reason:
+            if shard.index == 0:
+                yield BadRow(str(path), 1, reason)
+            return
+        mine = shard.span(num_rows)
+        first = 0
+        for group in range(file.num_row_groups):
+            rows = range(first, first + file.metadata.row_group(group).num_rows)
+            first = rows.stop
+            if rows.stop > mine.start and rows.start < mine.stop:
+                yield from _read_row_group(path, file, group, rows, mine)
+
+
+def _read_row_group(path: Path, file: pyarrow.parquet.ParquetFile, group: int, rows: range, mine: range) -> Rows:
+    fields = list(file.schema_arrow)
+    unread = {field.name: _marker(str(field.type)[:60]) for field in fields if not _is_column_read(field.type)}
+    columns = [field.name for field in fields if field.name not in unread]
+    row = rows.start
+    try:
+        for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=[group], columns=columns):
+            wanted = range(max(row, mine.start), min(row + batch.num_rows, mine.stop))
+            if wanted:
+                piece = batch.slice(wanted.start - row, len(wanted))
+                found = read_arrow(piece, wanted.start)
+                yield from ((line, value | unread) for line, value in found) if unread else found
+            row += batch.num_rows
+    except _PARQUET_ERRORS as error:
+        lost = range(max(row, mine.start), min(rows.stop, mine.stop))
+        if lost:
+            yield BadRow(str(path), lost.start + 1, f"unreadable rows: {len(lost)} from here on: {one_line(error)}")
+
+
+def _is_column_read(kind: pyarrow.DataType) -> bool:
+    """Whether a column is read: not if it is a scalar of another type, or an object with bytes such as an image."""
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        kind = kind.storage_type
+    if kinds.is_struct(kind):
+        return all(_is_column_read(kind.field(index).type) for index in range(kind.num_fields))
+    return kinds.is_nested(kind) or kinds.is_dictionary(kind) or is_decoded(kind)

@@ -3,6 +3,8 @@
 A background thread gathers blocks of steps: one gather for many steps costs less than one for each. A block holds rows
 of one weights version. If a new version claims steps that were already gathered, those blocks are dropped and built
 again, so no batch of the old mix is ever returned.
+
+Batches that are measured, not trained on, hold chosen rows, outside the schedule.
 """
 
 from collections import deque
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +47,6 @@ class Batch:
     global_tokens: int  # tokens of the step over all ranks
     global_rows_D: NDArray[np.int64]  # rows of each domain in the step, over all ranks
     domain_rows_seen_D: NDArray[np.int64]  # rows of each domain from step 1 through this step
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.row_B)
 
 
 class BatchLoader:
@@ -164,3 +163,56 @@ def _copy_rows(target: np.ndarray, places: NDArray[np.int64], source: np.ndarray
     else:
         for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             target[place] = source[row]
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """L tokens that are measured as one sequence."""
+
+    domain: int
+    row: int
+    input_ids_L: NDArray[Any]
+    position_ids_L: NDArray[Any]
+    loss_mask_L: NDArray[np.bool_]
+    example_L: NDArray[np.int64]
+
+
+def build_batch(stores: Sequence[TokenStore], rows: Sequence[tuple[int, int] | None]) -> Batch:
+    """A batch of rows given as (index of the domain, row); None for one that only fills up the pass."""
+    return collate([None if row is None else _store_row(stores[row[0]], *row) for row in rows], len(stores))[0]
+
+
+def _store_row(store: TokenStore, domain: int, row: int) -> MeasuredRow:
+    used = slice(int(store.row_lengths[row]))
+    arrays = (store.input_ids[row, used], store.position_ids[row, used], store.loss_mask[row, used])
+    return MeasuredRow(domain, row, *arrays, np.full(len(arrays[0]), -1, dtype=np.int64))
+
+
+def collate(rows: Sequence[MeasuredRow | None], num_domains: int) -> tuple[Batch, NDArray[np.int64]]:
+    """The rows as a batch, and the example of each token, (B, L), -1 for padding. None fills up the pass."""
+    length = max((len(row.input_ids_L) for row in rows if row is not None), default=1)
+    input_ids_BL = np.zeros((len(rows), length), dtype=np.int32)
+    position_ids_BL = np.zeros((len(rows), length), dtype=np.int32)
+    loss_mask_BL = np.zeros((len(rows), length), dtype=np.bool_)
+    example_BL = np.full((len(rows), length), -1, dtype=np.int64)
+    for i, row in enumerate(rows):
+        if row is not None:  # a row that only fills up the pass keeps an empty loss mask
+            used = len(row.input_ids_L)
+            input_ids_BL[i, :used] = row.input_ids_L
+            position_ids_BL[i, :used] = row.position_ids_L
+            loss_mask_BL[i, :used] = row.loss_mask_L
+            example_BL[i, :used] = row.example_L
+    batch = Batch(
+        step=0,
+        weights_version=0,
+        input_ids_BL=input_ids_BL,
+        position_ids_BL=position_ids_BL,
+        loss_mask_BL=loss_mask_BL,
+        domain_B=np.array([row.domain if row is not None else 0 for row in rows], dtype=np.int64),
+        row_B=np.array([row.row if row is not None else 0 for row in rows], dtype=np.int64),
+        global_loss_tokens=int(loss_mask_BL.sum()),
+        global_tokens=0,
+        global_rows_D=np.zeros(num_domains, dtype=np.int64),
+        domain_rows_seen_D=np.zeros(num_domains, dtype=np.int64),
+    )
+    return batch, example_BL

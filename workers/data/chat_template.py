@@ -3,22 +3,25 @@
 A template is the model maker's code, and its rendering of the whole conversation is the truth. Templates differ in how
 they accept tool calls and which roles they allow, and many omit parts silently. This module finds the form that the
 template accepts, refuses the omission of essential parts and names other omissions.
+
+Some templates write today's date: the same rows would differ tomorrow, so one day is fixed for all.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers.data.formats import Example, Message
-from workers.data.left_out import find_dropped, find_missing
-from workers.data.message_forms import forms_of, has_written_out_parts, with_system
+from workers.data.formats.example import Example, Message
+from workers.data.messages import Tools, find_dropped, find_missing, forms_of, has_written_out_parts, with_system
+from workers.durable import write_durably
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
 Rendered = tuple[str, list[Span] | None]
 """A conversation's text, and where the template's generation blocks are in it."""
@@ -27,7 +30,11 @@ _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OPENED_AT_THE_END = re.compile(r"<([^<>/\s]+)>$")
 PROBE = "Hello there"
 """A plain answer, to find out what a template writes around one."""
+_QUESTION = {"role": "user", "content": PROBE}
 _MAX_REASON = 200
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*("[^"]*"|'[^']*')\s*\)""")
+_DATE_ASKED = re.compile(r"strftime_now\s*\(")
+_DATE_FILE = "template-date"
 
 
 class TemplateRefusal(ValueError):
@@ -55,17 +62,11 @@ class ChatTemplate:
         self._sources: dict[bool, tuple[str, bool, dict[str, Any]]] = {}
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str:
-        """The text of a conversation; with `prompt`, followed by what asks for the next answer.
-
-        Raises:
-            TemplateRefusal: the template raises an error.
-        """
+        """The text of a conversation, with `prompt` followed by what asks for the next answer; TemplateRefusal if the
+        template raises an error."""
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
-                )
-            )
+            options: dict[str, Any] = {"tools": list(tools) or None, "add_generation_prompt": prompt}
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
         except Exception as error:  # a template is third-party code and may raise anything
             raise _refusal(error) from None
 
@@ -87,11 +88,8 @@ class ChatTemplate:
         return [known.get(id(example)) for example in examples]
 
     def read(self, example: Example, ahead: Rendered | None = None) -> Conversation:
-        """Render a conversation, unless `render_ahead` did, in the first form that the template accepts completely.
-
-        Raises:
-            TemplateRefusal: the template raises an error on every form, or omits tools, a call or the result of one.
-        """
+        """Render a conversation, unless `render_ahead` did, in the first form that the template accepts completely;
+        TemplateRefusal if the template raises an error on every form, or omits tools, a call or the result of one."""
         learned = example.learned or tuple(message["role"] == "assistant" for message in example.messages)
         turns = list(zip(example.messages, learned, strict=True))
         if not self._has_developer:
@@ -119,9 +117,9 @@ class ChatTemplate:
             raise refusals[0]
         return lacking[0]
 
-    def _try(self, messages: Sequence[Message], tools: Tools) -> str | None:
+    def _try(self, messages: Sequence[Message], tools: Tools = (), *, prompt: bool = False) -> str | None:
         try:
-            return self.render(messages, tools)
+            return self.render(messages, tools, prompt=prompt)
         except TemplateRefusal:
             return None
 
@@ -168,7 +166,7 @@ class ChatTemplate:
     @cached_property
     def header(self) -> str:
         """What the template writes to ask for an answer to a user's message; empty if it writes nothing."""
-        asked, plain = self._probe(prompt=True), self._probe(prompt=False)
+        asked, plain = self._try([_QUESTION], prompt=True), self._try([_QUESTION])
         if asked is None or plain is None:
             return ""
         after_asked, after_plain = asked.rpartition(PROBE)[2], plain.rpartition(PROBE)[2]
@@ -181,7 +179,7 @@ class ChatTemplate:
         leading space; no beginning that also precedes a user's message."""
         ends = {len(self.header), *(found.end() for found in self._boundary.finditer(self.header))}
         beginnings = [self.header[:end] for end in sorted(ends, reverse=True)]
-        others = self._probe(prompt=False) or ""
+        others = self._try([_QUESTION]) or ""
         parts = dict.fromkeys(part for whole in beginnings for part in (whole, whole.lstrip()))
         return [part for part in parts if part and part not in others]
 
@@ -193,17 +191,9 @@ class ChatTemplate:
 
     @cached_property
     def closing(self) -> str:
-        probe = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
-        try:
-            return self.render(probe).rpartition(PROBE)[2]
-        except TemplateRefusal:
-            return ""
-
-    def _probe(self, *, prompt: bool) -> str | None:
-        try:
-            return self.render([{"role": "user", "content": PROBE}], prompt=prompt)
-        except TemplateRefusal:
-            return None
+        """What the template writes after the last answer; empty if it refuses a plain one."""
+        answered = self._try([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}])
+        return (answered or "").rpartition(PROBE)[2]
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
@@ -239,3 +229,37 @@ def before_empty_element(text: str, place: int) -> int:
 
 def shared_length(one: str, other: str) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date | None:
+    """Make the chat template write the day on which the first store in `cache_dir` was made, which is kept there.
+
+    Changes the tokenizer; returns the day, or None if the template does not ask for it (`strftime_now`).
+
+    Raises:
+        ValueError: the format of the date is known only when the template is rendered.
+    """
+    templates = tokenizer.chat_template
+    by_name = templates if isinstance(templates, dict) else {"": templates or ""}
+    if not any(_DATE_ASKED.search(source) for source in by_name.values()):
+        return None
+    path = cache_dir / _DATE_FILE
+    if not path.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_durably(path, date.today().isoformat().encode())
+    day = date.fromisoformat(path.read_text())
+    frozen = {
+        name: _DATE_CALL.sub(lambda call: _written_date(day, call.group(1)), source) for name, source in by_name.items()
+    }
+    if any(_DATE_ASKED.search(source) for source in frozen.values()):
+        raise ValueError(
+            "model.path: the chat template writes today's date in a format that cannot be known in advance, so the "
+            "same rows would differ tomorrow; set model.chat_template to one without it"
+        )
+    tokenizer.chat_template = frozen if isinstance(templates, dict) else frozen[""]
+    return day
+
+
+def _written_date(day: date, form: str) -> str:
+    quote = form[0]
+    return quote + day.strftime(form[1:-1]).replace("\\", "\\\\").replace(quote, "\\" + quote) + quote

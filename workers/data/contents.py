@@ -12,14 +12,12 @@ HEAD_BYTES = 512
 _CONVERT = "write its rows as .jsonl or .parquet"
 _UNPACK = "unpack it and name the files inside"
 # (first bytes, what they mean, the suffix for it or what to do)
-_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+_BEGINNINGS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"\x1f\x8b", "gzip", ".gz"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard", ".zst"),
-    (b"\x50\x2a\x4d\x18", "Zstandard", ".zst"),
+    ((b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"), "Zstandard", ".zst"),
     (b"PAR1", "Parquet", ".parquet"),
     (b"PARE", "an encrypted Parquet file", "write it without encryption"),
-    (b"ARROW1", "Arrow", ".arrow"),
-    (b"\xff\xff\xff\xff", "Arrow", ".arrow"),
+    ((b"ARROW1", b"\xff\xff\xff\xff"), "Arrow", ".arrow"),
     (b"FEA1", "Feather of version 1", "write it again with pyarrow.feather.write_feather, which writes version 2"),
     (b"\xfd7zXZ\0", "xz", "unpack it with `xz -d`, or compress it with gzip or zstd"),
     (b"BZh", "bzip2", "unpack it with `bunzip2`, or compress it with gzip or zstd"),
@@ -33,10 +31,8 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
     (b"Obj\x01", "Avro", _CONVERT),
     (b"ORC", "ORC", _CONVERT),
-    (b"\x80\x04\x95", "a Python pickle, which is never loaded", _CONVERT),
-    (b"\x80\x05\x95", "a Python pickle, which is never loaded", _CONVERT),
-    (b"\x89PNG", "an image", "give a file of rows"),
-    (b"\xff\xd8\xff", "an image", "give a file of rows"),
+    ((b"\x80\x04\x95", b"\x80\x05\x95"), "a Python pickle, which is never loaded", _CONVERT),
+    ((b"\x89PNG", b"\xff\xd8\xff"), "an image", "give a file of rows"),
     (b"version https://git-lfs", "a Git LFS pointer and not the data", "fetch the data with `git lfs pull`"),
 )
 _MARKUP = re.compile(rb"(<!doctype html|<html|<head|<body)|(<\?xml|<[A-Za-z!])", re.IGNORECASE)
@@ -59,7 +55,8 @@ def foreign_file(path: Path, head: bytes, layout: str, compression: str) -> str 
     if found is None:
         if wanted is None or not head or not _is_text(head):
             return None
-        plain = path.name[: -len(compression)] if compression else f"{path.stem}{_text_suffix(head)}"
+        suffix = {b"[": ".json", b"{": ".jsonl"}.get(head.lstrip(_SPACE)[:1], ".csv")
+        plain = path.name[: -len(compression)] if compression else f"{path.stem}{suffix}"
         return f"this is text, not {wanted}: name it {plain}"
     what, advice = found
     return None if what == wanted else f"this is {what}: {_name_it(path, advice, layout, compression)}"
@@ -186,10 +183,6 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start >= len(head) - 3
     return True
-
-
-def _text_suffix(head: bytes) -> str:
-    return {b"[": ".json", b"{": ".jsonl"}.get(head.lstrip(_SPACE)[:1], ".csv")
 
 
 def _name_it(path: Path, advice: str, layout: str, compression: str) -> str:

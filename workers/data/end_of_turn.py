@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.templates import Tokens, tokenize_examples
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     _, tokens = rendered
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = None
-    targets = tokens.input_ids[_last_run(tokens.loss_mask)]
-    for token in reversed(targets.tolist()):
+    targets = np.flatnonzero(tokens.loss_mask)
+    last_run = targets[np.flatnonzero(np.diff(targets, prepend=-2) > 1)[-1] :]
+    for token in reversed(tokens.input_ids[last_run].tolist()):
         if token in special:
             end = token
         elif str(tokenizer.decode([token])).strip():
@@ -58,13 +59,12 @@ def has_answers(store: "TokenStore") -> bool:
 
 def is_taught(end_id: int, stores: Iterable["TokenStore"]) -> bool:
     """Whether the token is a target in training data; with documents alone it is not, whatever the template says."""
-    return any(_is_target(end_id, store) for store in stores)
-
-
-def _is_target(token: int, store: "TokenStore") -> bool:
-    # Spread over the store: its first rows are the longest, whose ends may be cut off.
-    rows = np.unique(np.linspace(0, store.num_rows - 1, min(store.num_rows, _ROWS)).astype(np.int64))
-    return bool(((store.input_ids[rows] == token) & store.loss_mask[rows]).any())
+    for store in stores:
+        # Spread over the store: its first rows are the longest, whose ends may be cut off.
+        rows = np.unique(np.linspace(0, store.num_rows - 1, min(store.num_rows, _ROWS)).astype(np.int64))
+        if ((store.input_ids[rows] == end_id) & store.loss_mask[rows]).any():
+            return True
+    return False
 
 
 def taught_end(tokenizer: "PreTrainedTokenizerBase", stores: Iterable["TokenStore"]) -> int | None:
@@ -88,9 +88,3 @@ def _render(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[dict[str, str],
     tried = tokenize_examples(tokenizer, [Example(1, messages) for messages in _CONVERSATIONS])
     taken = zip(_CONVERSATIONS, tried, strict=True)
     return next(((messages, tokens) for messages, tokens in taken if not isinstance(tokens, str)), None)
-
-
-def _last_run(mask: np.ndarray) -> slice:
-    targets = np.flatnonzero(mask)
-    starts = targets[np.flatnonzero(np.diff(targets, prepend=-2) > 1)]
-    return slice(int(starts[-1]), int(targets[-1]) + 1)

@@ -1,7 +1,9 @@
 """Files of rows: their type by name, the part that a task reads, and bad rows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROWS_PER_BLOCK = 512
 
@@ -21,6 +23,10 @@ class BadRow:
     def kind(self) -> str:
         """The reason without details; there are few, so that they can be counted."""
         return self.reason.partition(":")[0]
+
+
+Rows = Iterator[tuple[int, Any] | BadRow]
+"""(line, parsed row), or a BadRow."""
 
 
 @dataclass(frozen=True)

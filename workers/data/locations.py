@@ -52,14 +52,9 @@ def find_files(path: Path) -> FoundFiles:
     if path.is_dir():
         return _of_folder(path)
     where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
-    if not is_pattern(path):
+    if not _PATTERN.search(str(path)) or path.exists():  # a file with exactly that name takes precedence
         raise ValueError(f"{path}: no such file{where}; check the path")
     return _of_pattern(path, where)
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether a path is a pattern; a file with exactly that name takes precedence."""
-    return bool(_PATTERN.search(str(path))) and not path.expanduser().exists()
 
 
 def is_saved(folder: Path) -> bool:
@@ -67,11 +62,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def files_to_carry(path: Path) -> list[Path]:
-    """What must be copied so that the path names the same files elsewhere.
-
-    Raises:
-        ValueError: as in `find_files`.
-    """
+    """What must be copied so that the path names the same files elsewhere; ValueError as in `find_files`."""
     files = find_files(path).files
     folders = dict.fromkeys(file.parent for file in files)
     return files + [folder / name for folder in folders if is_saved(folder) for name in _SAVED_MARKS]

@@ -6,7 +6,6 @@ reads nothing but their hashes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,17 +42,12 @@ def find_within(sought: Mapping[str, Hashes], places: Mapping[str, Hashes]) -> d
 
 def find_shared(domains: Mapping[str, Hashes]) -> dict[str, Overlap]:
     """How many of each domain's hashes each other domain also has."""
-    overlaps = {name: Overlap() for name in domains}
     everything = np.sort(np.concatenate([np.empty(0, np.uint64), *domains.values()]))
     shared = np.unique(everything[1:][everything[1:] == everything[:-1]])
-    if not len(shared):
-        return overlaps
     within = {name: shared[_is_in(shared, hashes)] for name, hashes in domains.items()}
-    for name, mine in within.items():
-        overlaps[name].num_any = len(mine)
-    for one, other in combinations([name for name, mine in within.items() if len(mine)], 2):
-        if num := int(_is_in(within[one], within[other]).sum()):
-            overlaps[one].by_domain[other] = overlaps[other].by_domain[one] = num
+    overlaps = find_within(within, within)
+    for name, overlap in overlaps.items():
+        overlap.by_domain.pop(name, None)
     return overlaps
 
 

@@ -37,11 +37,8 @@ class Sample(Settings):
         return self.count is not None or self.fraction < 1.0
 
     def choose(self, domain: str, num_examples: int) -> NDArray[np.int64] | None:
-        """Ascending indices of the examples; None for all. A smaller sample is a subset of a larger one.
-
-        Raises:
-            ValueError: there are fewer than `count`.
-        """
+        """Ascending indices of the examples, None for all; ValueError if there are fewer than `count`. A smaller sample
+        is a subset of a larger one."""
         if self.count is not None and self.count > num_examples:
             raise ValueError(
                 f"domain {domain!r}: count {self.count:,}, but it has {num_examples:,} training examples; lower count"
@@ -77,9 +74,8 @@ class DomainPlan(Settings):
 
 def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_fingerprint: str) -> DomainPlan:
     """Inspect the domain's sources and plan the work."""
-    train, evaluation = (
-        plan_sources(domain, config, split, data.train_on, data.zstd_window_mib) for split in ("train", "eval")
-    )
+    options = (data.train_on, data.zstd_window_mib)
+    train, evaluation = (plan_sources(domain, config, split, *options) for split in ("train", "eval"))
     eval_fraction = 0.0 if evaluation else config.eval_fraction
     sample = Sample(fraction=config.fraction, count=config.count, seed=data.sample_seed)
     if evaluation and not config.is_trained:
@@ -144,22 +140,15 @@ def pack_side(
 ) -> None:
     """Build the store of one side in the folder `building`."""
     # Rows set aside for evaluation count as training rows; a domain without training counts all as evaluation.
-    sources = [
-        shard.report for task, shard in zip(plan.tasks, shards, strict=True) if task.side == side or not plan.is_trained
-    ]
-    report = Report.merged(sources)
+    parts = zip(plan.tasks, shards, strict=True)
+    report = Report.merged([shard.report for task, shard in parts if task.side == side or not plan.is_trained])
     chosen = None
     if side == "train":
         num_examples = sum(shard.num_examples[side] for shard in shards)
         chosen = plan.sample.choose(plan.domain, num_examples)
         num_not_chosen = 0 if chosen is None else num_examples - len(chosen)
         report = report.replaced(num_not_chosen=num_not_chosen)
-    about: dict[str, object] = {
-        "fingerprint": f"{plan.key}-{side}",
-        "domain": plan.domain,
-        "side": side,
-        "report": report.model_dump(),
-    }
+    about = {"fingerprint": f"{plan.key}-{side}", "domain": plan.domain, "side": side, "report": report.model_dump()}
     build_store(building / side, side, shards, data, pad_id, about, chosen)
 
 

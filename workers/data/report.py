@@ -21,12 +21,6 @@ class BadRowCount(Settings):
     num_rows: int
 
 
-class BadRowCase(Settings):
-    file: str
-    line: int
-    reason: str
-
-
 class Report(Settings):
     """The outcome of reading rows."""
 
@@ -35,7 +29,7 @@ class Report(Settings):
     num_bad_rows: int = 0
     bad_rows: tuple[BadRowCount, ...] = ()
     """Number of bad rows by file and kind of reason."""
-    bad_row_cases: tuple[BadRowCase, ...] = ()
+    bad_row_cases: tuple[BadRow, ...] = ()
     """The first bad rows."""
     num_too_long: int = 0
     """Examples of more than max_length tokens, whether kept in part or lost."""
@@ -57,19 +51,14 @@ class Report(Settings):
     @classmethod
     def merged(cls, reports: list[Self]) -> Self:
         """The sum of reports, with the first cases in the order of files and lines."""
-        counts: dict[tuple[str, str], int] = {}
-        for report in reports:
-            for count in report.bad_rows:
-                counts[count.file, count.kind] = counts.get((count.file, count.kind), 0) + count.num_rows
-        files = {case.file: None for report in reports for case in report.bad_row_cases}
-        order = {file: index for index, file in enumerate(files)}
+        counts: Counter[tuple[str, str]] = Counter()
         dropped: Counter[str] = Counter()
         for report in reports:
+            counts.update({(count.file, count.kind): count.num_rows for count in report.bad_rows})
             dropped.update(report.dropped)
-        cases = sorted(
-            (case for report in reports for case in report.bad_row_cases),
-            key=lambda case: (order[case.file], case.line),
-        )
+        cases = [case for report in reports for case in report.bad_row_cases]
+        order = {file: index for index, file in enumerate(dict.fromkeys(case.file for case in cases))}
+        cases.sort(key=lambda case: (order[case.file], case.line))
         return cls(
             bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
             bad_row_cases=tuple(cases[:MAX_BAD_ROW_CASES]),
@@ -81,12 +70,11 @@ class Report(Settings):
     def of_rows(cls, num_good: int, bad_rows: list[BadRow]) -> Self:
         """The report on a batch of rows."""
         counts = Counter((bad.file, bad.kind) for bad in bad_rows)
-        cases = bad_rows[:MAX_BAD_ROW_CASES]
         return cls(
             num_rows=num_good + len(bad_rows),
             num_bad_rows=len(bad_rows),
             bad_rows=tuple(BadRowCount(file=file, kind=kind, num_rows=n) for (file, kind), n in counts.items()),
-            bad_row_cases=tuple(BadRowCase(file=bad.file, line=bad.line, reason=bad.reason) for bad in cases),
+            bad_row_cases=tuple(bad_rows[:MAX_BAD_ROW_CASES]),
         )
 
 
@@ -111,5 +99,5 @@ def check_bad_rows(domain: str, data: DataConfig, report: Report) -> None:
         )
 
 
-def _show(case: BadRowCase) -> str:
+def _show(case: BadRow) -> str:
     return f"{case.file}:{case.line}: {case.reason}"

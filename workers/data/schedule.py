@@ -17,7 +17,6 @@ again from the first one, before step 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,6 @@ from numpy.typing import NDArray
 from workers.contracts import DomainWeights
 from workers.data.apportionment import settle, take_rows
 from workers.data.permutation import derive_key, permutation, permutations
-
-ShareUnit = Literal["examples", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,8 @@ class Schedule:
         self._cursors = [self._start]
 
     def announce(self, weights: DomainWeights) -> None:
-        """Append a version and drop the plans for the steps it claims. Repeating a known version changes nothing.
-
-        Raises:
-            ValueError: the version is not the next one, names other domains, or claims a step before the newest one.
-        """
+        """Append a version and drop the plans for the steps it claims; repeating a known version changes nothing.
+        ValueError if it is not the next version, names other domains, or claims a step before the newest one."""
         if weights.version < len(self._journal) and weights == self._journal[weights.version]:
             return
         if weights.version != len(self._journal):

@@ -4,11 +4,10 @@
 Rows are only data: no row is interpreted as a path, an address or code.
 """
 
+import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +16,15 @@ from pydantic import Field
 
 from workers.config.data import DomainConfig, Exclusion, HubConfig, TrainOn
 from workers.data.arrow_rows import read_arrow
-from workers.data.csv_rows import LIST_COLUMNS
-from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, Shard, split_suffix
-from workers.data.formats import (
-    Example,
-    ExcludedRow,
-    check_fields,
-    complete_fields,
-    detect_format,
-    find_refusal,
-    harmless_names,
-    is_excluded,
-    read_row,
-)
+from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, Rows, Shard, split_suffix
+from workers.data.formats import read_row
+from workers.data.formats.detection import check_fields, detect_layout
+from workers.data.formats.example import Example, ExcludedRow, is_excluded
+from workers.data.formats.refusals import find_refusal, harmless_names
 from workers.data.formats.values import RowError
 from workers.data.locations import find_files
-from workers.data.reading import read_rows
-from workers.data.streams import ZSTD_WINDOW_MIB
+from workers.data.reading import ZSTD_WINDOW_MIB, read_rows
+from workers.data.text_rows import LIST_COLUMNS
 from workers.hub import reach_hub
 from workers.settings import Settings
 
@@ -81,17 +72,10 @@ class Source(Settings):
 
 
 def plan_sources(
-    domain: str,
-    config: DomainConfig,
-    split: str,
-    train_on: TrainOn = "all",
-    zstd_window_mib: int = ZSTD_WINDOW_MIB,
+    domain: str, config: DomainConfig, split: str, train_on: TrainOn = "all", zstd_window_mib: int = ZSTD_WINDOW_MIB
 ) -> list[Source]:
-    """The sources of a domain's `train` or `eval` split; empty if it has no separate evaluation source.
-
-    Raises:
-        ValueError: a path names no readable file, or the format of a file cannot be detected.
-    """
+    """The sources of a domain's `train` or `eval` split; empty if it has no separate evaluation source. ValueError if a
+    path names no readable file, or the format of a file cannot be detected."""
     try:
         check_fields(config.format, config.fields)
         if config.hub is not None:
@@ -109,7 +93,10 @@ def plan_sources(
 
 def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
     """The examples of a shard, and a marker for each row that is not one."""
-    rows = _read_hub(source, shard) if source.path is None else _read_file(source, source.path, shard)
+    if source.path is None:
+        rows = _read_hub(source, shard)
+    else:
+        rows = read_rows(source.path, shard, source.zstd_window_mib, _list_columns(source.fields))
     harmless = None if source.harmless is None else set(source.harmless)
     by_field = [exclusion for exclusion in source.exclude if exclusion.field is not None]
     by_text = [exclusion for exclusion in source.exclude if exclusion.field is None]
@@ -119,7 +106,7 @@ def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRo
         fields=source.fields,
         train_on=source.train_on,
         has_template=source.text_has_template,
-        is_columnar=_is_columnar(source),
+        is_columnar=source.path is None or split_suffix(source.path)[0] in TABLE_LAYOUTS,
     )
     for row in rows:
         if isinstance(row, BadRow):
@@ -130,22 +117,14 @@ def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRo
             if by_field and isinstance(value, dict) and is_excluded(value, None, by_field):
                 yield ExcludedRow()
                 continue
-            if harmless is not None and isinstance(value, dict) and not value.keys() <= harmless:
-                _refuse_what_is_new(value, source.fields)
+            # It may have fields that the first rows, which determined the layout, did not have.
+            is_new = harmless is not None and isinstance(value, dict) and not value.keys() <= harmless
+            if is_new and (refusal := find_refusal([value], source.fields)):
+                raise RowError(refusal)
             example = read(line, value)
             yield ExcludedRow() if by_text and is_excluded(value, example, by_text) else example
         except RowError as error:
             yield BadRow(source.name, line, str(error))
-
-
-def _refuse_what_is_new(row: dict[str, Any], fields: dict[str, str]) -> None:
-    """Check fields that the first rows, which determined the layout, did not have."""
-    if refusal := find_refusal([row], fields):
-        raise RowError(refusal)
-
-
-def _is_columnar(source: Source) -> bool:
-    return source.path is None or split_suffix(source.path)[0] in TABLE_LAYOUTS
 
 
 def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[str, Any]:
@@ -180,10 +159,6 @@ def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int) -> Source
     )
 
 
-def _read_file(source: Source, path: Path, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]:
-    return read_rows(path, shard, source.zstd_window_mib, _list_columns(source.fields))
-
-
 def _list_columns(fields: Mapping[str, str]) -> frozenset[str]:
     return frozenset(fields.get(name, name) for name in LIST_COLUMNS)
 
@@ -201,7 +176,7 @@ def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
     )
 
 
-def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, Any] | BadRow]) -> dict[str, Any]:
+def _resolve_format(config: DomainConfig, name: str, rows: Rows) -> dict[str, Any]:
     """`format`, `fields` and `harmless` of a Source: as configured, or as detected from the first rows."""
     if config.format != "auto":
         return {"format": config.format, "fields": config.fields}
@@ -211,9 +186,8 @@ def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, A
         return {"format": "messages", "fields": config.fields}  # every row will be a bad row
     if refusal := find_refusal(head, config.fields):
         raise ValueError(f"{name}: {refusal}")
-    if found := detect_format(head, config.fields):
-        fields = complete_fields(head, config.fields)
-        return {"format": found, "fields": fields, "harmless": harmless_names(head)}
+    if layout := detect_layout(head, config.fields):
+        return {**layout._asdict(), "harmless": harmless_names(head)}
     keys = sorted({str(key)[:40] for row in head for key in row})[:20]
     raise ValueError(
         f"{name}: cannot detect the format; the first {len(head)} rows have the fields {', '.join(keys)}. Name it with "
@@ -222,24 +196,13 @@ def _resolve_format(config: DomainConfig, name: str, rows: Iterator[tuple[int, A
     )
 
 
-def repeated_sources(sources: Sequence[Source]) -> list[list[str]]:
-    """Groups of at least two sources with the same content, by name."""
-    names: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for source in sources:
-        names[source.digest, source.split].append(source.name)
-    return [group for group in names.values() if len(group) > 1]
-
-
 def _count_shards(amount: int, per_shard: int) -> int:
     return min(max(1, math.ceil(amount / per_shard)), _MAX_SHARDS)
 
 
 def hash_file(path: Path) -> str:
-    digest = blake2b(digest_size=16)
     with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
@@ -249,13 +212,12 @@ def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
     if not Path(hub.path).expanduser().exists():
         reach_hub("dataset", hub.path, hub.revision)
     try:
-        rows = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
+        return datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"hub set {hub.path!r}, split {split!r}: {error}") from error
-    return rows
 
 
-def _read_hub(source: Source, shard: Shard) -> Iterator[tuple[int, Any] | BadRow]:
+def _read_hub(source: Source, shard: Shard) -> Rows:
     assert source.hub is not None
     rows = _load_hub(source.hub, source.split)
     if len(rows) == 0 and shard.index == 0:
@@ -263,7 +225,7 @@ def _read_hub(source: Source, shard: Shard) -> Iterator[tuple[int, Any] | BadRow
     yield from _arrow_rows(rows, shard.span(len(rows)))
 
 
-def _arrow_rows(rows: "datasets.Dataset", span: range) -> Iterator[tuple[int, Any] | BadRow]:
+def _arrow_rows(rows: "datasets.Dataset", span: range) -> Rows:
     # Plain Arrow: the library's row access would open the files that image and audio columns name.
     table = rows.with_format("arrow")
     for start in range(span.start, span.stop, ROWS_PER_BLOCK):

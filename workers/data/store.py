@@ -25,6 +25,7 @@ STORE_VERSION = 2
 
 _ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_tokens", "row_examples")
 _HASHES = ("prompts", "examples")
+_FACTS = ("fingerprint", "num_rows", "num_examples", "num_tokens", "num_loss_tokens", "max_length")
 _MANIFEST = "manifest.json"
 _BLOCK_TOKENS = 2**20
 
@@ -61,15 +62,7 @@ class TokenStore:
                 if size != expected:
                     raise ValueError(f"{name}.npy has {size} bytes instead of {expected}")
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-            counts = {key: manifest[key] for key in ("num_rows", "num_examples", "num_tokens", "num_loss_tokens")}
-            return cls(
-                folder,
-                manifest["fingerprint"],
-                max_length=manifest["max_length"],
-                manifest=manifest,
-                **counts,
-                **arrays,
-            )
+            return cls(folder, manifest=manifest, **{name: manifest[name] for name in _FACTS}, **arrays)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"token store {folder} is damaged: {error}. Delete {folder.parent}; it will be made again"
@@ -111,7 +104,10 @@ def build_store(
     packing = pack_examples(examples.lengths, data.max_length, data.packing)
     folder.mkdir()
     num_loss_tokens = _write_rows(folder, examples, packing, data.max_length, pad_id)
-    num_distinct = {name: _write_hashes(folder / f"{name}.npy", examples.hashes(name)) for name in _HASHES}
+    # Distinct and ascending, so that others can be searched in them.
+    hashes = {name: np.unique(examples.hashes(name)) for name in _HASHES}
+    for name, distinct in hashes.items():
+        np.save(folder / f"{name}.npy", distinct)
     manifest = {
         "store_version": STORE_VERSION,
         **about,
@@ -120,8 +116,8 @@ def build_store(
         "num_examples": len(examples.lengths),
         "num_tokens": int(examples.lengths.sum(dtype=np.int64)),
         "num_loss_tokens": num_loss_tokens,
-        "num_prompts": num_distinct["prompts"],
-        "num_distinct_examples": num_distinct["examples"],
+        "num_prompts": len(hashes["prompts"]),
+        "num_distinct_examples": len(hashes["examples"]),
         "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS + _HASHES},
     }
     for name in _ARRAYS + _HASHES:
@@ -166,13 +162,6 @@ class _Examples:
         shard, start = self._shard_of[index], self._starts[index]
         end = start + self.lengths[index]
         return self._input_ids[shard][start:end], self._loss_masks[shard][start:end]
-
-
-def _write_hashes(path: Path, hashes: NDArray[np.uint64]) -> int:
-    """Write the distinct hashes, ascending, so that others can be searched in them; their number."""
-    distinct = np.unique(hashes)
-    np.save(path, distinct)
-    return len(distinct)
 
 
 def _write_rows(folder: Path, examples: _Examples, packing: Packing, max_length: int, pad_id: int) -> int:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from workers.data.answer_spans import find_answers
 from workers.data.chat_template import ChatTemplate, Conversation, Rendered, Span, TemplateRefusal
-from workers.data.formats import Example, says_something
-from workers.data.message_forms import text_of
+from workers.data.formats.example import Example, says_something
+from workers.data.messages import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,9 +63,8 @@ def tokenize_examples(tokenizer: "PreTrainedTokenizerBase", examples: Sequence[E
 
 
 def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | None:
-    contents = [
-        token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()
-    ]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    contents = [content for content in special if content.strip()]
     return re.compile("|".join(map(re.escape, contents))) if contents else None
 
 
@@ -91,14 +90,11 @@ def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Exa
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
-    return [
-        _all_targets(ids if example.has_template else [*before, *ids, *after])
+    whole = [
+        np.asarray(ids if example.has_template else [*before, *ids, *after], dtype=np.int32)
         for example, ids in zip(examples, encoded, strict=True)
     ]
-
-
-def _all_targets(ids: list[int]) -> Tokens:
-    return Tokens(np.asarray(ids, dtype=np.int32), np.ones(len(ids), dtype=np.bool_))
+    return [Tokens(ids, np.ones(len(ids), dtype=np.bool_)) for ids in whole]
 
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:

@@ -6,7 +6,7 @@ header, written as the rows are read, so memory stays flat.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from workers.config.data import DataConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example, ExcludedRow
+from workers.data.formats.example import Example, ExcludedRow
 from workers.data.report import Report, check_bad_rows
 from workers.data.sources import Source, read_examples
 from workers.data.templates import Tokens, tokenize_examples
@@ -101,7 +101,8 @@ def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedToke
     num_examples: dict[Side, int] = dict.fromkeys(SIDES, 0)
     report = Report()
     with ExitStack() as stack:
-        files = _open_flat_files(folder, stack)
+        names = [(side, name) for side in SIDES for name in _DTYPES]
+        files = {(side, name): stack.enter_context((folder / f"{side}.{name}").open("wb")) for side, name in names}
         for rows in _batches(read_examples(task.source, task.shard)):
             examples = [row for row in rows if isinstance(row, Example)]
             results = tokenize_examples(tokenizer, examples)
@@ -143,7 +144,7 @@ def cut_example(tokens: Tokens, data: DataConfig) -> list[Piece]:
     return pieces
 
 
-def _write_pieces(side: Side, pieces: Sequence[tuple[int, Tokens]], files: dict[tuple[Side, str], BinaryIO]) -> None:
+def _write_pieces(side: Side, pieces: Sequence[tuple[int, Tokens]], files: Mapping[tuple[Side, str], BinaryIO]) -> None:
     """Append pieces, each with the hash of its prompt, to the flat files of a side."""
     if not pieces:
         return
@@ -156,12 +157,6 @@ def _write_pieces(side: Side, pieces: Sequence[tuple[int, Tokens]], files: dict[
     }
     for name, dtype in _DTYPES.items():
         arrays[name].astype(dtype, copy=False).tofile(files[side, name])
-
-
-def _open_flat_files(folder: Path, stack: ExitStack) -> dict[tuple[Side, str], BinaryIO]:
-    return {
-        (side, name): stack.enter_context((folder / f"{side}.{name}").open("wb")) for side in SIDES for name in _DTYPES
-    }
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -178,11 +173,7 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _report_batch(
-    task: ShardTask,
-    data: DataConfig,
-    rows: list[Row],
-    examples: list[Example],
-    results: list[Tokens | str],
+    task: ShardTask, data: DataConfig, rows: list[Row], examples: list[Example], results: list[Tokens | str]
 ) -> Report:
     bad_rows = [row for row in rows if isinstance(row, BadRow)]
     too_long = []

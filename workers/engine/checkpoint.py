@@ -126,7 +126,6 @@ def find_fault(path: Path) -> str | None:
 
 
 def _start(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return temporary_folder(target)

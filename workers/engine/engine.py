@@ -19,20 +19,18 @@ from transformers import PreTrainedModel
 
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
-from workers.data.passes import ForwardPass, idle_pass
 from workers.engine.collectives import max_over_ranks
 from workers.engine.deepspeed_config import build_deepspeed_config
-from workers.engine.gradients import CheckedUpdate, WideGradients
-from workers.engine.partitions import Fragment, stepped_tensors
+from workers.engine.optimizer import CheckedUpdate, WideGradients, parameter_groups
 from workers.engine.router_loss import find_router_loss
 from workers.engine.trainable import load_trainable
-from workers.engine.weight_decay import parameter_groups
-from workers.model.base_config import load_hidden_size
+from workers.engine.zero_state import stepped_tensors
+from workers.model.base_config import load_text_config
 from workers.model.isolation import Isolation, prove_isolation
 from workers.model.loading import find_decoder
-from workers.model.packed_forward import PackedForward, passes_over
+from workers.model.packed_forward import ForwardPass, PackedForward, idle_pass, passes_over
 from workers.strategies import STRATEGIES
-from workers.strategy import Attachment
+from workers.strategy import Attachment, Fragment
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
@@ -73,7 +71,7 @@ class Engine:
     def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
         """Load the model, apply the training strategy, and hand both to DeepSpeed; a collective."""
         deepspeed = _import_deepspeed()
-        hidden_size = load_hidden_size(model_config)
+        hidden_size = load_text_config(model_config).hidden_size
         config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
         torch.manual_seed(seed)  # new parameters (adapters) start equal on every rank and in every attempt
         model = load_trainable(model_config, training, config)
@@ -91,11 +89,8 @@ class Engine:
         return cls(engine, model_config, training, seed)
 
     def prove_isolation(self, row: "Batch | None") -> Isolation:
-        """Choose how packed examples are kept apart, using the same row on all ranks; a collective.
-
-        Raises:
-            PackingError: no way of packing gives this model correct losses.
-        """
+        """Choose how packed examples are kept apart, using the same row on all ranks; a collective. PackingError if no
+        way of packing gives this model correct losses."""
         return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:

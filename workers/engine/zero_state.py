@@ -1,12 +1,20 @@
-"""Whole masters and Adam moments, in and out of the four ways (stages 0 to 3) in which DeepSpeed keeps them.
+"""Masters and Adam moments in the four ways (ZeRO stages 0 to 3) in which DeepSpeed keeps them.
 
-Everything is a collective: every rank makes the same calls in the same order.
+`TrainedState` reads and replaces them whole; it is a collective: every rank makes the same calls in the same order.
+`stepped_tensors` says where each parameter is in the flat fp32 tensors that the inner optimizer steps.
+At stage 0 the optimizer steps whole parameters (in bf16 their fp32 masters). At stages 1 and 2 a rank steps one flat
+piece of all parameters of a group; at stage 3 flat pieces, at least one per group, of this rank's part of each
+parameter, padded if the parameter is not divisible by the ranks.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from workers.strategy import Fragment
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -29,23 +37,11 @@ class TrainedState:
 
     def materialise(self) -> None:
         """Make the optimizer create its state, with arbitrary values: DeepSpeed and Adam do so at the first step."""
-        from workers.data.batches import Batch
+        from workers.data.batches import MeasuredRow, collate
 
-        zeros = np.zeros(1, dtype=np.int64)
-        batch = Batch(
-            step=0,
-            weights_version=0,
-            input_ids_BL=np.zeros((1, 2), dtype=np.int32),
-            position_ids_BL=np.arange(2, dtype=np.int32)[None],
-            loss_mask_BL=np.array([[False, True]]),
-            domain_B=zeros,
-            row_B=zeros,
-            global_loss_tokens=self._engine.world_size,
-            global_tokens=0,
-            global_rows_D=zeros,
-            domain_rows_seen_D=zeros,
-        )
-        self._engine.forward_backward(batch, num_domains=1)
+        zeros = np.zeros(2, dtype=np.int64)
+        batch, _ = collate([MeasuredRow(0, 0, zeros, np.arange(2), np.array([False, True]), zeros)], num_domains=1)
+        self._engine.forward_backward(replace(batch, global_loss_tokens=self._engine.world_size), num_domains=1)
         self._engine.step(learning_rate=0.0)
         self._relink()
 
@@ -126,3 +122,41 @@ def replicated_masters(optimizer: Any, zero_stage: int) -> dict[int, torch.Tenso
         return {}
     pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
     return {id(p): master for weights, masters in pairs for p, master in zip(weights, masters, strict=True)}
+
+
+def stepped_tensors(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
+    """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
+    match engine.zero_stage:
+        case 0:
+            masters = replicated_masters(engine.optimizer, engine.zero_stage)
+            for p in engine.trainable_parameters().values():
+                yield masters.get(id(p), p), [Fragment(p, 0, 0, p.numel())]
+        case 1 | 2:
+            yield from _flat_groups(engine)
+        case _:
+            yield from _flat_pieces(engine)
+
+
+def _flat_groups(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "bf16_groups"):  # DeepSpeed's choice at stage 1 for sums in float32
+        groups = zip(optimizer.fp32_groups_flat_partition, optimizer.bf16_groups, strict=True)
+    else:
+        groups = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True)
+    for flat, parameters in groups:
+        mapped = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]
+        places = [(p, mapping.hp_fragment_address, mapping.lp_fragment_address) for p, mapping in mapped]
+        yield flat, [Fragment(p, hp.start, lp.start, hp.numel) for p, hp, lp in places]
+
+
+def _flat_pieces(engine: "Engine") -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
+    optimizer = engine.optimizer
+    for flat, parameters in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
+        fragments, offset = [], 0
+        for p in parameters:
+            held = p.ds_tensor.ds_numel
+            start = engine.rank * held
+            length = max(0, min(held, full_shape(p).numel() - start))  # the last ranks' pieces may be only padding
+            fragments.append(Fragment(p, offset, start, length))
+            offset += held
+        yield flat, fragments

@@ -1,9 +1,7 @@
 """The trained model as a Hugging Face folder for `from_pretrained`; complete and verified, or absent.
 
-writing.py        the folder: gather, write, verify, commit
-adapters.py       LoRA: `adapter/` alone, and the adapters merged into a fresh base model
+writing.py        the folder: gather, merge adapters, write, verify, commit; it stops where training taught it to
 verification.py   plain transformers reads the folder: every key, every tensor, and the engine's held-out loss
-stopping.py       makes the folder's configurations and tokenizer stop where training taught to stop
 """
 
 from workers.export.verification import ExportError, held_out_examples

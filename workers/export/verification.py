@@ -84,7 +84,7 @@ def engine_loss(engine: "Engine", examples: Batch) -> float:
 
 
 @torch.no_grad()
-def plain_loss(model: Any, examples: Batch) -> float:
+def _plain_loss(model: Any, examples: Batch) -> float:
     """The same with a plain transformers or peft model, example by example."""
     loss_sum, model = 0.0, model.eval()
     for ids_L, is_target_L in zip(examples.input_ids_BL, examples.loss_mask_BL, strict=True):
@@ -94,8 +94,9 @@ def plain_loss(model: Any, examples: Batch) -> float:
     return loss_sum / max(int(examples.loss_mask_BL.sum()), 1)
 
 
-def check_loss(what: str, examples: Batch, loss: float, expected: float, dtype: str) -> None:
-    """Refuse a loss that differs from the engine's."""
+def check_loss(what: str, model: Any, examples: Batch, expected: float, dtype: str) -> None:
+    """Refuse a plain model whose loss on the examples differs from the engine's."""
+    loss = _plain_loss(model, examples)
     num_tokens = max(int(examples.loss_mask_BL.sum()), 1)
     tolerance = _FLOAT32_TOLERANCE_NATS
     if dtype == "bfloat16":
@@ -114,11 +115,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_plain(folder: Path, dtype: str = "auto") -> Any:
-    """The model of a folder as plain transformers loads it; `auto` is the precision in its configuration.
-
-    Raises:
-        ExportError: the model and the files do not have the same keys and shapes.
-    """
+    """The model of a folder as plain transformers loads it; `auto` is the precision in its configuration. ExportError
+    if the model and the files do not have the same keys and shapes."""
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
@@ -137,7 +135,9 @@ def check_tensors(model: Any, expected: Mapping[str, Fingerprint]) -> None:
     known = {state[name].data_ptr() for name in expected.keys() & state.keys()}
     # Any other entry must be another name for the same memory: a tied weight.
     added = sorted(name for name, t in state.items() if name not in expected and t.data_ptr() not in known)
-    differing = [name for name, print_ in expected.items() if name in state and _differs(state[name], print_)]
+    # A family may load some tensors as float32 whatever the files hold: converting back loses nothing.
+    found = {name: fingerprint(state[name].to(trained.dtype)) for name, trained in expected.items() if name in state}
+    differing = [name for name, read in found.items() if read != expected[name]]
     for names, what in ((absent, "is not in"), (added, "was not trained but is in"), (differing, "differs in")):
         if names:
             raise ExportError(
@@ -168,8 +168,3 @@ def fingerprints(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Finge
         seen.add(tensor.data_ptr())
         found[name] = fingerprint(tensor)
     return found
-
-
-def _differs(tensor: torch.Tensor, expected: Fingerprint) -> bool:
-    # A family may load some tensors as float32 whatever the files hold: converting back loses nothing.
-    return fingerprint(tensor.to(expected.dtype)) != expected

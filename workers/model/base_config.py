@@ -1,9 +1,10 @@
-"""A base model according to its config.json: its location, type and sizes. No weight is read.
+"""A base model according to its config.json: its location, type, sizes and attention kernel. No weight is read.
 
 transformers is imported inside functions: its configuration classes import torch, which a process that needs only one
 of these functions (to tokenise, for example) should not have to load.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from workers.model.model_files import read_model_config, refuse_quantised
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_FLASH = "flash_attention_2"
+_OF_A_RUN = ("model", "best")  # folders of every run, whose names alone mean nothing
+
 
 def check_model_path(config: ModelConfig) -> str:
-    """`model.path` as transformers takes it, after checking that its folder or hub name can be read.
-
-    Raises:
-        ValueError: there is no such folder, or no such model on the hub.
-    """
+    """`model.path` as transformers takes it, after checking that its folder or hub name can be read; ValueError if
+    there is no such folder, or no such model on the hub."""
     folder = Path(config.path).expanduser()
     if folder.exists():
         read_model_config(folder)
@@ -40,11 +41,8 @@ def reach_model(config: ModelConfig) -> str | None:
 
 
 def read_model_type(config: ModelConfig, path: str) -> "PreTrainedConfig":
-    """The model's configuration in transformers.
-
-    Raises:
-        ValueError: transformers does not know the type, it needs remote code, or it is not a causal language model.
-    """
+    """The model's configuration in transformers; ValueError if transformers does not know the type, it needs remote
+    code, or it is not a causal language model."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -78,17 +76,9 @@ def model_class(described: "PreTrainedConfig") -> "type[PreTrainedModel]":
     return family
 
 
-def load_hidden_size(config: ModelConfig) -> int:
-    """Width of the model's residual stream, from its configuration file."""
-    hidden_size: int = read_model_type(config, check_model_path(config)).get_text_config().hidden_size
-    return hidden_size
-
-
-def load_vocabulary_size(config: ModelConfig) -> int | None:
-    """Number of token ids of the model according to its configuration file; None if it does not say."""
-    described = read_model_type(config, check_model_path(config)).get_text_config()
-    size: int | None = getattr(described, "vocab_size", None)
-    return size
+def load_text_config(config: ModelConfig) -> "PreTrainedConfig":
+    """What the model's configuration file says of its text part."""
+    return read_model_type(config, check_model_path(config)).get_text_config()
 
 
 def explain(error: Exception) -> str:
@@ -116,3 +106,47 @@ def _refuse_other_kinds(path: str, described: "PreTrainedConfig") -> None:
         f"model.path: {path} (model_type {kind!r}) is {what}, and raymix trains causal language models; "
         "use one of them (Llama, Qwen, Mistral, Gemma, ...)"
     )
+
+
+def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str:
+    """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager. ValueError if the
+    requested kernel does not work for this family, or on this machine."""
+    works = ["sdpa", "eager"] if family._supports_sdpa else ["eager"]
+    if config.attention == "auto":
+        return works[0]
+    if config.attention == _FLASH:
+        obstacle = _obstacle_to_flash(config, family, on_gpu)
+    else:
+        obstacle = None if config.attention in works else f"{family.__name__} has no such kernel in transformers"
+    if obstacle:
+        raise ValueError(
+            f"model.attention: {config.attention} does not work here: {obstacle}; "
+            f"use {' or '.join(works)}, or auto, which is {works[0]} for this model"
+        )
+    return config.attention
+
+
+def _obstacle_to_flash(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str | None:
+    others = getattr(family, "_compatible_flash_implementations", None)
+    if not family._supports_flash_attn or (others is not None and _FLASH not in others):
+        return f"{family.__name__} has no such kernel in transformers"
+    if not on_gpu:
+        return "it needs a GPU (cluster.gpus_per_worker)"
+    if config.dtype == "float32":
+        return "it computes in bfloat16 only, and model.dtype is float32"
+    if not (find_spec("flash_attn") or find_spec("kernels")):
+        return "the package flash-attn is not installed"
+    return None
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether `model.path` names a model on the hub, not a folder on this machine."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
+
+
+def base_name(path: str) -> str:
+    """The hub's name, or the name of the folder; `run-model` for the model of a run."""
+    if is_hub_name(path):
+        return path
+    folder = Path(path).expanduser().resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name in _OF_A_RUN else folder.name

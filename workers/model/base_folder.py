@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import str_to_torch_dtype
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -20,22 +21,7 @@ from workers.config.model import ModelConfig
 from workers.model.base_config import explain, read_model_type
 from workers.model.model_files import StoredTensor, find_weight_files, read_headers, read_model_config, shard_names
 
-_TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_TORCH_DTYPES = {**str_to_torch_dtype, "C64": torch.complex64}
 # The other parts of a model of which transformers takes only the text part.
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision|visual|vq|image|audio|speech|multi_modal|mm_)")
 # Old files contain the causal mask and its value, which models now compute.
@@ -56,11 +42,8 @@ class BaseModel:
 
 
 def read_base(config: ModelConfig, path: str, *, may_download: bool = False) -> BaseModel | None:
-    """The model according to its files; None for a hub model whose weights are not in the local cache.
-
-    Raises:
-        ValueError: a file is missing, damaged or quantised, or the weights do not match the configuration.
-    """
+    """The model according to its files; None for a hub model whose weights are not in the local cache. ValueError if a
+    file is missing, damaged or quantised, or the weights do not match the configuration."""
     described = read_model_type(config, path)
     files = _weight_files(config, path, may_download)
     if files is None:
@@ -119,8 +102,7 @@ def _load_on_meta(
             f"model.path: {where}: these weights do not load into the model that config.json describes: "
             f"{_odd_one_out(tensors) or explain(error)}"
         ) from error
-    model, loading = loaded
-    return model, loading
+    return loaded
 
 
 def _compare(

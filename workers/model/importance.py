@@ -31,10 +31,14 @@ from workers.strategies.cofitune.architectures import (
     sizes_of,
     submodule,
 )
-from workers.strategies.cofitune.scores import KINDS, Scores
+from workers.strategies.cofitune.importance import KINDS, Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_Tokens = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""input_ids_BL, position_ids_BL, is_used_BL."""
 
 
 class GatedModel:
@@ -53,11 +57,9 @@ class GatedModel:
         lengths = {"head": sizes.num_heads, "up": sizes.intermediate, "down": sizes.hidden}
         dtype = torch.promote_types(torch.float32, model.dtype)
         for layer in decoder_layers(model, architecture):
-            gate = {
-                kind: torch.ones(lengths[kind], dtype=dtype, device=model.device).requires_grad_() for kind in KINDS
-            }
+            gate = {kind: torch.ones(lengths[kind], dtype=dtype, device=model.device) for kind in KINDS}
             for kind in KINDS:
-                self.gates[kind].append(gate[kind])
+                self.gates[kind].append(gate[kind].requires_grad_())
             output, up, down = (submodule(layer, architecture.modules[name]) for name in ("o", "up", "down"))
             rows_of_up = row_modules(architecture, architecture.modules["up"], sizes)[0] == "up"
             output.register_forward_pre_hook(_gate_heads(gate["head"]))
@@ -74,9 +76,8 @@ class GatedModel:
         """
         with torch.random.fork_rng(devices=[input_ids_BL.device] if input_ids_BL.is_cuda else []):
             torch.manual_seed(seed)
-            log_p1_NV, log_p2_NV = (
-                F.log_softmax(self._logits(input_ids_BL, position_ids_BL)[is_used_BL], dim=-1) for _ in range(2)
-            )
+            logits = [self._logits(input_ids_BL, position_ids_BL)[is_used_BL] for _ in range(2)]
+        log_p1_NV, log_p2_NV = (F.log_softmax(logits_NV, dim=-1) for logits_NV in logits)
         return (log_p2_NV.exp() * (log_p2_NV - log_p1_NV)).sum()
 
     def _logits(self, input_ids_BL: torch.Tensor, position_ids_BL: torch.Tensor) -> torch.Tensor:
@@ -84,10 +85,8 @@ class GatedModel:
         return logits.to(torch.promote_types(torch.float32, logits.dtype))
 
 
-def accumulate_scores(
-    gated: GatedModel, batches: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], seed: int
-) -> Scores:
-    """Gradients of the gates, summed over batches of (input_ids_BL, position_ids_BL, is_used_BL).
+def accumulate_scores(gated: GatedModel, batches: Sequence[_Tokens], seed: int) -> Scores:
+    """Gradients of the gates, summed over batches.
 
     Gradients start at 0 for every batch. The released code never resets them, so that an early batch counts once more
     for every later one; here all tokens count equally.
@@ -112,10 +111,7 @@ def measure_scores(
     model: ModelConfig, store_folder: Path, num_rows: int, rows_per_pass: int, dropout: float, seed: int
 ) -> Scores:
     """Scores of the base model on rows of one token store; loads the whole model, on the GPU if there is one.
-
-    Raises:
-        ValueError: neither positions nor a mask keep the model's packed examples apart.
-    """
+    ValueError if neither positions nor a mask keep the model's packed examples apart."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded: Any = load_model(model)
     store = TokenStore.open(store_folder)
@@ -129,7 +125,7 @@ def measure_scores(
 
 def _batches(
     store: TokenStore, num_rows: int, rows_per_pass: int, seed: int, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+) -> Iterator[_Tokens]:
     """Drawn rows, grouped by length; padding is not used."""
     drawn = permutation(derive_key("importance", seed), store.num_rows)[:num_rows]
     drawn = drawn[np.argsort(store.row_lengths[drawn], kind="stable")]

@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from workers.data.batches import Batch
-from workers.data.measured_batches import build_batch
+from workers.data.batches import Batch, build_batch
 from workers.data.store import TokenStore
 from workers.model.packed_forward import PackedForward, Way, passes_over
 

@@ -1,6 +1,6 @@
 """Loading of the base model: only from safetensors, without remote code, without output."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,7 @@ from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deeps
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
-from workers.model.attention import resolve_attention
-from workers.model.base_config import check_model_path, explain, model_class, read_model_type
+from workers.model.base_config import check_model_path, explain, model_class, read_model_type, resolve_attention
 from workers.model.base_folder import BaseModel, read_base
 
 
@@ -21,10 +20,7 @@ def check_model(
     config: ModelConfig, on_gpu: bool, checkpointing: bool = False, zero_stage: int = 0
 ) -> BaseModel | None:
     """The base model according to its files, without reading weights; None for a hub model outside the local cache.
-
-    Raises:
-        ValueError: it could not be loaded, or not with the requested attention kernel.
-    """
+    ValueError if it could not be loaded, or not with the requested attention kernel."""
     path = check_model_path(config)
     described = read_model_type(config, path)
     family: Any = model_class(described)
@@ -69,7 +65,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     with partitioned(partitioning):
         model = _load(config, path, described, attention)
     _refuse_non_finite(model, config.path)
-    if doubled and _are_equal(model, doubled):
+    if doubled and all(_is_equal(model.get_parameter(a), model.get_parameter(b)) for a, b in doubled.items()):
         _set_tying(model.config, True)
         model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
         model.tie_weights()
@@ -131,10 +127,6 @@ def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention
 def _set_tying(config: PreTrainedConfig, is_tied: bool) -> None:
     for part in (config, config.get_text_config()):
         part.tie_word_embeddings = is_tied
-
-
-def _are_equal(model: PreTrainedModel, pairs: Mapping[str, str]) -> bool:
-    return all(_is_equal(model.get_parameter(one), model.get_parameter(other)) for one, other in pairs.items())
 
 
 def _is_equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -22,11 +22,7 @@ class StoredTensor(NamedTuple):
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json.
-
-    Raises:
-        ValueError: it is missing, or is not that of a whole model with unquantised weights.
-    """
+    """The folder's config.json; ValueError if it is missing, or not that of a whole model with unquantised weights."""
     file = folder / "config.json"
     refuse_adapter(folder)
     if not file.is_file():
@@ -65,11 +61,8 @@ def refuse_quantised(content: dict[str, Any], file: Path | str) -> None:
 
 
 def find_weight_files(folder: Path, content: dict[str, Any]) -> list[Path]:
-    """The existing safetensors files that transformers reads for a folder with this config.json.
-
-    Raises:
-        ValueError: there are none, or one named by the index is missing.
-    """
+    """The existing safetensors files that transformers reads for a folder with this config.json; ValueError if there
+    are none, or one named by the index is missing."""
     given = content.get("transformers_weights")
     names = [given] if given else [_WEIGHTS, _INDEX]
     found = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -99,11 +92,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the files, by name.
-
-    Raises:
-        ValueError: a file is truncated, is not a safetensors file, or is quantised.
-    """
+    """Every tensor of the files, by name; ValueError if a file is truncated, quantised or not a safetensors file."""
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for name, entry in _read_header(file).items():
@@ -147,6 +136,8 @@ def _what_it_holds(folder: Path) -> str:
 
 
 def _read_header(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
     size = file.stat().st_size
     with file.open("rb") as content:
         start = content.read(_LENGTH_BYTES)
@@ -175,16 +166,8 @@ def _read_header(file: Path) -> dict[str, Any]:
             f"model.path: {file} has {size:,} bytes but its header describes {expected:,}, so it is "
             f"{'truncated' if size < expected else 'too long'}; copy or download it again"
         )
-    _check_places(file)
-    return header
-
-
-def _check_places(file: Path) -> None:
-    """The format's check that tensors fill the file, with the number of bytes that each shape needs."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
+    try:  # the format's check that tensors fill the file, with the number of bytes that each shape needs
         with safe_open(file, framework="numpy"):
-            pass
+            return header
     except SafetensorError as error:
         raise ValueError(f"model.path: {file} has a damaged header ({error}); copy or download it again") from error

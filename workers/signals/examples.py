@@ -1,7 +1,7 @@
-"""Measurements of one rank's E examples of D domains, with hidden size H."""
+"""The interface of a signal, and what it receives: measurements of one rank's examples."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ Span = Literal["response", "sequence"]
 
 @dataclass(frozen=True)
 class MeasuredExamples:
+    """Measurements of one rank's E examples of D domains, with hidden size H."""
+
     num_domains: int
     domain_E: NDArray[np.int64]
     mean_hidden_EH: Array  # mean of the last hidden state over all tokens of the example
@@ -29,3 +31,17 @@ class MeasuredExamples:
             sums[domain, :-1] = values_EW[chosen_E].sum(axis=0)
             sums[domain, -1] = chosen_E.sum()
         return sums
+
+
+class Signal(Protocol):
+    """One signal for the D trained domains, in their order."""
+
+    @property
+    def base_span(self) -> Span | None:
+        """Tokens whose loss under the base model it needs, if any."""
+
+    def sums(self, examples: MeasuredExamples) -> Array:
+        """What is summed over the ranks, (D, anything) in float64."""
+
+    def values(self, sums: Array) -> Array:
+        """The signal of each domain, (D,), from the sums over all ranks; NaN if undefined."""

@@ -1,7 +1,11 @@
-"""Measuring signals on all ranks: one forward pass for each drawn batch, one reduction for all signals.
+"""Measuring signals on all ranks: one forward pass for each drawn batch of examples, one reduction for all signals.
 
-The base model's losses on the pool are measured before step 1 and kept as `signals/base_nats.json` in the run's folder,
-so that a resumed run compares with the same numbers.
+The examples are whole rows of the training stores, different ones at each evaluation. A pool of each domain's rows
+follows from (seed, domain) and is divided into batches once. An evaluation draws batches by (seed, domain, step) until
+it has enough examples, and a batch is measured whole or not at all. So the base model's losses can be measured in
+advance for the whole pool, and the same model reproduces them bit for bit: other neighbours in a batch, or other
+padding, would change the rounding. Every example of a packed row counts. They are measured before step 1 and kept as
+`signals/base_nats.json` in the run's folder, so that a resumed run compares with the same numbers.
 
 Shapes: B rows, L tokens, S examples of a batch, N loss tokens, T tokens, H hidden size.
 """
@@ -9,7 +13,7 @@ Shapes: B rows, L tokens, S examples of a batch, N loss tokens, T tokens, H hidd
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +23,91 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from workers.data.measured_batches import build_batch
+from workers.data.batches import build_batch
+from workers.data.permutation import derive_key, permutation
+from workers.data.store import TokenStore
 from workers.durable import write_durably
 from workers.engine.collectives import on_rank_zero
 from workers.events import log_event
+from workers.fingerprint import fingerprint
 from workers.signals import MeasuredExamples, build_signal
 from workers.signals.examples import Array, Span
-from workers.signals.pool import PoolBatch, SignalPool, number_examples
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+
+_POOL_EVALUATIONS = 8  # examples in the pool, as a multiple of those of one evaluation
+
+
+@dataclass(frozen=True)
+class PoolBatch:
+    """Some rows of one domain, always measured together."""
+
+    domain: int
+    rows: tuple[int, ...]
+    first_example: int  # number of its first example within the whole pool
+    num_examples: int
+    num_tokens: int
+
+
+class SignalPool:
+    """Batches of every trained domain; the same on all ranks and in all attempts.
+
+    An evaluation draws `num_examples` of each domain, or all of a domain that has fewer.
+    """
+
+    def __init__(self, stores: Mapping[str, TokenStore], seed: int, num_examples: int, micro_batch_size: int) -> None:
+        self.names = list(stores)
+        self.stores = list(stores.values())
+        self.batches: list[PoolBatch] = []
+        self.num_examples = 0
+        self._seed = seed
+        self._num_wanted = num_examples
+        for domain, name in enumerate(self.names):
+            order_R = permutation(derive_key("signal pool", seed, name), stores[name].num_rows)
+            self._add(domain, order_R, micro_batch_size)
+
+    def draw(self, step: int) -> list[PoolBatch]:
+        """The batches of the evaluation after `step` steps, in descending order of tokens."""
+        drawn = []
+        for domain, name in enumerate(self.names):
+            batches = [batch for batch in self.batches if batch.domain == domain]
+            num_drawn = 0
+            for index in permutation(derive_key("signal draw", self._seed, name, step), len(batches)):
+                if num_drawn < self._num_wanted:
+                    drawn.append(batches[index])
+                    num_drawn += batches[index].num_examples
+        return sorted(drawn, key=lambda batch: -batch.num_tokens)
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever an example, its number or its batch changes."""
+        content = [[store.fingerprint for store in self.stores], [(b.domain, b.rows) for b in self.batches]]
+        return fingerprint(content, num_bytes=16)
+
+    def _add(self, domain: int, order_R: NDArray[np.int64], micro_batch_size: int) -> None:
+        store = self.stores[domain]
+        examples_R = np.cumsum(store.row_examples[order_R])
+        pool = order_R[: 1 + int(np.searchsorted(examples_R, _POOL_EVALUATIONS * self._num_wanted))].tolist()
+        # No more rows than an evaluation needs: packed, a micro batch may hold several times as many examples.
+        num_rows = min(micro_batch_size, math.ceil(self._num_wanted * store.num_rows / store.num_examples))
+        for start in range(0, len(pool), num_rows):
+            rows = pool[start : start + num_rows]
+            num_examples = int(store.row_examples[rows].sum())
+            num_tokens = int(store.row_lengths[rows].sum())
+            self.batches.append(PoolBatch(domain, tuple(rows), self.num_examples, num_examples, num_tokens))
+            self.num_examples += num_examples
+
+
+def number_examples(position_ids_BL: NDArray[np.integer], row_lengths_B: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The example of each token, counted from 0 over all rows, (B, L); -1 for padding.
+
+    An example begins where positions restart.
+    """
+    is_used_BL = np.arange(position_ids_BL.shape[1]) < np.asarray(row_lengths_B)[:, None]
+    starts_BL = is_used_BL & (position_ids_BL == 0)
+    number_BL = np.cumsum(starts_BL.ravel()).reshape(starts_BL.shape) - 1
+    return np.where(is_used_BL, number_BL, -1)
 
 
 @dataclass(frozen=True)
@@ -37,18 +116,10 @@ class _MeasuredBatch:
     nats_sum_S: dict[Span, Array]
     num_targets_S: dict[Span, NDArray[np.int64]]
 
-    def without_examples(self) -> "_MeasuredBatch":
-        nats_sum_S = {span: nats[:0] for span, nats in self.nats_sum_S.items()}
-        num_targets_S = {span: count[:0] for span, count in self.num_targets_S.items()}
-        return _MeasuredBatch(self.mean_hidden_SH[:0], nats_sum_S, num_targets_S)
-
 
 class SignalMeter:
-    """Measures the named signals; every method is a collective.
-
-    Raises:
-        ValueError: a signal is unknown, or the base model's numbers are missing although training has begun.
-    """
+    """Measures the named signals; every method is a collective. ValueError if a signal is unknown, or the base model's
+    numbers are missing although training has begun."""
 
     def __init__(
         self, signals: Sequence[str], pool: SignalPool, engine: "Engine", run_folder: Path, num_steps_done: int
@@ -96,9 +167,9 @@ class SignalMeter:
         for batch in mine:
             yield batch, self._measure_batch(batch)
         for _ in range(math.ceil(len(batches) / world_size) - len(mine)):
-            yield replace(batches[0], num_examples=0), self._measure_batch(batches[0]).without_examples()
+            yield replace(batches[0], num_examples=0), self._measure_batch(batches[0], kept=slice(0))
 
-    def _measure_batch(self, batch: PoolBatch) -> _MeasuredBatch:
+    def _measure_batch(self, batch: PoolBatch, kept: slice = slice(None)) -> _MeasuredBatch:
         tokens = build_batch(self._pool.stores, [(batch.domain, row) for row in batch.rows])
         row_lengths_B = self._pool.stores[batch.domain].row_lengths[list(batch.rows)]
         example_BL = number_examples(tokens.position_ids_BL, row_lengths_B)
@@ -115,9 +186,10 @@ class SignalMeter:
         for span in self._spans:
             is_in_N = masks[span][row_N, column_N + 1]
             sums_S = np.bincount(example_N[is_in_N], weights=nats[is_in_N], minlength=batch.num_examples)
-            nats_sum_S[span] = sums_S.astype(np.float64)
-            num_targets_S[span] = np.bincount(example_N[is_in_N], minlength=batch.num_examples)
-        return _MeasuredBatch(_mean_by_example(hidden_BLH, example_BL, batch.num_examples), nats_sum_S, num_targets_S)
+            nats_sum_S[span] = sums_S.astype(np.float64)[kept]
+            num_targets_S[span] = np.bincount(example_N[is_in_N], minlength=batch.num_examples)[kept]
+        mean_hidden_SH = _mean_by_example(hidden_BLH, example_BL, batch.num_examples)[kept]
+        return _MeasuredBatch(mean_hidden_SH, nats_sum_S, num_targets_S)
 
     def _load_base(self, run_folder: Path, num_steps_done: int) -> dict[Span, Array]:
         """The base model's loss on each example of the pool: read, or measured before the first step."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.plugins import with_plugins
-from workers.signals.base import Signal
+from workers.signals.examples import Signal
 from workers.signals.hidden_similarity import HiddenSimilarity
 from workers.signals.perplexity_ratio import PerplexityRatio
 
@@ -26,11 +26,7 @@ SIGNALS = with_plugins("raymix.signals", _OWN, _fault)
 
 
 def build_signal(name: str, domains: Sequence[str]) -> Signal:
-    """The signal of this name, with its parameter, over these domains.
-
-    Raises:
-        ValueError: there is no such signal, or it does not accept that parameter.
-    """
+    """The signal of this name and parameter; ValueError if there is none, or it does not accept the parameter."""
     kind, _, parameter = name.partition(":")
     if kind not in SIGNALS:
         raise ValueError(f"signal {name!r} is not known; known: {', '.join(SIGNALS)}")

@@ -23,13 +23,12 @@ from workers.durable import write_durably
 from workers.engine import checkpoint
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
-from workers.engine.learning_rate import learning_rate
+from workers.engine.optimizer import learning_rate
 from workers.events import log_event
 from workers.export import export_model, held_out_examples
 from workers.model.isolation import find_proof_row
 from workers.model.tokenizer import load_tokenizer
-from workers.signals.meter import SignalMeter
-from workers.signals.pool import SignalPool
+from workers.signals.meter import SignalMeter, SignalPool
 from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
 from workers.training.step_log import StepLog
@@ -52,6 +51,7 @@ class Trainer:
         train_stores, eval_stores = plan.open_stores()
         self.trained = list(train_stores)
         self._train_stores = list(train_stores.values())
+        self._checkpoints = plan.folder / "checkpoints"
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
         self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
@@ -90,11 +90,7 @@ class Trainer:
         return True
 
     def train_step(self, step: int) -> None:
-        """One optimizer step on the step's batch.
-
-        Raises:
-            NonFiniteLossError: a loss or the gradient is not finite; nothing was updated.
-        """
+        """One optimizer step; NonFiniteLossError, with nothing updated, if a loss or the gradient is not finite."""
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
         loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
@@ -116,11 +112,8 @@ class Trainer:
         self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:
-        """Evaluate every domain after `step` steps, push the results, and keep the model if it is the best.
-
-        Raises:
-            NonFiniteLossError: at step 0, a loss of the model that training starts from is not finite.
-        """
+        """Evaluate every domain after `step` steps, push the results, and keep the model if it is the best;
+        NonFiniteLossError if, at step 0, a loss of the model that training starts from is not finite."""
         began = time.perf_counter()
         losses = self.loss_meter.measure()
         if step == 0:
@@ -190,10 +183,6 @@ class Trainer:
         if dist.get_rank() == 0:
             write_durably(self.plan.folder / "isolation.json", json.dumps(asdict(isolation), indent=1).encode())
             log_event(self.plan.folder, self.num_steps_done, "packing", str(isolation))
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.plan.folder / "checkpoints"
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest complete checkpoint; returns the steps done and the best model so far."""

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from workers.contracts import DomainFeedback, DomainWeights, WeightsSource
+from workers.engine.collectives import on_rank_zero
 
 _NO_VERSION = -1
 
@@ -41,13 +42,9 @@ class BroadcastWeightsSource:
         return self._share_version(self._share(weights.version if weights else _NO_VERSION), weights)
 
     def _share_version(self, version: int, weights: DomainWeights | None) -> DomainWeights:
-        """The version; its JSON is broadcast only if it is new."""
+        """The version; it is broadcast whole only if it is new."""
         if version not in self._known:
-            text = weights.model_dump_json().encode() if weights else b""
-            length = self._share(len(text))
-            letters = torch.tensor(list(text) or [0] * length, dtype=torch.uint8, device=self._device)
-            dist.broadcast(letters, src=0)
-            self._known[version] = DomainWeights.model_validate_json(bytes(letters.tolist()))
+            self._known[version] = on_rank_zero(lambda: weights)
         return self._known[version]
 
     def _share(self, number: int) -> int:

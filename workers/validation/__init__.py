@@ -1,8 +1,7 @@
 """Held-out losses by domain: which examples, the loss of each, and its uncertainty.
 
-loss_meter         what the loop calls: measure, describe, record
+loss_meter         what the loop calls: measure over all ranks, describe, record
 held_out           the sample of examples
-evaluation         their losses, over all ranks
 example_losses     the same on disk
 loss_statistics    standard errors, of losses and of paired differences
 best               which evaluation was the best so far

@@ -68,12 +68,7 @@ def evaluated_steps(run_folder: Path) -> list[int]:
 
 
 def read_losses(run_folder: Path, step: int) -> dict[str, ExampleLosses]:
-    """The evaluation after `step` steps.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it is damaged.
-    """
+    """The evaluation after `step` steps; FileNotFoundError if it does not exist, ValueError if it is damaged."""
     path = evaluation_path(run_folder, step)
     try:
         with np.load(path, allow_pickle=False) as file:

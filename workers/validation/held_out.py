@@ -19,6 +19,7 @@ from workers.data.packing import Packing, pack_examples
 from workers.data.permutation import derive_key, hash_uint64
 from workers.data.store import TokenStore
 
+MaxRows = int | Literal["all"]
 SAMPLE_KEY = derive_key("held-out sample")
 _CONTENT_KEY = derive_key("held-out example")
 _BLOCK_TOKENS = 2**22
@@ -42,7 +43,7 @@ class HeldOutSample:
         return np.add.reduceat(self.length_E[self.packing.examples], self.packing.offsets[:-1])
 
 
-def draw_sample(store: TokenStore, max_rows: int | Literal["all"], key: np.uint64 = SAMPLE_KEY) -> HeldOutSample:
+def draw_sample(store: TokenStore, max_rows: MaxRows, key: np.uint64 = SAMPLE_KEY) -> HeldOutSample:
     """As many examples of an evaluation store as fit into `max_rows` rows, in the order of the key.
 
     If every row of the store is one example, so is every measured row.
@@ -59,9 +60,7 @@ def draw_sample(store: TokenStore, max_rows: int | Literal["all"], key: np.uint6
     return HeldOutSample(identity_E[:count], *columns, num_held_out=len(identity_E), packing=packing)
 
 
-def _count_fitting(
-    length_E: NDArray[np.int64], max_rows: int | Literal["all"], max_length: int, is_packed: bool
-) -> int:
+def _count_fitting(length_E: NDArray[np.int64], max_rows: MaxRows, max_length: int, is_packed: bool) -> int:
     """How many of the first examples can be packed into `max_rows` rows."""
     if max_rows == "all":
         return len(length_E)
@@ -70,9 +69,8 @@ def _count_fitting(
     most = int(np.searchsorted(np.cumsum(length_E), max_rows * max_length, side="right"))
     least = min(max_rows, most)  # one per row
     lengths_E = length_E.astype(np.int32)
-    numbers = range(least + 1, most + 1)
     return least + bisect_right(
-        numbers, max_rows, key=lambda number: pack_examples(lengths_E[:number], max_length).num_rows
+        range(least + 1, most + 1), max_rows, key=lambda number: pack_examples(lengths_E[:number], max_length).num_rows
     )
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.data.files import KINDS, BadRow, Shard, split_suffix
-from workers.data.formats import Example, complete_fields, detect_format, find_refusal, read_row
+from workers.data.formats import read_row
+from workers.data.formats.detection import detect_layout
+from workers.data.formats.example import Example
+from workers.data.formats.refusals import find_refusal
 from workers.data.formats.values import RowError
 from workers.data.locations import EVAL_WORDS, TRAIN_WORDS, find_files, is_rows, is_saved
 from workers.data.reading import read_rows
@@ -132,7 +135,7 @@ def _look(domain: FoundDomain, tokenizer: "PreTrainedTokenizerBase | None") -> N
     domain.keys = list(map(str, objects[0])) if objects else []
     domain.refusal = find_refusal(objects, {})
     if domain.refusal is None:
-        domain.format, domain.fields = detect_format(objects, {}), complete_fields(objects, {})
+        domain.format, domain.fields = detect_layout(objects, {}) or (None, {})
     domain.num_rows_seen = len(rows)
     domain.num_bad_rows = len(rows) - len(good)
     examples = []

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from workers.config.data import DomainConfig
 from workers.data.files import Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
+from workers.data.reading import ZSTD_WINDOW_MIB
 from workers.data.sources import Source, plan_sources, read_examples
-from workers.data.streams import ZSTD_WINDOW_MIB
 from workers.data.tokenization import hash_prompt
 
 if TYPE_CHECKING:

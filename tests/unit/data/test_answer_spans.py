@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken
 
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.templates import Tokens, mask_by_offsets, tokenize_examples
 
 TURN = "<|start|>{{ m['role'] }}\n"

@@ -14,7 +14,7 @@ import pytest
 
 from workers.config.data import DomainConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.reading import read_rows
 from workers.data.sources import plan_sources, read_examples
 

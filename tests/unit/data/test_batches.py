@@ -36,7 +36,7 @@ def loader(
 def assert_content(batch: Batch) -> None:
     """The tensors hold the rows that the batch names, trimmed to the longest."""
     lengths = [int(STORES[d].row_lengths[r]) for d, r in zip(batch.domain_B, batch.row_B, strict=True)]
-    assert batch.input_ids_BL.shape == (batch.num_rows, max(lengths))
+    assert batch.input_ids_BL.shape == (len(batch.row_B), max(lengths))
     for b, length in enumerate(lengths):
         assert (batch.input_ids_BL[b, :length] == batch.domain_B[b] * ROWS_APART + batch.row_B[b]).all()
         assert (batch.input_ids_BL[b, length:] == -1).all()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from workers.config.data import DomainConfig
-from workers.data import csv_rows, framing
+from workers.data import framing, text_rows
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.reading import read_rows
 from workers.data.sources import plan_sources, read_examples
 
@@ -96,7 +96,7 @@ def test_what_people_have(tmp_path: Path, content: bytes, rows: dict[int, Any]) 
 
 
 def test_long_rows_cost_themselves_and_open_quotes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (framing, csv_rows):
+    for module in (framing, text_rows):
         monkeypatch.setattr(module, "MAX_ROW_BYTES", 2**20)
     long = b"x" * 2**20
     assert read(tmp_path / "a.csv", b"a,b\n1,2\n3," + long + b"\n5,6\n") == {

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from workers.data.formats import FORMATS, Example, check_fields, complete_fields, detect_format, read_row
+from workers.data.formats import read_row
+from workers.data.formats.detection import check_fields, detect_layout
+from workers.data.formats.example import Example
+from workers.data.formats.layouts import FORMATS
 from workers.data.formats.values import RowError
 
 TALK = [
@@ -32,7 +35,7 @@ def said(row: dict[str, Any], name: str, **fields: str) -> list[tuple[str, str]]
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_is_detected_and_read(name: str) -> None:
-    assert detect_format([ROWS[name]], {}) == name and complete_fields([ROWS[name]], {}) == {}
+    assert detect_layout([ROWS[name]], {}) == (name, {})
     example = read_row(7, ROWS[name], name, {})
     if name == "text":
         assert example == Example(7, text="plain")
@@ -43,7 +46,7 @@ def test_each_format_is_detected_and_read(name: str) -> None:
 def test_fields_are_renamed_and_decide_the_format() -> None:
     fields = {"prompt": "question", "completion": "answer"}
     row = {"question": "u", "answer": "a", "text": "decoy"}
-    assert detect_format([row], fields) == "prompt_completion"
+    assert detect_layout([row], fields).format == "prompt_completion"
     assert list(read_row(1, row, "prompt_completion", fields).messages) == TALK[1:]
     turns = {"chat": [{"who": "user", "said": "u"}, {"who": "assistant", "said": "a"}]}
     fields = {"messages": "chat", "role": "who", "content": "said"}
@@ -55,12 +58,12 @@ def test_fields_are_renamed_and_decide_the_format() -> None:
 
 
 def test_the_majority_of_the_first_rows_decides() -> None:
-    assert detect_format([{"x": 1}, ROWS["alpaca"], ROWS["text"], ROWS["alpaca"]], {}) == "alpaca"
-    assert detect_format([{"x": 1}], {}) is None
+    assert detect_layout([{"x": 1}, ROWS["alpaca"], ROWS["text"], ROWS["alpaca"]], {}).format == "alpaca"
+    assert detect_layout([{"x": 1}], {}) is None
     # Sets put together from two have the columns of both, and null in those of the other.
     both = {"messages": None, "prompt": None, "completion": None}
     rows = [both | ROWS["prompt_completion"]] * 2 + [both | ROWS["messages"]]
-    assert detect_format(rows, {}) == "prompt_completion"
+    assert detect_layout(rows, {}).format == "prompt_completion"
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,12 @@ def test_the_majority_of_the_first_rows_decides() -> None:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_usual_names_are_found(row: dict[str, Any], name: str, fields: dict[str, str]) -> None:
-    assert (detect_format([row], {}), complete_fields([row], {})) == (name, fields)
+    assert detect_layout([row], {}) == (name, fields)
     assert said(row, name, **fields) == [("user", "u"), ("assistant", "a")]
 
 
 def test_a_chat_that_is_no_list_of_messages_is_no_conversation() -> None:
-    assert detect_format([{"chat": "u: a", "text": "t"}], {}) == "text"
+    assert detect_layout([{"chat": "u: a", "text": "t"}], {}).format == "text"
 
 
 def test_alpaca_joins_instruction_and_input() -> None:

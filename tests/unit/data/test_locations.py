@@ -1,7 +1,6 @@
 """Folders, patterns and saved data sets become files, in one order; what cannot be one side of a domain is told."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 
 from workers.config.data import DomainConfig
 from workers.data.files import Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.locations import files_to_carry, find_files, split_of
-from workers.data.sources import plan_sources, read_examples, repeated_sources
+from workers.data.sources import plan_sources, read_examples
 
 LINE = json.dumps({"prompt": "q", "completion": "a"}) + "\n"
 
@@ -171,24 +170,6 @@ def test_links_are_followed_once_and_keep_their_names(tmp_path: Path) -> None:
     config = DomainConfig(train=[tmp_path / "data" / "linked.jsonl"]).with_absolute_paths()
     (source,) = plan_sources("d", config, "train")
     assert len(list(read_examples(source, Shard()))) == 1 and source.name.endswith("linked.jsonl")
-
-
-def test_the_same_content_under_two_names_is_noticed(tmp_path: Path) -> None:
-    lay_out(tmp_path, "a.jsonl", "b.jsonl", "c/d.jsonl")
-    (tmp_path / "copy.jsonl").write_bytes((tmp_path / "a.jsonl").read_bytes())
-    (tmp_path / "c" / "copy.csv").write_bytes((tmp_path / "c" / "d.jsonl").read_bytes())
-    (tmp_path / "soft.jsonl").symlink_to(tmp_path / "b.jsonl")
-    os.link(tmp_path / "b.jsonl", tmp_path / "hard.jsonl")
-    paths = [tmp_path / "*.jsonl", tmp_path / "c" / ".." / "a.jsonl", tmp_path / "c"]
-    sources = plan_sources("d", DomainConfig(train=paths), "train")
-    groups = [[Path(name).name for name in group] for group in repeated_sources(sources)]
-    expected = [
-        ["a.jsonl", "a.jsonl", "copy.jsonl"],
-        ["b.jsonl", "hard.jsonl", "soft.jsonl"],
-        ["copy.csv", "d.jsonl"],
-    ]
-    assert sorted(map(sorted, groups)) == expected
-    assert repeated_sources(sources[:2]) == []
 
 
 def test_what_a_job_has_to_carry(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from workers.config.data import DomainConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example, ExcludedRow
+from workers.data.formats.example import Example, ExcludedRow
 from workers.data.sources import plan_sources, read_examples
 
 ASK, GOOD, BAD = "What is frozen water?", "Ice.", "WRONG-steam"

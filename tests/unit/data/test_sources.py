@@ -17,7 +17,7 @@ import zstandard
 from workers.config.data import DomainConfig, HubConfig
 from workers.data import framing
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.sources import Source, plan_sources, read_examples
 
 

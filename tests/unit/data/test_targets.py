@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from workers.config.data import DataConfig, DomainConfig
 from workers.data.files import BadRow, Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.preparing import plan_domain
 from workers.data.sources import plan_sources, read_examples
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from workers.data.template_date import freeze_date
+from workers.data.chat_template import freeze_date
 
 ASKS = (
     "{% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }} "

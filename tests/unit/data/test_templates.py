@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.templates import BUILT_IN_CHAT_TEMPLATE, Tokens, tokenize_examples
 
 WITH_BLOCK = (

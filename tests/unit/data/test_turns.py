@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from workers.config.data import TrainOn
-from workers.data.formats import Example, Message, read_row
+from workers.data.formats import read_row
+from workers.data.formats.example import Example, Message
 from workers.data.formats.values import RowError
 
 ASK = {"role": "user", "content": "Which trains go north?"}

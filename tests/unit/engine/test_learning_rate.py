@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.config.training import TrainingConfig
-from workers.engine.learning_rate import learning_rate
+from workers.engine.optimizer import learning_rate
 
 
 def training(**settings: Any) -> TrainingConfig:

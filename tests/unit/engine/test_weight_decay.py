@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from workers.engine.weight_decay import parameter_groups
+from workers.engine.optimizer import parameter_groups
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "vocab_size": 50}
 # Family -> its settings, and the last parts of the names of parameters with two dimensions or more that do not decay.

@@ -16,7 +16,7 @@ from tests.runs import write_llama
 from tests.unit.conftest import MakeFakeRun
 from tests.unit.runs.test_verdict import CASES, finished, planted
 from workers.export import ExportError
-from workers.model.base_name import base_name
+from workers.model.base_config import base_name
 
 QUIET = Console(file=io.StringIO())
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.runs import write_llama
 from tests.unit.data.test_end_of_turn import CHATML, PHI
-from workers.export.stopping import save_tokenizer, stop_at
+from workers.export.writing import save_tokenizer, stop_at
 
 END = 40  # any token
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GptOssForCausalLM, Ll
 
 from tests.unit.model.test_base_folder import model_of, write_model
 from workers.config.model import ModelConfig
-from workers.model.attention import resolve_attention
+from workers.model.base_config import resolve_attention
 from workers.model.loading import load_model
 
 
@@ -36,12 +36,12 @@ def test_what_is_asked_for_is_taken_or_refused_with_what_works(monkeypatch: pyte
     with pytest.raises(ValueError, match=r"^model\.attention: sdpa .*GptOss.* use eager, or auto, which is eager"):
         resolve_attention(model(attention="sdpa"), GptOssForCausalLM, on_gpu=False)
     flash = model(attention="flash_attention_2")
-    monkeypatch.setattr("workers.model.attention.find_spec", lambda name: None)
+    monkeypatch.setattr("workers.model.base_config.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs a GPU .* use sdpa or eager, or auto, which is sdpa"):
         resolve_attention(flash, LlamaForCausalLM, on_gpu=False)
     with pytest.raises(ValueError, match="flash-attn is not installed"):
         resolve_attention(flash, LlamaForCausalLM, on_gpu=True)
-    monkeypatch.setattr("workers.model.attention.find_spec", lambda name: name == "flash_attn")
+    monkeypatch.setattr("workers.model.base_config.find_spec", lambda name: name == "flash_attn")
     assert resolve_attention(flash, LlamaForCausalLM, on_gpu=True) == "flash_attention_2"
     with pytest.raises(ValueError, match=r"model\.dtype is float32"):
         resolve_attention(model(attention="flash_attention_2", dtype="float32"), LlamaForCausalLM, on_gpu=True)

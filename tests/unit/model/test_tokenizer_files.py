@@ -11,8 +11,7 @@ import pytest
 
 from tests.runs import raymix, write_llama, write_run
 from workers.config.model import ModelConfig
-from workers.model.tokenizer import load_tokenizer
-from workers.model.tokenizer_files import explain_missing_package
+from workers.model.tokenizer import explain_missing_package, load_tokenizer
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("sentencepiece", "tiktoken", "mistral_common")}
 

@@ -15,7 +15,7 @@ from tests.runs import ROOT
 from workers.config.data import DomainConfig
 from workers.config.model import ModelConfig
 from workers.data.files import Shard
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.preparing import fingerprint_tokenizer
 from workers.data.sources import plan_sources, read_examples
 from workers.data.templates import Tokens, tokenize_examples

@@ -13,8 +13,7 @@ from orchestrator.prepare import importance
 from orchestrator.prepare.importance import with_importance
 from orchestrator.prepare.token_stores import prepare_stores
 from tests.runs import write_run
-from workers.strategies.cofitune.normalisation import read_importance, write_importance
-from workers.strategies.cofitune.scores import KINDS, read_scores
+from workers.strategies.cofitune.importance import KINDS, read_importance, read_scores, write_importance
 
 
 def configured(folder: Path, **strategy: Any) -> RunConfig:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.data.stores import make_store
 from workers.data.store import TokenStore
-from workers.signals.pool import SignalPool, number_examples
+from workers.signals.meter import SignalPool, number_examples
 
 NAMES = ("red", "green", "blue")
 

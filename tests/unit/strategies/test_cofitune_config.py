@@ -9,8 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.strategies.cofitune import CoFiTuneConfig, apply, check_model, trained_layers
-from workers.strategies.cofitune.architectures import ARCHITECTURES, Sizes, row_modules
-from workers.strategies.cofitune.selection import trained_parameters
+from workers.strategies.cofitune.architectures import ARCHITECTURES, Sizes, row_modules, trained_parameters
 
 GATED = {"num_key_value_heads": 2, "intermediate_size": 20}
 SIZES: dict[str, dict[str, Any]] = {

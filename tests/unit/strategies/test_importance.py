@@ -12,15 +12,18 @@ from tests.unit.data.stores import MAX_LENGTH, make_store
 from tests.unit.strategies.test_cofitune_config import build
 from workers.model.importance import GatedModel, _batches, _set_attention_dropout, accumulate_scores
 from workers.strategies.cofitune.architectures import ARCHITECTURES, decoder_layers, submodule
-from workers.strategies.cofitune.normalisation import (
+from workers.strategies.cofitune.importance import (
+    KINDS,
+    Scores,
     by_rank,
     by_zscore,
     merge_importance,
     normalise_scores,
     read_importance,
+    read_scores,
     write_importance,
+    write_scores,
 )
-from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
 
 
 @pytest.fixture(autouse=True)

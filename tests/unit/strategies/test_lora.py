@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from benchmarks import tiny_families
 from tests.families import FAMILIES, family_model
 from workers.strategies.lora import LoraStrategyConfig, apply
-from workers.strategies.lora.matrices import adapted_names
-from workers.strategies.lora.reach import find_reach
+from workers.strategies.lora.matrices import adapted_names, find_reach
 
 # By hand: all that is no matrix, or no linear one, though it has two axes.
 NOT_LINEAR = ("embed_tokens", "lm_head", "wte", "wpe", "_bias", "layernorm")

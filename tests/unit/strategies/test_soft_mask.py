@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 
 from tests.unit.strategies.test_cofitune_config import build
-from workers.engine.partitions import stepped_tensors
+from workers.engine.zero_state import stepped_tensors
 from workers.strategies.cofitune import CoFiTuneConfig, apply
-from workers.strategies.cofitune.normalisation import write_importance
-from workers.strategies.cofitune.selection import trained_parameters
+from workers.strategies.cofitune.architectures import trained_parameters
+from workers.strategies.cofitune.importance import write_importance
 from workers.strategies.cofitune.soft_mask import attach, row_importance
 
 

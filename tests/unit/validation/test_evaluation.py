@@ -5,10 +5,9 @@ import pytest
 
 from tests.unit.data.stores import ROWS_APART, make_store
 from tests.unit.validation.test_held_out import MAX_LENGTH, make_examples, store_of
-from workers.data.batches import Batch
-from workers.data.measured_batches import build_batch
-from workers.validation.evaluation import build_evaluation_batches
+from workers.data.batches import Batch, build_batch
 from workers.validation.held_out import draw_sample
+from workers.validation.loss_meter import build_evaluation_batches
 
 STORES = {"a": make_store(0, 9), "b": make_store(1, 4), "c": make_store(2, 1)}
 IN_ORDER = list(STORES.values())

@@ -1,6 +1,6 @@
 """Rows in common layouts -> Examples.
 
-`layouts.py` has the layouts, `turns.py` reads messages and `calls.py` tools, `marks.py` says which answers are trained
+`layouts.py` has the layouts, `turns.py` reads messages, tools and calls, `example.py` knows which answers are trained
 on, `detection.py` tells layouts apart and `refusals.py` knows what must not be guessed.
 """
 
@@ -8,29 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.config.data import TrainOn
-from workers.data.formats.detection import check_fields, complete_fields, detect_format
-from workers.data.formats.example import Example, ExcludedRow, Message, says_something
-from workers.data.formats.exclusion import is_excluded
+from workers.data.formats.example import Example, find_learned, read_switch, says_something
 from workers.data.formats.layouts import FORMATS, FURTHER, TOOLS_NAMES
-from workers.data.formats.marks import find_learned, read_switch
-from workers.data.formats.refusals import find_refusal, harmless_names
 from workers.data.formats.turns import Talk
 from workers.data.formats.values import Row, RowError, is_blank, kind_of, text_of
-
-__all__ = [
-    "FORMATS",
-    "Example",
-    "ExcludedRow",
-    "Message",
-    "check_fields",
-    "complete_fields",
-    "detect_format",
-    "find_refusal",
-    "harmless_names",
-    "is_excluded",
-    "read_row",
-    "says_something",
-]
 
 _OTHER_WEIGHT = "give 0 or 1, or, if the column means something else, name another one: fields: {weight: NAME}"
 

@@ -60,16 +60,9 @@ def check_fields(format_name: str, fields: Mapping[str, str]) -> None:
         raise ValueError(f"`fields` has the names {sorted(fields)}, but the fields are {known}")
 
 
-def detect_format(rows: Sequence[Any], fields: Mapping[str, str]) -> str | None:
-    """The format of most of these rows; None if no row has the fields of any format."""
-    layouts = find_layouts(rows, fields)
-    return layouts[0].format if layouts else None
-
-
-def complete_fields(rows: Sequence[Any], fields: Mapping[str, str]) -> dict[str, str]:
-    """`fields`, completed by the field names of the detected format in these rows."""
-    layouts = find_layouts(rows, fields)
-    return layouts[0].fields if layouts else dict(fields)
+def detect_layout(rows: Sequence[Any], fields: Mapping[str, str]) -> Layout | None:
+    """The layout of most of these rows, with `fields` completed; None if no row has the fields of any format."""
+    return next(iter(find_layouts(rows, fields)), None)
 
 
 def find_layouts(rows: Sequence[Any], fields: Mapping[str, str]) -> list[Layout]:

@@ -1,9 +1,16 @@
-"""What a usable row becomes: an Example."""
+"""What a usable row becomes: an Example, unless a pattern of its domain leaves it out.
+
+Which of its answers are trained on is said by marks in the messages and by `train_on`.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from workers.config.data import Exclusion, TrainOn
+from workers.data.formats.values import Row, RowError, is_blank, kind_of
 
 Message = dict[str, Any]
 """As a chat template takes it: `role` and `content` (text), and if the row has them `reasoning_content` (text),
@@ -11,6 +18,18 @@ Message = dict[str, Any]
 
 Tool = dict[str, Any]
 """JSON schema of a function that may be called: {"type": "function", "function": {"name", ...}}."""
+
+# Keys of a message that include it or leave it out.
+_LEARN = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "learn", "loss")
+_LEAVE = ("masked", "mask")
+# Parts of an answer, by their characters.
+_PARTS = ("train_detail", "training_detail")
+# Whether an annotator liked the answer, which is not the same as whether to train on it.
+_OPINIONS = ("label", "kto_tag", "desirable", "chosen", "rejected")
+MARKS = frozenset((*_LEARN, *_LEAVE, *_PARTS, *_OPINIONS))
+"""Keys of a message that say whether it is trained on."""
+
+_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +103,74 @@ def _call_texts(message: Message) -> Iterator[str]:
     for call in message.get("tool_calls", ()):
         function = call["function"]
         yield f"{function['name']} {json.dumps(function['arguments'], ensure_ascii=False, sort_keys=True)}"
+
+
+def is_excluded(row: Row, example: Example | None, exclude: Sequence[Exclusion]) -> bool:
+    """Whether a pattern matches its field or, without a field, the example's texts; with example None, only fields."""
+    return any(
+        re.search(exclusion.pattern, text, re.IGNORECASE)
+        for exclusion in exclude
+        for text in _searched(row, example, exclusion.field)
+    )
+
+
+def shown_value(value: Any) -> str | None:
+    """The text of a value in which patterns are searched; booleans and numbers as in JSON."""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return value if isinstance(value, str) else None
+
+
+def _searched(row: Row, example: Example | None, field: str | None) -> list[str]:
+    if field is None:
+        return [] if example is None else example.texts
+    value = row.get(field)
+    values = value if isinstance(value, list) else [value]
+    return [text for text in map(shown_value, values) if text is not None]
+
+
+def read_mark(turn: Row, role: str, where: str) -> bool | None:
+    """Whether a message is marked to be trained on; None without a mark."""
+    said = {name: read_switch(turn[name], f"{where}: `{name}`") for name in _LEARN if not is_blank(turn.get(name))}
+    said |= {name: not read_switch(turn[name], f"{where}: `{name}`") for name in _LEAVE if not is_blank(turn.get(name))}
+    if parts := [name for name in _PARTS if not is_blank(turn.get(name))]:
+        raise RowError(f"parts of an answer are marked: {where} has `{parts[0]}`; raymix trains on whole answers only")
+    if opinions := [name for name in _OPINIONS if isinstance(turn.get(name), bool)]:
+        raise RowError(
+            f"preference data: {where} has `{opinions[0]}`; use `weight` 0 or 1 to say whether to train on the answer"
+        )
+    if len(set(said.values())) > 1:
+        raise RowError(f"contradiction: {where} is included and excluded, by {', '.join(f'`{name}`' for name in said)}")
+    if not said:
+        return None
+    name, is_learned = next(iter(said.items()))
+    if is_learned and role != "assistant":
+        raise RowError(
+            f"only answers are trained on: {where} is by the {role}, but `{name}` includes it; remove `{name}`"
+        )
+    return is_learned
+
+
+def read_switch(value: Any, place: str, remedy: str = "give 0 or 1") -> bool:
+    """A weight as a boolean; RowError for any value other than 0 and 1."""
+    if isinstance(value, str):
+        value = _WORDS.get(value.strip().lower(), value)
+    if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
+        return bool(value)
+    if isinstance(value, int | float):
+        raise RowError(f"weight other than 0 and 1: {place} is {value}; raymix has no fractional weights, {remedy}")
+    raise RowError(f"wrong type: {place} is {kind_of(value)}, not 0, 1, true or false; {remedy}")
+
+
+def find_learned(messages: Sequence[Message], marks: Mapping[int, bool], train_on: TrainOn) -> tuple[bool, ...]:
+    """Whether each message is trained on, () if every answer is; RowError if nothing is left to train on."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    wanted = set(answers[-1:] if train_on == "last" else answers)
+    learned = tuple(index in wanted and marks.get(index, True) for index in range(len(messages)))
+    if not any(is_learned and says_something(message) for is_learned, message in zip(learned, messages, strict=True)):
+        why = "all have weight 0"
+        if train_on == "last":
+            is_blank_one = marks.get(answers[-1], True)
+            why = f"train_on is last, and the last answer {'is blank' if is_blank_one else 'has weight 0'}"
+        raise RowError(f"no answer to learn from ({why})")
+    return () if all(learned[index] for index in answers) else learned

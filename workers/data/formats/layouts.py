@@ -5,6 +5,7 @@ A new layout is one function and one line in `FORMATS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from workers.data.formats.turns import REASONING, Talk, add_turns
@@ -47,18 +48,15 @@ class Format:
     read: Callable[[Row, Names, Talk], None] | None  # None: a plain document
 
 
-def _messages(row: Row, names: Names, talk: Talk) -> None:
-    name = names("messages")
-    add_turns(talk, field_of(row, name), name, names("role"), names("content"))
+def _turns(row: Row, names: Names, talk: Talk, list_name: str, role_name: str, text_name: str) -> None:
+    name = names(list_name)
+    add_turns(talk, field_of(row, name), name, names(role_name), names(text_name))
     if talk.has_further:
         talk.lead(_system(row, names))
 
 
-def _sharegpt(row: Row, names: Names, talk: Talk) -> None:
-    name = names("conversations")
-    add_turns(talk, field_of(row, name), name, names("from"), names("value"))
-    if talk.has_further:
-        talk.lead(_system(row, names))
+_messages = partial(_turns, list_name="messages", role_name="role", text_name="content")
+_sharegpt = partial(_turns, list_name="conversations", role_name="from", text_name="value")
 
 
 def _alpaca(row: Row, names: Names, talk: Talk) -> None:
@@ -104,15 +102,12 @@ def _add_part(row: Row, name: str, role: str, talk: Talk) -> bool:
     return True
 
 
+_OF_A_PAIR = ("system", "history", "reasoning", "tools", "weight")
 FORMATS = {
     "messages": Format(("messages",), ("role", "content", "system", "tools", "weight"), _messages),
     "sharegpt": Format(("conversations",), ("from", "value", "system", "tools", "weight"), _sharegpt),
-    "alpaca": Format(
-        ("instruction", "output"), ("input", "system", "history", "reasoning", "tools", "weight"), _alpaca
-    ),
-    "prompt_completion": Format(
-        ("prompt", "completion"), ("system", "history", "reasoning", "tools", "weight"), _prompt_completion
-    ),
+    "alpaca": Format(("instruction", "output"), ("input", *_OF_A_PAIR), _alpaca),
+    "prompt_completion": Format(("prompt", "completion"), _OF_A_PAIR, _prompt_completion),
     "text": Format(("text",), ("weight",), None),
 }
 
@@ -120,11 +115,8 @@ FORMATS = {
 def thoughts_in(row: Row, name: str = "reasoning") -> dict[str, str]:
     """The fields of a row with thoughts: text that is not a switch of the data set's maker."""
     found = {key: row.get(key) for key in (name, *(REASONING if name == "reasoning" else ()))}
-    return {key: text for key, text in found.items() if isinstance(text, str) and _is_thought(text)}
-
-
-def _is_thought(text: str) -> bool:
-    return bool(text.strip()) and text.strip().lower() not in _SWITCHES
+    texts = {key: text for key, text in found.items() if isinstance(text, str)}
+    return {key: text for key, text in texts.items() if text.strip() and text.strip().lower() not in _SWITCHES}
 
 
 def _add_thoughts(talk: Talk, row: Row, names: Names) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.data.formats.detection import Layout, find_layouts
-from workers.data.formats.exclusion import shown_value
+from workers.data.formats.example import shown_value
 from workers.data.formats.layouts import thoughts_in
 from workers.data.formats.turns import MEDIA, ROLES
 from workers.data.formats.values import Row, is_blank

@@ -1,16 +1,19 @@
-"""Names of the attention and feed-forward matrices in the architectures of transformers, and what their rows are.
+"""Names of the attention and feed-forward matrices in the architectures of transformers, and what their rows are; and
+which of them train: the chosen modules of the chosen layers. Norms, embeddings, head and the rest are frozen.
 
 To add an architecture, give it a line in `ARCHITECTURES`, by its `model_type`. Several modules may share one matrix
 (`qkv_proj`): their rows are then concatenated, or interleaved head by head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workers.strategies.cofitune.config import CoFiTuneConfig, trained_layers
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi": Architecture({**_QKV, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"}),
     "opt": Architecture({**_QKV, "o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}, dropout="dropout"),
     "gpt2": Architecture(
-        {
-            **dict.fromkeys(("q", "k", "v"), "attn.c_attn"),
-            "o": "attn.c_proj",
-            "up": "mlp.c_fc",
-            "down": "mlp.c_proj",
-        },
+        {**dict.fromkeys(("q", "k", "v"), "attn.c_attn"), "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
         layers="h",
         attention="attn",
         dropout="attn_dropout",
@@ -90,11 +88,7 @@ class Sizes:
 
 
 def architecture_of(model_type: str, modules: Sequence[str]) -> Architecture:
-    """The names in the layers of this type of model.
-
-    Raises:
-        ValueError: the type of model is unknown, or has no such module.
-    """
+    """The names in the layers of this type of model; ValueError if it is unknown, or has no such module."""
     if model_type not in ARCHITECTURES:
         raise ValueError(
             f"training.strategy: cofitune does not know the module names of {model_type!r} models; it knows "
@@ -150,11 +144,6 @@ def row_modules(architecture: Architecture, path: str, sizes: Sizes) -> tuple[ND
     return np.concatenate(names), np.concatenate(units)
 
 
-def row_axis(module: "torch.nn.Module") -> int:
-    """Axis of the output units in a matrix: 0 in torch's Linear, 1 in the Conv1D of GPT-2."""
-    return 1 if hasattr(module, "nf") else 0
-
-
 def _rows(module: str, sizes: Sizes) -> tuple[int, int]:
     """Rows of a module, and rows per unit."""
     match module:
@@ -170,3 +159,35 @@ def _rows(module: str, sizes: Sizes) -> tuple[int, int]:
 
 def _num_inputs(module: Any) -> int:
     return module.nx if hasattr(module, "nx") else module.in_features
+
+
+@dataclass(frozen=True)
+class TrainedParameter:
+    """A parameter that trains, at least in part; R rows (output units)."""
+
+    parameter: "torch.nn.Parameter"
+    layer: int  # index, from 0
+    axis: int  # of the rows in the parameter
+    module_R: NDArray[np.str_]  # the module that each row belongs to
+    unit_R: NDArray[np.int64]  # its head (q, k, v) or neuron
+    is_trained_R: NDArray[np.bool_]  # False for rows of a frozen module in a shared matrix
+
+    @property
+    def shape(self) -> "torch.Size":
+        return getattr(self.parameter, "ds_shape", self.parameter.shape)
+
+
+def trained_parameters(model: "PreTrainedModel", config: CoFiTuneConfig) -> Iterator[TrainedParameter]:
+    """The chosen weights and biases, layer by layer; ValueError if the model or its architecture lacks them."""
+    architecture = architecture_of(model.config.get_text_config().model_type, config.trained_modules)
+    layers = decoder_layers(model, architecture)
+    sizes = sizes_of(model, architecture)
+    paths = list(dict.fromkeys(architecture.modules[module] for module in config.trained_modules))
+    for layer in trained_layers(config.layers, len(layers)):
+        for path in paths:
+            module = submodule(layers[layer], path)
+            module_R, unit_R = row_modules(architecture, path, sizes)
+            is_trained_R = np.isin(module_R, config.trained_modules)
+            for name, parameter in module.named_parameters(recurse=False):
+                axis = 1 if name == "weight" and hasattr(module, "nf") else 0  # 1 in the Conv1D of GPT-2
+                yield TrainedParameter(parameter, layer, axis, module_R, unit_R, is_trained_R)

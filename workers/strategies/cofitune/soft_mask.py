@@ -9,7 +9,7 @@ The factors are flat tensors, built once for each tensor that a rank steps: no c
 stepped. DeepSpeed copies the result to the model's weights after the inner step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,25 +18,13 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from workers.strategies.cofitune.architectures import TrainedParameter, trained_parameters
 from workers.strategies.cofitune.config import CoFiTuneConfig
-from workers.strategies.cofitune.normalisation import Importance, read_importance
-from workers.strategies.cofitune.selection import TrainedParameter, trained_parameters
+from workers.strategies.cofitune.importance import Importance, read_importance
+from workers.strategy import Fragment
 
 NUM_BINS = 10
 _NO_BIN = NUM_BINS  # elements without importance: padding, other modules
-
-
-class SteppedFragment(Protocol):
-    """Elements [start, start + length) of a flattened parameter, at `offset` of a flat tensor."""
-
-    @property
-    def parameter(self) -> torch.nn.Parameter: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def length(self) -> int: ...
 
 
 class SteppingEngine(Protocol):
@@ -46,7 +34,7 @@ class SteppingEngine(Protocol):
     optimizer: Any
     device: torch.device
 
-    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, Sequence[SteppedFragment]]]:
+    def stepped_tensors(self) -> Iterator[tuple[torch.Tensor, list[Fragment]]]:
         """Each tensor that this rank's inner optimizer steps, with its fragments; the rest of it is padding."""
 
 
@@ -61,34 +49,27 @@ class _Masked:
 
 
 def attach(engine: SteppingEngine, config: CoFiTuneConfig) -> "SoftMask | None":
-    """Attach the mask to an engine; None if nothing is masked and every trained matrix is trained whole.
-
-    Raises:
-        ValueError: the importance is missing, or belongs to a model with other layers or units.
-    """
+    """Attach the mask to an engine; None if nothing is masked and every trained matrix is trained whole. ValueError if
+    the importance is missing, or belongs to a model with other layers or units."""
     trained = list(trained_parameters(engine.module, config))
     shared = [t for t in trained if not t.is_trained_R.all()]
     if config.mask == "none":
-        return SoftMask(engine, config, trained, None) if shared else None
+        return SoftMask(engine, config.mask, trained, None) if shared else None
     if not config.importance.files:
         raise ValueError(
             f"training.strategy: mask {config.mask!r} needs importance, which was not measured; `raymix run` measures "
             "it before training. Otherwise give importance.files, or set mask: none"
         )
     importance = read_importance(config.importance.files)
-    _check_shapes(importance, trained, len(importance["up"]))
-    return SoftMask(engine, config, trained, importance)
+    _check_shapes(importance, trained)
+    return SoftMask(engine, config.mask, trained, importance)
 
 
 class SoftMask:
     """Hooks before and after every step of the inner optimizer."""
 
     def __init__(
-        self,
-        engine: SteppingEngine,
-        config: CoFiTuneConfig,
-        trained: list[TrainedParameter],
-        importance: Importance | None,
+        self, engine: SteppingEngine, mask: str, trained: list[TrainedParameter], importance: Importance | None
     ) -> None:
         self._device = engine.device
         self._is_watching = False
@@ -96,7 +77,7 @@ class SoftMask:
         self._sums = torch.zeros(2, NUM_BINS, dtype=torch.float64)
         by_id = {id(t.parameter): t for t in trained}
         self._masked = {
-            id(stepped): _build(stepped, fragments, by_id, config, importance)
+            id(stepped): _build(stepped, fragments, by_id, mask, importance)
             for stepped, fragments in engine.stepped_tensors()
         }
         inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # stage 0 in fp32 has no wrapper
@@ -181,9 +162,9 @@ def row_importance(trained: TrainedParameter, importance: Importance) -> NDArray
 
 def _build(
     stepped: torch.Tensor,
-    fragments: Sequence[SteppedFragment],
+    fragments: list[Fragment],
     by_id: dict[int, TrainedParameter],
-    config: CoFiTuneConfig,
+    mask: str,
     importance: Importance | None,
 ) -> _Masked:
     size, device = stepped.numel(), stepped.device
@@ -200,18 +181,18 @@ def _build(
             binned = (rows * NUM_BINS).floor().clamp(max=NUM_BINS - 1)
             no_bin = rows.isnan() | ~is_trained
             bins[here] = _fragment_of(binned.masked_fill(no_bin, _NO_BIN).to(torch.uint8), trained, f).to(device)
-        on_update = free if config.mask == "update" else torch.ones_like(free)
+        on_update = free if mask == "update" else torch.ones_like(free)
         # A frozen part of a shared matrix must not be changed by weight decay either.
         update[here] = _fragment_of(on_update.where(is_trained, 0.0), trained, f).to(device)
         gradient[here] = _fragment_of(free, trained, f).to(device)
     return _Masked(
         update.view_as(stepped) if (update != 1).any() else None,
-        gradient.view_as(stepped) if config.mask == "gradient" else None,
+        gradient.view_as(stepped) if mask == "gradient" else None,
         bins.view_as(stepped) if importance is not None else None,
     )
 
 
-def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: SteppedFragment) -> torch.Tensor:
+def _fragment_of(rows: torch.Tensor, trained: TrainedParameter, fragment: Fragment) -> torch.Tensor:
     """The fragment's part of the row values, broadcast over the parameter."""
     whole = rows.view(_over_rows(trained)).expand(trained.shape).reshape(-1)
     return whole[fragment.start : fragment.start + fragment.length]
@@ -229,7 +210,8 @@ def _over_rows(trained: TrainedParameter) -> list[int]:
     return [len(trained.is_trained_R) if axis == trained.axis else 1 for axis in range(len(trained.shape))]
 
 
-def _check_shapes(importance: Importance, trained: list[TrainedParameter], num_layers: int) -> None:
+def _check_shapes(importance: Importance, trained: list[TrainedParameter]) -> None:
+    num_layers = len(importance["up"])
     for t in trained:
         for module in np.unique(t.module_R):
             units = int(t.unit_R[t.module_R == module].max()) + 1

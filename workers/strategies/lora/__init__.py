@@ -1,9 +1,7 @@
 """LoRA: low-rank adapters are trained, the base model stays frozen (Hu et al. 2021, arXiv 2106.09685); uses peft.
 
-config.py     the settings
-matrices.py   the matrices of a model that can have an adapter, and how peft addresses each
-targets.py    names in the configuration -> matrices; a name that matches nothing is an error
-reach.py      which matrices have an adapter, and their share
+config.py     the settings, and the matrices that they name; a name that matches nothing is an error
+matrices.py   the matrices of a model that can have an adapter, and those that have one
 """
 
 import warnings
@@ -11,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from workers.strategies.lora.config import LoraStrategyConfig
+from workers.strategies.lora.config import LoraStrategyConfig, find_targets
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,18 +21,11 @@ config_class = LoraStrategyConfig
 
 
 def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
-    """The model wrapped by peft, with only its adapters and `modules_to_save` trainable.
-
-    Raises:
-        ValueError: a name matches nothing, or peft has no such adapter for a matrix.
-    """
+    """The model wrapped by peft, with only its adapters and `modules_to_save` trainable; ValueError if a name matches
+    nothing, or peft has no such adapter for a matrix."""
     from peft import LoraConfig, get_peft_model
 
-    from workers.strategies.lora.targets import check_modules_to_save, check_patterns, find_targets
-
     targets = find_targets(model, config)
-    check_modules_to_save(model, config)
-    check_patterns(config, targets)
     adapters = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,

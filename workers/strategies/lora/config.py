@@ -1,11 +1,19 @@
-"""The settings of LoRA."""
+"""The settings of LoRA, and the matrices of a model that they name. Nothing requested is silently left out."""
 
+import difflib
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from workers.strategies.lora.matrices import Matrix, find_matrices
 from workers.strategy import StrategySettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_KEY = "training.strategy"
 
 
 class LoraStrategyConfig(StrategySettings):
@@ -52,3 +60,88 @@ class LoraStrategyConfig(StrategySettings):
                     "trained in full has no effect, so remove it from one of them"
                 )
         return self
+
+
+def find_targets(model: "PreTrainedModel", config: LoraStrategyConfig) -> list[Matrix]:
+    """The matrices that get an adapter; ValueError if a name matches nothing, or peft has no adapter for a matrix."""
+    matrices = find_matrices(model)
+    if config.target_modules == "all-linear":
+        saved = [f".{name}." for name in config.modules_to_save]
+        fitting = [m for m in matrices if m.is_linear and m.refusal is None]
+        chosen = [m for m in fitting if not any(name in f".{m.name}." for name in saved)]
+        if not chosen:
+            raise ValueError(f"{_KEY}.target_modules: this model has no linear matrix that can have an adapter")
+    else:
+        chosen = _by_name(matrices, config.target_modules, model)
+    _check_kinds(chosen, config)
+    _check_modules_to_save(model, config)
+    _check_patterns(config, chosen)
+    return chosen
+
+
+def _check_modules_to_save(model: "PreTrainedModel", config: LoraStrategyConfig) -> None:
+    """Refuse names in `modules_to_save` that match no module."""
+    modules = [name for name, _ in model.named_modules() if name]
+    for wanted in config.modules_to_save:
+        if not any(_ends_with(name, wanted) for name in modules):
+            raise ValueError(f"{_KEY}.modules_to_save: the model has no {wanted!r}{_nearest(wanted, modules)}")
+
+
+def _check_patterns(config: LoraStrategyConfig, targets: Sequence[Matrix]) -> None:
+    """Refuse keys of `rank_pattern` and `alpha_pattern` that match no matrix with an adapter."""
+    names = [_name_for_patterns(target) for target in targets]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key):
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):  # peft's rule
+                raise ValueError(f"{_KEY}.{key}: {pattern!r} matches no adapter{_nearest(pattern, names)}")
+
+
+def _by_name(matrices: list[Matrix], wanted: Iterable[str], model: "PreTrainedModel") -> list[Matrix]:
+    chosen: dict[str, Matrix] = {}
+    for name in wanted:
+        matching = [m for m in matrices if _ends_with(m.module, name) or _ends_with(m.name, name)]
+        if not matching:
+            raise ValueError(_unmatched(name, matrices, model))
+        for matrix in matching:
+            if matrix.refusal:
+                raise ValueError(f"{_KEY}.target_modules: {name!r}: {matrix.refusal}; remove it")
+        chosen |= {matrix.name: matrix for matrix in matching}
+    return list(chosen.values())
+
+
+def _unmatched(name: str, matrices: list[Matrix], model: "PreTrainedModel") -> str:
+    kinds = {type(module).__name__ for path, module in model.named_modules() if path and _ends_with(path, name)}
+    what = f"{name!r} is a {min(kinds)}, which is not a matrix" if kinds else f"the model has no {name!r}"
+    owners = [_name_for_patterns(matrix) for matrix in matrices]
+    return f"{_KEY}.target_modules: {what}{_nearest(name, owners)}"
+
+
+def _check_kinds(targets: list[Matrix], config: LoraStrategyConfig) -> None:
+    """Refuse options that peft does not support for matrices addressed as parameters."""
+    parameters = [target for target in targets if target.is_parameter]
+    for key, is_on in (("dropout", config.dropout > 0), ("use_dora", config.use_dora)):
+        if is_on and parameters:
+            raise ValueError(
+                f"{_KEY}.{key}: peft supports it only for linear layers, not for {len(parameters)} of the "
+                f"{len(targets)} matrices (experts, routers, and modules with their names), first "
+                f"{parameters[0].name}; remove {key}, or name other matrices in target_modules"
+            )
+
+
+def _name_for_patterns(matrix: Matrix) -> str:
+    return matrix.name if matrix.is_parameter else matrix.module
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    """The most similar names, or some of the existing ones."""
+    depth = wanted.count(".") + 1
+    # The last informative part of a name, which is neither `weight` nor a number.
+    endings = {name.removesuffix(".weight") for name in names}
+    short = sorted({".".join(name.split(".")[-depth:]) for name in endings} - {""})
+    short = [name for name in short if not name.rpartition(".")[2].isdigit()]
+    close = difflib.get_close_matches(wanted, short, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(close)}" if close else f"; there are {', '.join(short[:12])}"

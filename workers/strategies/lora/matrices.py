@@ -1,4 +1,4 @@
-"""The matrices of a model that can have an adapter.
+"""The matrices of a model that can have an adapter, and the reach of LoRA: those that have one, grouped by name.
 
 Most are weights of linear layers. The experts of a mixture are often one parameter with an axis for the experts, and a
 router is a parameter of a special module: peft adapts these as `target_parameters`.
@@ -18,6 +18,7 @@ _OTHER_THAN_BASE = re.compile(r"\.lora_|\.modules_to_save\.|\.parametrizations\.
 # Classes of transformers: GptOssExperts, DbrxExpertGLU, JetMoeParallelExperts; MixtralTopKRouter.
 _EXPERTS, _ROUTER = re.compile("Expert"), re.compile("Router")
 _GROUPED = re.compile("Grouped")  # DeepseekV4GroupedLinear
+_NUMBERS = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def find_matrices(model: Any) -> list[Matrix]:
         found.append(
             Matrix(
                 name=name,
-                num_parameters=_size(parameter),
+                num_parameters=int(getattr(parameter, "ds_numel", None) or parameter.numel()),
                 is_parameter=kind == "parameter" or is_reserved,
                 is_linear=is_linear,
                 is_transposed=type(module).__name__ == "Conv1D",
@@ -78,11 +79,8 @@ def adapted_names(model: Any) -> set[str]:
     """Names, in the base model, of the matrices that have an adapter in a model wrapped by peft."""
     from peft.tuners.lora import LoraLayer
 
-    names = set()
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            names.add(f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}")
-    return names
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return {f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}" for name, module in layers}
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -182,5 +180,59 @@ def _innermost(module: Any) -> Any:
     return module
 
 
-def _size(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", None) or parameter.numel())
+@dataclass(frozen=True)
+class Reach:
+    """The reach in a model wrapped by peft; its weights may be on the meta device."""
+
+    adapted: list[Matrix]
+    left_out: list[Matrix]  # linear matrices of the decoder without one
+    saved: list[str]  # modules trained in full
+
+    @property
+    def share_of_matrices(self) -> float:
+        """Share of adapted matrices in all linear matrices of the decoder and others that are adapted."""
+        return len(self.adapted) / (len(self.adapted) + len(self.left_out))
+
+    @property
+    def share_of_parameters(self) -> float:
+        adapted, left_out = (sum(m.num_parameters for m in part) for part in (self.adapted, self.left_out))
+        return adapted / (adapted + left_out)
+
+    def lines(self) -> list[str]:
+        """A line on the matrices with an adapter, then on those trained in full and those left out, if any."""
+        total = len(self.adapted) + len(self.left_out)
+        lines = [
+            f"LoRA on {len(self.adapted):,} of {total:,} matrices ({self.share_of_matrices:.0%}, "
+            f"{self.share_of_parameters:.0%} of their parameters): {_grouped(self.adapted)}"
+        ]
+        if self.saved:
+            lines.append(f"trained in full: {', '.join(self.saved)}")
+        if self.left_out:
+            reasons = sorted({matrix.refusal for matrix in self.left_out if matrix.refusal})
+            lines.append("; ".join([f"no adapter on {_grouped(self.left_out)}", *reasons]))
+        return lines
+
+
+def find_reach(model: Any) -> Reach:
+    """The reach of the adapters in a model returned by `apply`."""
+    matrices, names = find_matrices(model), adapted_names(model)
+    trained = (name for name, p in model.named_parameters() if ".modules_to_save." in name and p.requires_grad)
+    saved = {name.removeprefix("base_model.model.").partition(".modules_to_save.")[0] for name in trained}
+    adapted = [matrix for matrix in matrices if matrix.name in names]
+    in_saved = tuple(f"{module}." for module in saved)
+    left_out = [m for m in matrices if m.is_linear and m.name not in names and not m.name.startswith(in_saved)]
+    return Reach(adapted, left_out, sorted(saved))
+
+
+def _grouped(matrices: list[Matrix]) -> str:
+    """Names with stars for numbers, grouped by module: layers.*.self_attn.[k_proj, q_proj] (48)."""
+    groups: dict[str, Counter[str]] = {}
+    for matrix in matrices:
+        name = _NUMBERS.sub(".*.", matrix.name.removesuffix(".weight"))
+        owner, _, leaf = name.rpartition(".")
+        groups.setdefault(owner, Counter())[leaf] += 1
+    parts = []
+    for owner, leaves in groups.items():
+        names = next(iter(leaves)) if len(leaves) == 1 else f"[{', '.join(leaves)}]"
+        parts.append(f"{owner + '.' if owner else ''}{names} ({leaves.total()})")
+    return ", ".join(parts)

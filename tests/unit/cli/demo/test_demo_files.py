@@ -11,7 +11,7 @@ from orchestrator.cli.demo.answers import answers_table, generate_answers
 from orchestrator.cli.demo.files import demo_prompts, write_demo
 from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.data.templates import Tokens, tokenize_examples
 from workers.model.tokenizer import load_tokenizer
 

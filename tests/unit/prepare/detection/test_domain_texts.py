@@ -8,7 +8,7 @@ import pytest
 from orchestrator.prepare.detection.domain_texts import cut_openings, cut_windows, find_domain_texts, plain_text
 from workers.config.data import DomainConfig
 from workers.config.model import ModelConfig
-from workers.data.formats import Example
+from workers.data.formats.example import Example
 from workers.model.tokenizer import load_tokenizer
 
 

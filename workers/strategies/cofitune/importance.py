@@ -1,23 +1,72 @@
-"""From scores to importance in [0, 1): normalise within a layer, merge, and store in a file. NumPy only.
+"""Scores of a model's units, as sums over tokens that can be added over domains; from scores to importance in [0, 1):
+normalise within a layer, merge; and the files of both. NumPy only.
 
 Arrays have shape (layers, units), one for each kind of unit.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.durable import write_durably
-from workers.strategies.cofitune.scores import KINDS, UnitScores
 
+KINDS = ("head", "up", "down")
+"""Units: query heads, intermediate neurons, and the hidden units to which the feed-forward block writes."""
+
+UnitScores = Mapping[str, NDArray[np.float64]]
+"""Kind of unit -> scores, shape (layers, units)."""
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 Importance = Mapping[str, NDArray[np.float32]]
 """Kind of unit -> importance in [0, 1], shape (layers, units)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over batches of the gates' gradients and of their absolute values."""
+
+    signed_sum: UnitScores
+    absolute_sum: UnitScores
+    num_tokens: int
+
+    @property
+    def signed(self) -> UnitScores:
+        """Mean over tokens."""
+        return {kind: total / self.num_tokens for kind, total in self.signed_sum.items()}
+
+    @property
+    def absolute(self) -> UnitScores:
+        """Mean over tokens of each batch's absolute gradient."""
+        return {kind: total / self.num_tokens for kind, total in self.absolute_sum.items()}
+
+    @classmethod
+    def pooled(cls, several: Sequence["Scores"]) -> Self:
+        return cls(
+            {kind: np.sum([scores.signed_sum[kind] for scores in several], axis=0) for kind in KINDS},
+            {kind: np.sum([scores.absolute_sum[kind] for scores in several], axis=0) for kind in KINDS},
+            sum(scores.num_tokens for scores in several),
+        )
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    from safetensors.numpy import save
+
+    arrays = {f"signed/{kind}": np.ascontiguousarray(scores.signed_sum[kind]) for kind in KINDS}
+    arrays |= {f"absolute/{kind}": np.ascontiguousarray(scores.absolute_sum[kind]) for kind in KINDS}
+    write_durably(path, save({**arrays, "num_tokens": np.array([scores.num_tokens])}))
+
+
+def read_scores(path: Path) -> Scores:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    signed, absolute = ({kind: arrays[f"{part}/{kind}"] for kind in KINDS} for part in ("signed", "absolute"))
+    return Scores(signed, absolute, int(arrays["num_tokens"][0]))
 
 
 def normalise_scores(scores: UnitScores, how: Literal["zscore", "rank"]) -> Importance:
@@ -49,11 +98,7 @@ def by_rank(absolute: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def merge_importance(several: Sequence[Importance]) -> Importance:
-    """Elementwise maximum: important to one is important.
-
-    Raises:
-        ValueError: they belong to models of different shapes.
-    """
+    """Elementwise maximum: important to one is important; ValueError if they belong to models of different shapes."""
     first = several[0]
     for other in several[1:]:
         if differing := [kind for kind in KINDS if other[kind].shape != first[kind].shape]:
@@ -84,11 +129,8 @@ def write_importance(path: Path, importance: Importance, about: Mapping[str, obj
 
 
 def read_importance(paths: Sequence[Path]) -> Importance:
-    """The importance in a file, or the elementwise maximum of several.
-
-    Raises:
-        ValueError: a file is missing or was not written by `write_importance`, or they belong to different models.
-    """
+    """The importance in a file, or the elementwise maximum of several; ValueError if a file is missing or was not
+    written by `write_importance`, or they belong to different models."""
     return merge_importance([_read(path) for path in paths])
 
 
