@@ -53,7 +53,7 @@ def run(config: ConfigFile, overrides: Overrides) -> None:
     """Train a model, or resume an interrupted run."""
     with plain_errors():
         settings = read_config(config, overrides)
-        from orchestrator.sweeps.stages.driver import run as run_training
+        from orchestrator.sweeps.run import run as run_training
 
         run_training(settings.plan, Console())
 

@@ -1,23 +1,54 @@
-"""The two ways in which ready runs are trained: one at a time before the user's eyes, or many side by side."""
+"""A crew trains runs that are ready: one at a time before the user's eyes, or many side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import count_fitting
+from orchestrator.cluster.resources import check_resources, count_fitting
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.sweeps.graph import Crew, Node
-from orchestrator.training.driver import train
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.sweeps.work import Node
+from orchestrator.training.driver import ReadyRun, train
 from orchestrator.views.live import LiveView
 from orchestrator.views.runs import RunsView
 from orchestrator.views.terminal import RunView
 
 if TYPE_CHECKING:
     import ray
+
+
+class Crew(Protocol):
+    """Trains runs, and shows it."""
+
+    @property
+    def num_running(self) -> int: ...
+
+    def open(self, nodes: Sequence[Node]) -> None:
+        """Begin, with these nodes to be trained, at least one; inside a Ray session."""
+
+    def has_room(self) -> bool: ...
+
+    def check(self, node: Node) -> None:
+        """Refuse what can never be trained, before anything is measured for it.
+
+        Raises:
+            ResourceError: the cluster can never hold it.
+        """
+        check_resources(node.cluster)
+
+    def start(self, node: Node, run: ReadyRun) -> None: ...
+
+    def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
+        """The runs that ended, at least one of those that are running, unless the time is over first."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leave the terminal to others for a while."""
+        return nullcontext()
+
+    def close(self, is_interrupted: bool) -> None:
+        """End. Where the user interrupts, runs under way write a checkpoint first."""
 
 
 class Foreground(Crew):

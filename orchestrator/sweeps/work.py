@@ -1,7 +1,8 @@
-"""What the runs of one command share: a console, a Ray session, and the data that was prepared for them."""
+"""A training as the graph sees it, and what the trainings of one command share: a console, Ray, and prepared data."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.console import Console
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.machine import crowding
 from orchestrator.prepare.data import PreparedData
+from orchestrator.runs.folder import is_finished
+from orchestrator.runs.summary import write_summary
+from orchestrator.training.driver import ReadyRun
 from orchestrator.views.redirect import redirect_output
 
 
@@ -44,3 +48,38 @@ def open_work(log: Path, *, frees_lost_workers: bool = True) -> Iterator[Work]:
     """
     with redirect_output(log) as console, ExitStack() as session:
         yield Work(console, session, frees_lost_workers=frees_lost_workers)
+
+
+class Node(ABC):
+    """A training, and the training that it starts from."""
+
+    key: str
+    """What its result depends on. Nodes of the same key are one training, whatever plans or runs call it."""
+    title: str
+    """Its name for the user."""
+    cluster: ClusterConfig
+    """What it is trained on."""
+    parent: "Node | None" = None
+    """The training that it starts from; None for the base model."""
+
+    @abstractmethod
+    def find_folder(self) -> Path:
+        """Where its files are, or will be."""
+
+    @abstractmethod
+    def hold(self) -> AbstractContextManager[str]:
+        """Hold its folder and yield the run's id.
+
+        Raises:
+            FolderInUseError: another process trains it.
+        """
+
+    @abstractmethod
+    def resolve(self, run_id: str, work: Work) -> ReadyRun:
+        """Everything that comes before the training; its folder is held, and its parent is done."""
+
+    def is_finished(self) -> bool:
+        return is_finished(self.find_folder())
+
+    def finish(self, run: ReadyRun, work: Work) -> None:
+        write_summary(run.plan.folder, run.num_bad_rows)

@@ -83,12 +83,12 @@ import json
 from pathlib import Path
 from orchestrator.config.load import load_config
 from orchestrator.controller.actor import DomainSize
-from orchestrator.mixing import Measured, build_mixing_algorithm, initial_weights, resolve
+from orchestrator.mixing import Measured, build_mixing_algorithm, initial_weights, resolve_mixing
 from workers.contracts import DomainFeedback
 
 config = load_config(Path("config.yaml"), check_files=False)
 domains = [DomainSize("math", 1, 1), DomainSize("code", 1, 1)]
-algorithm = build_mixing_algorithm(resolve(config.mixing, Measured(), config.trained_domains), domains)
+algorithm = build_mixing_algorithm(resolve_mixing(config.mixing, Measured(), config.trained_domains), domains)
 feedback = DomainFeedback(
     run_id="r", attempt=1, step=0, weights_version=0,
     loss_sum_nats={"math": 90.0, "code": 10.0}, num_tokens={"math": 10, "code": 10},

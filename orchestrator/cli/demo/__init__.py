@@ -12,7 +12,7 @@ from orchestrator.views.redirect import redirect_output
 def run_demo(folder: Path, console: Console) -> None:
     """Write the demo, train on it as `raymix run` does, and print the model's answers before and after training."""
     from orchestrator.cli.demo.answers import answers_table, generate_answers
-    from orchestrator.sweeps.stages.driver import run
+    from orchestrator.sweeps.run import run
 
     with redirect_output(folder / "raymix.log") as quiet_console:
         quiet_console.print(f"generating the demo's domains and base model in {folder}", markup=False, highlight=False)

@@ -40,7 +40,7 @@ from orchestrator.sweeps.coarse.tree import (
 )
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.results import publish
-from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
+from orchestrator.sweeps.run import RunsFailedError, train_runs
 from orchestrator.sweeps.work import Work, open_work
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers

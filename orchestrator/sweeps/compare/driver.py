@@ -12,7 +12,7 @@ from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.results import publish
-from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
+from orchestrator.sweeps.run import RunsFailedError, train_runs
 from orchestrator.sweeps.work import open_work
 
 

@@ -1,5 +1,6 @@
 """What a plan leaves to be read: the lines of stages.json, and one summary of the whole chain."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -69,6 +70,11 @@ class StageRecord(BaseModel):
             seconds=result.seconds,
             loss_nats={name: domain.loss_nats_end for name, domain in result.domains.items()},
         )
+
+
+def read_records(folder: Path) -> list[StageRecord]:
+    """The chain of a plan, as its stages.json tells it."""
+    return [StageRecord.model_validate(entry) for entry in json.loads((folder / "stages.json").read_text())]
 
 
 def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:

@@ -6,7 +6,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.graph import run_graph
-from orchestrator.sweeps.stages.train import RunsFailedError
+from orchestrator.sweeps.run import RunsFailedError
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings
 from orchestrator.sweeps.study.page import write_study_page

@@ -22,8 +22,8 @@ from orchestrator.config.plans import Plan, expand
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
 from orchestrator.config.study import Grid, Strategy, StudyConfig
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.sweeps.run import StageNode
 from orchestrator.sweeps.stages.chain import Prepare, plan_stages
-from orchestrator.sweeps.stages.nodes import StageNode
 
 _MAX_LABEL_LENGTH = 48
 

@@ -14,8 +14,8 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.searches import Proposal, Search, Trial
 from orchestrator.sweeps.crews import SideBySide
-from orchestrator.sweeps.stages.nodes import read_records
-from orchestrator.sweeps.stages.train import train_runs
+from orchestrator.sweeps.run import train_runs
+from orchestrator.sweeps.stages.records import read_records
 from orchestrator.sweeps.tune.results import TrialRecord, read_trial
 from orchestrator.sweeps.tune.trials import Trials, note_trial
 from orchestrator.sweeps.work import Work

@@ -13,7 +13,7 @@ from orchestrator.runs.lock import LOCK_FILE, hold
 from orchestrator.searches.metric import describe_metric
 from orchestrator.searches.sampled import Sampled
 from orchestrator.sweeps.results import publish
-from orchestrator.sweeps.stages.train import RunsFailedError
+from orchestrator.sweeps.run import RunsFailedError
 from orchestrator.sweeps.tune.batches import train_batches
 from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
 from orchestrator.sweeps.tune.preparing import find_corners, search_folder, share_out

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from orchestrator.mixing import build_mixing_algorithm
 from orchestrator.mixing.base import DomainSize
-from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
+from orchestrator.mixing.versatune import forgetting_degree, is_raise_due, raise_share
 from tests.unit.mixing.test_versatune import feedback
 
 P = {"a": 0.5, "b": 0.3, "c": 0.2}
