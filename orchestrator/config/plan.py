@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from orchestrator.config.plans import expand
+from orchestrator.config.predefined_plans import expand
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stage_runs import check_stages
 from orchestrator.config.stages import AnyPlan, StageConfig

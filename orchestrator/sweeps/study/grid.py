@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.config.plan import PlanConfig
-from orchestrator.config.plans import Plan, expand
+from orchestrator.config.predefined_plans import Plan, expand
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
 from orchestrator.config.study import Grid, Strategy, StudyConfig
 from orchestrator.config.sweep import SweepConfig
