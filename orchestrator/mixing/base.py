@@ -77,6 +77,11 @@ class MixingConfig(Settings):
                 needs = replace(needs, references=value if isinstance(value, dict) else source)
         return needs
 
+    @property
+    def words(self) -> set[str]:
+        """The words in the settings that stand for numbers measured before training, whether they are needed or not."""
+        return {kind.word for _, kind, value in self._numbers() if value == kind.word}
+
     def check_domains(self, names: Sequence[str]) -> None:
         """ValueError if the settings are not for exactly these domains, naming the key and what to change."""
         for key, _, value in self._numbers():

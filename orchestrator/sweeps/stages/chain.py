@@ -56,20 +56,14 @@ def plan_stages(config: PlanConfig, prepare: Prepare) -> list[PlannedStage]:
     return planned
 
 
-def _measured_before(run: RunConfig) -> dict[str, object]:
-    """How that is measured which the mixing settings leave to be measured before the training."""
-    words = [value for value in run.mixing.model_dump().values() if isinstance(value, str)]
-    how = {"computed": run.reference.max_steps, "detected": run.detection.model_dump(mode="json")}
-    return {word: settings for word, settings in how.items() if word in words}
-
-
 def digest_run(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict[str, str] | None = None) -> str:
     """A name for a run's result, by everything that it depends on but the run's own name; `start`: if not the base."""
     settings = bound_settings(run)
     settings.pop("name")  # a plan may call it what it likes
+    how = {"computed": run.reference.max_steps, "detected": run.detection.model_dump(mode="json")}
     identity = {
         "settings": settings,
-        "measured before": _measured_before(run),
+        "measured before": {word: how[word] for word in run.mixing.words},
         "stores": {
             name: [store.fingerprint for store in (domain.train, domain.eval) if store]
             for name, domain in stores.items()
