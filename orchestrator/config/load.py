@@ -11,8 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config.errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
-from orchestrator.config.files import missing_files
-from orchestrator.config.machine import missing_gpus, unwritable_output
+from orchestrator.config.machine import missing_files, missing_gpus, unwritable_output
 from orchestrator.config.overrides import Origins, apply_overrides
 from orchestrator.config.sweep import SweepConfig
 from workers.nearest import find_nearest

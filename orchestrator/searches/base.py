@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from orchestrator.mixing import MixingConfig
 from orchestrator.searches.metric import Metric
 from orchestrator.searches.space import Distribution, Point, SearchSpace
-from workers.nearest import meant
+from workers.nearest import refuse_unknown
 from workers.plugins import type_parameter
 from workers.settings import Settings
 
@@ -52,9 +52,7 @@ class SearchConfig(Settings):
             ValueError: with the key and what to change.
         """
         if isinstance(self.metric, dict):
-            if unknown := [name for name in self.metric if name not in run.domains]:
-                near, known = meant(unknown, run.domains), list(run.domains)
-                raise ValueError(f"search.metric: {unknown} are not domains of this run{near}; they are {known}")
+            refuse_unknown("search.metric", self.metric, run.domains)
             if not any(self.metric.values()):
                 raise ValueError("search.metric: all weights are 0; give at least one domain a weight above 0")
         if self.metric == "target" and not run.target:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
-from orchestrator.config.study import StudyConfig
+from orchestrator.config.sections import StudyConfig
 from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares, ExampleText, Round
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from orchestrator.config.coarse import CoarseSearchConfig
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sections import CoarseSearchConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import DomainSummary

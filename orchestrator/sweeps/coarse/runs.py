@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config.coarse import CoarseSearchConfig
 from orchestrator.config.derived import derive
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sections import CoarseSearchConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.coarse.tree import Candidate
 

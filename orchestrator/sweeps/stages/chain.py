@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config.plan import PlanConfig
+from orchestrator.config.plan import PlanConfig, find_parent, stage_run
 from orchestrator.config.run import RunConfig
-from orchestrator.config.stage_runs import find_parent, stage_run
 from orchestrator.config.stages import StageConfig, StartConfig
 from orchestrator.runs.lock import bound_settings
 from workers.fingerprint import fingerprint

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.config.study import STRATEGIES, StudyConfig
+from orchestrator.config.sections import STRATEGIES, StudyConfig
 from orchestrator.sweeps.study.curves import Array, Crossing, interval, pareto_set
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.series import Points, mean_points

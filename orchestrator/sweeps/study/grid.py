@@ -19,8 +19,8 @@ from fractions import Fraction
 
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.predefined_plans import Plan, expand
+from orchestrator.config.sections import Grid, Strategy, StudyConfig
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
-from orchestrator.config.study import Grid, Strategy, StudyConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps.run import StageNode
 from orchestrator.sweeps.stages.chain import Prepare, plan_stages

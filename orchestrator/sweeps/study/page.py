@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.config.study import GRIDS, STRATEGIES, StudyConfig
+from orchestrator.config.sections import GRIDS, STRATEGIES, StudyConfig
 from orchestrator.sweeps.stages import CAVEATS
 from orchestrator.sweeps.study.curves import Crossing, draw_seeds, locate_crossing
 from orchestrator.sweeps.study.figures import SERIES_COLORS, curves_figure, trade_off_figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from orchestrator.config.study import Grid, Strategy
+from orchestrator.config.sections import Grid, Strategy
 from orchestrator.runs.folder import read_run
 from orchestrator.sweeps.stages.records import StageRecord
 from orchestrator.sweeps.study.curves import Array
