@@ -3,11 +3,14 @@
 A worker is created for the first job that has to be done, so nothing is loaded if all results are on disk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from orchestrator.config.cluster import ClusterConfig
+
+if TYPE_CHECKING:
+    import ray
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -100,3 +103,22 @@ class _Worker:
         if self._worker is None:
             self._worker = self._make()
         return self._worker(job)
+
+
+class TaskError(RuntimeError):
+    """A task failed; the message says which and why."""
+
+
+def as_completed(waiting: Mapping["ray.ObjectRef", str], what: str) -> Iterator[str]:
+    """Names of these Ray tasks, each as its task finishes; TaskError, with `what` and the task's name, if one fails."""
+    import ray
+
+    left = dict(waiting)
+    while left:
+        (done, *_), _ = ray.wait(list(left), num_returns=1)
+        name = left.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TaskError(f"{what} {name!r}: {error.cause}") from error
+        yield name

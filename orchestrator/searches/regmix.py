@@ -19,8 +19,7 @@ from pydantic import Field
 
 from orchestrator.mixing import MixingConfig
 from orchestrator.mixing.fixed import FixedConfig
-from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
-from orchestrator.searches.metric import Array, score_losses
+from orchestrator.searches.base import Array, Proposal, Search, SearchConfig, SearchedRun, Trial, score_losses
 from orchestrator.searches.space import Distribution
 from workers.settings import narrow_seed
 

@@ -14,8 +14,8 @@ from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores
 from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.sweeps.coarse.tree import SearchResult, search
+from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.compare.results import Comparison, collect
-from orchestrator.sweeps.compare.variants import expand_variants
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
 from tests.golden.configurations import stores_of, written

@@ -10,8 +10,14 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import RunSummary, Verdict
-from orchestrator.sweeps.compare.held_out import errors_of_differences, errors_of_losses, read_mean_losses
-from orchestrator.sweeps.compare.statistics import MeanEstimate, estimate, paired_difference
+from orchestrator.sweeps.compare.statistics import (
+    MeanEstimate,
+    errors_of_differences,
+    errors_of_losses,
+    estimate,
+    paired_difference,
+    read_mean_losses,
+)
 
 MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
 TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"

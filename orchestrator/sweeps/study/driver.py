@@ -1,17 +1,27 @@
 """`raymix study`: the cost first, then the trainings side by side, and the results after each that ends."""
 
-from rich.console import Console
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.graph import run_graph
 from orchestrator.sweeps.run import RunsFailedError
-from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
-from orchestrator.sweeps.study.grid import build_cells, plan_trainings
+from orchestrator.sweeps.stages.chain import PlannedStage
+from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.sweeps.study.page import write_study_page
 from orchestrator.sweeps.study.results import collect_results, write_results
 from orchestrator.sweeps.work import open_work
+from orchestrator.training.plan import count_steps, mean_tokens_per_row
+from orchestrator.views.format import format_count, format_duration, printable
+from orchestrator.views.table import ResultTable, Row, columns_of
 
 
 def run_study(
@@ -45,3 +55,70 @@ def run_study(
     console.print(f"results: {folder / 'results.csv'}\nreport:  {folder / 'report.html'}", highlight=False)
     if failures:
         raise RunsFailedError({node.title: failures[node.key] for node in nodes if node.key in failures}, len(nodes))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training."""
+
+    steps: int
+    num_rows: int
+    num_tokens: int
+    """At the mean tokens in a row under the initial weights."""
+    is_done: bool
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Of a whole study."""
+
+    num_cells: int
+    num_distinct_cells: int
+    costs: Mapping[str, Cost]
+    """By digest of the training."""
+    tokens_per_second: float
+    """Measured on the trainings that are done, or given; NaN without either."""
+
+
+def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> CostEstimate:
+    """Count what there is and what is done; without `tokens_per_second` at the speed of the finished trainings."""
+    done = {digest: node.find_folder() for digest, node in trainings.nodes.items() if node.is_finished()}
+    costs = {digest: _cost(node.planned, digest in done) for digest, node in trainings.nodes.items()}
+    speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
+    return CostEstimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
+
+
+def estimate_view(estimate: CostEstimate) -> RenderableType:
+    """The estimate for a terminal."""
+    costs = list(estimate.costs.values())
+    left = [cost for cost in costs if not cost.is_done]
+    amounts = []
+    for part in (costs, left):
+        tokens = sum(cost.num_tokens for cost in part)
+        counts = (len(part), sum(cost.steps for cost in part), sum(cost.num_rows for cost in part), tokens)
+        amounts.append([*map(format_count, counts), format_duration(tokens / estimate.tokens_per_second)])
+    columns = columns_of(("trainings", "steps", "rows", "tokens", "time"), amounts)
+    table = ResultTable("", [Row("all"), Row("left to do")], columns)
+    is_known = math.isfinite(estimate.tokens_per_second)
+    speed = f"{format_count(estimate.tokens_per_second)} tokens/s" if is_known else "unknown"
+    merged = f"{estimate.num_cells:,} cells, {estimate.num_distinct_cells:,} of them distinct, {len(costs):,} trainings"
+    return Group(
+        Text(printable(merged), style="bold"),
+        table.to_rich(),
+        Text(f"speed: {speed} (of finished trainings, or --tokens-per-second); time is one training after the other"),
+    )
+
+
+def _cost(planned: PlannedStage, is_done: bool) -> Cost:
+    steps = count_steps(planned.run, planned.stores)
+    num_rows = steps * planned.run.training.global_batch_size
+    return Cost(steps, num_rows, round(num_rows * mean_tokens_per_row(planned.run, planned.stores)), is_done)
+
+
+def _measured_speed(folders: list[Path]) -> float:
+    tokens, seconds = 0, 0.0
+    for folder in folders:
+        run = read_run(folder)
+        if run.summary is not None:
+            tokens, seconds = tokens + run.summary.num_tokens, seconds + run.summary.seconds
+    return tokens / seconds if seconds else math.nan

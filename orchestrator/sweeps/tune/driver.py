@@ -5,20 +5,33 @@ is in <output_dir>/<name>-tune. The truth is in the trials' folders there: start
 """
 
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from orchestrator.cluster.resources import check_resources
+from orchestrator.config.derived import derive, nested
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.plan import PlanConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.mixing import Measured
+from orchestrator.mixing.needs import Source
+from orchestrator.prepare.detection.rounds import find_distribution
+from orchestrator.prepare.importance import with_importance
 from orchestrator.runs.lock import LOCK_FILE, hold
-from orchestrator.searches.metric import describe_metric
+from orchestrator.searches import Search
+from orchestrator.searches.base import describe_metric
 from orchestrator.searches.sampled import Sampled
+from orchestrator.sweeps.references import compute_references
 from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.run import RunsFailedError
 from orchestrator.sweeps.tune.batches import train_batches
 from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
-from orchestrator.sweeps.tune.preparing import find_corners, search_folder, share_out
 from orchestrator.sweeps.tune.results import SearchRecord, base_score, best_of, write_best
-from orchestrator.sweeps.work import open_work
+from orchestrator.sweeps.tune.trials import Trials
+from orchestrator.sweeps.work import Work, open_work
 
 
 def tune(config: SweepConfig, console: Console) -> SearchRecord:
@@ -64,3 +77,61 @@ def tune(config: SweepConfig, console: Console) -> SearchRecord:
         write_best(path, run, f"The best of {len(found.records)} trials of {config.name}: {score}.")
     console.print(f"the best, as a run: raymix run {path}", highlight=False, markup=False, soft_wrap=True)
     return record
+
+
+def search_folder(config: SweepConfig) -> Path:
+    return config.output_dir / f"{config.name}-tune"
+
+
+def _varied(config: SweepConfig, search: Search[Any]) -> PlanConfig:
+    mixing = search.vary(config.mixing)
+    return config.plan if mixing is config.mixing else config.plan.replaced(mixing=mixing)
+
+
+def find_corners(config: SweepConfig, search: Search[Any]) -> list[RunConfig]:
+    """Runs that show every bound and every option of the space once.
+
+    Raises:
+        ConfigError: some values do not fit the run; a line for each fault.
+    """
+    varied, corners, faults = _varied(config, search), [], []
+    for changes in search.space.corners():
+        try:
+            corners.append(derive(RunConfig, varied, nested(changes), "search.space"))
+        except ConfigError as error:
+            faults += error.lines
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    return corners
+
+
+def share_out(config: SweepConfig, search: Search[Any], work: Work) -> Trials:
+    """What all trials have in common, measured now where it has to be measured. Inside a Ray session."""
+    check_resources(config.cluster)
+    varied = _varied(config, search)
+    stores = work.data.stores(varied)
+    references: dict[Source, dict[str, float]] = {}
+    distributions: dict[Source, dict[str, float]] = {}
+    for variant in (varied, *find_corners(config, search)):
+        with_mixing, needs = varied.replaced(mixing=variant.mixing), variant.mixing.needs
+        if needs.references == "computed" and not references:
+            references["computed"] = compute_references(with_mixing, stores, work)
+        if needs.distribution == "detected" and not distributions:
+            work.console.print("initial shares: detecting what the base model knows")
+            found = find_distribution(with_mixing, work.console).shares
+            distributions["detected"] = {name: found[name] for name in config.trained_domains}
+    base = with_importance(varied, stores, work.console, in_folder=False)
+    placed = {
+        "output_dir": search_folder(config).resolve(),
+        "data": base.data.replaced(cache_dir=config.cache_dir.resolve()),
+        "model": base.model.with_absolute_paths(),
+        "training": base.training.with_absolute_paths(),
+    }
+    return Trials(
+        base=base.replaced(**placed),
+        space=search.space,
+        stores=stores,
+        metric=search.config.metric,
+        target=config.target,
+        measured=Measured(distributions=distributions, references=references),
+    )

@@ -19,8 +19,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.mixing import Measured
 from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.folder import is_finished
-from orchestrator.searches.base import Proposal
-from orchestrator.searches.metric import Metric, score_losses
+from orchestrator.searches.base import Metric, Proposal, score_losses
 from orchestrator.searches.space import Point, SearchSpace
 from orchestrator.sweeps.stages.chain import digest_run
 from workers.contracts import DomainFeedback

@@ -13,8 +13,7 @@ import pytest
 from orchestrator.controller import journal
 from orchestrator.controller.core import FencedOutError
 from orchestrator.controller.journal import DurableController
-from orchestrator.controller.operator import ControlRequest
-from orchestrator.controller.requests import submit_request, waiting_requests
+from orchestrator.controller.operator import ControlRequest, submit_request, waiting_requests
 from orchestrator.mixing import build_mixing_algorithm
 from orchestrator.mixing.base import DomainSize
 from workers.contracts import DomainFeedback, DomainWeights

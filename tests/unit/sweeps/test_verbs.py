@@ -17,7 +17,7 @@ from rich.console import Console
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.sweeps import run as run_driver
 from orchestrator.sweeps.compare import driver as compare_driver
-from orchestrator.sweeps.compare.variants import expand_variants
+from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.run import StageNode, stage_nodes
 from orchestrator.sweeps.study import driver as study_driver
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings

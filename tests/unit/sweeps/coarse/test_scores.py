@@ -10,9 +10,8 @@ import yaml
 from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.records import DomainSummary
-from orchestrator.sweeps.coarse.driver import strategy_of
+from orchestrator.sweeps.coarse.driver import node_runs, override, strategy_of
 from orchestrator.sweeps.coarse.page import node_title, table, write_search_page
-from orchestrator.sweeps.coarse.runs import node_runs, override
 from orchestrator.sweeps.coarse.scores import (
     MissingScoresError,
     ModelScores,

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
+from orchestrator.sweeps.study.driver import estimate_study, estimate_view
 from orchestrator.sweeps.study.grid import Trainings, build_cells, format_fraction, plan_trainings
 from tests.unit.sweeps.stages.staged import config, fake_stores
 
