@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -14,7 +13,6 @@ from orchestrator.runs.lock import claim_folder
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.graph import run_graph
 from orchestrator.sweeps.run import RunsFailedError
-from orchestrator.sweeps.stages.chain import PlannedStage
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.sweeps.study.page import write_study_page
 from orchestrator.sweeps.study.results import collect_results, write_results
@@ -59,12 +57,11 @@ def run_study(
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training."""
+    """Of one training; its tokens are those of its rows at the mean tokens in a row under the initial weights."""
 
     steps: int
     num_rows: int
     num_tokens: int
-    """At the mean tokens in a row under the initial weights."""
     is_done: bool
 
 
@@ -82,10 +79,20 @@ class CostEstimate:
 
 def estimate_study(trainings: Trainings, tokens_per_second: float | None = None) -> CostEstimate:
     """Count what there is and what is done; without `tokens_per_second` at the speed of the finished trainings."""
-    done = {digest: node.find_folder() for digest, node in trainings.nodes.items() if node.is_finished()}
-    costs = {digest: _cost(node.planned, digest in done) for digest, node in trainings.nodes.items()}
-    speed = _measured_speed(list(done.values())) if tokens_per_second is None else tokens_per_second
-    return CostEstimate(len(trainings.cells), len(trainings.distinct_chains), costs, speed)
+    costs: dict[str, Cost] = {}
+    done = []
+    for digest, node in trainings.nodes.items():
+        run, stores = node.planned.run, node.planned.stores
+        steps = count_steps(run, stores)
+        num_rows = steps * run.training.global_batch_size
+        num_tokens = round(num_rows * mean_tokens_per_row(run, stores))
+        costs[digest] = Cost(steps, num_rows, num_tokens, is_done=node.is_finished())
+        if node.is_finished() and (summary := read_run(node.find_folder()).summary) is not None:
+            done.append(summary)
+    if tokens_per_second is None:
+        seconds = sum(summary.seconds for summary in done)
+        tokens_per_second = sum(summary.num_tokens for summary in done) / seconds if seconds else math.nan
+    return CostEstimate(len(trainings.cells), len(trainings.distinct_chains), costs, tokens_per_second)
 
 
 def estimate_view(estimate: CostEstimate) -> RenderableType:
@@ -107,18 +114,3 @@ def estimate_view(estimate: CostEstimate) -> RenderableType:
         table.to_rich(),
         Text(f"speed: {speed} (of finished trainings, or --tokens-per-second); time is one training after the other"),
     )
-
-
-def _cost(planned: PlannedStage, is_done: bool) -> Cost:
-    steps = count_steps(planned.run, planned.stores)
-    num_rows = steps * planned.run.training.global_batch_size
-    return Cost(steps, num_rows, round(num_rows * mean_tokens_per_row(planned.run, planned.stores)), is_done)
-
-
-def _measured_speed(folders: list[Path]) -> float:
-    tokens, seconds = 0, 0.0
-    for folder in folders:
-        run = read_run(folder)
-        if run.summary is not None:
-            tokens, seconds = tokens + run.summary.num_tokens, seconds + run.summary.seconds
-    return tokens / seconds if seconds else math.nan

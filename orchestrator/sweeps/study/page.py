@@ -25,13 +25,14 @@ from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.results import ResultRow
 from orchestrator.views.format import format_count, format_loss
 from orchestrator.views.palette import COLORS, color_by_name
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
 from orchestrator.views.report.html import render_page, write_page
 from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 
 _LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"
 _ONE_SEED = "One seed: the intervals cover evaluation rows only, not training noise."
+SERIES_COLORS: dict[str, str] = dict(zip(GRIDS, COLORS, strict=False))
 
 
 def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence[ResultRow], num_cells: int) -> None:
@@ -46,16 +47,13 @@ def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence
         Section(
             "Single source against mixture",
             f"Over the fraction k of the data. {_LOSS}. The dotted line is where mixing stops helping.",
-            [
-                Plot(domain, curves_figure(of, ("single", "mix"), crossings.get(domain)))
-                for domain, of in points.items()
-            ],
+            [Plot(name, curves_figure(of, ("single", "mix"), crossings.get(name))) for name, of in points.items()],
         ),
         Section(
             "What each ability owes to its own data",
             f"fixed_general: all specialised data, k general. fixed_special: all general data, k specialised. "
             f"small_general: {format_fraction(study.small_fraction)} general, k specialised. {_LOSS}.",
-            [Plot(domain, curves_figure(of, tuple(SERIES_COLORS)[2:], None)) for domain, of in points.items()],
+            [Plot(name, curves_figure(of, GRIDS[2:], None)) for name, of in points.items()],
         ),
         Section(
             "Specialised against general ability",
@@ -141,32 +139,36 @@ def _single_against_mix(points: Points) -> Crossing | None:
     return locate_crossing(np.log2(common), points.loss_P[a] - points.loss_P[b], difference_NP)
 
 
-SERIES_COLORS = {
-    "single": COLORS[0],
-    "mix": COLORS[1],
-    "fixed_general": COLORS[2],
-    "fixed_special": COLORS[3],
-    "small_general": COLORS[4],
-}
-
-
 def curves_figure(points: Points, groups: Sequence[str], crossing: Crossing | None) -> go.Figure:
     """One domain's loss over log2 k, a line with its band for each group that has points."""
     all_ks = sorted({k for _, k in points.keys if k > 0})
     ticks = {"tickvals": [math.log2(k) for k in all_ks], "ticktext": [format_fraction(k) for k in all_ks]}
-    figure = go.Figure(layout=layout(250, xaxis=ticks | {"rangemode": "normal"}, yaxis={"tickformat": ".3~f"}))
-    figure.update_layout(hovermode="closest")
+    axes = {"xaxis": ticks | {"rangemode": "normal"}, "yaxis": {"tickformat": ".3~f"}}
+    figure = go.Figure(layout=layout(250, **axes) | {"hovermode": "closest"})
     for group in groups:
         ks, places = points.of(group)
-        if ks:
-            _add_curve(figure, group, ks, points.loss_P[places], points.resampled_NP[:, places])
+        if not ks:
+            continue
+        x, color = [math.log2(k) for k in ks], SERIES_COLORS[group]
+        bounds = [interval(column) for column in points.resampled_NP[:, places].T]
+        band = [low for low, _ in bounds] + [high for _, high in reversed(bounds)]
+        area = {"fill": "toself", "fillcolor": color, "opacity": 0.18, "mode": "none", "hoverinfo": "skip"}
+        figure.add_trace(go.Scatter(x=x + x[::-1], y=band, **area))
+        more: dict[str, Any] = {
+            "text": [format_fraction(k) for k in ks],
+            "hovertemplate": "%{fullData.name}, k = %{text}: %{y:.3f}<extra></extra>",
+            "mode": "lines+markers",
+            "marker": {"size": 5, "color": color},
+        }
+        figure.add_trace(line(x, points.loss_P[places].tolist(), group, color, **more))
     if crossing is not None and crossing.x is not None:
         figure.add_vline(x=crossing.x, line={"color": NEUTRAL, "dash": "dot", "width": 1.2})
     return figure
 
 
 def trade_off_figure(points: Mapping[str, Points], study: StudyConfig) -> go.Figure | None:
-    """Strategies by their mean loss on specialised and on general domains; None while a domain has no result."""
+    """Strategies by their mean loss on specialised and on general domains, with a pale line through the points of dmt;
+    None while a domain has no result."""
     if not all(domain in points for domain in (*study.specialised, *study.general)):
         return None
     special, general = mean_points(points, study.specialised), mean_points(points, study.general)
@@ -176,80 +178,33 @@ def trade_off_figure(points: Mapping[str, Points], study: StudyConfig) -> go.Fig
     columns_P = [special.keys.index(key) for key in keys], [general.keys.index(key) for key in keys]
     x_P, y_P = special.loss_P[columns_P[0]], general.loss_P[columns_P[1]]
     x_NP, y_NP = special.resampled_NP[:, columns_P[0]], general.resampled_NP[:, columns_P[1]]
-    figure = go.Figure(layout=layout(400, xaxis={"title": "mean loss, specialised", "rangemode": "normal"}))
-    figure.update_yaxes(title="mean loss, general", tickformat=".3~f")
-    figure.update_xaxes(tickformat=".3~f")
-    figure.update_layout(hovermode="closest", margin={"l": 60, "r": 20, "t": 12, "b": 46})
-    _add_dmt_path(figure, keys, x_P, y_P)
+    axes = {
+        "xaxis": {"title": "mean loss, specialised", "rangemode": "normal", "tickformat": ".3~f"},
+        "yaxis": {"title": "mean loss, general", "tickformat": ".3~f"},
+    }
+    more: dict[str, Any] = {"hovermode": "closest", "margin": {"l": 60, "r": 20, "t": 12, "b": 46}}
+    figure = go.Figure(layout=layout(400, **axes) | more)
+    path = sorted((place for place, key in enumerate(keys) if key[0] == "dmt"), key=lambda place: keys[place][1])
+    pale: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+    figure.add_trace(line(x_P[path].tolist(), y_P[path].tolist(), "", NEUTRAL, **pale))
     best = pareto_set(list(zip(x_P, y_P, strict=True)))
     for place, (name, k) in enumerate(keys):
-        text = f"dmt {format_fraction(k)}" if name == "dmt" else name.replace("_", " ")
-        _add_strategy(
-            figure,
-            text,
-            COLORS[STRATEGIES.index(name) % len(COLORS)],
-            (float(x_P[place]), *interval(x_NP[:, place])),
-            (float(y_P[place]), *interval(y_NP[:, place])),
-            is_best=place in best,
-        )
+        color = COLORS[STRATEGIES.index(name) % len(COLORS)]
+        text = label(f"dmt {format_fraction(k)}" if name == "dmt" else name.replace("_", " "))
+        point: dict[str, Any] = {
+            "text": [text],
+            "hovertemplate": "%{text}: specialised %{x:.3f}, general %{y:.3f}<extra></extra>",
+            "mode": "markers+text",
+            "textposition": "top right",
+            "marker": {"size": 10, "color": color, "line": {"width": 3 if place in best else 0, "color": NEUTRAL}},
+            "error_x": _bars(x_P[place], x_NP[:, place], color),
+            "error_y": _bars(y_P[place], y_NP[:, place], color),
+        }
+        figure.add_trace(line([x_P[place]], [y_P[place]], text, color, **point))
     return figure
 
 
-def _add_curve(figure: go.Figure, group: str, ks: Sequence[float], loss_P: Array, resampled_NP: Array) -> None:
-    x = [math.log2(k) for k in ks]
-    bounds = [interval(column) for column in resampled_NP.T]
-    band = [low for low, _ in bounds] + [high for _, high in reversed(bounds)]
-    color = SERIES_COLORS[group]
-    area: dict[str, Any] = {"fill": "toself", "fillcolor": color, "opacity": 0.18, "mode": "none", "hoverinfo": "skip"}
-    figure.add_trace(go.Scatter(x=x + x[::-1], y=band, **area))
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=loss_P.tolist(),
-            name=group,
-            text=[format_fraction(k) for k in ks],
-            hovertemplate="%{fullData.name}, k = %{text}: %{y:.3f}<extra></extra>",
-            mode="lines+markers",
-            line={"color": color, "width": 1.8},
-            marker={"size": 5, "color": color},
-        )
-    )
-
-
-def _add_dmt_path(figure: go.Figure, keys: Sequence[tuple[str, float]], x_P: Array, y_P: Array) -> None:
-    """A pale line through the points of dmt, in order of k."""
-    places = sorted((place for place, key in enumerate(keys) if key[0] == "dmt"), key=lambda place: keys[place][1])
-    line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
-    path = go.Scatter(x=x_P[places].tolist(), y=y_P[places].tolist(), mode="lines", line=line, hoverinfo="skip")
-    figure.add_trace(path)
-
-
-def _add_strategy(
-    figure: go.Figure,
-    text: str,
-    color: str,
-    x: tuple[float, float, float],
-    y: tuple[float, float, float],
-    is_best: bool,
-) -> None:
-    """A point with its bars; x and y are value, lower and upper end of the interval."""
-    ring = {"width": 3 if is_best else 0, "color": NEUTRAL}
-    figure.add_trace(
-        go.Scatter(
-            x=[x[0]],
-            y=[y[0]],
-            name=label(text),
-            text=[label(text)],
-            hovertemplate="%{text}: specialised %{x:.3f}, general %{y:.3f}<extra></extra>",
-            mode="markers+text",
-            textposition="top right",
-            marker={"size": 10, "color": color, "line": ring},
-            error_x=_bars(*x, color),
-            error_y=_bars(*y, color),
-        )
-    )
-
-
-def _bars(value: float, low: float, high: float, color: str) -> dict[str, Any]:
+def _bars(value: float, resampled_N: Array, color: str) -> dict[str, Any]:
+    low, high = interval(resampled_N)
     width = {"symmetric": False, "array": [high - value], "arrayminus": [value - low]}
     return {"type": "data", "color": color, "thickness": 1, "width": 0} | width
