@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cli.demo import write_demo
+from orchestrator.cli.demo.driver import write_demo
 from orchestrator.sweeps.tune.results import SearchRecord
 from workers.contracts import DomainFeedback
 

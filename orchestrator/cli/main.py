@@ -44,7 +44,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Folder for the demo's data, base model and run.")] = Path("demo"),
 ) -> None:
     """Generate a small base model and six domains, train on them, and show what the model learned."""
-    from orchestrator.cli.demo import run_demo
+    from orchestrator.cli.demo.driver import run_demo
 
     run_demo(folder, Console())
 
