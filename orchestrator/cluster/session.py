@@ -34,8 +34,7 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     Ray protects a cluster that it starts here with a token (in ~/.ray), unless RAY_AUTH_MODE says otherwise. SIGTERM
     becomes a KeyboardInterrupt inside the session, so that it ends a run like Ctrl-C.
 
-    Raises:
-        ClusterError: in place of Ray's errors.
+    ClusterError in place of Ray's errors.
     """
     import ray  # not above: this module is imported by verbs that may find nothing to run
 

@@ -54,8 +54,7 @@ class SearchConfig(Settings):
     def check(self, run: SearchedRun) -> None:
         """Refuse what does not fit the run, before anything is prepared for it.
 
-        Raises:
-            ValueError: with the key and what to change.
+        ValueError, with the key and what to change.
         """
         if isinstance(self.metric, dict):
             refuse_unknown("search.metric", self.metric, run.domains)

@@ -123,8 +123,7 @@ def predict_best_mix(
         concentration: of the Dirichlet distribution that mixes are simulated from.
         seed: of the folds and the simulation.
 
-    Raises:
-        ValueError: fewer runs than the folds take.
+    ValueError if there are fewer runs than the folds take.
     """
     from scipy.stats import spearmanr
     from sklearn.model_selection import KFold, cross_val_predict

@@ -33,8 +33,7 @@ class Crew(Protocol):
     def check(self, node: Node) -> None:
         """Refuse what can never be trained, before anything is measured for it.
 
-        Raises:
-            ResourceError: the cluster can never hold it.
+        ResourceError if the cluster can never hold it.
         """
         check_resources(node.cluster)
 

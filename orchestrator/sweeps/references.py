@@ -55,8 +55,7 @@ def compute_references(
 
     A run that waits for them has progress and results noted in its `run_folder` as well.
 
-    Raises:
-        TrainingFailedError: one of them could not be trained.
+    TrainingFailedError if one of them could not be trained.
     """
     nodes = {name: _ReferenceNode(config, name, stores, run_folder) for name in config.trained_domains}
     waiting = {name: node.plan for name, node in nodes.items() if not node.is_finished()}

@@ -61,8 +61,7 @@ def train_runs(configs: Sequence[RunConfig], work: Work, crew: Crew, *, keeps_mo
 
     Returns: name of each run that failed -> why; all others have a summary.json.
 
-    Raises:
-        ValueError: two of them have the same folder.
+    ValueError if two of them have the same folder.
     """
     folders = [config.folder.resolve() for config in configs]
     if not folders:

@@ -68,11 +68,7 @@ class Node(ABC):
 
     @abstractmethod
     def hold(self) -> AbstractContextManager[str]:
-        """Hold its folder and yield the run's id.
-
-        Raises:
-            FolderInUseError: another process trains it.
-        """
+        """Hold its folder and yield the run's id; FolderInUseError if another process trains it."""
 
     @abstractmethod
     def resolve(self, run_id: str, work: Work) -> ReadyRun:

@@ -67,8 +67,7 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
 def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[str]]:
     """Path inside the package -> its source file; and a line for each folder of which some files are not sent.
 
-    Raises:
-        ConfigError: a path is missing or has nothing that could be used.
+    ConfigError if a path is missing or has nothing that could be used.
     """
     files: dict[Path, Path] = {}
     notes: list[str] = []

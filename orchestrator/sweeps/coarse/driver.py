@@ -201,11 +201,7 @@ def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> Coa
 
 
 def settings_of(config: SweepConfig) -> CoarseSearchConfig:
-    """The section of the search.
-
-    Raises:
-        ValueError: the section is missing.
-    """
+    """The section of the search; ValueError if it is missing."""
     if config.coarse_search is None:
         raise ValueError("coarse_search: the section is missing; name at least `coarse_search: {speciality: [...]}`")
     return config.coarse_search

@@ -71,11 +71,7 @@ def versatility_left(domains: Mapping[str, DomainSummary], speciality: Sequence[
 
 
 def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> CandidateScore:
-    """A node's score.
-
-    Raises:
-        ValueError: full fine-tuning gained nothing, so there is nothing to measure a node by.
-    """
+    """A node's score; ValueError if full fine-tuning gained nothing, so that there is nothing to measure it by."""
     if full_gain <= 0:
         raise ValueError(
             f"full fine-tuning changed the speciality's held-out loss by {-full_gain:+.4f} nats: nothing is gained "
@@ -85,11 +81,7 @@ def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> Can
 
 
 def score_by_tasks(node: ModelScores, full: ModelScores, base: ModelScores) -> CandidateScore:
-    """A node's score.
-
-    Raises:
-        ValueError: a score to divide by is 0.
-    """
+    """A node's score; ValueError if a score to divide by is 0."""
     if full.speciality <= 0 or base.versatility <= 0:
         raise ValueError(
             f"full fine-tuning's speciality {full.speciality:g} and the base's versatility {base.versatility:g} must "

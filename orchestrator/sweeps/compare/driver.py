@@ -58,8 +58,7 @@ def expand_variants(config: SweepConfig, labels: Sequence[str], num_seeds: int) 
     A label is a variant of the configuration, or a mixing algorithm: with the run's own settings where it is the run's,
     else with its defaults.
 
-    Raises:
-        ConfigError: a line for each fault of each variant.
+    ConfigError with a line for each fault of each variant.
     """
     if twice := sorted({label for label in labels if list(labels).count(label) > 1}):
         raise ConfigError([f"{', '.join(twice)}: duplicate label; give each label once"])

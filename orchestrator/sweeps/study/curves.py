@@ -129,8 +129,7 @@ def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np
 
     A `single` cell counts for its own domain alone.
 
-    Raises:
-        ValueError: two runs were not measured on the same examples, so that they cannot be compared.
+    ValueError if two runs were not measured on the same examples, so that they cannot be compared.
     """
     by_key: dict[Key, dict[int, ResultRow]] = {}
     for row in rows:

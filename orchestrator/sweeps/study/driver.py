@@ -27,8 +27,7 @@ def run_study(
 ) -> None:
     """Estimate, train what is missing, and write results.jsonl, results.csv and report.html.
 
-    Raises:
-        RunsFailedError: some runs failed, or start from one that did; the results of all others are written.
+    RunsFailedError if some runs failed, or start from one that did; the results of all others are written.
     """
     cells = build_cells(config)
     assert config.study is not None  # or there are no cells

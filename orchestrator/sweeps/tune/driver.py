@@ -91,8 +91,7 @@ def _varied(config: SweepConfig, search: Search[Any]) -> PlanConfig:
 def find_corners(config: SweepConfig, search: Search[Any]) -> list[RunConfig]:
     """Runs that show every bound and every option of the space once.
 
-    Raises:
-        ConfigError: some values do not fit the run; a line for each fault.
+    ConfigError, with a line for each fault, if some values do not fit the run.
     """
     varied, corners, faults = _varied(config, search), [], []
     for changes in search.space.corners():

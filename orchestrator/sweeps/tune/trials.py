@@ -52,8 +52,7 @@ class Trials:
     def run_with(self, changes: Mapping[str, Any]) -> RunConfig:
         """The run with these changes, by dotted key, named by all that its result depends on.
 
-        Raises:
-            ConfigError: they do not fit together.
+        ConfigError if they do not fit together.
         """
         changed = derive(RunConfig, self.base, nested(changes), "search.space")
         run = changed.replaced(mixing=changed.mixing.with_files_in(self.here).with_measured(self.measured))
@@ -62,8 +61,7 @@ class Trials:
     def plan_of(self, proposal: Proposal) -> PlanConfig | RunConfig:
         """What is trained for a proposal: a run, or the plan of stages that it is the last of.
 
-        Raises:
-            ConfigError: its values do not fit together.
+        ConfigError if its values do not fit together.
         """
         if proposal.num_steps is None:
             run = self.run_with(proposal.changes)
