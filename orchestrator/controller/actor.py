@@ -9,14 +9,14 @@ from typing import Any
 
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from workers.contracts import DomainFeedback, DomainWeights
 
 NAMESPACE = "raymix"
 
 
 def start_controller(
-    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]
+    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]
 ) -> "RayWeightsSource":
     """Start the controller of a run, or resume it from its journal, and return a handle for the workers.
 
@@ -35,7 +35,7 @@ def start_controller(
 class ControllerActor(DurableController):
     """The durable controller, built inside the actor's process."""
 
-    def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]) -> None:
+    def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]) -> None:
         super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
 
 

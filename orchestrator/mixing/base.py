@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from orchestrator.mixing.needs import (
     DISTRIBUTION,
@@ -27,25 +27,9 @@ from workers.settings import Settings
 Shares = dict[str, float]
 
 
-class Domain(Protocol):
-    """What an algorithm knows of a domain in advance."""
-
-    @property
-    def name(self) -> str:
-        """Name in the configuration."""
-
-    @property
-    def num_examples(self) -> int:
-        """Training examples."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Training tokens."""
-
-
 @dataclass(frozen=True)
-class DomainSize:
-    """The same as plain data."""
+class Domain:
+    """What an algorithm knows of a domain in advance: its name in the configuration, and its training data."""
 
     name: str
     num_examples: int

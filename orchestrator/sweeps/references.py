@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing import Measured, resolve_mixing
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from orchestrator.mixing.needs import REFERENCES
 from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.prepare.importance import with_importance
@@ -79,7 +79,7 @@ class _ReferenceNode(Node):
         self.plan = plan_alone(config, name, stores)
         self.key = self.title = self.plan.run_id
         self.cluster = config.cluster.replaced(num_workers=config.reference.num_workers)
-        self._sizes: list[DomainSize] = domain_sizes({name: stores[name]})
+        self._sizes: list[Domain] = domain_sizes({name: stores[name]})
         self._run_folder = run_folder
 
     def find_folder(self) -> Path:

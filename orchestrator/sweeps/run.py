@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from orchestrator.runs.lock import FolderInUseError, claim_folder, hold
 from orchestrator.sweeps.crews import Crew, Foreground
 from orchestrator.sweeps.graph import run_graph
 from orchestrator.sweeps.references import compute_references
-from orchestrator.sweeps.stages.chain import PlannedStage, plan_stages
-from orchestrator.sweeps.stages.records import StageRecord, read_records, summarise_chain
+from orchestrator.sweeps.stages.chain import PlannedStage, StageRecord, plan_stages, read_records, summarise_chain
 from orchestrator.sweeps.work import Node, Work, open_work
 from orchestrator.training.driver import ReadyRun, TrainingFailedError
 from orchestrator.training.resolve import resolve_run
@@ -90,10 +89,8 @@ class RunNode(Node):
     def find_folder(self) -> Path:
         return self.config.folder
 
-    @contextmanager
-    def hold(self) -> Iterator[str]:
-        with claim_folder(self.config) as run_id:
-            yield run_id
+    def hold(self) -> AbstractContextManager[str]:
+        return claim_folder(self.config)
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
         return _resolve(self.config, run_id, work)

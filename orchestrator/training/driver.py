@@ -16,7 +16,7 @@ from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import start_controller
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.stopping import run_until_stopped
@@ -38,7 +38,7 @@ class ReadyRun:
 
     plan: TrainingPlan
     mixing: ResolvedMixing
-    sizes: list[DomainSize]
+    sizes: list[Domain]
     cluster: ClusterConfig
     num_bad_rows: dict[str, int]
     tracked: TrackedRun
@@ -145,7 +145,7 @@ def _explain(error: "WorkerGroupError") -> str:
 
 
 def train_in_process(
-    plan: TrainingPlan, mixing: ResolvedMixing, sizes: list[DomainSize], stopping: Event | None = None
+    plan: TrainingPlan, mixing: ResolvedMixing, sizes: list[Domain], stopping: Event | None = None
 ) -> None:
     """Train a plan with this process as the only rank; the controller is an ordinary object.
 

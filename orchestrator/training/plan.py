@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.mixing import initial_weights
-from orchestrator.mixing.base import DomainSize, normalise
+from orchestrator.mixing.base import Domain, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.runs.folder import is_finished
 from workers.config.model import ModelConfig
@@ -103,8 +103,8 @@ def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], 
     return normalise({name: shares[name] / units_per_row(s, unit) for name, s in training_stores(stores).items()})
 
 
-def domain_sizes(stores: Mapping[str, DomainStores]) -> list[DomainSize]:
-    return [DomainSize(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]
+def domain_sizes(stores: Mapping[str, DomainStores]) -> list[Domain]:
+    return [Domain(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]
 
 
 def find_start(config: RunConfig) -> StartPoint | None:

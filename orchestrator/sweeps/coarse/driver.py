@@ -21,22 +21,20 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.records import DomainSummary
 from orchestrator.sweeps.coarse.page import table, write_search_page
-from orchestrator.sweeps.coarse.scores import (
-    mean_scores,
-    read_task_scores,
-    score_by_losses,
-    score_by_tasks,
-    speciality_gain,
-    versatility_left,
-)
 from orchestrator.sweeps.coarse.tree import (
     BROAD_RANGES,
     Candidate,
     CandidateScore,
     SearchResult,
     halves,
+    mean_scores,
     pareto_set,
+    read_task_scores,
+    score_by_losses,
+    score_by_tasks,
     search,
+    speciality_gain,
+    versatility_left,
 )
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.results import publish

@@ -1,14 +1,26 @@
-"""The stages of a plan in order, with their data, and the folder of each: named by all that its result depends on."""
+"""The stages of a plan in order, with their data, and the folder of each, named by all that its result depends on; and
+what a plan leaves to be read: the lines of stages.json, and one summary of the whole chain.
+"""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import BaseModel
 
 from orchestrator.config.plan import PlanConfig, find_parent, stage_run
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig, StartConfig
+from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.lock import bound_settings
+from orchestrator.runs.losses import mean_loss
+from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary, Verdict
+from orchestrator.runs.summary import summarise
+from orchestrator.runs.verdict import decide, domain_course
+from workers.contracts import DomainFeedback
 from workers.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -70,3 +82,116 @@ def digest_run(run: RunConfig, stores: Mapping[str, "DomainStores"], start: dict
         "start": start,
     }
     return fingerprint(identity)
+
+
+class DomainAmount(BaseModel):
+    """What a stage trains on of one domain, once through."""
+
+    num_examples: int
+    num_rows: int
+    num_tokens: int
+
+
+class StageRecord(BaseModel):
+    """An entry of stages.json: one finished stage."""
+
+    name: str
+    folder: Path
+    digest: str
+    starts_from: Path | None
+    """Folder of the stage before; None for the base model."""
+    domains: dict[str, DomainAmount]
+    """The domains that it trained on."""
+    steps: int
+    num_rows: int
+    """Rows trained on, all passes together."""
+    num_tokens: int
+    """Tokens trained on, all passes together."""
+    seconds: float
+    loss_nats: dict[str, float | None]
+    """Held-out loss of every domain at the end, in nats per token."""
+
+    @classmethod
+    def of(cls, planned: PlannedStage, folder: Path) -> Self:
+        """The record of a stage whose run is finished."""
+        run = read_run(folder)
+        result = summarise(run)
+        start = run.setting("start", "run")
+        return cls(
+            name=planned.stage.name,
+            folder=folder,
+            digest=planned.digest,
+            starts_from=start and Path(start),
+            domains={
+                name: DomainAmount.model_validate(store.train, from_attributes=True)
+                for name, store in planned.stores.items()
+                if store.train is not None
+            },
+            steps=result.steps,
+            num_rows=result.steps * planned.run.training.global_batch_size,
+            num_tokens=result.num_tokens,
+            seconds=result.seconds,
+            loss_nats={name: domain.loss_nats_end for name, domain in result.domains.items()},
+        )
+
+
+def read_records(folder: Path) -> list[StageRecord]:
+    """The chain of a plan, as its stages.json tells it."""
+    return [StageRecord.model_validate(entry) for entry in json.loads((folder / "stages.json").read_text())]
+
+
+def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:
+    """One summary of a chain of finished runs: starts are the first one's, ends the last one's, amounts are added."""
+    runs = [read_run(folder) for folder in folders]
+    results = [summarise(run) for run in runs]
+    first, last = results[0], results[-1]
+    seconds, num_tokens = sum(r.seconds for r in results), sum(r.num_tokens for r in results)
+    return RunSummary(
+        name=name,
+        steps=sum(result.steps for result in results),
+        seconds=seconds,
+        num_tokens=num_tokens,
+        tokens_per_second=num_tokens / seconds if seconds else 0.0,
+        weights_versions=sum(result.weights_versions for result in results),
+        verdict=_verdict(runs, results),
+        started_from=first.started_from,
+        not_finite=last.not_finite,
+        started_at=first.started_at,
+        ended_at=last.ended_at,
+        mixing_type=", ".join(dict.fromkeys(result.mixing_type for result in results)),
+        best=None,  # a plan's result is its end
+        mean_loss_nats=_course(first.mean_loss_nats, last.mean_loss_nats),
+        worst_loss_nats=_course(first.worst_loss_nats, last.worst_loss_nats),
+        domains={domain: _summarise_domain(domain, results, _ends(runs)) for domain in last.domains},
+    )
+
+
+def _ends(runs: Sequence[RunFolder]) -> list[DomainFeedback]:
+    """What the plan began with and what it ended with: its result is its end, whatever was better on the way."""
+    return [*runs[0].feedback[:1], *runs[-1].feedback[-1:]]
+
+
+def _verdict(runs: Sequence[RunFolder], results: Sequence[RunSummary]) -> Verdict:
+    ends = _ends(runs)
+    domains = list(results[-1].domains)
+    judged_E = np.array([mean_loss(map(feedback.loss_nats, domains)) for feedback in ends])
+    courses = {name: domain_course(name, ends) for name in domains}
+    has_diverged = results[-1].divergence is not None or bool(results[-1].not_finite)
+    return decide(ends, judged_E, courses, has_diverged=has_diverged, has_broken_off=False)
+
+
+def _course(first: LossCourse, last: LossCourse) -> LossCourse:
+    return LossCourse(start=first.start, best=last.best, end=last.end)
+
+
+def _summarise_domain(domain: str, results: Sequence[RunSummary], ends: Sequence[DomainFeedback]) -> DomainSummary:
+    """Shares, epochs and what was lowest are of single stages and their stores: a chain has none."""
+    courses = [result.domains[domain] for result in results]
+    return DomainSummary(
+        loss_nats_start=courses[0].loss_nats_start,
+        loss_nats_best=courses[-1].loss_nats_best,
+        loss_nats_end=courses[-1].loss_nats_end,
+        is_worse_than_base=domain_course(domain, ends).is_worse_than_base,
+        rows_seen=sum(course.rows_seen or 0 for course in courses),
+        num_bad_rows=courses[-1].num_bad_rows,
+    )

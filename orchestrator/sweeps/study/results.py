@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from orchestrator.config.sections import Grid, Strategy
 from orchestrator.runs.folder import read_run
-from orchestrator.sweeps.stages.records import StageRecord
+from orchestrator.sweeps.stages.chain import StageRecord
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably

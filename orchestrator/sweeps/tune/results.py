@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -33,16 +34,10 @@ class TrialRecord(BaseModel):
     state: State
     reason: str = ""
     """Why it failed."""
-    course: list[Evaluation]
+    course: list[Evaluation] = []
     """After the base model's evaluation, in order."""
-    losses_nats: dict[str, float | None]
+    losses_nats: dict[str, float | None] = {}
     """Of each domain at the last evaluation, in nats per token."""
-
-    @classmethod
-    def failed(cls, name: str, folder: Path, changes: Mapping[str, Any], reason: str) -> Self:
-        return cls(
-            name=name, folder=folder, changes=dict(changes), state="failed", reason=reason, course=[], losses_nats={}
-        )
 
     @property
     def score(self) -> float | None:
@@ -67,6 +62,16 @@ class SearchRecord(BaseModel):
 
     def trial(self, name: str) -> TrialRecord:
         return next(trial for trial in self.trials if trial.name == name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to."""
+
+    records: list[TrialRecord]
+    runs: dict[str, RunConfig]
+    """Of the records, by name."""
+    notes: list[str]
 
 
 def collect(folders: Iterable[Path], trials: Trials) -> list[TrialRecord]:

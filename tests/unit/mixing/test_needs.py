@@ -16,13 +16,13 @@ from orchestrator.mixing import (
     initial_weights,
     resolve_mixing,
 )
-from orchestrator.mixing.base import DomainSize, given_shares
+from orchestrator.mixing.base import Domain, given_shares
 from orchestrator.mixing.needs import BaseDistribution, ReferenceLosses, TargetDomain
 from tests.contract.test_mixing_algorithms import random_config
 from workers.contracts import DomainFeedback
 
 NAMES = ["math", "code"]
-DOMAINS = [DomainSize("math", 10, 100), DomainSize("code", 30, 100)]
+DOMAINS = [Domain("math", 10, 100), Domain("code", 30, 100)]
 
 
 class OddConfig(MixingConfig):

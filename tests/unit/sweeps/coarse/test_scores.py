@@ -12,16 +12,17 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.records import DomainSummary
 from orchestrator.sweeps.coarse.driver import node_runs, override, strategy_of
 from orchestrator.sweeps.coarse.page import node_title, table, write_search_page
-from orchestrator.sweeps.coarse.scores import (
+from orchestrator.sweeps.coarse.tree import (
+    Candidate,
     MissingScoresError,
     ModelScores,
     read_task_scores,
     score_by_losses,
     score_by_tasks,
+    search,
     speciality_gain,
     versatility_left,
 )
-from orchestrator.sweeps.coarse.tree import Candidate, search
 from tests.unit.sweeps.coarse.test_tree import Table, near
 
 
