@@ -5,7 +5,6 @@ graph, crews, work      trains each run once, one at a time or side by side, in 
 references              reference losses, measured by the runs that need them or by `raymix reference`
 stages                  the stages of a plan, what they leave, and the plan's page
 compare, study, coarse, tune    a verb each, from its section of the configuration to its page
-results                 what most of these verbs leave: a record, a table and a page
 
 Random search, Optuna and ASHA are the exception: Ray Tune trains their runs (tune/sampling.py).
 """

@@ -1,10 +1,13 @@
-"""A training as the graph sees it, and what the trainings of one command share: a console, Ray, and prepared data."""
+"""A training as the graph sees it; what the trainings of one command share: a console, Ray, and prepared data; and what
+a command leaves.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from orchestrator.config.cluster import ClusterConfig
@@ -14,6 +17,8 @@ from orchestrator.runs.folder import is_finished
 from orchestrator.runs.summary import write_summary
 from orchestrator.training.driver import ReadyRun
 from orchestrator.views.redirect import redirect_output
+from orchestrator.views.table import ResultTable
+from workers.durable import write_durably
 
 
 class Work:
@@ -79,3 +84,14 @@ class Node(ABC):
 
     def finish(self, run: ReadyRun, work: Work) -> None:
         write_summary(run.plan.folder, run.num_bad_rows)
+
+
+def publish(record: BaseModel, table: ResultTable, page: Path, console: Console, max_rows: int | None = None) -> None:
+    """Write the record as JSON and the table as CSV beside the page, print the table and say where the page is.
+
+    The page may be written afterwards; `max_rows` is of the terminal.
+    """
+    write_durably(page.with_suffix(".json"), record.model_dump_json(indent=1).encode())
+    write_durably(page.with_suffix(".csv"), table.to_csv().encode())
+    console.print(table.to_rich(max_rows))
+    console.print(f"page: {page}", highlight=False, soft_wrap=True)

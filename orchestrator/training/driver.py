@@ -5,10 +5,15 @@ the newest complete checkpoint and the journal. So nothing is reported to Ray Tr
 """
 
 import os
+import signal
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.cluster.resources import check_resources
@@ -19,7 +24,6 @@ from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from orchestrator.mixing.base import Domain
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
-from orchestrator.training.stopping import run_until_stopped
 from workers.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -172,3 +176,65 @@ def _join_group_of_one() -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"
     dist.init_process_group(backend, init_method=f"file://{meeting_place}", rank=0, world_size=1)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY_SECONDS = 0.2  # joining a thread without a timeout would block signals
+
+
+def run_until_stopped(
+    work: Callable[[], object], ask_to_stop: Callable[[], object], stopping: threading.Event | None = None
+) -> None:
+    """Do work that can be asked to end early: by the first SIGTERM or Ctrl-C; the second interrupts at once.
+
+    The work runs in a separate thread, so that the caller's thread can ask. Signals arrive in the main thread only;
+    in other threads, setting `stopping` is the only way to ask.
+
+    Raises:
+        KeyboardInterrupt: at the second signal; the work may still be running.
+        BaseException: whatever the work raised.
+    """
+    stopping = stopping or threading.Event()
+    failures: list[BaseException] = []
+
+    def work_here() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again in the waiting thread
+            failures.append(error)
+
+    thread = threading.Thread(target=work_here, name="training", daemon=True)
+    with _signals_set(stopping):
+        thread.start()
+        is_asked = False
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_SECONDS)
+            if stopping.is_set() and not is_asked:
+                is_asked = True
+                ask_to_stop()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _signals_set(stopping: threading.Event) -> Iterator[None]:
+    """The first signal sets the event; does nothing outside the main thread, where no signals arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, _interrupt)
+        stopping.set()
+
+    before = {each: signal.signal(each, on_signal) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

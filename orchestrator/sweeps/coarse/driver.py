@@ -37,9 +37,8 @@ from orchestrator.sweeps.coarse.tree import (
     versatility_left,
 )
 from orchestrator.sweeps.crews import SideBySide
-from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.run import RunsFailedError, train_runs
-from orchestrator.sweeps.work import Work, open_work
+from orchestrator.sweeps.work import Work, open_work, publish
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers
 

@@ -16,9 +16,8 @@ from orchestrator.mixing import MIXING_ALGORITHMS
 from orchestrator.sweeps.compare.page import table, write_comparison
 from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.crews import SideBySide
-from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.run import RunsFailedError, train_runs
-from orchestrator.sweeps.work import open_work
+from orchestrator.sweeps.work import open_work, publish
 
 
 def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console: Console) -> Comparison:

@@ -28,7 +28,6 @@ from orchestrator.searches.base import describe_metric
 from orchestrator.searches.sampled import Sampled
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.references import compute_references
-from orchestrator.sweeps.results import publish
 from orchestrator.sweeps.run import RunsFailedError, train_runs
 from orchestrator.sweeps.stages.chain import read_records
 from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
@@ -42,7 +41,7 @@ from orchestrator.sweeps.tune.results import (
     write_best,
 )
 from orchestrator.sweeps.tune.trials import Trials, note_trial
-from orchestrator.sweeps.work import Work, open_work
+from orchestrator.sweeps.work import Work, open_work, publish
 
 
 def tune(config: SweepConfig, console: Console) -> SearchRecord:
