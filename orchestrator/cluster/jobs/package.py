@@ -10,8 +10,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +79,9 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     for key, path in travelling.items():
-        group = reduce(getitem, key[:-1], data)
+        group: Any = data
+        for part in key[:-1]:
+            group = group[part]
         group[key[-1]] = type(group[key[-1]])(_inside(path))
     # The job's driver is already in the cluster, and the runtime environment applies to the job.
     data["cluster"] |= {"address": "auto", "runtime_env": {}}
