@@ -177,7 +177,7 @@ class MissingScoresError(RuntimeError):
         )
 
 
-def read_task_scores(folders: Sequence[Path]) -> list[ModelScores]:
+def read_task_scores(folders: Sequence[Path]) -> dict[Path, ModelScores]:
     """The scores beside each model.
 
     Raises:
@@ -186,24 +186,21 @@ def read_task_scores(folders: Sequence[Path]) -> list[ModelScores]:
     """
     if missing := [folder for folder in folders if not (folder / SCORES_FILE).exists()]:
         raise MissingScoresError(missing)
-    scores = []
+    scores = {}
     for folder in folders:
         path = folder / SCORES_FILE
         try:
-            scores.append(ModelScores.model_validate_json(path.read_bytes()))
+            scores[folder] = ModelScores.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise ValueError(f'{path}: not {{"speciality": number, "versatility": number}}: {error}') from None
     return scores
 
 
-def speciality_gain(domains: Mapping[str, DomainSummary], speciality: Sequence[str]) -> float:
-    """Mean fall of the speciality's held-out losses against the base model, in nats per token."""
-    return _mean([_fall(domains[name]) for name in speciality])
-
-
-def versatility_left(domains: Mapping[str, DomainSummary], speciality: Sequence[str]) -> float:
-    """Mean over the other domains of the probability of their held-out tokens relative to the base model's."""
-    return _mean([math.exp(_fall(domain)) for name, domain in domains.items() if name not in speciality])
+def gain_and_rest(domains: Mapping[str, DomainSummary], speciality: Sequence[str]) -> tuple[float, float]:
+    """Mean fall of the speciality's held-out losses against the base model, in nats per token; and mean over the other
+    domains of the probability of their held-out tokens relative to the base model's."""
+    gain = _mean([_fall(domains[name]) for name in speciality])
+    return gain, _mean([math.exp(_fall(domain)) for name, domain in domains.items() if name not in speciality])
 
 
 def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> CandidateScore:
