@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from orchestrator.cli.demo.driver import write_demo
-from orchestrator.sweeps.tune.results import SearchRecord
+from orchestrator.sweeps.tune.trials import SearchRecord
 from workers.contracts import DomainFeedback
 
 STEPS, EVERY, GRACE = 48, 4, 8

@@ -166,13 +166,10 @@ def _drop_checkpoints(folder: Path) -> None:
 def _with_parents(nodes: Iterable[Node]) -> list[Node]:
     """Every node once, after the one that it starts from."""
     ordered: dict[str, Node] = {}
-
-    def add(node: Node) -> None:
-        if node.key not in ordered:
-            if node.parent is not None:
-                add(node.parent)
-            ordered[node.key] = node
-
     for node in nodes:
-        add(node)
+        chain = [node]
+        while (parent := chain[-1].parent) is not None:
+            chain.append(parent)
+        for each in reversed(chain):
+            ordered.setdefault(each.key, each)
     return list(ordered.values())

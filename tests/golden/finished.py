@@ -17,7 +17,7 @@ from orchestrator.sweeps.coarse.tree import SearchResult, search
 from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
-from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.trials import Evaluation, SearchRecord, TrialRecord
 from tests.golden.configurations import stores_of, written
 from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import FakeRun, make_fake_run_in

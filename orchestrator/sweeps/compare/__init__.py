@@ -1,8 +1,7 @@
 """Several algorithms, or any other variants of a run, side by side: same base model, same budget, same seeds.
 
     driver      variants, each a change to the run's configuration, one run for each seed
-    results     every run's held-out losses, tokens and times
-    statistics  mean over seeds with a t interval; differences paired by seed
+    results     every run's held-out losses, tokens and times; means over seeds, and differences paired by seed
     page        the table for the terminal, the page and the CSV file
 
 Runs are in <output_dir>/<name>-compare/<label>-seed<seed>, beside compare.json, compare.csv and compare.html.

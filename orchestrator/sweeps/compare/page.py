@@ -12,6 +12,7 @@ from orchestrator.runs.folder import read_run
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.sweeps.compare import CAVEATS
 from orchestrator.sweeps.compare.results import (
+    CONFIDENCE,
     ELSEWHERE,
     EQUAL_TOKENS_TOLERANCE,
     EVALUATION_SECONDS,
@@ -22,8 +23,8 @@ from orchestrator.sweeps.compare.results import (
     TRAINING_SECONDS,
     WORST,
     Comparison,
+    MeanEstimate,
 )
-from orchestrator.sweeps.compare.statistics import CONFIDENCE, MeanEstimate
 from orchestrator.views.format import NOTHING, PLUS_MINUS, format_count, format_duration, format_error
 from orchestrator.views.palette import color_by_name, color_by_run
 from orchestrator.views.report.comparison import Course, loss_section, remark_on

@@ -3,6 +3,6 @@
 driver         checks the settings and measures what all trials share; trains PBT, RegMix and searches of plugins, batch
                by batch, through the graph of runs
 sampling       random search, Optuna and ASHA: by Ray Tune, which can end a trial early
-trials         the run that a trial is, in a folder named by what its result depends on
-results, page  search.json and best.yaml; the table and search.html
+trials         the run that a trial is, in a folder named by what its result depends on; search.json and best.yaml
+page           the table and search.html
 """

@@ -31,16 +31,17 @@ from orchestrator.sweeps.references import compute_references
 from orchestrator.sweeps.run import RunsFailedError, train_runs
 from orchestrator.sweeps.stages.chain import read_records
 from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
-from orchestrator.sweeps.tune.results import (
+from orchestrator.sweeps.tune.trials import (
     Found,
     SearchRecord,
     TrialRecord,
+    Trials,
     base_score,
     best_of,
+    note_trial,
     read_trial,
     write_best,
 )
-from orchestrator.sweeps.tune.trials import Trials, note_trial
 from orchestrator.sweeps.work import Work, open_work, publish
 
 

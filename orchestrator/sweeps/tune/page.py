@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.trials import SearchRecord, TrialRecord
 from orchestrator.views.format import format_loss, format_value, is_shares, printable, short
 from orchestrator.views.palette import COLORS
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line

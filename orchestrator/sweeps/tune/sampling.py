@@ -29,8 +29,7 @@ from orchestrator.runs.lock import claim_folder
 from orchestrator.runs.summary import write_summary
 from orchestrator.searches.sampled import AshaConfig, Sampled, SampledSearchConfig
 from orchestrator.searches.space import Coordinate, Point
-from orchestrator.sweeps.tune.results import Found, collect
-from orchestrator.sweeps.tune.trials import STOPPED_FILE, TRIAL_FILE, Trials, is_done, note_trial
+from orchestrator.sweeps.tune.trials import STOPPED_FILE, TRIAL_FILE, Found, Trials, collect, is_done, note_trial
 from orchestrator.sweeps.work import Work
 from orchestrator.tracking.watch import track
 from orchestrator.training.driver import train

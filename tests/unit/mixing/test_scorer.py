@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from orchestrator.mixing.scorer import (
+from orchestrator.mixing.mixture_of_skills import (
     SCORERS,
     LogitScorer,
     PerceptronScorer,

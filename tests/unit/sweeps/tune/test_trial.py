@@ -14,9 +14,8 @@ from orchestrator.config.run import RunConfig
 from orchestrator.mixing import Measured
 from orchestrator.searches.space import SearchSpace
 from orchestrator.sweeps.tune import sampling
-from orchestrator.sweeps.tune.results import best_of, collect, write_best
 from orchestrator.sweeps.tune.sampling import SearchTrial
-from orchestrator.sweeps.tune.trials import Trials
+from orchestrator.sweeps.tune.trials import Trials, best_of, collect, write_best
 from tests.unit.sweeps.tune.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {"type": "random", "space": {"mixing.sigma": {"uniform": [0.1, 1.0]}}}
