@@ -4,7 +4,7 @@ Safe YAML only: no tags, no duplicate keys, and limits on bytes, depth and numbe
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,8 @@ class _BoundedLoader(yaml.SafeLoader):
 def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> SweepConfig:
     """Read, override and validate a configuration; ConfigError with one line for each fault.
 
-    Args:
-        path: YAML file. Relative paths in it are relative to the current folder.
-        overrides: `a.b=value` pairs, applied before validation; values are YAML.
-        check_files: also check the files that it names, and the GPUs that a local run needs.
+    Relative paths in it are relative to the current folder. `overrides` are `a.b=value` pairs, whose values are YAML;
+    `check_files` also checks the files that it names, and the GPUs that a local run needs.
     """
     if lines := plugin_faults():
         raise ConfigError(lines)
@@ -69,11 +67,12 @@ def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = T
     try:
         config = SweepConfig.model_validate(data)
     except ValidationError as error:
-        raise _config_error(path, origins, describe(error, data)) from None
-    if faults := [*unknown_changes(config), *_unknown_signals(config)]:
-        raise _config_error(path, origins, faults)
-    if check_files and (faults := [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]):
-        raise _config_error(path, origins, faults)
+        raise ConfigError([_line(path, origins, *fault) for fault in describe(error, data)]) from None
+    faults = [*unknown_changes(config), *_unknown_signals(config)]
+    if check_files and not faults:
+        faults = [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]
+    if faults:
+        raise ConfigError([_line(path, origins, *fault) for fault in faults])
     return config
 
 
@@ -83,10 +82,6 @@ def _unknown_signals(config: SweepConfig) -> Iterator[Fault]:
             build_signal(name, config.trained_domains)
         except ValueError as error:
             yield ("mixing", "type"), f"{config.mixing.type}: {error}"
-
-
-def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> ConfigError:
-    return ConfigError([_line(path, origins, key, what) for key, what in faults])
 
 
 def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:

@@ -68,9 +68,8 @@ class SearchConfig(Settings):
                     f"search.space: {key!r} is not below mixing or training; everything else is the same for all trials"
                 )
             if key.startswith(_MADE_ONCE):
-                raise ValueError(
-                    f"search.space: {key!r} is the same for all trials; `raymix compare` has variants of it"
-                )
+                told = "is the same for all trials; `raymix compare` has variants of it"
+                raise ValueError(f"search.space: {key!r} {told}")
 
 
 @dataclass(frozen=True)
@@ -165,15 +164,12 @@ class Search(ABC, Generic[Config]):
 def score_losses(metric: Metric, losses_ND: Array, domains: Sequence[str], target: str | None) -> Array:
     """The metric of each row, in nats per token, lower is better; NaN where a loss that it needs is NaN.
 
-    Args:
-        metric: see `SearchConfig.metric`.
-        losses_ND: a column for each domain, in nats per token.
-        domains: their names.
-        target: the domain of the metric `target`.
+    `losses_ND` has a column for each domain, in nats per token; `target` is the domain of the metric `target`.
     """
     if metric == "worst":
         return losses_ND.max(axis=1)
-    weight_D = np.array([_weight(metric, name, len(domains), target) for name in domains])
+    weights = metric if isinstance(metric, dict) else {target: 1.0} if metric == "target" else None
+    weight_D = np.array([1.0 / len(domains) if weights is None else weights.get(name, 0.0) for name in domains])
     counts_D = weight_D > 0
     return losses_ND[:, counts_D] @ weight_D[counts_D]
 
@@ -182,9 +178,3 @@ def describe_metric(metric: Metric, target: str | None) -> str:
     if isinstance(metric, dict):
         return "loss " + " + ".join(f"{weight:g} {name}" for name, weight in metric.items() if weight)
     return f"loss of {target}" if metric == "target" else f"{metric} loss"
-
-
-def _weight(metric: Metric, name: str, num_domains: int, target: str | None) -> float:
-    if isinstance(metric, dict):
-        return metric.get(name, 0.0)
-    return float(name == target) if metric == "target" else 1.0 / num_domains

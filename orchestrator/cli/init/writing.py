@@ -27,13 +27,7 @@ _MIN_LENGTH = 8
 
 
 def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console: Console) -> None:
-    """Inspect data files and write a configuration for them.
-
-    Args:
-        paths: data files, or folders of them.
-        model: the base model, a folder or a name on the hub.
-        output: file to write; it must not exist.
-        num_gpus: GPUs of this machine; with 0 the configuration trains on CPUs.
+    """Inspect data files, or folders of them, and write a configuration for them; with 0 GPUs it trains on CPUs.
 
     Raises:
         ValueError: there is no data, or the output file already exists.
@@ -106,11 +100,9 @@ def _length_comment(domains: Sequence[FoundDomain], max_length: int, context: in
     fit = f"{percent:g} % of the examples seen fit"
     if len(counted) > 1:
         fit += f" in {least.name}, and no fewer in any other domain"
-    how = (
-        "estimated at 4 bytes per token, see `raymix check`"
-        if least.is_estimate
-        else "counted by the model's tokenizer"
-    )
+    how = "counted by the model's tokenizer"
+    if least.is_estimate:
+        how = "estimated at 4 bytes per token, see `raymix check`"
     return f"{what}; {fit} ({how})"
 
 

@@ -77,19 +77,15 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     flat = [_flatten(row) for row in rows]
     keys = list(dict.fromkeys(key for entry in flat for key in entry))
     columns = [Column(key, [Cell("", value=entry.get(key)) for entry in flat]) for key in keys]
-    write_durably(
-        folder / "results.csv", ResultTable("cell", [Row(row.cell) for row in rows], columns).to_csv().encode()
-    )
+    table = ResultTable("cell", [Row(row.cell) for row in rows], columns)
+    write_durably(folder / "results.csv", table.to_csv().encode())
 
 
 def _forgotten(row: ResultRow, rows: Sequence[ResultRow]) -> dict[str, float | None]:
     singles = [other for other in rows if (other.group, other.k, other.seed) == ("single", 1, row.seed)]
     best = {other.subject: other.loss_nats.get(other.subject) for other in singles}
-    forgotten: dict[str, float | None] = {}
-    for name, loss in row.loss_nats.items():
-        alone = best.get(name)
-        forgotten[name] = None if loss is None or alone is None else loss - alone
-    return forgotten
+    pairs = {name: (loss, best.get(name)) for name, loss in row.loss_nats.items()}
+    return {name: None if loss is None or alone is None else loss - alone for name, (loss, alone) in pairs.items()}
 
 
 def _flatten(row: ResultRow) -> dict[str, Any]:
