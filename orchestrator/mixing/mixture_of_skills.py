@@ -273,10 +273,7 @@ class PerceptronScorer(Scorer):
         return np.concatenate([np.repeat(inner_H, self._num_domains), inner_H, outer, gradient_N])
 
 
-SCORERS: dict[str, type[LogitScorer] | type[PerceptronScorer]] = {
-    "logits": LogitScorer,
-    "perceptron": PerceptronScorer,
-}
+SCORERS: dict[str, type[LogitScorer] | type[PerceptronScorer]] = {"logits": LogitScorer, "perceptron": PerceptronScorer}
 
 
 def softmax(logits_N: Array) -> Array:

@@ -29,14 +29,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from orchestrator.mixing.base import (
-    MixingAlgorithm,
-    MixingConfig,
-    Shares,
-    initial_shares,
-    normalise,
-    raise_to_floor,
-)
+from orchestrator.mixing.base import MixingAlgorithm, MixingConfig, Shares, initial_shares, normalise, raise_to_floor
 from orchestrator.mixing.needs import Initial, Needs, ReferenceLosses, TargetDomain
 from workers.contracts import DomainFeedback
 

@@ -16,15 +16,6 @@ from workers.plugins import names_of_table
 if TYPE_CHECKING:
     from orchestrator.searches.table import SEARCHES, AnySearchConfig, build_search
 
-__all__ = [
-    "SEARCHES",
-    "AnySearchConfig",
-    "Proposal",
-    "Search",
-    "SearchConfig",
-    "SearchedRun",
-    "Trial",
-    "build_search",
-]
+__all__ = ["SEARCHES", "AnySearchConfig", "Proposal", "Search", "SearchConfig", "SearchedRun", "Trial", "build_search"]
 
 __getattr__ = names_of_table("orchestrator.searches.table", __all__)
