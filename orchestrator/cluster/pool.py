@@ -4,7 +4,6 @@ A worker is created for the first job that has to be done, so nothing is loaded 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from orchestrator.config.cluster import ClusterConfig
@@ -33,9 +32,7 @@ class WorkerPool(Generic[Job, Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def release(self) -> None:

@@ -34,10 +34,9 @@ def num_side_by_side(nodes: Iterable[Mapping[str, float]], clusters: Iterable[Cl
 
     With more drivers than room for their workers, worker groups would wait for each other forever.
     """
-    nodes = list(nodes)
-    return max(1, min(_num_worker_places(nodes, cluster) // cluster.num_workers for cluster in clusters))
-
-
-def _num_worker_places(nodes: list[Mapping[str, float]], cluster: ClusterConfig) -> int:
-    each = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
-    return sum(int(min(node.get(kind, 0.0) / amount for kind, amount in each.items() if amount)) for node in nodes)
+    nodes, counts = list(nodes), []
+    for cluster in clusters:
+        each = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
+        room = [min(node.get(kind, 0.0) / amount for kind, amount in each.items() if amount) for node in nodes]
+        counts.append(sum(map(int, room)) // cluster.num_workers)
+    return max(1, min(counts))

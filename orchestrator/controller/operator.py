@@ -130,18 +130,16 @@ def submit_request(run_folder: Path, request: ControlRequest) -> str:
 
 def waiting_requests(run_folder: Path) -> list[str]:
     """Ids of the requests not handled yet, oldest first."""
-    try:
-        return sorted(path.stem for path in (run_folder / _FOLDER).glob("[0-9]*.json"))
-    except FileNotFoundError:
-        return []
+    return sorted(path.stem for path in (run_folder / _FOLDER).glob("[0-9]*.json"))
 
 
 def read_request(run_folder: Path, request_id: str) -> ControlRequest:
     """A waiting request; ValueError if the file is not one."""
+    path = run_folder / _FOLDER / f"{request_id}.json"
     try:
-        return ControlRequest.model_validate_json((run_folder / _FOLDER / f"{request_id}.json").read_bytes())
+        return ControlRequest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{run_folder / _FOLDER / request_id}.json: {error.errors()[0]['msg']}") from None
+        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
 
 
 def forget_request(run_folder: Path, request_id: str) -> None:
@@ -150,12 +148,12 @@ def forget_request(run_folder: Path, request_id: str) -> None:
 
 def newest_version(run_folder: Path) -> DomainWeights:
     """The latest version of the weights; ValueError if there is none."""
-    return _read_version(_version_files(run_folder)[-1])
+    return DomainWeights.model_validate_json(_version_files(run_folder)[-1].read_bytes())
 
 
 def read_versions(run_folder: Path) -> list[DomainWeights]:
     """All versions of the weights, oldest first; ValueError if there are none."""
-    return [_read_version(path) for path in _version_files(run_folder)]
+    return [DomainWeights.model_validate_json(path.read_bytes()) for path in _version_files(run_folder)]
 
 
 def _version_files(run_folder: Path) -> list[Path]:
@@ -163,7 +161,3 @@ def _version_files(run_folder: Path) -> list[Path]:
     if not paths:
         raise ValueError(f"{run_folder}: no weights yet; is this the folder of a run that has started to train?")
     return paths
-
-
-def _read_version(path: Path) -> DomainWeights:
-    return DomainWeights.model_validate_json(path.read_bytes())

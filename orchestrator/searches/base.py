@@ -135,8 +135,7 @@ class Search(ABC, Generic[Config]):
     def next_trials(self, done: Sequence[Trial]) -> list[Proposal]:
         """What to train next, side by side; nothing at the end.
 
-        Args:
-            done: all trials so far, those of a batch in the order in which they were proposed.
+        `done` are all trials so far, those of a batch in the order in which they were proposed.
         """
 
     def draw(self, number: int) -> list[Proposal]:

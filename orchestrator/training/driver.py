@@ -61,10 +61,8 @@ class ReadyRun:
 def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
     """Train a run to its end, inside a Ray session.
 
-    Args:
-        run: what to train.
-        in_this_process: use this process as the only rank. For short trainings: a worker group takes seconds to start.
-        stopping: ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
+    `in_this_process` uses this process as the only rank. For short trainings: a worker group takes seconds to start.
+    `stopping` ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
 
     Raises:
         KeyboardInterrupt: a signal or `stopping` stopped it, after a checkpoint unless a second signal interrupted.

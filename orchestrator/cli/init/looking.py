@@ -67,7 +67,7 @@ class FoundDomain:
 def find_domains(paths: Sequence[Path], tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[FoundDomain]:
     """Domains by the names of files or of their folders: `math-train.jsonl`, `math/eval.jsonl.gz`.
 
-    Without a tokenizer the tokens are estimated. ValueError without a data file, or for a domain without training files.
+    Without a tokenizer the tokens are estimated. ValueError without a data file, or for a domain without training data.
     """
     domains: dict[str, FoundDomain] = {}
     for path in _data_files(paths):

@@ -46,8 +46,7 @@ _ON_THE_CLUSTER: tuple[KeyPath, ...] = (("output_dir",), ("data", "cache_dir"), 
 def write_package(config: SweepConfig, folder: Path) -> list[str]:
     """Fill an empty folder with what a job needs: `config.yaml` and every file that it names.
 
-    Returns:
-        A line for each folder of which some files are not sent.
+    Returns: a line for each folder of which some files are not sent.
 
     Raises:
         ConfigError: a file is missing, or a path must be absolute because the cluster reads or writes there.

@@ -98,14 +98,10 @@ def search(
     tie_margin: float = 0.0,
     module_sets: Sequence[tuple[str, ...]] = MODULE_STEP_SETS,
 ) -> SearchResult:
-    """Search the tree, scoring no node twice.
+    """Search the tree; `score` is called once a step, with the nodes that were not scored before.
 
-    Args:
-        score: called once a step, with the nodes that were not scored before.
-        versatility_weight: of Vers in Uni.
-        beam_width: ranges that a step keeps.
-        tie_margin: ranges whose Uni is at most this much below the best one's are kept as well.
-        module_sets: the sets that step 3 compares.
+    A step keeps `beam_width` ranges, and others whose Uni is at most `tie_margin` below the best one's; the last step
+    compares the `module_sets`.
     """
     result = SearchResult(versatility_weight)
     ranges: Sequence[Range] = BROAD_RANGES

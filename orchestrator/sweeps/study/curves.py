@@ -37,11 +37,8 @@ def draw_seeds(num_seeds: int, num_resamples: int, rng: np.random.Generator) -> 
 def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, rng: np.random.Generator) -> Array:
     """Losses of the points in each resample of seeds and examples; shape (N, P).
 
-    Args:
-        loss_sum_PSR: sum of the loss of each example, in nats, of each seed's run at each point.
-        num_tokens_R: loss tokens of each example, the same in all runs.
-        seeds_NS: of `draw_seeds`; the same for all domains of a study.
-        rng: where the draws of examples come from.
+    `loss_sum_PSR` is the sum of each example's loss, in nats, `num_tokens_R` its loss tokens, the same in all runs;
+    `seeds_NS` are of `draw_seeds`, the same for all domains of a study.
     """
     num_rows = len(num_tokens_R)
     rows_NR = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=len(seeds_NS)).astype(np.float64)
@@ -49,8 +46,8 @@ def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, r
     return np.einsum("psn,ns->np", sums_PSN, seeds_NS) / (rows_NR @ num_tokens_R)[:, None]
 
 
-def interval(values_N: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
+def interval(values_N: ArrayLike) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.asarray(values_N, dtype=np.float64), [tail, 1 - tail])
     return float(low), float(high)
 

@@ -21,6 +21,7 @@ from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing import Measured
 from orchestrator.prepare.token_stores import DomainStores
+from orchestrator.runs.failure import read_failure
 from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.searches.base import Metric, Proposal, State, score_losses
 from orchestrator.searches.space import Point, SearchSpace
@@ -234,8 +235,8 @@ def _state(folder: Path) -> tuple[State, str]:
         return "finished", ""
     if (folder / STOPPED_FILE).exists():
         return "ended early", ""
-    if (failure := folder / "failure.json").exists():
-        return "failed", json.loads(failure.read_text())["message"]
+    if (reason := read_failure(folder)) is not None:
+        return "failed", reason
     return "unfinished", ""
 
 
