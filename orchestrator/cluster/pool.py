@@ -26,7 +26,7 @@ class WorkerPool(Generic[Job, Result]):
     def __init__(self, make: Callable[[], Callable[[Job], Result]], cluster: ClusterConfig) -> None:
         self._make = make
         self._cluster = cluster
-        self._here: Callable[[Job], Result] | None = None
+        self._here = _Worker(make)
         self._actors: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class WorkerPool(Generic[Job, Result]):
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors, self._here = [], None
+        self._actors, self._here = [], _Worker(self._make)
 
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """(index of the job, result) of every job, as they finish; a job's ValueError is raised unchanged."""
@@ -51,9 +51,7 @@ class WorkerPool(Generic[Job, Result]):
             yield from self._map_on_ray(jobs)
             return
         for index, job in enumerate(jobs):
-            if self._here is None:
-                self._here = self._make()
-            yield index, self._here(job)
+            yield index, self._here.answer(job)
 
     def _map_on_ray(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         import ray
@@ -90,7 +88,7 @@ class WorkerPool(Generic[Job, Result]):
 
 
 class _Worker:
-    """Runs in an actor; the first job loads the model, so that errors in loading are that job's errors."""
+    """Runs in an actor, or here; the first job loads the model, so that errors in loading are that job's errors."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._make = make

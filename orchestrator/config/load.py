@@ -221,20 +221,15 @@ def _set(data: dict[str, Any], parts: list[str | int], value: Any, override: str
     """Set the value in the data and return its key."""
     key: KeyPath = ()
     inner: Any = data
-    left = parts
     while True:
-        part, num_taken = _next(inner, left, key, override)
-        left = left[num_taken:]
-        key = (*key, part)
-        if not left:
+        part, num_taken = _next(inner, parts, key, override)
+        key, parts = (*key, part), parts[num_taken:]
+        if not parts:
             inner[part] = value
             return key
-        if isinstance(inner, dict):
-            if inner.get(part) is None:
-                inner[part] = {}
-            inner = inner[part]
-        else:
-            inner = inner[int(part)]
+        if isinstance(inner, dict) and inner.get(part) is None:
+            inner[part] = {}
+        inner = inner[part]
 
 
 def _next(inner: Any, left: list[str | int], key: KeyPath, override: str) -> tuple[str | int, int]:
@@ -249,9 +244,9 @@ def _next(inner: Any, left: list[str | int], key: KeyPath, override: str) -> tup
             raise _fault(override, what)
         return int(part), 1
     if not isinstance(inner, dict):
-        kind = "list" if _is_place(part) else "group of keys"
+        kind = "list" if isinstance(part, int) else "group of keys"
         raise _fault(override, f"{format_path(key)!r} is {inner!r}, not a {kind}")
-    if _is_place(part):
+    if isinstance(part, int):
         if not inner:
             raise _fault(override, f"{format_path(key)} is not in the file, so it has no entry {part}; set all of it")
         raise _fault(override, f"{format_path(key)} is a group of keys, not a list; name one of them")
@@ -264,10 +259,6 @@ def _next(inner: Any, left: list[str | int], key: KeyPath, override: str) -> tup
             f"there is no domain {part!r}{suggest(str(part), inner, 'its domains are')} (add new domains in the file)",
         )
     return part, 1
-
-
-def _is_place(part: str | int) -> bool:
-    return isinstance(part, int)
 
 
 def _fault(override: str, what: str) -> ConfigError:

@@ -28,7 +28,7 @@ def missing_files(config: RunConfig) -> list[Fault]:
         *_plain_file(("training", "deepspeed", "config"), config.training.deepspeed.config),
         *_files_of_numbers(config),
         *_strategy(config),
-        *_tracker_packages(config),
+        *((("tracking", i), what) for i, each in enumerate(config.tracking) if (what := missing_package(each))),
     ]
 
 
@@ -124,12 +124,6 @@ def _strategy(config: RunConfig) -> Iterator[Fault]:
     except ValueError as error:
         name, _, what = str(error).partition(": ")
         yield tuple(name.split(".")), what
-
-
-def _tracker_packages(config: RunConfig) -> Iterator[Fault]:
-    for i, tracker in enumerate(config.tracking):
-        if what := missing_package(tracker):
-            yield ("tracking", i), what
 
 
 def missing_gpus(config: RunConfig) -> list[Fault]:

@@ -58,12 +58,9 @@ class ControllerCore:
 
     def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
         """The initial version, which applies from step 1; on replay the recorded one."""
+        by = self.algorithm.config.type
         version = recorded or DomainWeights(
-            version=0,
-            effective_step=1,
-            shares=self.algorithm.initial_weights(),
-            reason="initial",
-            by=self.algorithm.config.type,
+            version=0, effective_step=1, shares=self.algorithm.initial_weights(), reason="initial", by=by
         )
         self.versions.append(version)
         return version

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import check_resources, count_fitting
+from orchestrator.cluster.session import check_resources, count_fitting
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.sweeps.work import Node
 from orchestrator.training.driver import ReadyRun, train

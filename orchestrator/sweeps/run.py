@@ -20,9 +20,11 @@ from orchestrator.sweeps.crews import Crew, Foreground
 from orchestrator.sweeps.graph import run_graph
 from orchestrator.sweeps.references import compute_references
 from orchestrator.sweeps.stages.chain import PlannedStage, StageRecord, plan_stages, read_records, summarise_chain
+from orchestrator.sweeps.stages.page import write_plan_page
 from orchestrator.sweeps.work import Node, Work, open_work
 from orchestrator.training.driver import ReadyRun, TrainingFailedError
 from orchestrator.training.resolve import resolve_run
+from orchestrator.views.report import write_report
 from orchestrator.views.summary import summary_view
 from workers.durable import commit_folder, temporary_folder, write_durably
 
@@ -197,9 +199,6 @@ def _record_plan(config: PlanConfig, nodes: Sequence[StageNode]) -> None:
 
 
 def _write_reports(config: PlanConfig) -> None:
-    from orchestrator.sweeps.stages.page import write_plan_page  # plotly and jinja
-    from orchestrator.views.report import write_report
-
     folders = [record.folder for record in read_records(config.folder)] if config.stage_list else []
     if not folders:
         write_report([config.folder], config.folder / "report.html")

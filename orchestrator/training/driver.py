@@ -16,7 +16,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.cluster.resources import check_resources
+from orchestrator.cluster.session import check_resources
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import start_controller
 from orchestrator.controller.journal import DurableController

@@ -16,7 +16,6 @@ from orchestrator.mixing import initial_weights
 from orchestrator.mixing.base import Domain, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.runs.folder import is_finished
-from workers.config.model import ModelConfig
 from workers.training.plan import StartPoint, StoreFolders, TrainingPlan, units_per_row
 
 
@@ -115,7 +114,10 @@ def find_start(config: RunConfig) -> StartPoint | None:
     if config.start is None:
         return None
     folder = config.start.run.expanduser().resolve()
-    earlier = _read_finished(folder)
+    if not is_finished(folder):
+        what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
+        raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
+    earlier = read_begun(folder)
     if earlier.model.with_absolute_paths() != config.model.with_absolute_paths():
         raise ValueError(
             f"start.run: {folder} has the base model {earlier.model.path} ({earlier.model.dtype}), but this run has "
@@ -124,26 +126,18 @@ def find_start(config: RunConfig) -> StartPoint | None:
     if earlier.training.strategy != config.training.strategy:
         if config.start.optimizer == "kept":
             raise ValueError(f"start.optimizer: {folder} trained other parameters (its strategy differs); use fresh")
-        return StartPoint(model=_exported(folder, config.model))
+        exported = folder / "model"
+        if not (exported / "config.json").exists():
+            raise ValueError(
+                f"start.run: {folder} has no model/, which another strategy has to start from; run it again"
+            )
+        return StartPoint(model=config.model.with_absolute_paths().replaced(path=str(exported), revision=None))
     before = find_start(earlier)
     return StartPoint(
         model=before.model if before else config.model.with_absolute_paths(),
         checkpoint=_last_checkpoint(folder),
         keeps_optimizer=config.start.optimizer == "kept",
     )
-
-
-def _read_finished(folder: Path) -> RunConfig:
-    if not is_finished(folder):
-        what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
-        raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
-    return read_begun(folder)
-
-
-def _exported(folder: Path, base: ModelConfig) -> ModelConfig:
-    if not (folder / "model" / "config.json").exists():
-        raise ValueError(f"start.run: {folder} has no model/, which another strategy has to start from; run it again")
-    return base.with_absolute_paths().replaced(path=str(folder / "model"), revision=None)
 
 
 def _last_checkpoint(folder: Path) -> Path:

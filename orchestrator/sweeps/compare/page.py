@@ -157,7 +157,11 @@ def _harm(comparison: Comparison) -> list[Remark]:
 def write_comparison(comparison: Comparison, output: Path) -> None:
     shown = replace(table(comparison), remarks=[*_verdicts(comparison), *failures(comparison)])
     colors = color_by_run(comparison.variants)
-    sections = [*_seed_sections(comparison, colors), *_course_sections(comparison, colors)]
+    sections = _seed_sections(comparison, colors)
+    courses = {name: course for name in comparison.variants if (course := _mean_course(comparison, name)) is not None}
+    if courses:
+        note = f"{LOSS_NOTE}; a line for each variant, the mean over its seeds, step 0 is the base model."
+        sections.append(loss_section(courses, colors, color_by_name(comparison.domains), note))
     title = f"{comparison.name}: {len(comparison.variants)} variants compared"
     write_table_page(output, title, shown, sections, comparison.domains)
 
@@ -198,12 +202,6 @@ def _seeds_figure(comparison: Comparison, measure: str, colors: Mapping[str, str
         full.error_x = {"array": [mean.half_width or 0.0], "color": color, "thickness": 1.5, "width": 4}
         figure.add_trace(full)
     return figure
-
-
-def _course_sections(comparison: Comparison, colors: Mapping[str, str]) -> list[Section]:
-    courses = {name: course for name in comparison.variants if (course := _mean_course(comparison, name)) is not None}
-    note = f"{LOSS_NOTE}; a line for each variant, the mean over its seeds, step 0 is the base model."
-    return [loss_section(courses, colors, color_by_name(comparison.domains), note)] if courses else []
 
 
 def _mean_course(comparison: Comparison, name: str) -> Course | None:

@@ -14,13 +14,12 @@ from pydantic import BaseModel
 from orchestrator.config.plan import PlanConfig, find_parent, stage_run
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig, StartConfig
-from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.folder import read_run
 from orchestrator.runs.lock import bound_settings
 from orchestrator.runs.losses import mean_loss
-from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary, Verdict
+from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.runs.verdict import decide, domain_course
-from workers.contracts import DomainFeedback
 from workers.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -146,6 +145,11 @@ def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:
     results = [summarise(run) for run in runs]
     first, last = results[0], results[-1]
     seconds, num_tokens = sum(r.seconds for r in results), sum(r.num_tokens for r in results)
+    # What the plan began with and what it ended with: its result is its end, whatever was better on the way.
+    ends = [*runs[0].feedback[:1], *runs[-1].feedback[-1:]]
+    courses = {domain: domain_course(domain, ends) for domain in last.domains}
+    judged_E = np.array([mean_loss(map(feedback.loss_nats, courses)) for feedback in ends])
+    has_diverged = last.divergence is not None or bool(last.not_finite)
     return RunSummary(
         name=name,
         steps=sum(result.steps for result in results),
@@ -153,45 +157,33 @@ def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:
         num_tokens=num_tokens,
         tokens_per_second=num_tokens / seconds if seconds else 0.0,
         weights_versions=sum(result.weights_versions for result in results),
-        verdict=_verdict(runs, results),
+        verdict=decide(ends, judged_E, courses, has_diverged=has_diverged, has_broken_off=False),
         started_from=first.started_from,
         not_finite=last.not_finite,
         started_at=first.started_at,
         ended_at=last.ended_at,
         mixing_type=", ".join(dict.fromkeys(result.mixing_type for result in results)),
-        best=None,  # a plan's result is its end
+        best=None,
         mean_loss_nats=_course(first.mean_loss_nats, last.mean_loss_nats),
         worst_loss_nats=_course(first.worst_loss_nats, last.worst_loss_nats),
-        domains={domain: _summarise_domain(domain, results, _ends(runs)) for domain in last.domains},
+        domains={
+            domain: _summarise_domain([result.domains[domain] for result in results], course.is_worse_than_base)
+            for domain, course in courses.items()
+        },
     )
-
-
-def _ends(runs: Sequence[RunFolder]) -> list[DomainFeedback]:
-    """What the plan began with and what it ended with: its result is its end, whatever was better on the way."""
-    return [*runs[0].feedback[:1], *runs[-1].feedback[-1:]]
-
-
-def _verdict(runs: Sequence[RunFolder], results: Sequence[RunSummary]) -> Verdict:
-    ends = _ends(runs)
-    domains = list(results[-1].domains)
-    judged_E = np.array([mean_loss(map(feedback.loss_nats, domains)) for feedback in ends])
-    courses = {name: domain_course(name, ends) for name in domains}
-    has_diverged = results[-1].divergence is not None or bool(results[-1].not_finite)
-    return decide(ends, judged_E, courses, has_diverged=has_diverged, has_broken_off=False)
 
 
 def _course(first: LossCourse, last: LossCourse) -> LossCourse:
     return LossCourse(start=first.start, best=last.best, end=last.end)
 
 
-def _summarise_domain(domain: str, results: Sequence[RunSummary], ends: Sequence[DomainFeedback]) -> DomainSummary:
+def _summarise_domain(stages: Sequence[DomainSummary], is_worse_than_base: bool | None) -> DomainSummary:
     """Shares, epochs and what was lowest are of single stages and their stores: a chain has none."""
-    courses = [result.domains[domain] for result in results]
     return DomainSummary(
-        loss_nats_start=courses[0].loss_nats_start,
-        loss_nats_best=courses[-1].loss_nats_best,
-        loss_nats_end=courses[-1].loss_nats_end,
-        is_worse_than_base=domain_course(domain, ends).is_worse_than_base,
-        rows_seen=sum(course.rows_seen or 0 for course in courses),
-        num_bad_rows=courses[-1].num_bad_rows,
+        loss_nats_start=stages[0].loss_nats_start,
+        loss_nats_best=stages[-1].loss_nats_best,
+        loss_nats_end=stages[-1].loss_nats_end,
+        is_worse_than_base=is_worse_than_base,
+        rows_seen=sum(stage.rows_seen or 0 for stage in stages),
+        num_bad_rows=stages[-1].num_bad_rows,
     )

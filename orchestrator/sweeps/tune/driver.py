@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import check_resources
+from orchestrator.cluster.session import check_resources
 from orchestrator.config.derived import derive, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig

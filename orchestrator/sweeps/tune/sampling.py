@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
-from orchestrator.cluster.resources import count_fitting
+from orchestrator.cluster.session import count_fitting
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
@@ -55,29 +55,17 @@ _ENDLESS = 1 << 40  # steps: a trial ends at its last step, or at a rung
 
 
 def sample(trials: Trials, search: Sampled, work: Work) -> Found:
-    """Train the points of a search, inside a Ray session: those that are known first."""
-    config, points = search.config, trials.known_points()
+    """Train the points of a search, inside a Ray session: those that are known first, and what is not done of them."""
+    config, points, folder = search.config, trials.known_points(), trials.base.output_dir
     trials = replace(trials, ends_early=config.asha is not None)
     if not (learns := config.type == "optuna"):
         drawn = [proposal.point for proposal in search.next_trials([]) if proposal.point is not None]
         points = (points + [point for point in drawn if point not in points])[: config.num_trials]
-    with tune_folder(trials.base.output_dir) as storage:
-        _train_points(trials, points, config.num_trials if learns else len(points), config, storage, work.console)
-    runs = {run.name: run for run in map(trials.run_of, trials.known_points())}
-    return Found(collect([run.folder for run in runs.values()], trials), runs, search.conclude([]))
-
-
-def _train_points(
-    trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, storage: Path, console: Console
-) -> None:
-    """Train what is not done: these points first, and for a search that learns further ones."""
-    folder = trials.base.output_dir
+    num_trials = config.num_trials if learns else len(points)
     folders = {folder / trials.run_of(point).name for point in points}
     done = {path for path in folders if is_done(path)}
     if done:
-        console.print(f"{len(done)} of {num_trials} trials are done already", highlight=False)
-    if len(done) >= num_trials:
-        return
+        work.console.print(f"{len(done)} of {num_trials} trials are done already", highlight=False)
     old = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")} - (folders - done)
     num_steps = count_steps(trials.base, trials.stores)
 
@@ -85,8 +73,12 @@ def _train_points(
         there = {path.parent for path in folder.glob(f"trial-*/{TRIAL_FILE}")}
         return dict.fromkeys(sorted(there - old), num_steps)
 
-    with RunsView(find_runs, num_trials - len(done), console):
-        _tune(trials, points, num_trials, config, storage)
+    with tune_folder(folder) as storage:
+        if len(done) < num_trials:
+            with RunsView(find_runs, num_trials - len(done), work.console):
+                _tune(trials, points, num_trials, config, storage)
+    runs = {run.name: run for run in map(trials.run_of, trials.known_points())}
+    return Found(collect([run.folder for run in runs.values()], trials), runs, search.conclude([]))
 
 
 def _tune(trials: Trials, points: list[Point], num_trials: int, config: SampledSearchConfig, storage: Path) -> None:
