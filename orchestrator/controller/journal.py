@@ -62,7 +62,7 @@ class DurableController:
         if self._stopping.is_set():
             self._is_stopped = True
             return None
-        if self.core.is_new_ground(step):
+        if step > self.core.last_pulled:  # so that a request can apply from it on
             for request_id in waiting_requests(self.folder):
                 self._operate(step, request_id)
         return self.core.pull(step)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
 from orchestrator.cluster.session import check_resources, count_fitting
-from orchestrator.config.cluster import ClusterConfig
 from orchestrator.sweeps.work import Node
 from orchestrator.training.driver import ReadyRun, train
 from orchestrator.views.live import LiveView
@@ -130,11 +129,14 @@ class SideBySide(Crew):
         """Submit it. A task whose process is lost is tried again, and resumes; one that failed would fail again."""
         import ray  # here and not above: a run that is finished does without
 
-        self._begun[run.plan.folder] = run.plan.num_steps
-        task = ray.remote(_train_task).options(
-            **_task_resources(run.cluster), max_retries=run.cluster.max_failures, retry_exceptions=False
+        cluster, is_alone = run.cluster, run.cluster.num_workers == 1
+        # One worker is the task itself. More have a separate placement group, which Ray Train asks for.
+        num_cpus, num_gpus = (cluster.cpus_per_worker, cluster.gpus_per_worker) if is_alone else (0, 0)
+        task: Any = ray.remote(train).options(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_retries=cluster.max_failures, retry_exceptions=False
         )
-        self._tasks[task.remote(run)] = node
+        self._begun[run.plan.folder] = run.plan.num_steps
+        self._tasks[task.remote(run, in_this_process=is_alone)] = node
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
         import ray
@@ -151,22 +153,10 @@ class SideBySide(Crew):
             import ray
 
             for task in self._tasks:
-                ray.cancel(task, recursive=False)
+                ray.cancel(task, recursive=False)  # which arrives there as Ctrl-C does
             self._console.print("stopping: every run writes a checkpoint first; Ctrl-C again stops at once")
             ray.wait(list(self._tasks), num_returns=len(self._tasks))
         self._view.__exit__(None, None, None)
-
-
-def _task_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """One worker is the task itself. More have a separate placement group, which Ray Train asks for."""
-    if cluster.num_workers > 1:
-        return {"num_cpus": 0}
-    return {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
-
-
-def _train_task(run: ReadyRun) -> None:
-    """Ray's cancellation arrives as Ctrl-C does: a checkpoint, then the end."""
-    train(run, in_this_process=run.cluster.num_workers == 1)
 
 
 def _error_of(task: "ray.ObjectRef") -> Exception | None:
