@@ -18,9 +18,8 @@ Result = TypeVar("Result")
 class WorkerPool(Generic[Job, Result]):
     """`with WorkerPool(make, cluster) as pool: for index, result in pool.map(jobs): ...`
 
-    Args:
-        make: creates the callable that processes jobs; it is sent to the workers, so it is a class or a partial of one.
-        cluster: the number of workers and their CPUs and GPUs, the same as for training.
+    `make` creates the callable that processes jobs; it is sent to the workers, so it is a class or a partial of one.
+    There are as many workers as for training, with the same CPUs and GPUs.
     """
 
     def __init__(self, make: Callable[[], Callable[[Job], Result]], cluster: ClusterConfig) -> None:

@@ -95,7 +95,8 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         super().__init__(config, domains)
         self.reward: dict[str, float] | None = None
         self.smoothed_reward: dict[str, float] | None = None
-        self._scorer = SCORERS[config.scorer](np.array([self.initial_weights()[name] for name in self.names]))
+        make_scorer = LogitScorer if config.scorer == "logits" else PerceptronScorer
+        self._scorer = make_scorer(np.array([self.initial_weights()[name] for name in self.names]))
 
     @property
     def scorer_state(self) -> list[list[float]]:
@@ -271,9 +272,6 @@ class PerceptronScorer(Scorer):
         inner_H = (gradient_N @ output_NH) * (1.0 - hidden_H**2)
         outer = np.outer(gradient_N, hidden_H).ravel()
         return np.concatenate([np.repeat(inner_H, self._num_domains), inner_H, outer, gradient_N])
-
-
-SCORERS: dict[str, type[LogitScorer] | type[PerceptronScorer]] = {"logits": LogitScorer, "perceptron": PerceptronScorer}
 
 
 def softmax(logits_N: Array) -> Array:

@@ -98,10 +98,8 @@ MakeView = Callable[[Mapping[Path, int], int], LiveView]
 class SideBySide(Crew):
     """As many runs as the cluster has room for, each a Ray task: the rank itself, or the driver of a worker group.
 
-    Args:
-        console: where progress goes.
-        make_view: shows the runs under way; default: a line for each that ends, and bars in a terminal.
-        at_most: runs at a time, whatever there is room for.
+    `make_view` shows the runs under way; by default, a line for each that ends, and bars in a terminal. `at_most` is a
+    limit for the runs at a time, whatever there is room for.
     """
 
     def __init__(self, console: Console, make_view: MakeView | None = None, at_most: int | None = None) -> None:

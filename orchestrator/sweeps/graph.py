@@ -32,17 +32,10 @@ def run_graph(
     keeps_model: Callable[[Node], bool] = lambda node: True,
     after: Callable[[], None] = lambda: None,
 ) -> Failures:
-    """Train what has no result yet, and what that starts from.
+    """Train what has no result yet, and what that starts from; KeyboardInterrupt if the user or a job manager stops it.
 
-    Args:
-        nodes: the trainings that are needed.
-        work: the command's console, session and data.
-        crew: trains what is ready.
-        keeps_model: False leaves the numbers of a training only; what others start from is kept in any case.
-        after: called whenever a training has come to its end.
-
-    Raises:
-        KeyboardInterrupt: the user, or a job manager, asked to stop.
+    Where `keeps_model` is False, a training leaves its numbers only; what others start from is kept in any case.
+    `after` is called whenever a training has come to its end.
     """
     graph = _Graph(nodes, work, crew, keeps_model)
     if not graph.left:

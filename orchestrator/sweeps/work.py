@@ -48,8 +48,7 @@ class Work:
 def open_work(log: Path, *, frees_lost_workers: bool = True) -> Iterator[Work]:
     """Send what libraries print to `log`, and end the Ray session with the command.
 
-    Ray frees what a worker group held whose driver died only where its dashboard runs, which takes seconds to start:
-    `frees_lost_workers` is for commands that continue after that.
+    `frees_lost_workers` is for commands that continue after a lost driver; Ray's dashboard takes seconds to start.
     """
     with redirect_output(log) as console, ExitStack() as session:
         yield Work(console, session, frees_lost_workers=frees_lost_workers)
@@ -87,10 +86,7 @@ class Node(ABC):
 
 
 def publish(record: BaseModel, table: ResultTable, page: Path, console: Console, max_rows: int | None = None) -> None:
-    """Write the record as JSON and the table as CSV beside the page, print the table and say where the page is.
-
-    The page may be written afterwards; `max_rows` is of the terminal.
-    """
+    """Write the record as JSON and the table as CSV beside the page, print the table and say where the page is."""
     write_durably(page.with_suffix(".json"), record.model_dump_json(indent=1).encode())
     write_durably(page.with_suffix(".csv"), table.to_csv().encode())
     console.print(table.to_rich(max_rows))

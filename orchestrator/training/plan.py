@@ -128,9 +128,8 @@ def find_start(config: RunConfig) -> StartPoint | None:
             raise ValueError(f"start.optimizer: {folder} trained other parameters (its strategy differs); use fresh")
         exported = folder / "model"
         if not (exported / "config.json").exists():
-            raise ValueError(
-                f"start.run: {folder} has no model/, which another strategy has to start from; run it again"
-            )
+            told = "has no model/, which another strategy has to start from; run it again"
+            raise ValueError(f"start.run: {folder} {told}")
         return StartPoint(model=config.model.with_absolute_paths().replaced(path=str(exported), revision=None))
     before = find_start(earlier)
     return StartPoint(

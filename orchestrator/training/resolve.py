@@ -46,7 +46,9 @@ def resolve_run(
     # they are trained with the same strategy, with a budget that follows from the run's steps, and they cost most.
     _note_findings(config, stores, console if prints_findings else None)
     config = with_detected_shares(config, console)
-    _note_budget(config, stores, console)
+    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
+        log_event(config.folder, 0, "budget", warning)
+        console.print(warning, style="yellow", markup=False, highlight=False)
     config = with_importance(config, stores, console)
     return ReadyRun(
         plan=build_plan(config, run_id, stores),
@@ -94,9 +96,3 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
         log_event(config.folder, 0, finding.kind, finding.line)
     if console is not None:
         print_findings(console, record.findings)
-
-
-def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
-    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
-        log_event(config.folder, 0, "budget", warning)
-        console.print(warning, style="yellow", markup=False, highlight=False)

@@ -163,9 +163,6 @@ class SearchRecord(BaseModel):
     notes: list[str] = []
     """What else a reader should know."""
 
-    def trial(self, name: str) -> TrialRecord:
-        return next(trial for trial in self.trials if trial.name == name)
-
 
 @dataclass(frozen=True)
 class Found:
