@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.cluster.session import ray_session
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.machine import crowding
 from orchestrator.prepare.data import PreparedData
@@ -34,8 +35,6 @@ class Work:
         """Start Ray, or join the cluster, as the run with most workers needs it; once, however often it is asked."""
         if self._is_started:
             return
-        from orchestrator.cluster.session import ray_session  # seconds, and a command whose runs are done needs none
-
         cluster = max(clusters, key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker)
         self.console.print(f"starting Ray ({cluster.address})", markup=False, highlight=False)
         if warning := crowding(cluster):
