@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.config.cluster import ClusterConfig
 
+_PREFIX = "prom_metrics_raymix_"  # of the files by which Prometheus finds sessions
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
@@ -73,9 +74,6 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-_PREFIX = "prom_metrics_raymix_"
 
 
 @contextmanager

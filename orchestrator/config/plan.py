@@ -11,6 +11,9 @@ from orchestrator.config.stages import AnyPlan, StageConfig
 from workers.config.data import DomainConfig
 from workers.nearest import refuse_unknown
 
+_BUDGETS = ("epochs", "max_steps", "max_tokens")
+_TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
+
 
 class PlanConfig(RunConfig):
     """What `raymix run` trains."""
@@ -30,10 +33,6 @@ class PlanConfig(RunConfig):
             raise ValueError("start: the first stage of a plan starts from the base model; remove start or stages")
         _check_stages(self, self.stage_list)
         return self
-
-
-_BUDGETS = ("epochs", "max_steps", "max_tokens")
-_TRAINING_KEYS = ("strategy", "learning_rate", "schedule", "warmup_fraction")
 
 
 def _check_stages(config: PlanConfig, stages: Sequence[StageConfig]) -> None:

@@ -29,6 +29,7 @@ from workers.durable import write_durably
 from workers.settings import Settings
 
 _ASKED_SUM_TOLERANCE = 1e-6  # people write 0.333333
+_FOLDER = "requests"
 
 
 class ControlRequest(Settings):
@@ -108,9 +109,6 @@ def describe_change(version: DomainWeights) -> str:
     shares = ", ".join(f"{name} {share:.3g}" for name, share in version.shares.items())
     because = f" ({version.why})" if version.why else ""
     return f"{version.by}: {'; '.join([shares, *held])}{because}"
-
-
-_FOLDER = "requests"
 
 
 def submit_request(run_folder: Path, request: ControlRequest) -> str:

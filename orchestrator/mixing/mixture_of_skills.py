@@ -46,7 +46,12 @@ from orchestrator.mixing.needs import TargetDomain
 from workers.contracts import DomainFeedback
 from workers.data.permutation import derive_key, hash_uint64
 
+Array = NDArray[np.float64]
+
 _LARGEST_REWARD = 1e6  # squares of the rewards of a diverged model would overflow in Adam
+_FIRST_DECAY, _SECOND_DECAY, _EPSILON = 0.9, 0.999, 1e-8
+_NUM_HIDDEN = 16
+_SMALLEST_PROBABILITY = 1e-6  # keeps a logit finite and lets its share grow again
 
 
 class MixtureOfSkillsConfig(MixingConfig):
@@ -147,13 +152,6 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
             "logit": self._by_domain(self._scorer.logits()),
         }
         return {f"{what}/{name}": value for what, values in quantities.items() for name, value in values.items()}
-
-
-Array = NDArray[np.float64]
-
-_FIRST_DECAY, _SECOND_DECAY, _EPSILON = 0.9, 0.999, 1e-8
-_NUM_HIDDEN = 16
-_SMALLEST_PROBABILITY = 1e-6  # keeps a logit finite and lets its share grow again
 
 
 class Scorer(ABC):

@@ -33,6 +33,8 @@ from orchestrator.mixing.base import MixingAlgorithm, MixingConfig, Shares, init
 from orchestrator.mixing.needs import Initial, Needs, ReferenceLosses, TargetDomain
 from workers.contracts import DomainFeedback
 
+_LARGEST_DEGREE = 1e9  # for a loss that rises from 0, whose degree would be infinite
+
 
 class VersaTuneConfig(MixingConfig):
     """VersaTune's feedback loop on the domains' learnable potentials."""
@@ -169,9 +171,6 @@ def floor_fault(floor: float, num_domains: int) -> str:
 def learnable_potential(loss: float, reference: float) -> float:
     """gamma = max((l - l_ref) / l, 0), in [0, 1); a loss of 0 has nothing left to learn."""
     return max((loss - reference) / loss, 0.0) if loss > 0 else 0.0
-
-
-_LARGEST_DEGREE = 1e9  # for a loss that rises from 0, whose degree would be infinite
 
 
 def forgetting_degree(loss: float, previous: float) -> float:

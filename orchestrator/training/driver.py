@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ray.train import WorkerGroupError
 
 _CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry a failing start forever
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY_SECONDS = 0.2  # joining a thread without a timeout would block signals
 
 
 class TrainingFailedError(RuntimeError):
@@ -174,10 +176,6 @@ def _join_group_of_one() -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"
     dist.init_process_group(backend, init_method=f"file://{meeting_place}", rank=0, world_size=1)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOOK_EVERY_SECONDS = 0.2  # joining a thread without a timeout would block signals
 
 
 def run_until_stopped(

@@ -19,6 +19,7 @@ from orchestrator.views.format import printable
 
 VOCABULARY_SIZE = 768
 MAX_LENGTH = 128
+_MAX_NEW_TOKENS = 40
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
@@ -78,9 +79,6 @@ def _build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-_MAX_NEW_TOKENS = 40
 
 
 def generate_answers(folder: Path, prompts: Sequence[str]) -> list[str]:

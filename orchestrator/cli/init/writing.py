@@ -24,6 +24,10 @@ _LENGTHS = (256, 512, 1024, 2048, 4096)
 _LENGTH_STEP = 1024  # beyond these
 _UNKNOWN_CONTEXT = 32_768
 _MIN_LENGTH = 8
+_USUAL = 0.02  # of the prompts are held out
+_ENOUGH = 16  # prompts are enough to measure a loss on
+_MOST = 5  # at most one prompt in five, but at least one
+_MAX_DIGITS = 12
 
 
 def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console: Console) -> None:
@@ -151,12 +155,6 @@ def _told(domain: FoundDomain) -> str:
         bad += f", {domain.num_refused} of {counted} sampled refused by the tokenizer or its template"
     within = f"95 % within {domain.tokens_95} tokens{' (estimated)' if domain.is_estimate else ''}"
     return f"{files}; {domain.format}; of {domain.num_rows_seen} rows seen{bad}, {within}"
-
-
-_USUAL = 0.02
-_ENOUGH = 16  # prompts are enough to measure a loss on
-_MOST = 5  # at most one prompt in five, but at least one
-_MAX_DIGITS = 12
 
 
 def choose_eval_fraction(domain: FoundDomain, max_length: int) -> tuple[float, str]:

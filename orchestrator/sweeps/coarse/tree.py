@@ -41,6 +41,7 @@ Range = tuple[float, float]
 BROAD_RANGES: tuple[Range, ...] = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
 LAYER_STEP_SETS: tuple[tuple[str, ...], ...] = (("attention",), ("feed_forward",))
 MODULE_STEP_SETS = (*LAYER_STEP_SETS, ("up",), ("down",), ("attention", "feed_forward"))
+SCORES_FILE = "task_scores.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -149,9 +150,6 @@ def _score_new(result: SearchResult, nodes: Sequence[Candidate], score: ScoreCan
         result.scores |= {node: value for node, value in score(new).items() if node in new}
     if missing := [node for node in new if node not in result.scores]:
         raise ValueError(f"no score for {missing}")
-
-
-SCORES_FILE = "task_scores.json"
 
 
 class ModelScores(BaseModel):

@@ -21,6 +21,11 @@ from orchestrator.runs.loss_errors import differences, read_last_losses
 from orchestrator.runs.records import RunSummary, Verdict
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean
 
+MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
+TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"
+NUM_TOKENS, TRAINING_SECONDS = "num_tokens", "training_seconds"
+EVALUATION_SECONDS, SIGNAL_SECONDS = "evaluation_seconds", "signal_seconds"
+EQUAL_TOKENS_TOLERANCE = 0.01
 CONFIDENCE = 0.95
 
 
@@ -83,13 +88,6 @@ def _average(losses: Sequence[ExampleLosses]) -> ExampleLosses | None:
         return None
     mean_E = np.mean([part.loss_sum_nats_E for part in losses], axis=0)
     return ExampleLosses(first.example_E, mean_E, first.num_tokens_E, first.num_held_out)
-
-
-MEAN, WORST = "mean_loss_nats", "worst_loss_nats"
-TARGET_GAIN, ELSEWHERE = "target_gain_nats", "non_target_change_nats"
-NUM_TOKENS, TRAINING_SECONDS = "num_tokens", "training_seconds"
-EVALUATION_SECONDS, SIGNAL_SECONDS = "evaluation_seconds", "signal_seconds"
-EQUAL_TOKENS_TOLERANCE = 0.01
 
 
 class RunResult(BaseModel):

@@ -52,6 +52,7 @@ _DRIVER_BUNDLE = {"node:__internal_head__": 0.001}
 METRIC = "score"
 _POINT = "point"  # key of a trial's settings
 _ENDLESS = 1 << 40  # steps: a trial ends at its last step, or at a rung
+_POLL_SECONDS = 0.1
 
 
 def sample(trials: Trials, search: Sampled, work: Work) -> Found:
@@ -169,9 +170,6 @@ def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
     if cluster.num_workers > 1:
         return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
     return tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}])
-
-
-_POLL_SECONDS = 0.1
 
 
 class TrialTraining:
