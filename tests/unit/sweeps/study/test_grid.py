@@ -105,6 +105,7 @@ def test_steps_by_hand_at_batch_128() -> None:
     ("changes", "message"),
     [
         ({"specialised": ["law"]}, r"study.specialised: \['law'\] are not trained"),
+        ({"general": ["chat"]}, r"study.general: \['chat'\] are not trained"),
         ({"specialised": ["math", "general"]}, "both specialised and general"),
         ({"k": [0.5, 0.5]}, "0.5 given more than once"),
         ({"epochs": 1, "max_steps": 2}, "give one of"),
