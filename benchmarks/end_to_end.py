@@ -151,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model = given.model
         if model is None:
-            from orchestrator.cli.demo import write_demo
+            from orchestrator.cli.demo.driver import write_demo
 
             model = write_demo(Path(name) / "demo").parent / "base"
         for number in range(given.rounds):

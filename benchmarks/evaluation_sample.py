@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.mixing import Measured, resolve
+from orchestrator.mixing import Measured, resolve_mixing
 from orchestrator.prepare.token_stores import prepare_stores
+from orchestrator.training.driver import train_in_process
 from orchestrator.training.plan import build_plan, domain_sizes
-from orchestrator.training.single_process import train_in_process
 from orchestrator.views.redirect import redirect_output
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
@@ -87,7 +87,7 @@ def measure(data: Path, model: Path, steps: int, is_larger: bool, folder: Path) 
     stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir)
     plan = build_plan(config, "sample", stores).model_copy(update={"export": False})
     plan.folder.mkdir(parents=True)
-    train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
+    train_in_process(plan, resolve_mixing(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
     return {name: pair.eval for name, pair in stores.items()}, plan.folder
 
 

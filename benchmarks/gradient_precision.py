@@ -28,7 +28,7 @@ def write_plan(folder: Path, model: Path | None, num_passes: int, num_ranks: int
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from orchestrator.cli.demo import write_demo
+    from orchestrator.cli.demo.driver import write_demo
     from orchestrator.config.load import load_config
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.training.plan import build_plan

@@ -39,8 +39,8 @@ from orchestrator.sweeps.compare.results import (
     TRAINING_SECONDS,
     WORST,
     Comparison,
+    MeanEstimate,
 )
-from orchestrator.sweeps.compare.statistics import MeanEstimate
 
 RAYMIX = [sys.executable, "-m", "orchestrator.cli.main"]
 SPECIALISED, GENERAL = ["math", "code"], ["general"]

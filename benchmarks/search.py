@@ -29,8 +29,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cli.demo import write_demo
-from orchestrator.sweeps.tune.results import SearchRecord
+from orchestrator.cli.demo.driver import write_demo
+from orchestrator.sweeps.tune.trials import SearchRecord
 from workers.contracts import DomainFeedback
 
 STEPS, EVERY, GRACE = 48, 4, 8
@@ -180,7 +180,7 @@ def measure(folder: Path, kind: str, num_trials: int, num_workers: int) -> dict[
         "states": [trial.state for trial in record.trials],
         "free_cpus": free,
         "cpus": total,
-        "best_trial": record.trial(record.best).score,
+        "best_trial": next(trial.score for trial in record.trials if trial.name == record.best),
         "best_alone": statistics.fmean(losses.loss_nats(name) for name in losses.num_tokens),
     }
 

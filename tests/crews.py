@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.sweeps.graph import Node
-from orchestrator.sweeps.work import Work
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.sweeps.work import Node, Work
+from orchestrator.training.driver import ReadyRun
 
 
 class WorkHere(Work):

@@ -30,3 +30,9 @@ def suggest(name: str, known: Collection[str], otherwise: str = "known") -> str:
     listed = list(known)
     more = f" and {len(listed) - _MAX_LISTED:,} more" if len(listed) > _MAX_LISTED else ""
     return f"; {otherwise}: {', '.join(listed[:_MAX_LISTED])}{more}"
+
+
+def refuse_unknown(key: str, names: Iterable[str], known: Collection[str], what: str = "domains") -> None:
+    """ValueError for names that are not among a run's known ones, with the key and the nearest known name."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{key}: {unknown} are not {what} of this run{meant(unknown, known)}; they are {list(known)}")

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
 from orchestrator.check.view import print_plan
-from orchestrator.config.files import left_aside
-from orchestrator.config.machine import crowding
+from orchestrator.config.machine import crowding, left_aside
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing import initial_weights

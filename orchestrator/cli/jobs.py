@@ -6,7 +6,6 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
-from orchestrator.views.errors import plain_errors
 
 Address = Annotated[
     str | None,
@@ -28,17 +27,16 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Print the log until the job ends.")] = False,
 ) -> None:
     """Train or search on a cluster; files with relative paths are uploaded. Submit again to resume."""
-    with plain_errors():
-        settings = read_config(config, overrides, check_files=False)
-        from orchestrator.cluster.jobs.client import submit as submit_job
+    settings = read_config(config, overrides, check_files=False)
+    from orchestrator.cluster.jobs.client import submit as submit_job
 
-        console = Console()
-        job = submit_job(settings, address, verb, console)
-        console.print(f"submitted {job}", markup=False, highlight=False)
-        if wait:
-            _follow(job, address, console)
-        else:
-            console.print(f"raymix logs -f {job}", markup=False, highlight=False)
+    console = Console()
+    job = submit_job(settings, address, verb, console)
+    console.print(f"submitted {job}", markup=False, highlight=False)
+    if wait:
+        _follow(job, address, console)
+    else:
+        console.print(f"raymix logs -f {job}", markup=False, highlight=False)
 
 
 def status(
@@ -46,10 +44,9 @@ def status(
     address: Address = None,
 ) -> None:
     """List the cluster's jobs, newest first."""
-    with plain_errors():
-        from orchestrator.cluster.jobs.client import jobs_view
+    from orchestrator.cluster.jobs.client import jobs_view
 
-        Console().print(jobs_view(address, job))
+    Console().print(jobs_view(address, job))
 
 
 def logs(
@@ -58,22 +55,20 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
 ) -> None:
     """Print the output of a job on the cluster."""
-    with plain_errors():
-        from orchestrator.cluster.jobs.client import printable_lines, read_log
+    from orchestrator.cluster.jobs.client import printable_lines, read_log
 
-        if follow:
-            _follow(job, address, Console())
-        else:
-            print(printable_lines(read_log(job, address)), end="")
+    if follow:
+        _follow(job, address, Console())
+    else:
+        print(printable_lines(read_log(job, address)), end="")
 
 
 def stop(job: Job, address: Address = None) -> None:
     """Stop a job on the cluster after its current step, with a checkpoint. Submit again to resume."""
-    with plain_errors():
-        from orchestrator.cluster.jobs.client import stop as stop_job
+    from orchestrator.cluster.jobs.client import stop as stop_job
 
-        ended = stop_job(job, address, Console())
-        Console().print(f"{job}: {ended.value.lower()}", markup=False, highlight=False)
+    ended = stop_job(job, address, Console())
+    Console().print(f"{job}: {ended.value.lower()}", markup=False, highlight=False)
 
 
 def _follow(job: str, address: str | None, console: Console) -> None:

@@ -33,22 +33,20 @@ def init(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("config.yaml"),
 ) -> None:
     """Inspect your data files and write a commented configuration for them."""
-    with plain_errors():
-        import torch
+    import torch
 
-        from orchestrator.cli.init.writing import init as write_config
+    from orchestrator.cli.init.writing import init as write_config
 
-        write_config(data, model, output, torch.cuda.device_count(), Console())
+    write_config(data, model, output, torch.cuda.device_count(), Console())
 
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder for the demo's data, base model and run.")] = Path("demo"),
 ) -> None:
     """Generate a small base model and six domains, train on them, and show what the model learned."""
-    with plain_errors():
-        from orchestrator.cli.demo import run_demo
+    from orchestrator.cli.demo.driver import run_demo
 
-        run_demo(folder, Console())
+    run_demo(folder, Console())
 
 
 def dashboard(
@@ -65,15 +63,14 @@ def dashboard(
     ssh -L 8275:127.0.0.1:8275 HOST. With --address the server runs as a job on the cluster's head node, for run folders
     that this machine cannot see.
     """
-    with plain_errors():
-        if address is None:
-            from orchestrator.dashboard.server import serve
+    if address is None:
+        from orchestrator.dashboard.server import serve
 
-            serve(runs_dir, port, Console())
-        else:
-            from orchestrator.dashboard.remote import serve_on_cluster
+        serve(runs_dir, port, Console())
+    else:
+        from orchestrator.dashboard.remote import serve_on_cluster
 
-            serve_on_cluster(runs_dir, port, address, Console())
+        serve_on_cluster(runs_dir, port, address, Console())
 
 
 def schema(
@@ -112,10 +109,10 @@ VERBS = (
     jobs.logs,
     jobs.stop,
     dashboard,
-    schema,
 )
 for _verb in VERBS:
-    app.command()(_verb)
+    app.command()(plain_errors()(_verb))
+app.command()(schema)  # its output is piped: where the reader is gone, click ends it quietly
 app.add_typer(weights_app, name="weights")
 
 

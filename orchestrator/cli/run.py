@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
-from orchestrator.views.errors import plain_errors
 
 FinishedRun = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)
@@ -21,16 +20,15 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
     """Print the plan of a run without training: rows used and left out, tokens, epochs, steps, memory."""
-    with plain_errors():
-        if as_json:
-            from orchestrator.check.json import print_checked
+    if as_json:
+        from orchestrator.check.json import print_checked
 
-            print_checked(lambda: read_config(config, overrides))
-            return
-        settings = read_config(config, overrides)
-        from orchestrator.check.driver import check as print_plan
+        print_checked(lambda: read_config(config, overrides))
+        return
+    settings = read_config(config, overrides)
+    from orchestrator.check.driver import check as print_plan
 
-        print_plan(settings, Console())
+    print_plan(settings, Console())
 
 
 def inspect(
@@ -42,20 +40,18 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")] = False,
 ) -> None:
     """Show what the model will see: the first rows as text with control tokens, and which parts are learned."""
-    with plain_errors():
-        settings = read_config(config, overrides)
-        from orchestrator.inspect.driver import inspect as show_rows
+    settings = read_config(config, overrides)
+    from orchestrator.inspect.driver import inspect as show_rows
 
-        show_rows(settings, domain, split, rows, as_json, Console())
+    show_rows(settings, domain, split, rows, as_json, Console())
 
 
 def run(config: ConfigFile, overrides: Overrides) -> None:
     """Train a model, or resume an interrupted run."""
-    with plain_errors():
-        settings = read_config(config, overrides)
-        from orchestrator.sweeps.stages.driver import run as run_training
+    settings = read_config(config, overrides)
+    from orchestrator.sweeps.run import run as run_training
 
-        run_training(settings.plan, Console())
+    run_training(settings.plan, Console())
 
 
 def detect(
@@ -64,11 +60,10 @@ def detect(
     output: Annotated[Path, typer.Option(help="File to write, for `mixing.initial`.")] = Path("distribution.json"),
 ) -> None:
     """Estimate how much of each domain the base model knows: it writes texts, a judge names their domains."""
-    with plain_errors():
-        settings = read_config(config, overrides)
-        from orchestrator.prepare.detection.driver import detect as detect_distribution
+    settings = read_config(config, overrides)
+    from orchestrator.prepare.detection.driver import detect as detect_distribution
 
-        detect_distribution(settings, output, Console())
+    detect_distribution(settings, output, Console())
 
 
 def reference(
@@ -77,14 +72,13 @@ def reference(
     output: Annotated[Path, typer.Option(help="File to write, for `mixing.reference`.")] = Path("reference.json"),
 ) -> None:
     """Compute the reference losses for VersaTune: the best loss of fine-tuning on each domain alone."""
-    with plain_errors():
-        settings = read_config(config, overrides)
-        from orchestrator.sweeps.references import reference as compute
-        from orchestrator.training.resolve import write_references
+    settings = read_config(config, overrides)
+    from orchestrator.sweeps.references import reference as compute
+    from orchestrator.training.resolve import write_references
 
-        losses = compute(settings, Console())
-        write_references(output, losses)
-        Console().print(f"{output}: reference losses of {len(losses)} domains")
+    losses = compute(settings, Console())
+    write_references(output, losses)
+    Console().print(f"{output}: reference losses of {len(losses)} domains")
 
 
 def report(
@@ -92,13 +86,12 @@ def report(
     output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
 ) -> None:
     """Write an HTML report of one run, or a comparison of several, and print its table."""
-    with plain_errors():
-        from orchestrator.views.report import comparison_table, write_report
+    from orchestrator.views.report import comparison_table, write_report
 
-        target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
-        write_report(runs, target)
-        Console().print(comparison_table(runs))
-        Console().print(f"report: {target}", highlight=False)
+    target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
+    write_report(runs, target)
+    Console().print(comparison_table(runs))
+    Console().print(f"report: {target}", highlight=False)
 
 
 def export(
@@ -111,10 +104,9 @@ def export(
     best: Best = False,
 ) -> None:
     """Export a run's model to a folder for sharing, with a model card that states the mixture it was trained on."""
-    with plain_errors():
-        from orchestrator.export.driver import export as export_result
+    from orchestrator.export.driver import export as export_result
 
-        export_result(run, output, kind, best, Console())
+    export_result(run, output, kind, best, Console())
 
 
 def evaluate(
@@ -133,20 +125,19 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a run's base model and result on benchmarks with lm-evaluation-harness; adds them to report and card."""
-    with plain_errors():
-        from orchestrator.benchmarks.driver import evaluate as evaluate_run
+    from orchestrator.benchmarks.driver import evaluate as evaluate_run
 
-        evaluate_run(
-            run,
-            [name.strip() for name in tasks.split(",") if name.strip()],
-            Console(),
-            tasks_folder=tasks_folder,
-            is_best=best,
-            limit=limit,
-            batch_size=batch_size,
-            chat=chat,
-            allow_code=allow_code,
-        )
+    evaluate_run(
+        run,
+        [name.strip() for name in tasks.split(",") if name.strip()],
+        Console(),
+        tasks_folder=tasks_folder,
+        is_best=best,
+        limit=limit,
+        batch_size=batch_size,
+        chat=chat,
+        allow_code=allow_code,
+    )
 
 
 def probe(
@@ -163,8 +154,7 @@ def probe(
     output: Annotated[Path, typer.Option(help="HTML file to write; the numbers go to .json.")] = Path("probe.html"),
 ) -> None:
     """Show how well models separate the domains internally: t-SNE, silhouette, linear probe, centroid distances."""
-    with plain_errors():
-        settings = None if config is None else read_config(config, overrides)
-        from orchestrator.probe.driver import probe as probe_models
+    settings = None if config is None else read_config(config, overrides)
+    from orchestrator.probe.driver import probe as probe_models
 
-        probe_models(models, settings, layer, num_examples, output, Console())
+    probe_models(models, settings, layer, num_examples, output, Console())

@@ -9,10 +9,7 @@ from rich.console import Console
 
 from orchestrator.views.errors import plain_errors
 
-weights_app = typer.Typer(
-    help="Show or change the domain shares of a run while it trains; every change is recorded and replayed on resume.",
-    no_args_is_help=True,
-)
+weights_app = typer.Typer(no_args_is_help=True)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", exists=True, file_okay=False)]
 By = Annotated[str, typer.Option(help="Who requests the change.", default_factory=getpass.getuser)]

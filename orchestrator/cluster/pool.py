@@ -3,11 +3,13 @@
 A worker is created for the first job that has to be done, so nothing is loaded if all results are on disk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from orchestrator.config.cluster import ClusterConfig
+
+if TYPE_CHECKING:
+    import ray
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -16,23 +18,20 @@ Result = TypeVar("Result")
 class WorkerPool(Generic[Job, Result]):
     """`with WorkerPool(make, cluster) as pool: for index, result in pool.map(jobs): ...`
 
-    Args:
-        make: creates the callable that processes jobs; it is sent to the workers, so it is a class or a partial of one.
-        cluster: the number of workers and their CPUs and GPUs, the same as for training.
+    `make` creates the callable that processes jobs; it is sent to the workers, so it is a class or a partial of one.
+    There are as many workers as for training, with the same CPUs and GPUs.
     """
 
     def __init__(self, make: Callable[[], Callable[[Job], Result]], cluster: ClusterConfig) -> None:
         self._make = make
         self._cluster = cluster
-        self._here: Callable[[Job], Result] | None = None
+        self._here = _Worker(make)
         self._actors: list[Any] = []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def release(self) -> None:
@@ -41,7 +40,7 @@ class WorkerPool(Generic[Job, Result]):
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors, self._here = [], None
+        self._actors, self._here = [], _Worker(self._make)
 
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """(index of the job, result) of every job, as they finish; a job's ValueError is raised unchanged."""
@@ -51,9 +50,7 @@ class WorkerPool(Generic[Job, Result]):
             yield from self._map_on_ray(jobs)
             return
         for index, job in enumerate(jobs):
-            if self._here is None:
-                self._here = self._make()
-            yield index, self._here(job)
+            yield index, self._here.answer(job)
 
     def _map_on_ray(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         import ray
@@ -90,7 +87,7 @@ class WorkerPool(Generic[Job, Result]):
 
 
 class _Worker:
-    """Runs in an actor; the first job loads the model, so that errors in loading are that job's errors."""
+    """Runs in an actor, or here; the first job loads the model, so that errors in loading are that job's errors."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._make = make
@@ -100,3 +97,22 @@ class _Worker:
         if self._worker is None:
             self._worker = self._make()
         return self._worker(job)
+
+
+class TaskError(RuntimeError):
+    """A task failed; the message says which and why."""
+
+
+def as_completed(waiting: Mapping["ray.ObjectRef", str], what: str) -> Iterator[str]:
+    """Names of these Ray tasks, each as its task finishes; TaskError, with `what` and the task's name, if one fails."""
+    import ray
+
+    left = dict(waiting)
+    while left:
+        (done, *_), _ = ray.wait(list(left), num_returns=1)
+        name = left.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise TaskError(f"{what} {name!r}: {error.cause}") from error
+        yield name

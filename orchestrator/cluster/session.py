@@ -1,15 +1,20 @@
-"""A Ray session for one command: start or join a cluster, silence it, and shut down what was started."""
+"""A Ray session for one command: start or join a cluster, silence it, and shut down what was started; and whether a
+worker group fits into it, and how many do.
+"""
 
+import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator.cluster.targets import announced_to_prometheus
 from orchestrator.config.cluster import ClusterConfig
 
+_PREFIX = "prom_metrics_raymix_"  # of the files by which Prometheus finds sessions
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
@@ -32,8 +37,7 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     Ray protects a cluster that it starts here with a token (in ~/.ray), unless RAY_AUTH_MODE says otherwise. SIGTERM
     becomes a KeyboardInterrupt inside the session, so that it ends a run like Ctrl-C.
 
-    Raises:
-        ClusterError: in place of Ray's errors.
+    ClusterError in place of Ray's errors.
     """
     import ray  # not above: this module is imported by verbs that may find nothing to run
 
@@ -70,3 +74,77 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def announced_to_prometheus() -> Iterator[None]:
+    """Publish this session's metrics endpoints in a file while the session lasts.
+
+    Ray writes such a file, prom_metrics_service_discovery.json in its temporary folder, but only if its dashboard is
+    running. Sessions that raymix starts have no dashboard, and several may run at once: each writes a separate file
+    next to that one, and deploy/prometheus/prometheus.yml reads them all.
+    """
+    import ray
+
+    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
+    path = folder / f"{_PREFIX}{os.getpid()}.json"
+    targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+    with suppress(OSError):  # a run must not fail because of metrics
+        _remove_stale(folder)
+        # Prometheus ignores the file until it has its final name.
+        unnamed = path.with_suffix(".tmp")
+        unnamed.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": targets}]))
+        unnamed.replace(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Drivers that were killed leave their files behind."""
+    for path in folder.glob(f"{_PREFIX}*.json"):
+        try:
+            os.kill(int(path.stem.removeprefix(_PREFIX)), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # another user's, still running
+            continue
+
+
+class ResourceError(RuntimeError):
+    """The cluster does not have the resources for the worker group."""
+
+
+def check_resources(cluster: ClusterConfig) -> None:
+    """ResourceError if the cluster is too small for the worker group, for which Ray Train would wait forever."""
+    import ray  # not above: verbs that may find nothing to run import this module
+
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
+        needed = each * cluster.num_workers
+        if needed > there.get(kind, 0):
+            raise ResourceError(
+                f"cluster.num_workers {cluster.num_workers} x {each} {kind} = {needed:g} {kind}, but the cluster has "
+                f"{there.get(kind, 0):g}; lower cluster.num_workers or cluster.{kind.lower()}s_per_worker, or add nodes"
+            )
+
+
+def count_fitting(clusters: Iterable[ClusterConfig]) -> int:
+    import ray
+
+    return num_side_by_side([node["Resources"] for node in ray.nodes() if node["Alive"]], clusters)
+
+
+def num_side_by_side(nodes: Iterable[Mapping[str, float]], clusters: Iterable[ClusterConfig]) -> int:
+    """How many of these runs fit at the same time, whichever they are, on nodes with these CPUs and GPUs; at least 1.
+
+    With more drivers than room for their workers, worker groups would wait for each other forever.
+    """
+    nodes, counts = list(nodes), []
+    for cluster in clusters:
+        each = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
+        room = [min(node.get(kind, 0.0) / amount for kind, amount in each.items() if amount) for node in nodes]
+        counts.append(sum(map(int, room)) // cluster.num_workers)
+    return max(1, min(counts))

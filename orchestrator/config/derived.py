@@ -49,6 +49,5 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _are_one_kind(old: Any, new: Any) -> bool:
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return False
-    return all(new.get(tag, old.get(tag)) == old.get(tag) for tag in _TAGS)
+    are_mappings = isinstance(old, Mapping) and isinstance(new, Mapping)
+    return are_mappings and all(new.get(tag, old.get(tag)) == old.get(tag) for tag in _TAGS)

@@ -3,7 +3,8 @@
 Safe YAML only: no tags, no duplicate keys, and limits on bytes, depth and number of values, aliases expanded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config.errors import ConfigError, Fault, KeyPath, describe, format_path, unknown_changes
-from orchestrator.config.files import missing_files
-from orchestrator.config.machine import missing_gpus, unwritable_output
-from orchestrator.config.overrides import Origins, apply_overrides
+from orchestrator.config.machine import missing_files, missing_gpus, unwritable_output
 from orchestrator.config.sweep import SweepConfig
-from workers.nearest import find_nearest
+from workers.nearest import find_nearest, suggest
 from workers.plugins import plugin_faults
 from workers.signals import build_signal
 
@@ -23,6 +22,11 @@ _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 30
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_PART = re.compile(r"([^.\[\]]+)((?:\[\d+\])*)")
+_NAMED_GROUPS: tuple[KeyPath, ...] = (("domains",),)
+
+Origins = dict[KeyPath, int | str]
+"""Where a key comes from: its line in the file, or the text of the `--set` that gave it."""
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -53,23 +57,22 @@ class _BoundedLoader(yaml.SafeLoader):
 def load_config(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> SweepConfig:
     """Read, override and validate a configuration; ConfigError with one line for each fault.
 
-    Args:
-        path: YAML file. Relative paths in it are relative to the current folder.
-        overrides: `a.b=value` pairs, applied before validation; values are YAML.
-        check_files: also check the files that it names, and the GPUs that a local run needs.
+    Relative paths in it are relative to the current folder. `overrides` are `a.b=value` pairs, whose values are YAML;
+    `check_files` also checks the files that it names, and the GPUs that a local run needs.
     """
     if lines := plugin_faults():
         raise ConfigError(lines)
     data, origins = _parse(path)
-    apply_overrides(overrides, data, origins, lambda text: yaml.load(text, _BoundedLoader))
+    _apply_overrides(overrides, data, origins)
     try:
         config = SweepConfig.model_validate(data)
     except ValidationError as error:
-        raise _config_error(path, origins, describe(error, data)) from None
-    if faults := [*unknown_changes(config), *_unknown_signals(config)]:
-        raise _config_error(path, origins, faults)
-    if check_files and (faults := [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]):
-        raise _config_error(path, origins, faults)
+        raise ConfigError([_line(path, origins, *fault) for fault in describe(error, data)]) from None
+    faults = [*unknown_changes(config), *_unknown_signals(config)]
+    if check_files and not faults:
+        faults = [*missing_files(config), *unwritable_output(config), *missing_gpus(config)]
+    if faults:
+        raise ConfigError([_line(path, origins, *fault) for fault in faults])
     return config
 
 
@@ -79,10 +82,6 @@ def _unknown_signals(config: SweepConfig) -> Iterator[Fault]:
             build_signal(name, config.trained_domains)
         except ValueError as error:
             yield ("mixing", "type"), f"{config.mixing.type}: {error}"
-
-
-def _config_error(path: Path, origins: Origins, faults: Iterable[Fault]) -> ConfigError:
-    return ConfigError([_line(path, origins, key, what) for key, what in faults])
 
 
 def _line(path: Path, origins: Origins, key: KeyPath, what: str) -> str:
@@ -176,3 +175,91 @@ class _Builder:
             self._lines[(*key, name)] = line
             mapping[name] = self.build(value_node, (*key, name))
         return inherited | mapping
+
+
+def _apply_overrides(overrides: Sequence[str], data: dict[str, Any], origins: Origins) -> None:
+    """Apply every `a.b=value` to the data, in order; `data` and `origins`, those of its keys, are changed in place.
+
+    A part of the path is a key, the name of a domain (which may itself contain dots), or an index into a list:
+    `train[0]`, `stages.1`. Missing groups are created, but not domains, since a misspelt name would silently add one.
+    ConfigError if an override does not have that form, or if its path does not exist.
+    """
+    set_before: dict[KeyPath, str] = {}
+    for override in overrides:
+        name, value = _parse_override(override)
+        key = _set(data, name, value, override)
+        for earlier, text in set_before.items():
+            if earlier[: len(key)] == key:
+                raise _fault(override, f"{format_path(earlier)} is already set by --set {text}; keep one of them")
+        set_before[key] = override
+        for below in [known for known in origins if known[: len(key)] == key]:
+            del origins[below]
+        for end in range(1, len(key)):
+            origins.setdefault(key[:end], override)
+        origins[key] = override
+
+
+def _parse_override(override: str) -> tuple[list[str | int], Any]:
+    """The parts of the path, and the value."""
+    path, equals, text = override.partition("=")
+    parts: list[str | int] = []
+    for part in path.strip().split("."):
+        match = _PART.fullmatch(part)
+        if match is None or not equals:
+            raise _fault(override, "write it as key.path=value, e.g. training.max_steps=100")
+        parts.append(match[1])
+        parts += [int(place) for place in re.findall(r"\d+", match[2])]
+    if not text.strip():
+        raise _fault(override, "has no value after `=`; give one (null to unset, '\"\"' for an empty text)")
+    try:
+        return parts, yaml.load(text, _BoundedLoader)
+    except (yaml.YAMLError, ValueError):
+        raise _fault(override, f"{text!r} is not a YAML value; put it in quotes") from None
+
+
+def _set(data: dict[str, Any], parts: list[str | int], value: Any, override: str) -> KeyPath:
+    """Set the value in the data and return its key."""
+    key: KeyPath = ()
+    inner: Any = data
+    while True:
+        part, num_taken = _next(inner, parts, key, override)
+        key, parts = (*key, part), parts[num_taken:]
+        if not parts:
+            inner[part] = value
+            return key
+        if isinstance(inner, dict) and inner.get(part) is None:
+            inner[part] = {}
+        inner = inner[part]
+
+
+def _next(inner: Any, left: list[str | int], key: KeyPath, override: str) -> tuple[str | int, int]:
+    """The next key of the path below `inner`, and how many parts it consists of."""
+    part = left[0]
+    if isinstance(inner, list):
+        if not str(part).isdecimal():
+            places = f"{format_path((*key, 0))} to {format_path((*key, len(inner) - 1))}" if inner else "it is empty"
+            raise _fault(override, f"{format_path(key)} is a list; give an index: {places}")
+        if int(part) >= len(inner):
+            what = f"{format_path(key)} has {len(inner)} entries, counted from 0; to add more, set the whole list"
+            raise _fault(override, what)
+        return int(part), 1
+    if not isinstance(inner, dict):
+        kind = "list" if isinstance(part, int) else "group of keys"
+        raise _fault(override, f"{format_path(key)!r} is {inner!r}, not a {kind}")
+    if isinstance(part, int):
+        if not inner:
+            raise _fault(override, f"{format_path(key)} is not in the file, so it has no entry {part}; set all of it")
+        raise _fault(override, f"{format_path(key)} is a group of keys, not a list; name one of them")
+    for end in range(len(left), 0, -1):  # names that contain dots
+        if all(isinstance(each, str) for each in left[:end]) and (name := ".".join(map(str, left[:end]))) in inner:
+            return name, end
+    if key in _NAMED_GROUPS and inner:
+        raise _fault(
+            override,
+            f"there is no domain {part!r}{suggest(str(part), inner, 'its domains are')} (add new domains in the file)",
+        )
+    return part, 1
+
+
+def _fault(override: str, what: str) -> ConfigError:
+    return ConfigError([f"--set {override}: {what}"])

@@ -8,11 +8,10 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
 
-from orchestrator.config.coarse import CoarseSearchConfig, check_coarse_search
-from orchestrator.config.compare import CompareConfig, check_compare
 from orchestrator.config.plan import PlanConfig
-from orchestrator.config.study import StudyConfig, check_study
+from orchestrator.config.sections import CoarseSearchConfig, CompareConfig, StudyConfig
 from orchestrator.searches import AnySearchConfig, Search, SearchedRun, build_search
+from workers.nearest import meant, refuse_unknown
 
 
 class SweepConfig(PlanConfig):
@@ -58,10 +57,35 @@ class SweepConfig(PlanConfig):
         )
 
     @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
-        check_study(self)
-        check_compare(self)
-        check_coarse_search(self)
+    def _study_fits(self) -> Self:
+        if (study := self.study) is not None:
+            refuse_unknown("study.specialised", study.specialised, self.trained_domains, "trained domains")
+            refuse_unknown("study.general", study.general, self.trained_domains, "trained domains")
+            if self.stages:
+                raise ValueError("study: it makes its own plans of stages; leave out stages")
+        return self
+
+    @model_validator(mode="after")
+    def _target_is_a_domain(self) -> Self:
+        target, known = self.compare.target, list(self.domains)
+        if target is not None and target not in known:
+            near = meant([target], known)
+            raise ValueError(f"compare.target: {target!r} is not a domain of this run{near}; they are {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _coarse_search_can_be_scored(self) -> Self:
+        if (search := self.coarse_search) is not None:
+            refuse_unknown("coarse_search.speciality", search.speciality, self.trained_domains, "trained domains")
+            if search.scores == "losses" and set(self.domains) == set(search.speciality):
+                raise ValueError(
+                    "coarse_search.speciality: no other domain is left to measure what is forgotten; add one, if only "
+                    "with `eval` files, or use `scores: files`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
         if self.search is not None:
             if self.stages:
                 raise ValueError("search: a plan of stages cannot be searched over; leave out `stages`")

@@ -9,14 +9,14 @@ from typing import Any
 
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from workers.contracts import DomainFeedback, DomainWeights
 
 NAMESPACE = "raymix"
 
 
 def start_controller(
-    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]
+    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]
 ) -> "RayWeightsSource":
     """Start the controller of a run, or resume it from its journal, and return a handle for the workers.
 
@@ -35,7 +35,7 @@ def start_controller(
 class ControllerActor(DurableController):
     """The durable controller, built inside the actor's process."""
 
-    def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[DomainSize]) -> None:
+    def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]) -> None:
         super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
 
 
@@ -46,27 +46,26 @@ class RayWeightsSource:
         self._actor = actor
 
     def open_attempt(self) -> int:
-        return int(_answer(self._actor.open_attempt.remote()))
+        return int(self._ask("open_attempt"))
 
     def history(self) -> list[DomainWeights]:
-        return list(_answer(self._actor.history.remote()))
+        return list(self._ask("history"))
 
     def pull(self, step: int) -> DomainWeights | None:
-        weights = _answer(self._actor.pull.remote(step))
+        weights = self._ask("pull", step)
         return None if weights is None else DomainWeights.model_validate(weights)
 
     def push(self, feedback: DomainFeedback) -> DomainWeights:
-        return DomainWeights.model_validate(_answer(self._actor.push.remote(feedback)))
+        return DomainWeights.model_validate(self._ask("push", feedback))
 
     def stop(self) -> None:
         """Ask the training to end before the next step."""
-        _answer(self._actor.stop.remote())
+        self._ask("stop")
 
     def is_stopped(self) -> bool:
-        return bool(_answer(self._actor.is_stopped.remote()))
+        return bool(self._ask("is_stopped"))
 
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
 
-def _answer(call: Any) -> Any:
-    import ray
-
-    return ray.get(call)
+        return ray.get(getattr(self._actor, method).remote(*arguments))

@@ -58,12 +58,9 @@ class ControllerCore:
 
     def begin(self, recorded: DomainWeights | None = None) -> DomainWeights:
         """The initial version, which applies from step 1; on replay the recorded one."""
+        by = self.algorithm.config.type
         version = recorded or DomainWeights(
-            version=0,
-            effective_step=1,
-            shares=self.algorithm.initial_weights(),
-            reason="initial",
-            by=self.algorithm.config.type,
+            version=0, effective_step=1, shares=self.algorithm.initial_weights(), reason="initial", by=by
         )
         self.versions.append(version)
         return version
@@ -77,12 +74,8 @@ class ControllerCore:
         self.last_pulled = max(self.last_pulled, step)
         return self.version_of(step)
 
-    def is_new_ground(self, step: int) -> bool:
-        """Whether neither `step` nor a later one was pulled yet, so that a request can apply from it on."""
-        return step > self.last_pulled
-
     def operate(self, step: int, request: ControlRequest, request_id: str) -> DomainWeights:
-        """Handle a user's request at a step that is new ground; ValueError if it does not fit the current shares."""
+        """Handle a user's request at a step not pulled yet; ValueError if it does not fit the current shares."""
         shares, pinned, paused = apply_request(request, self.versions[-1])
         version = DomainWeights(
             version=len(self.versions),
@@ -189,7 +182,6 @@ class ControllerCore:
             events.append(ControllerEvent(feedback.step, "non_finite_signal", message))
         if any(pair not in self._last_signals for pair in wanted):
             return None, events
-        signals: dict[str, dict[str, float]] = {signal: {} for signal in self.algorithm.required_signals}
-        for signal, name in wanted:
-            signals[signal][name] = self._last_signals[signal, name]
-        return signals, events
+        names, last = self.algorithm.names, self._last_signals
+        known = {signal: {name: last[signal, name] for name in names} for signal in self.algorithm.required_signals}
+        return known, events

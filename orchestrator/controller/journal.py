@@ -1,7 +1,7 @@
 """The controller's memory: one small file for each version and each feedback, on disk before any caller sees it.
 
     weights/000012.json     DomainWeights          feedback/00000600.json     DomainFeedback
-    requests/*.json         the user's requests, each handled before a step and then removed (requests.py)
+    requests/*.json         the user's requests, each handled before a step and then removed (operator.py)
     attempt.json            number of the current attempt
     mixing.jsonl, events.jsonl    internal values of the algorithm, and what happened; derived, for reading
 
@@ -15,8 +15,7 @@ from pathlib import Path
 from threading import Event
 
 from orchestrator.controller.core import ControllerCore
-from orchestrator.controller.operator import describe_change
-from orchestrator.controller.requests import forget_request, read_request, waiting_requests
+from orchestrator.controller.operator import describe_change, forget_request, read_request, waiting_requests
 from orchestrator.mixing import MixingAlgorithm
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
@@ -63,7 +62,7 @@ class DurableController:
         if self._stopping.is_set():
             self._is_stopped = True
             return None
-        if self.core.is_new_ground(step):
+        if step > self.core.last_pulled:  # so that a request can apply from it on
             for request_id in waiting_requests(self.folder):
                 self._operate(step, request_id)
         return self.core.pull(step)

@@ -1,23 +1,35 @@
-"""The requests that a user can send to a running controller, and the resulting shares. Pure.
+"""The requests that a user can send to a running controller, how they reach it, and the resulting shares.
 
 set      set the shares of some domains; the others keep their proportions. The algorithm continues from there.
 pin      the same, or the current share, permanently: the algorithm moves the rest.
 release  return pinned domains (all if none is named) to the algorithm.
 pause    keep the shares unchanged; evaluations are still counted.
 resume   apply the algorithm's answers again.
+
+A request is a file in the run's folder, handled before the next step; anyone who may write there may send one:
+
+    requests/<id>.json       ControlRequest
+
+A file needs no connection to the cluster and waits if the run is not running. It is removed once the journal has the
+resulting version, which names the request.
 """
 
 import math
+import secrets
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.mixing.base import Shares, normalise
 from workers.contracts import SHARE_SUM_TOLERANCE, DomainWeights
+from workers.durable import write_durably
 from workers.settings import Settings
 
 _ASKED_SUM_TOLERANCE = 1e-6  # people write 0.333333
+_FOLDER = "requests"
 
 
 class ControlRequest(Settings):
@@ -97,3 +109,53 @@ def describe_change(version: DomainWeights) -> str:
     shares = ", ".join(f"{name} {share:.3g}" for name, share in version.shares.items())
     because = f" ({version.why})" if version.why else ""
     return f"{version.by}: {'; '.join([shares, *held])}{because}"
+
+
+def submit_request(run_folder: Path, request: ControlRequest) -> str:
+    """Send a request and return its id.
+
+    ValueError if the run is finished or has not started, or if the request does not fit the current shares.
+    """
+    if any((run_folder / name).exists() for name in ("summary.json", "stopped.json")):
+        raise ValueError(f"{run_folder}: this run is finished, so its weights cannot change")
+    apply_request(request, newest_version(run_folder))
+    request_id = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # sorts in the order of submission
+    folder = run_folder / _FOLDER
+    folder.mkdir(exist_ok=True)
+    write_durably(folder / f"{request_id}.json", request.model_dump_json(indent=1).encode())
+    return request_id
+
+
+def waiting_requests(run_folder: Path) -> list[str]:
+    """Ids of the requests not handled yet, oldest first."""
+    return sorted(path.stem for path in (run_folder / _FOLDER).glob("[0-9]*.json"))
+
+
+def read_request(run_folder: Path, request_id: str) -> ControlRequest:
+    """A waiting request; ValueError if the file is not one."""
+    path = run_folder / _FOLDER / f"{request_id}.json"
+    try:
+        return ControlRequest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
+
+
+def forget_request(run_folder: Path, request_id: str) -> None:
+    (run_folder / _FOLDER / f"{request_id}.json").unlink(missing_ok=True)
+
+
+def newest_version(run_folder: Path) -> DomainWeights:
+    """The latest version of the weights; ValueError if there is none."""
+    return DomainWeights.model_validate_json(_version_files(run_folder)[-1].read_bytes())
+
+
+def read_versions(run_folder: Path) -> list[DomainWeights]:
+    """All versions of the weights, oldest first; ValueError if there are none."""
+    return [DomainWeights.model_validate_json(path.read_bytes()) for path in _version_files(run_folder)]
+
+
+def _version_files(run_folder: Path) -> list[Path]:
+    paths = sorted((run_folder / "weights").glob("[0-9]*.json"))
+    if not paths:
+        raise ValueError(f"{run_folder}: no weights yet; is this the folder of a run that has started to train?")
+    return paths

@@ -5,8 +5,7 @@ import asyncio
 from aiohttp import web
 from pydantic import ValidationError
 
-from orchestrator.controller.operator import ControlRequest
-from orchestrator.controller.requests import submit_request
+from orchestrator.controller.operator import ControlRequest, submit_request
 from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
 from orchestrator.dashboard.guard import Handler, holds_token
 

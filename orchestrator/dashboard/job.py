@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.cluster.jobs.entrypoint import python_command
+from orchestrator.cluster.jobs.arrival import python_command
 from orchestrator.dashboard.guard import digest_of, opening
 from orchestrator.dashboard.server import HOST, serve_with
 from orchestrator.views.errors import plain_errors

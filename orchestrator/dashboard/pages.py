@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.controller.requests import read_request, waiting_requests
+from orchestrator.controller.operator import read_request, waiting_requests
 from orchestrator.dashboard.catalog import Catalog, Glance, last_written
 from orchestrator.dashboard.health import health_facts
 from orchestrator.dashboard.snapshots import OUTLINE, Snapshot

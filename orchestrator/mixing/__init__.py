@@ -8,9 +8,8 @@ algorithm in a separate package is an entry point: docs/extending.md.
 
 from typing import TYPE_CHECKING
 
-from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig
+from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig, ResolvedMixing, resolve_mixing
 from orchestrator.mixing.needs import Measured, Needs
-from orchestrator.mixing.resolved import ResolvedMixing, resolve
 from workers.plugins import names_of_table
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ __all__ = [
     "ResolvedMixing",
     "build_mixing_algorithm",
     "initial_weights",
-    "resolve",
+    "resolve_mixing",
 ]
 
 __getattr__ = names_of_table("orchestrator.mixing.table", __all__)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from orchestrator.mixing.needs import (
     DISTRIBUTION,
@@ -27,25 +27,9 @@ from workers.settings import Settings
 Shares = dict[str, float]
 
 
-class Domain(Protocol):
-    """What an algorithm knows of a domain in advance."""
-
-    @property
-    def name(self) -> str:
-        """Name in the configuration."""
-
-    @property
-    def num_examples(self) -> int:
-        """Training examples."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Training tokens."""
-
-
 @dataclass(frozen=True)
-class DomainSize:
-    """The same as plain data."""
+class Domain:
+    """What an algorithm knows of a domain in advance: its name in the configuration, and its training data."""
 
     name: str
     num_examples: int
@@ -76,6 +60,11 @@ class MixingConfig(Settings):
             else:
                 needs = replace(needs, references=value if isinstance(value, dict) else source)
         return needs
+
+    @property
+    def words(self) -> set[str]:
+        """The words in the settings that stand for numbers measured before training, whether they are needed or not."""
+        return {kind.word for _, kind, value in self._numbers() if value == kind.word}
 
     def check_domains(self, names: Sequence[str]) -> None:
         """ValueError if the settings are not for exactly these domains, naming the key and what to change."""
@@ -226,3 +215,26 @@ def raise_to_floor(shares: Shares, floor: float) -> Shares:
         if not fallen:
             return {name: floor if name in low else share * scale for name, share in shares.items()}
         low |= fallen
+
+
+@dataclass(frozen=True)
+class ResolvedMixing:
+    """Settings with numbers for all that the algorithm needs, for exactly the domains of a run.
+
+    The run folder keeps the settings as written (config.json); the controller receives these.
+    """
+
+    config: MixingConfig
+
+
+def resolve_mixing(config: MixingConfig, measured: Measured, names: Sequence[str]) -> ResolvedMixing:
+    """The settings, for the domains `names`, with words and files replaced by the numbers that were measured or read.
+
+    ValueError if the settings or the numbers are for other domains, or if something needed is not known.
+    """
+    known = config.with_measured(measured)
+    known.check_domains(names)
+    for what, left in (("shares", known.needs.distribution), ("losses", known.needs.references)):
+        if isinstance(left, str | Path):
+            raise ValueError(f"mixing: the {what} by domain that {left} stands for are not known yet")
+    return ResolvedMixing(known)

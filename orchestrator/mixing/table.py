@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
 from pydantic import Field, TypeAdapter
 
-from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig, Shares
+from orchestrator.mixing.base import Domain, MixingAlgorithm, MixingConfig, ResolvedMixing, Shares, resolve_mixing
 from orchestrator.mixing.fixed import Fixed
 from orchestrator.mixing.inverse import Inverse
 from orchestrator.mixing.mixture_of_skills import MixtureOfSkills
 from orchestrator.mixing.needs import Measured
 from orchestrator.mixing.proportional import Proportional
-from orchestrator.mixing.resolved import ResolvedMixing, resolve
 from orchestrator.mixing.target import Target
 from orchestrator.mixing.temperature import Temperature
 from orchestrator.mixing.uniform import Uniform
@@ -54,7 +53,7 @@ def build_mixing_algorithm(
     if isinstance(config, Mapping):
         config = _ADAPTER.validate_python(dict(config))
     if isinstance(config, MixingConfig):
-        config = resolve(config, Measured(), [domain.name for domain in domains])
+        config = resolve_mixing(config, Measured(), [domain.name for domain in domains])
     return MIXING_ALGORITHMS[config.config.type](config.config, domains)
 
 
@@ -66,5 +65,5 @@ def initial_weights(config: MixingConfig, domains: Sequence[Domain]) -> Shares:
     source = config.needs.references
     any_losses = dict.fromkeys((domain.name for domain in domains), 0.0)
     measured = Measured(references={source: any_losses} if isinstance(source, str | Path) else {})
-    resolved = resolve(config, measured, [domain.name for domain in domains])
+    resolved = resolve_mixing(config, measured, [domain.name for domain in domains])
     return build_mixing_algorithm(resolved, domains).initial_weights()

@@ -8,14 +8,18 @@ alone. Equal potentials leave the shares unchanged. That is also how the method 
 memorised their domains (l_ref near 0) make every gamma 1 and the rule does nothing, which is why references are
 measured on held-out rows.
 
-With a `target`, its share is then raised by delta if mean forgetting elsewhere is below epsilon times what the target
-can still learn (expansion.py). Otherwise it is not raised, and the next evaluation decides again. The raises stop
-automatically: a target at its reference loss has gamma 0. Forgetting is measured against the previous evaluation only,
-so the rule does not see a slow drift; the report shows every loss against the base model.
+Domain expansion: with a `target` e, its share is then raised as long as it gains more than the others lose.
 
-Stated in the paper: gamma and the forgetting degree. The updates are reconstructions; sigma, delta and epsilon are
-ours, and so are the exponential form (equal to first order) and the floor. `loss` is the update of the authors'
-released code: P_j * exp(l_j), without references.
+    phi_j = max((l_j(t) - l_j(t-1)) / l_j(t-1), 0)           forgetting degree, against the previous evaluation
+    raise P_e by delta where  mean_(j != e) phi_j < epsilon * gamma_e
+
+Otherwise it is not raised, and the next evaluation decides again. The raises stop automatically: a target at its
+reference loss has gamma 0. Forgetting is measured against the previous evaluation only, so the rule does not see a slow
+drift; the report shows every loss against the base model.
+
+Stated in the paper: gamma and the forgetting degree. The updates and the condition of a raise are reconstructions;
+sigma, delta and epsilon are ours, and so are the exponential form (equal to first order), the floor, and the cap of a
+raise. `loss` is the update of the authors' released code: P_j * exp(l_j), without references.
 """
 
 import math
@@ -25,17 +29,11 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from orchestrator.mixing.base import (
-    MixingAlgorithm,
-    MixingConfig,
-    Shares,
-    initial_shares,
-    normalise,
-    raise_to_floor,
-)
-from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
+from orchestrator.mixing.base import MixingAlgorithm, MixingConfig, Shares, initial_shares, normalise, raise_to_floor
 from orchestrator.mixing.needs import Initial, Needs, ReferenceLosses, TargetDomain
 from workers.contracts import DomainFeedback
+
+_LARGEST_DEGREE = 1e9  # for a loss that rises from 0, whose degree would be infinite
 
 
 class VersaTuneConfig(MixingConfig):
@@ -173,3 +171,27 @@ def floor_fault(floor: float, num_domains: int) -> str:
 def learnable_potential(loss: float, reference: float) -> float:
     """gamma = max((l - l_ref) / l, 0), in [0, 1); a loss of 0 has nothing left to learn."""
     return max((loss - reference) / loss, 0.0) if loss > 0 else 0.0
+
+
+def forgetting_degree(loss: float, previous: float) -> float:
+    """phi: the loss's relative rise since the previous evaluation, at least 0."""
+    if loss <= previous:
+        return 0.0
+    return min((loss - previous) / previous, _LARGEST_DEGREE) if previous > 0 else _LARGEST_DEGREE
+
+
+def is_raise_due(target: str, phi: Mapping[str, float], gamma: Mapping[str, float], epsilon: float) -> bool:
+    """Whether the others' mean forgetting is strictly less than epsilon times the target's learnable potential."""
+    others = [degree for name, degree in phi.items() if name != target]
+    return bool(others) and math.fsum(others) / len(others) < epsilon * gamma[target]
+
+
+def raise_share(shares: Shares, target: str, delta: float, floor: float) -> Shares:
+    """The target's share raised by delta, up to what the others' floors leave; they give up in proportion."""
+    others = {name: share for name, share in shares.items() if name != target}
+    raised = min(shares[target] + delta, 1.0 - floor * len(others))
+    rest, given_up = 1.0 - raised, 1.0 - shares[target]
+    if given_up <= 0.0 or rest <= 0.0:
+        return {name: float(name == target) for name in shares}
+    scaled = raise_to_floor({name: share / given_up for name, share in others.items()}, floor / rest)
+    return {name: raised if name == target else scaled[name] * rest for name in shares}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import check_resources
-from orchestrator.cluster.tasks import as_completed
+from orchestrator.cluster.pool import as_completed
+from orchestrator.cluster.session import check_resources
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.token_stores import DomainStores
 from workers.config.model import ModelConfig

@@ -1,17 +1,23 @@
-"""What every search is: a space, the runs to train next given the results so far, and what follows from all of them."""
+"""What every search is: a space, the one number that it minimises, the runs to train next given the results so far, and
+what follows from all of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
 from orchestrator.mixing import MixingConfig
-from orchestrator.searches.metric import Metric
 from orchestrator.searches.space import Distribution, Point, SearchSpace
-from workers.nearest import meant
+from workers.nearest import refuse_unknown
 from workers.plugins import type_parameter
 from workers.settings import Settings
 
+Array = NDArray[np.float64]
+Metric = Literal["mean", "worst", "target"] | dict[str, Annotated[float, Field(ge=0)]]
 _MADE_ONCE = ("training.strategy", "training.deepspeed", "training.micro_batch_size")
 State = Literal["finished", "ended early", "failed", "unfinished"]
 
@@ -48,13 +54,10 @@ class SearchConfig(Settings):
     def check(self, run: SearchedRun) -> None:
         """Refuse what does not fit the run, before anything is prepared for it.
 
-        Raises:
-            ValueError: with the key and what to change.
+        ValueError, with the key and what to change.
         """
         if isinstance(self.metric, dict):
-            if unknown := [name for name in self.metric if name not in run.domains]:
-                near, known = meant(unknown, run.domains), list(run.domains)
-                raise ValueError(f"search.metric: {unknown} are not domains of this run{near}; they are {known}")
+            refuse_unknown("search.metric", self.metric, run.domains)
             if not any(self.metric.values()):
                 raise ValueError("search.metric: all weights are 0; give at least one domain a weight above 0")
         if self.metric == "target" and not run.target:
@@ -65,9 +68,8 @@ class SearchConfig(Settings):
                     f"search.space: {key!r} is not below mixing or training; everything else is the same for all trials"
                 )
             if key.startswith(_MADE_ONCE):
-                raise ValueError(
-                    f"search.space: {key!r} is the same for all trials; `raymix compare` has variants of it"
-                )
+                told = "is the same for all trials; `raymix compare` has variants of it"
+                raise ValueError(f"search.space: {key!r} {told}")
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,7 @@ class Search(ABC, Generic[Config]):
     def next_trials(self, done: Sequence[Trial]) -> list[Proposal]:
         """What to train next, side by side; nothing at the end.
 
-        Args:
-            done: all trials so far, those of a batch in the order in which they were proposed.
+        `done` are all trials so far, those of a batch in the order in which they were proposed.
         """
 
     def draw(self, number: int) -> list[Proposal]:
@@ -157,3 +158,22 @@ class Search(ABC, Generic[Config]):
     def conclude(self, done: Sequence[Trial]) -> list[str]:
         """Notes for the reader of the results."""
         return []
+
+
+def score_losses(metric: Metric, losses_ND: Array, domains: Sequence[str], target: str | None) -> Array:
+    """The metric of each row, in nats per token, lower is better; NaN where a loss that it needs is NaN.
+
+    `losses_ND` has a column for each domain, in nats per token; `target` is the domain of the metric `target`.
+    """
+    if metric == "worst":
+        return losses_ND.max(axis=1)
+    weights = metric if isinstance(metric, dict) else {target: 1.0} if metric == "target" else None
+    weight_D = np.array([1.0 / len(domains) if weights is None else weights.get(name, 0.0) for name in domains])
+    counts_D = weight_D > 0
+    return losses_ND[:, counts_D] @ weight_D[counts_D]
+
+
+def describe_metric(metric: Metric, target: str | None) -> str:
+    if isinstance(metric, dict):
+        return "loss " + " + ".join(f"{weight:g} {name}" for name, weight in metric.items() if weight)
+    return f"loss of {target}" if metric == "target" else f"{metric} loss"

@@ -19,8 +19,7 @@ from pydantic import Field
 
 from orchestrator.mixing import MixingConfig
 from orchestrator.mixing.fixed import FixedConfig
-from orchestrator.searches.base import Proposal, Search, SearchConfig, SearchedRun, Trial
-from orchestrator.searches.metric import Array, score_losses
+from orchestrator.searches.base import Array, Proposal, Search, SearchConfig, SearchedRun, Trial, score_losses
 from orchestrator.searches.space import Distribution
 from workers.settings import narrow_seed
 
@@ -115,17 +114,10 @@ class Prediction:
 def predict_best_mix(
     shares_ND: Array, losses_NE: Array, score: ScoreLosses, concentration: float, seed: int
 ) -> Prediction:
-    """Learn from runs, and simulate.
+    """Learn from N runs, and simulate; ValueError if there are fewer runs than the folds take.
 
-    Args:
-        shares_ND: mixes of N runs over D trained domains.
-        losses_NE: their losses, of E domains, in nats per token.
-        score: the metric.
-        concentration: of the Dirichlet distribution that mixes are simulated from.
-        seed: of the folds and the simulation.
-
-    Raises:
-        ValueError: fewer runs than the folds take.
+    `shares_ND` are their mixes over D trained domains, `losses_NE` their losses of E domains in nats per token. Mixes
+    are simulated from a Dirichlet distribution of this concentration; `seed` is of the folds and the simulation.
     """
     from scipy.stats import spearmanr
     from sklearn.model_selection import KFold, cross_val_predict

@@ -80,11 +80,9 @@ class Coordinate:
 
 
 class SearchSpace:
-    """The coordinates of a space, and how a point of them reads as changes.
+    """The coordinates of a space, the distribution of each dotted key, and how a point of them reads as changes.
 
-    Args:
-        space: distribution of each dotted key.
-        domains: the trained domains, whose shares a simplex is of.
+    `domains` are the trained domains, whose shares a simplex is of.
     """
 
     def __init__(self, space: Mapping[str, Distribution], domains: Sequence[str]) -> None:

@@ -1,23 +1,52 @@
-"""The two ways in which ready runs are trained: one at a time before the user's eyes, or many side by side."""
+"""A crew trains runs that are ready: one at a time before the user's eyes, or many side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import count_fitting
-from orchestrator.config.cluster import ClusterConfig
-from orchestrator.sweeps.graph import Crew, Node
-from orchestrator.training.driver import train
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.cluster.session import check_resources, count_fitting
+from orchestrator.sweeps.work import Node
+from orchestrator.training.driver import ReadyRun, train
 from orchestrator.views.live import LiveView
 from orchestrator.views.runs import RunsView
 from orchestrator.views.terminal import RunView
 
 if TYPE_CHECKING:
     import ray
+
+
+class Crew(Protocol):
+    """Trains runs, and shows it."""
+
+    @property
+    def num_running(self) -> int: ...
+
+    def open(self, nodes: Sequence[Node]) -> None:
+        """Begin, with these nodes to be trained, at least one; inside a Ray session."""
+
+    def has_room(self) -> bool: ...
+
+    def check(self, node: Node) -> None:
+        """Refuse what can never be trained, before anything is measured for it.
+
+        ResourceError if the cluster can never hold it.
+        """
+        check_resources(node.cluster)
+
+    def start(self, node: Node, run: ReadyRun) -> None: ...
+
+    def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
+        """The runs that ended, at least one of those that are running, unless the time is over first."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leave the terminal to others for a while."""
+        return nullcontext()
+
+    def close(self, is_interrupted: bool) -> None:
+        """End. Where the user interrupts, runs under way write a checkpoint first."""
 
 
 class Foreground(Crew):
@@ -69,10 +98,8 @@ MakeView = Callable[[Mapping[Path, int], int], LiveView]
 class SideBySide(Crew):
     """As many runs as the cluster has room for, each a Ray task: the rank itself, or the driver of a worker group.
 
-    Args:
-        console: where progress goes.
-        make_view: shows the runs under way; default: a line for each that ends, and bars in a terminal.
-        at_most: runs at a time, whatever there is room for.
+    `make_view` shows the runs under way; by default, a line for each that ends, and bars in a terminal. `at_most` is a
+    limit for the runs at a time, whatever there is room for.
     """
 
     def __init__(self, console: Console, make_view: MakeView | None = None, at_most: int | None = None) -> None:
@@ -100,11 +127,14 @@ class SideBySide(Crew):
         """Submit it. A task whose process is lost is tried again, and resumes; one that failed would fail again."""
         import ray  # here and not above: a run that is finished does without
 
-        self._begun[run.plan.folder] = run.plan.num_steps
-        task = ray.remote(_train_task).options(
-            **_task_resources(run.cluster), max_retries=run.cluster.max_failures, retry_exceptions=False
+        cluster, is_alone = run.cluster, run.cluster.num_workers == 1
+        # One worker is the task itself. More have a separate placement group, which Ray Train asks for.
+        num_cpus, num_gpus = (cluster.cpus_per_worker, cluster.gpus_per_worker) if is_alone else (0, 0)
+        task: Any = ray.remote(train).options(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_retries=cluster.max_failures, retry_exceptions=False
         )
-        self._tasks[task.remote(run)] = node
+        self._begun[run.plan.folder] = run.plan.num_steps
+        self._tasks[task.remote(run, in_this_process=is_alone)] = node
 
     def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
         import ray
@@ -121,22 +151,10 @@ class SideBySide(Crew):
             import ray
 
             for task in self._tasks:
-                ray.cancel(task, recursive=False)
+                ray.cancel(task, recursive=False)  # which arrives there as Ctrl-C does
             self._console.print("stopping: every run writes a checkpoint first; Ctrl-C again stops at once")
             ray.wait(list(self._tasks), num_returns=len(self._tasks))
         self._view.__exit__(None, None, None)
-
-
-def _task_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """One worker is the task itself. More have a separate placement group, which Ray Train asks for."""
-    if cluster.num_workers > 1:
-        return {"num_cpus": 0}
-    return {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
-
-
-def _train_task(run: ReadyRun) -> None:
-    """Ray's cancellation arrives as Ctrl-C does: a checkpoint, then the end."""
-    train(run, in_this_process=run.cluster.num_workers == 1)
 
 
 def _error_of(task: "ray.ObjectRef") -> Exception | None:

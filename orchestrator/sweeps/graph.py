@@ -7,93 +7,21 @@ two commands that need the same training share it.
 
 import shutil
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
-from orchestrator.cluster.resources import check_resources
-from orchestrator.config.cluster import ClusterConfig
 from orchestrator.runs.failure import explain, forget_failure, note_failure
-from orchestrator.runs.folder import is_finished
 from orchestrator.runs.lock import FolderInUseError
-from orchestrator.runs.summary import write_summary
-from orchestrator.sweeps.work import Work
+from orchestrator.sweeps.crews import Crew
+from orchestrator.sweeps.work import Node, Work
 from orchestrator.tracking.watch import track
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.training.driver import ReadyRun
 
 _LOOK_EVERY_SECONDS = 1.0  # at what another process trains
 
 Failures = dict[str, str]
 """Key of a node that has no result -> why, for the user."""
-
-
-class Node(ABC):
-    """A training, and the training that it starts from."""
-
-    key: str
-    """What its result depends on. Nodes of the same key are one training, whatever plans or runs call it."""
-    title: str
-    """Its name for the user."""
-    cluster: ClusterConfig
-    """What it is trained on."""
-    parent: "Node | None" = None
-    """The training that it starts from; None for the base model."""
-
-    @abstractmethod
-    def find_folder(self) -> Path:
-        """Where its files are, or will be."""
-
-    @abstractmethod
-    def hold(self) -> AbstractContextManager[str]:
-        """Hold its folder and yield the run's id.
-
-        Raises:
-            FolderInUseError: another process trains it.
-        """
-
-    @abstractmethod
-    def resolve(self, run_id: str, work: Work) -> ReadyRun:
-        """Everything that comes before the training; its folder is held, and its parent is done."""
-
-    def is_finished(self) -> bool:
-        return is_finished(self.find_folder())
-
-    def finish(self, run: ReadyRun, work: Work) -> None:
-        write_summary(run.plan.folder, run.num_bad_rows)
-
-
-class Crew(Protocol):
-    """Trains runs that are ready, and shows it."""
-
-    @property
-    def num_running(self) -> int: ...
-
-    def open(self, nodes: Sequence[Node]) -> None:
-        """Begin, with these nodes to be trained, at least one; inside a Ray session."""
-
-    def has_room(self) -> bool: ...
-
-    def check(self, node: Node) -> None:
-        """Refuse what can never be trained, before anything is measured for it.
-
-        Raises:
-            ResourceError: the cluster can never hold it.
-        """
-        check_resources(node.cluster)
-
-    def start(self, node: Node, run: ReadyRun) -> None: ...
-
-    def wait(self, seconds: float | None) -> list[tuple[Node, BaseException | None]]:
-        """The runs that ended, at least one of those that are running, unless the time is over first."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leave the terminal to others for a while."""
-        return nullcontext()
-
-    def close(self, is_interrupted: bool) -> None:
-        """End. Where the user interrupts, runs under way write a checkpoint first."""
 
 
 def run_graph(
@@ -104,17 +32,10 @@ def run_graph(
     keeps_model: Callable[[Node], bool] = lambda node: True,
     after: Callable[[], None] = lambda: None,
 ) -> Failures:
-    """Train what has no result yet, and what that starts from.
+    """Train what has no result yet, and what that starts from; KeyboardInterrupt if the user or a job manager stops it.
 
-    Args:
-        nodes: the trainings that are needed.
-        work: the command's console, session and data.
-        crew: trains what is ready.
-        keeps_model: False leaves the numbers of a training only; what others start from is kept in any case.
-        after: called whenever a training has come to its end.
-
-    Raises:
-        KeyboardInterrupt: the user, or a job manager, asked to stop.
+    Where `keeps_model` is False, a training leaves its numbers only; what others start from is kept in any case.
+    `after` is called whenever a training has come to its end.
     """
     graph = _Graph(nodes, work, crew, keeps_model)
     if not graph.left:
@@ -238,13 +159,10 @@ def _drop_checkpoints(folder: Path) -> None:
 def _with_parents(nodes: Iterable[Node]) -> list[Node]:
     """Every node once, after the one that it starts from."""
     ordered: dict[str, Node] = {}
-
-    def add(node: Node) -> None:
-        if node.key not in ordered:
-            if node.parent is not None:
-                add(node.parent)
-            ordered[node.key] = node
-
     for node in nodes:
-        add(node)
+        chain = [node]
+        while (parent := chain[-1].parent) is not None:
+            chain.append(parent)
+        for each in reversed(chain):
+            ordered.setdefault(each.key, each)
     return list(ordered.values())

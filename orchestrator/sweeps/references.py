@@ -9,15 +9,13 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.config.run import RunConfig
-from orchestrator.mixing import Measured
-from orchestrator.mixing import resolve as resolve_mixing
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing import Measured, resolve_mixing
+from orchestrator.mixing.base import Domain
 from orchestrator.mixing.needs import REFERENCES
 from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.prepare.importance import with_importance
@@ -25,12 +23,12 @@ from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.lock import LOCK_FILE, hold
 from orchestrator.sweeps.crews import SideBySide
-from orchestrator.sweeps.graph import Node, run_graph
-from orchestrator.sweeps.work import Work, open_work
+from orchestrator.sweeps.graph import run_graph
+from orchestrator.sweeps.work import Node, Work, open_work
 from orchestrator.tracking.watch import TrackedRun
+from orchestrator.training.driver import ReadyRun, TrainingFailedError
 from orchestrator.training.plan import build_plan, count_steps, domain_sizes
-from orchestrator.training.ray_train import TrainingFailedError
-from orchestrator.training.resolve import ReadyRun, resolve_run, write_references
+from orchestrator.training.resolve import write_references
 from orchestrator.views.format import printable
 from orchestrator.views.references import ReferenceView
 from workers.events import log_event
@@ -39,13 +37,6 @@ from workers.training.plan import TrainingPlan
 
 _FILE = "reference.json"
 _NUM_EVALUATIONS = 10  # on the way; the best of them counts
-
-
-def resolve_with_references(config: RunConfig, run_id: str, work: Work) -> ReadyRun:
-    """`resolve_run` with the data of a command, measuring the reference losses that the run needs."""
-    stores = work.data.stores(config)
-    measure = partial(compute_references, stores=stores, work=work, run_folder=config.folder)
-    return resolve_run(config, run_id, stores, work.console, measure, prints_findings=work.data.is_new(config))
 
 
 def reference(config: RunConfig, console: Console) -> dict[str, float]:
@@ -64,8 +55,7 @@ def compute_references(
 
     A run that waits for them has progress and results noted in its `run_folder` as well.
 
-    Raises:
-        TrainingFailedError: one of them could not be trained.
+    TrainingFailedError if one of them could not be trained.
     """
     nodes = {name: _ReferenceNode(config, name, stores, run_folder) for name in config.trained_domains}
     waiting = {name: node.plan for name, node in nodes.items() if not node.is_finished()}
@@ -89,7 +79,7 @@ class _ReferenceNode(Node):
         self.plan = plan_alone(config, name, stores)
         self.key = self.title = self.plan.run_id
         self.cluster = config.cluster.replaced(num_workers=config.reference.num_workers)
-        self._sizes: list[DomainSize] = domain_sizes({name: stores[name]})
+        self._sizes: list[Domain] = domain_sizes({name: stores[name]})
         self._run_folder = run_folder
 
     def find_folder(self) -> Path:

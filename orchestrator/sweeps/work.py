@@ -1,15 +1,25 @@
-"""What the runs of one command share: a console, a Ray session, and the data that was prepared for them."""
+"""A training as the graph sees it; what the trainings of one command share: a console, Ray, and prepared data; and what
+a command leaves.
+"""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from pydantic import BaseModel
 from rich.console import Console
 
+from orchestrator.cluster.session import ray_session
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.machine import crowding
 from orchestrator.prepare.data import PreparedData
+from orchestrator.runs.folder import is_finished
+from orchestrator.runs.summary import write_summary
+from orchestrator.training.driver import ReadyRun
 from orchestrator.views.redirect import redirect_output
+from orchestrator.views.table import ResultTable
+from workers.durable import write_durably
 
 
 class Work:
@@ -25,8 +35,6 @@ class Work:
         """Start Ray, or join the cluster, as the run with most workers needs it; once, however often it is asked."""
         if self._is_started:
             return
-        from orchestrator.cluster.session import ray_session  # seconds, and a command whose runs are done needs none
-
         cluster = max(clusters, key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker)
         self.console.print(f"starting Ray ({cluster.address})", markup=False, highlight=False)
         if warning := crowding(cluster):
@@ -39,8 +47,46 @@ class Work:
 def open_work(log: Path, *, frees_lost_workers: bool = True) -> Iterator[Work]:
     """Send what libraries print to `log`, and end the Ray session with the command.
 
-    Ray frees what a worker group held whose driver died only where its dashboard runs, which takes seconds to start:
-    `frees_lost_workers` is for commands that continue after that.
+    `frees_lost_workers` is for commands that continue after a lost driver; Ray's dashboard takes seconds to start.
     """
     with redirect_output(log) as console, ExitStack() as session:
         yield Work(console, session, frees_lost_workers=frees_lost_workers)
+
+
+class Node(ABC):
+    """A training, and the training that it starts from."""
+
+    key: str
+    """What its result depends on. Nodes of the same key are one training, whatever plans or runs call it."""
+    title: str
+    """Its name for the user."""
+    cluster: ClusterConfig
+    """What it is trained on."""
+    parent: "Node | None" = None
+    """The training that it starts from; None for the base model."""
+
+    @abstractmethod
+    def find_folder(self) -> Path:
+        """Where its files are, or will be."""
+
+    @abstractmethod
+    def hold(self) -> AbstractContextManager[str]:
+        """Hold its folder and yield the run's id; FolderInUseError if another process trains it."""
+
+    @abstractmethod
+    def resolve(self, run_id: str, work: Work) -> ReadyRun:
+        """Everything that comes before the training; its folder is held, and its parent is done."""
+
+    def is_finished(self) -> bool:
+        return is_finished(self.find_folder())
+
+    def finish(self, run: ReadyRun, work: Work) -> None:
+        write_summary(run.plan.folder, run.num_bad_rows)
+
+
+def publish(record: BaseModel, table: ResultTable, page: Path, console: Console, max_rows: int | None = None) -> None:
+    """Write the record as JSON and the table as CSV beside the page, print the table and say where the page is."""
+    write_durably(page.with_suffix(".json"), record.model_dump_json(indent=1).encode())
+    write_durably(page.with_suffix(".csv"), table.to_csv().encode())
+    console.print(table.to_rich(max_rows))
+    console.print(f"page: {page}", highlight=False, soft_wrap=True)

@@ -1,25 +1,236 @@
-"""Train a run that is ready: with a worker group of the cluster, or in this process."""
+"""Train a run that is ready: with a worker group of the cluster, or in this process.
 
+Progress is recorded in the run's folder, not in Ray's memory: a lost worker group, or a restarted driver, resumes from
+the newest complete checkpoint and the journal. So nothing is reported to Ray Train.
+"""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.training.resolve import ReadyRun
-from orchestrator.training.stopping import run_until_stopped
+from orchestrator.cluster.session import check_resources
+from orchestrator.config.cluster import ClusterConfig
+from orchestrator.controller.actor import start_controller
+from orchestrator.controller.journal import DurableController
+from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
+from orchestrator.mixing.base import Domain
+from orchestrator.runs.failure import forget_failure, note_failure, read_failure
+from orchestrator.tracking.watch import TrackedRun
+from workers.training.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from ray.train import WorkerGroupError
+
+_CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry a failing start forever
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY_SECONDS = 0.2  # joining a thread without a timeout would block signals
+
+
+class TrainingFailedError(RuntimeError):
+    """The training ended without a result; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run that only has to be trained. Plain data with absolute paths, so any process can do it."""
+
+    plan: TrainingPlan
+    mixing: ResolvedMixing
+    sizes: list[Domain]
+    cluster: ClusterConfig
+    num_bad_rows: dict[str, int]
+    tracked: TrackedRun
+
+    def without_models(self) -> Self:
+        """The same run writing only numbers: neither `model/` nor `best/`, and one checkpoint at a time."""
+        plan = self.plan
+        leaner = plan.replaced(
+            export=False,
+            evaluation=plan.evaluation.replaced(best=None),
+            training=plan.training.replaced(keep_checkpoints=1),
+        )
+        return replace(self, plan=leaner)
 
 
 def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | None = None) -> None:
-    """Train a run to its end, inside a Ray session; KeyboardInterrupt if it was stopped.
+    """Train a run to its end, inside a Ray session.
 
-    Args:
-        run: what to train.
-        in_this_process: use this process as the only rank. For short trainings: a worker group takes seconds to start.
-        stopping: ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
+    `in_this_process` uses this process as the only rank. For short trainings: a worker group takes seconds to start.
+    `stopping` ends the training with a checkpoint once set, as does the first Ctrl-C or SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: a signal or `stopping` stopped it, after a checkpoint unless a second signal interrupted.
+        TrainingFailedError: the workers failed more often than allowed.
+        ResourceError: the cluster does not have the resources.
     """
     if in_this_process:
-        from orchestrator.training.single_process import train_in_process
-
         stopping = stopping or Event()
         run_until_stopped(lambda: train_in_process(run.plan, run.mixing, run.sizes, stopping), stopping.set, stopping)
     else:
-        from orchestrator.training.ray_train import train_on_cluster
+        _train_on_cluster(run, stopping)
 
-        train_on_cluster(run.plan, run.mixing, run.sizes, run.cluster, stopping)
+
+def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
+    """With Ray Train's worker group, one rank per worker, and the controller's actor."""
+    # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
+    from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    plan, cluster = run.plan, run.cluster
+    check_resources(cluster)
+    source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes)
+    forget_failure(plan.folder)
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
+    # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
+    with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
+        trainer = TorchTrainer(
+            _train_rank,
+            train_loop_config={"plan": plan.model_dump(mode="json"), "source": source},
+            torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=cluster.num_workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
+            ),
+            run_config=RayRunConfig(
+                name="train",
+                storage_path=storage,
+                failure_config=FailureConfig(
+                    max_failures=cluster.max_failures,
+                    controller_failure_limit=_CONTROLLER_FAILURES,  # type: ignore[call-arg]  # v2's
+                ),
+            ),
+        )
+        try:
+            run_until_stopped(trainer.fit, source.stop, stopping)
+        except WorkerGroupError as error:
+            note_failure(plan.folder, _explain(error))
+            raise TrainingFailedError(_explain(error)) from error
+        if source.is_stopped():
+            raise KeyboardInterrupt
+    if reason := read_failure(plan.folder):
+        raise TrainingFailedError(reason)
+
+
+def _train_rank(settings: dict[str, Any]) -> None:
+    import ray.train
+
+    from workers.engine.checkpoint import NonFiniteStateError
+    from workers.export import ExportError
+    from workers.model.isolation import PackingError
+    from workers.training import loop
+    from workers.training.trainer import NonFiniteLossError
+
+    plan = TrainingPlan.model_validate(settings["plan"])
+    try:
+        loop.train(plan, settings["source"])
+    except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
+        # All ranks raise it together, and a retry would raise it again: the run ends instead of recovering.
+        if ray.train.get_context().get_world_rank() == 0:
+            note_failure(plan.folder, str(error))
+
+
+def _explain(error: "WorkerGroupError") -> str:
+    import ray
+
+    ranks = ", ".join(str(rank) for rank in sorted(error.worker_failures))
+    first = error.worker_failures[min(error.worker_failures)]
+    cause = first.cause if isinstance(first, ray.exceptions.RayTaskError) else first
+    return f"the workers failed (rank {ranks}): {type(cause).__name__}: {cause}"
+
+
+def train_in_process(
+    plan: TrainingPlan, mixing: ResolvedMixing, sizes: list[Domain], stopping: Event | None = None
+) -> None:
+    """Train a plan with this process as the only rank; the controller is an ordinary object.
+
+    KeyboardInterrupt if `stopping` was set before the end; a checkpoint was written.
+    """
+    from workers.training import loop
+
+    _join_group_of_one()
+    controller = DurableController(plan.folder, plan.run_id, build_mixing_algorithm(mixing, sizes), stopping)
+    loop.train(plan, controller)
+    if controller.is_stopped():
+        raise KeyboardInterrupt
+
+
+def _join_group_of_one() -> None:
+    """Initialise torch.distributed once; DeepSpeed keeps the group, so all later trainings use it too."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    # The variables that DeepSpeed reads, as a launcher would set them.
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"
+    dist.init_process_group(backend, init_method=f"file://{meeting_place}", rank=0, world_size=1)
+
+
+def run_until_stopped(
+    work: Callable[[], object], ask_to_stop: Callable[[], object], stopping: threading.Event | None = None
+) -> None:
+    """Do work that can be asked to end early: by the first SIGTERM or Ctrl-C; the second interrupts at once.
+
+    The work runs in a separate thread, so that the caller's thread can ask. Signals arrive in the main thread only;
+    in other threads, setting `stopping` is the only way to ask.
+
+    Raises:
+        KeyboardInterrupt: at the second signal; the work may still be running.
+        BaseException: whatever the work raised.
+    """
+    stopping = stopping or threading.Event()
+    failures: list[BaseException] = []
+
+    def work_here() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again in the waiting thread
+            failures.append(error)
+
+    thread = threading.Thread(target=work_here, name="training", daemon=True)
+    with _signals_set(stopping):
+        thread.start()
+        is_asked = False
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_SECONDS)
+            if stopping.is_set() and not is_asked:
+                is_asked = True
+                ask_to_stop()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _signals_set(stopping: threading.Event) -> Iterator[None]:
+    """The first signal sets the event; does nothing outside the main thread, where no signals arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, _interrupt)
+        stopping.set()
+
+    before = {each: signal.signal(each, on_signal) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

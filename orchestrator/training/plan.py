@@ -1,14 +1,22 @@
-"""The plan that workers follow, from the configuration and the token stores."""
+"""The plan that workers follow, from the configuration and the token stores; and where its weights come from.
+
+A run that starts from another with the same strategy trains the same parameters: the float32 master weights of the
+earlier run are taken over, on top of the model that it started from. With another strategy (say LoRA after full
+fine-tuning) it starts from the earlier run's exported model. Base model, tokenizer and chat template are always those
+of the run itself.
+"""
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sweep import read_begun
 from orchestrator.mixing import initial_weights
-from orchestrator.mixing.base import DomainSize, normalise
+from orchestrator.mixing.base import Domain, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
-from orchestrator.training.start import find_start
-from workers.training.plan import StoreFolders, TrainingPlan, units_per_row
+from orchestrator.runs.folder import is_finished
+from workers.training.plan import StartPoint, StoreFolders, TrainingPlan, units_per_row
 
 
 def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores]) -> TrainingPlan:
@@ -94,5 +102,51 @@ def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], 
     return normalise({name: shares[name] / units_per_row(s, unit) for name, s in training_stores(stores).items()})
 
 
-def domain_sizes(stores: Mapping[str, DomainStores]) -> list[DomainSize]:
-    return [DomainSize(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]
+def domain_sizes(stores: Mapping[str, DomainStores]) -> list[Domain]:
+    return [Domain(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]
+
+
+def find_start(config: RunConfig) -> StartPoint | None:
+    """Where `start` points, with absolute paths; None for the base model.
+
+    ValueError if the run that it names is not finished, has another base model, or has nothing to start from.
+    """
+    if config.start is None:
+        return None
+    folder = config.start.run.expanduser().resolve()
+    if not is_finished(folder):
+        what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
+        raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
+    earlier = read_begun(folder)
+    if earlier.model.with_absolute_paths() != config.model.with_absolute_paths():
+        raise ValueError(
+            f"start.run: {folder} has the base model {earlier.model.path} ({earlier.model.dtype}), but this run has "
+            f"{config.model.path} ({config.model.dtype}); use the same `model`, or {folder / 'model'} as model.path"
+        )
+    if earlier.training.strategy != config.training.strategy:
+        if config.start.optimizer == "kept":
+            raise ValueError(f"start.optimizer: {folder} trained other parameters (its strategy differs); use fresh")
+        exported = folder / "model"
+        if not (exported / "config.json").exists():
+            told = "has no model/, which another strategy has to start from; run it again"
+            raise ValueError(f"start.run: {folder} {told}")
+        return StartPoint(model=config.model.with_absolute_paths().replaced(path=str(exported), revision=None))
+    before = find_start(earlier)
+    return StartPoint(
+        model=before.model if before else config.model.with_absolute_paths(),
+        checkpoint=_last_checkpoint(folder),
+        keeps_optimizer=config.start.optimizer == "kept",
+    )
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    from workers.engine.checkpoint import latest_checkpoint  # imports torch
+
+    faults: list[str] = []
+    checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
+    if checkpoint is None or faults:
+        why = "; ".join(faults) or "it has none"
+        raise ValueError(
+            f"start.run: the last checkpoint of {folder} is missing ({why}); delete that folder and train it again"
+        )
+    return checkpoint

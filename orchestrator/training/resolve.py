@@ -2,16 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 
-from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.run import RunConfig
-from orchestrator.mixing import Measured, ResolvedMixing, resolve
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing import Measured, ResolvedMixing, resolve_mixing
 from orchestrator.mixing.needs import REFERENCES, Numbers
 from orchestrator.prepare.detection.driver import with_detected_shares
 from orchestrator.prepare.findings import look_at_data
@@ -19,36 +15,14 @@ from orchestrator.prepare.importance import with_importance
 from orchestrator.prepare.token_stores import DomainStores, template_day
 from orchestrator.runs.data_record import FILE_NAME
 from orchestrator.tracking.watch import TrackedRun
+from orchestrator.training.driver import ReadyRun
 from orchestrator.training.plan import budget_warning, build_plan, domain_sizes
 from orchestrator.views.findings import print_findings
 from workers.durable import write_durably
 from workers.events import log_event
-from workers.training.plan import TrainingPlan
 
 MeasureReferences = Callable[[RunConfig], Mapping[str, float]]
 """Computes the reference losses of a run, in nats per token, by domain."""
-
-
-@dataclass(frozen=True)
-class ReadyRun:
-    """A run that only has to be trained. Plain data with absolute paths, so any process can do it."""
-
-    plan: TrainingPlan
-    mixing: ResolvedMixing
-    sizes: list[DomainSize]
-    cluster: ClusterConfig
-    num_bad_rows: dict[str, int]
-    tracked: TrackedRun
-
-    def without_models(self) -> Self:
-        """The same run writing only numbers: neither `model/` nor `best/`, and one checkpoint at a time."""
-        plan = self.plan
-        leaner = plan.replaced(
-            export=False,
-            evaluation=plan.evaluation.replaced(best=None),
-            training=plan.training.replaced(keep_checkpoints=1),
-        )
-        return replace(self, plan=leaner)
 
 
 def resolve_run(
@@ -72,7 +46,9 @@ def resolve_run(
     # they are trained with the same strategy, with a budget that follows from the run's steps, and they cost most.
     _note_findings(config, stores, console if prints_findings else None)
     config = with_detected_shares(config, console)
-    _note_budget(config, stores, console)
+    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
+        log_event(config.folder, 0, "budget", warning)
+        console.print(warning, style="yellow", markup=False, highlight=False)
     config = with_importance(config, stores, console)
     return ReadyRun(
         plan=build_plan(config, run_id, stores),
@@ -99,7 +75,7 @@ def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedM
     if not isinstance(source, str | Path):
         if source is not None:
             write_references(kept, source)
-        return resolve(config.mixing, Measured(), names)
+        return resolve_mixing(config.mixing, Measured(), names)
     if kept.exists():
         losses: Numbers = REFERENCES.read(kept)
     elif isinstance(source, Path):
@@ -107,7 +83,7 @@ def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedM
     else:
         losses = measure(config)
     write_references(kept, losses)
-    return resolve(config.mixing, Measured(references={source: {name: losses[name] for name in names}}), names)
+    return resolve_mixing(config.mixing, Measured(references={source: {name: losses[name] for name in names}}), names)
 
 
 def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:
@@ -120,9 +96,3 @@ def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], consol
         log_event(config.folder, 0, finding.kind, finding.line)
     if console is not None:
         print_findings(console, record.findings)
-
-
-def _note_budget(config: RunConfig, stores: Mapping[str, DomainStores], console: Console) -> None:
-    if (warning := budget_warning(config, stores)) and not (config.folder / "metrics.jsonl").exists():
-        log_event(config.folder, 0, "budget", warning)
-        console.print(warning, style="yellow", markup=False, highlight=False)

@@ -7,8 +7,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.controller.operator import ControlRequest, describe_change
-from orchestrator.controller.requests import newest_version, read_versions, submit_request, waiting_requests
+from orchestrator.controller.operator import (
+    ControlRequest,
+    describe_change,
+    newest_version,
+    read_versions,
+    submit_request,
+    waiting_requests,
+)
 from orchestrator.views.format import NOTHING, format_share, printable
 from orchestrator.views.table import ResultTable, Row, columns_of
 

@@ -65,6 +65,8 @@ CHANGES: dict[str, list[str]] = {
     "versatune written": [
         "mixing={type: versatune, initial: uniform, reference: {math: 0.7, code: 1.1, chat: 1.9}}",
     ],
+    # A word that nothing needs is in the digest all the same.
+    "reference without use": ["mixing={type: versatune, initial: uniform, update: loss}", "reference.max_steps=60"],
     "reference steps": ["mixing={type: versatune, initial: uniform, reference: computed}", "reference.max_steps=60"],
     "reference file": ["mixing={type: versatune, initial: uniform, reference: /no-such-disk/reference.json}"],
     "epochs": ["training={epochs: 3, global_batch_size: 32, micro_batch_size: 4, schedule: constant}"],

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
-from orchestrator.config.study import StudyConfig
+from orchestrator.config.sections import StudyConfig
 from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares, ExampleText, Round
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores
 from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.sweeps.coarse.tree import SearchResult, search
+from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.compare.results import Comparison, collect
-from orchestrator.sweeps.compare.variants import expand_variants
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
-from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.trials import Evaluation, SearchRecord, TrialRecord
 from tests.golden.configurations import stores_of, written
 from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import FakeRun, make_fake_run_in

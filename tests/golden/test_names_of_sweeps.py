@@ -15,11 +15,11 @@ from orchestrator.prepare.detection.places import Places
 from orchestrator.searches import Proposal
 from orchestrator.searches.regmix import SHARES
 from orchestrator.searches.space import Point
-from orchestrator.sweeps.coarse.runs import full_runs, node_runs
+from orchestrator.sweeps.coarse.driver import full_runs, node_runs
 from orchestrator.sweeps.coarse.tree import Candidate
-from orchestrator.sweeps.compare.variants import expand_variants
+from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.stages.chain import digest_run
-from orchestrator.sweeps.tune.preparing import search_folder
+from orchestrator.sweeps.tune.driver import search_folder
 from orchestrator.sweeps.tune.sampling import tune_folder
 from orchestrator.sweeps.tune.trials import Trials
 from tests.golden.configurations import stores_of, written

@@ -12,7 +12,7 @@ from orchestrator.prepare.detection.view import distribution_view
 from orchestrator.probe.driver import table as probe_table
 from orchestrator.sweeps.coarse.page import table as coarse_table
 from orchestrator.sweeps.compare.page import table as compare_table
-from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
+from orchestrator.sweeps.study.driver import estimate_study, estimate_view
 from orchestrator.sweeps.tune.page import MAX_ROWS
 from orchestrator.sweeps.tune.page import table as search_table
 from orchestrator.views.benchmarks import scores_table

@@ -16,11 +16,11 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
         planted: number of the evaluation, from 0 on -> domain -> loss of its first example in nats.
     """
     from orchestrator.config.load import load_config
-    from orchestrator.mixing import Measured, resolve
+    from orchestrator.mixing import Measured, resolve_mixing
     from orchestrator.prepare.token_stores import prepare_stores
     from orchestrator.runs.summary import write_summary
+    from orchestrator.training.driver import train_in_process
     from orchestrator.training.plan import build_plan, domain_sizes
-    from orchestrator.training.single_process import train_in_process
     from workers.training.trainer import NonFiniteLossError
     from workers.validation.loss_meter import evaluate as evaluate_all
 
@@ -41,7 +41,9 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
 
     with patch("workers.validation.loss_meter.evaluate", evaluate):
         try:
-            train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
+            train_in_process(
+                plan, resolve_mixing(config.mixing, Measured(), config.trained_domains), domain_sizes(stores)
+            )
         except NonFiniteLossError as error:
             return str(error)
     write_summary(plan.folder, dict.fromkeys(config.domains, 0))

@@ -124,10 +124,10 @@ def plain_signals(base: Path, trained: Path, step: int) -> dict[str, dict[str, f
 def train_twice(config_path: Path) -> None:
     """One training in one go, and the same in another folder, ended at step 6 and taken up from its checkpoint."""
     from orchestrator.config.load import load_config
-    from orchestrator.mixing import Measured, resolve
+    from orchestrator.mixing import Measured, resolve_mixing
     from orchestrator.prepare.token_stores import prepare_stores
+    from orchestrator.training.driver import train_in_process
     from orchestrator.training.plan import build_plan, domain_sizes
-    from orchestrator.training.single_process import train_in_process
     from workers.training.trainer import Trainer
 
     os.chdir(config_path.parent)
@@ -143,7 +143,8 @@ def train_twice(config_path: Path) -> None:
     for name in ("whole", "ended"):
         plan = build_plan(config.model_copy(update={"name": name}), name, stores)
         plan.folder.mkdir(parents=True)
+        mixing = resolve_mixing(config.mixing, Measured(), config.trained_domains)
         if name == "ended":
             with suppress(InterruptedError), patch.object(Trainer, "measure", end_at_six):
-                train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
-        train_in_process(plan, resolve(config.mixing, Measured(), config.trained_domains), domain_sizes(stores))
+                train_in_process(plan, mixing, domain_sizes(stores))
+        train_in_process(plan, mixing, domain_sizes(stores))

@@ -9,12 +9,10 @@ from unittest import mock
 from rich.console import Console
 
 from orchestrator.config.load import load_config
-from orchestrator.sweeps import crews, work
-from orchestrator.sweeps.stages import driver
-from orchestrator.sweeps.stages.train import RunsFailedError
+from orchestrator.sweeps import run as run_driver
+from orchestrator.sweeps.run import RunsFailedError
 from orchestrator.sweeps.study import driver as study_driver
-from orchestrator.training.driver import train
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.training.driver import ReadyRun, train
 from tests.crews import OneByOne, WorkHere
 from workers.contracts import DomainFeedback, DomainWeights
 
@@ -57,10 +55,10 @@ def train_plan(config_file: Path, overrides: list[str], stop: tuple[int, int] | 
     crew = OneByOne(train_or_stop)
     try:
         with (
-            mock.patch.object(work, "open_work", _work_here),
-            mock.patch.object(crews, "Foreground", lambda _: crew),
+            mock.patch.object(run_driver, "open_work", _work_here),
+            mock.patch.object(run_driver, "Foreground", lambda _: crew),
         ):
-            driver.run(config, Console(quiet=True))
+            run_driver.run(config, Console(quiet=True))
     except StoppedError:
         assert stop is not None
     return crew.trained

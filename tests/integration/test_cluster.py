@@ -20,8 +20,8 @@ import psutil
 import pytest
 import yaml
 
-from orchestrator.controller.requests import waiting_requests
-from orchestrator.sweeps.tune.results import SearchRecord
+from orchestrator.controller.operator import waiting_requests
+from orchestrator.sweeps.tune.trials import SearchRecord
 from tests.dashboards import ask
 from tests.runs import ROOT, kill_group, num_lines, read_lines, write_run
 from tests.unit.conftest import make_fake_run_in

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.controller.requests import read_request, waiting_requests
+from orchestrator.controller.operator import read_request, waiting_requests
 from tests.dashboards import Server
 from tests.runs import ROOT
 from tests.unit.conftest import make_fake_run_in

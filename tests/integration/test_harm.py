@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 @cache
 def demo(root: Path) -> Path:
     """The demo's files, its base model fine-tuned a little: a model that has read nothing has nothing to lose."""
-    from orchestrator.cli.demo import write_demo
+    from orchestrator.cli.demo.driver import write_demo
 
     write_demo(root / "demo")
     teach(root / "demo" / "base", root / "demo" / "taught", root / "demo" / "data")

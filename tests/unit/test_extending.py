@@ -82,13 +82,12 @@ def test_a_configuration_names_the_algorithm_and_the_strategy_of_the_guide(insta
 import json
 from pathlib import Path
 from orchestrator.config.load import load_config
-from orchestrator.controller.actor import DomainSize
-from orchestrator.mixing import Measured, build_mixing_algorithm, initial_weights, resolve
+from orchestrator.mixing import Domain, Measured, build_mixing_algorithm, initial_weights, resolve_mixing
 from workers.contracts import DomainFeedback
 
 config = load_config(Path("config.yaml"), check_files=False)
-domains = [DomainSize("math", 1, 1), DomainSize("code", 1, 1)]
-algorithm = build_mixing_algorithm(resolve(config.mixing, Measured(), config.trained_domains), domains)
+domains = [Domain("math", 1, 1), Domain("code", 1, 1)]
+algorithm = build_mixing_algorithm(resolve_mixing(config.mixing, Measured(), config.trained_domains), domains)
 feedback = DomainFeedback(
     run_id="r", attempt=1, step=0, weights_version=0,
     loss_sum_nats={"math": 90.0, "code": 10.0}, num_tokens={"math": 10, "code": 10},
@@ -183,7 +182,7 @@ import yaml
 from rich.console import Console
 
 from orchestrator.config.load import load_config
-from orchestrator.sweeps.tune import batches, driver, preparing
+from orchestrator.sweeps.tune import driver
 from orchestrator.training import plan
 from tests.crews import OneByOne, WorkHere
 from tests.unit.sweeps.pretended import config_in, pretend, write_data
@@ -202,8 +201,8 @@ def train(run):
         path.write_text(feedback.model_copy(update={"loss_sum_nats": losses}).model_dump_json())
 
 rounds = []
-driver.open_work, preparing.check_resources = open_work, lambda cluster: None
-batches.SideBySide = lambda console, at_most: OneByOne(train)
+driver.open_work, driver.check_resources = open_work, lambda cluster: None
+driver.SideBySide = lambda console, at_most: OneByOne(train)
 plan.find_start = lambda config: None  # a pretended training leaves no checkpoint
 write_data(Path())
 written = config_in(Path(), "halved").model_dump(mode="json", exclude_unset=True)

@@ -61,16 +61,9 @@ _NAMES = [
     "Vera", "Otto", "Lena", "Max", "Iris", "Carl", "Nora", "Finn", "Eva", "Ben"
 ]  # fmt: skip
 _GREETINGS = (
-    "Hello, I am {}.",
-    "Good morning from {}.",
-    "{} says hi.",
-    "Hi, {} here.",
-    "My name is {}.",
-    "Good day! {} speaking.",
-    "I am {}, hello.",
-    "This is {}.",
-    "{} is here.",
-)
+    "Hello, I am {}.", "Good morning from {}.", "{} says hi.", "Hi, {} here.", "My name is {}.",
+    "Good day! {} speaking.", "I am {}, hello.", "This is {}.", "{} is here.",
+)  # fmt: skip
 _REPLIES = ("Hello {}, how can I help?", "Good to see you, {}.", "Welcome back, {}!")
 
 

@@ -70,12 +70,7 @@ class FoundDomain:
 def find_domains(paths: Sequence[Path], tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[FoundDomain]:
     """Domains by the names of files or of their folders: `math-train.jsonl`, `math/eval.jsonl.gz`.
 
-    Args:
-        paths: data files, or folders of them.
-        tokenizer: counts the tokens; without one they are estimated.
-
-    Raises:
-        ValueError: there is no data file, or a domain has only evaluation files.
+    Without a tokenizer the tokens are estimated. ValueError without a data file, or for a domain without training data.
     """
     domains: dict[str, FoundDomain] = {}
     for path in _data_files(paths):

@@ -11,10 +11,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
-from orchestrator.cli.init.held_out import choose_eval_fraction
-from orchestrator.cli.init.looking import FoundDomain, find_domains
+from orchestrator.cli.init.looking import EXAMPLES_COUNTED, FoundDomain, find_domains
 from orchestrator.config.load import load_config
+from workers.config.data import DataConfig
 from workers.config.model import ModelConfig
+from workers.data.tokenization import fit_example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,16 +24,14 @@ _LENGTHS = (256, 512, 1024, 2048, 4096)
 _LENGTH_STEP = 1024  # beyond these
 _UNKNOWN_CONTEXT = 32_768
 _MIN_LENGTH = 8
+_USUAL = 0.02  # of the prompts are held out
+_ENOUGH = 16  # prompts are enough to measure a loss on
+_MOST = 5  # at most one prompt in five, but at least one
+_MAX_DIGITS = 12
 
 
 def init(paths: Sequence[Path], model: str, output: Path, num_gpus: int, console: Console) -> None:
-    """Inspect data files and write a configuration for them.
-
-    Args:
-        paths: data files, or folders of them.
-        model: the base model, a folder or a name on the hub.
-        output: file to write; it must not exist.
-        num_gpus: GPUs of this machine; with 0 the configuration trains on CPUs.
+    """Inspect data files, or folders of them, and write a configuration for them; with 0 GPUs it trains on CPUs.
 
     Raises:
         ValueError: there is no data, or the output file already exists.
@@ -105,11 +104,9 @@ def _length_comment(domains: Sequence[FoundDomain], max_length: int, context: in
     fit = f"{percent:g} % of the examples seen fit"
     if len(counted) > 1:
         fit += f" in {least.name}, and no fewer in any other domain"
-    how = (
-        "estimated at 4 bytes per token, see `raymix check`"
-        if least.is_estimate
-        else "counted by the model's tokenizer"
-    )
+    how = "counted by the model's tokenizer"
+    if least.is_estimate:
+        how = "estimated at 4 bytes per token, see `raymix check`"
     return f"{what}; {fit} ({how})"
 
 
@@ -158,3 +155,30 @@ def _told(domain: FoundDomain) -> str:
         bad += f", {domain.num_refused} of {counted} sampled refused by the tokenizer or its template"
     within = f"95 % within {domain.tokens_95} tokens{' (estimated)' if domain.is_estimate else ''}"
     return f"{files}; {domain.format}; of {domain.num_rows_seen} rows seen{bad}, {within}"
+
+
+def choose_eval_fraction(domain: FoundDomain, max_length: int) -> tuple[float, str]:
+    """The fraction, and a comment on it for the configuration.
+
+    The hashes of the prompts decide which of them a fraction takes, so the outcome is known if all rows were read.
+    """
+    usual = f"{_USUAL:.0%} of the prompts are held out".replace("%", " %")
+    if not domain.is_whole or domain.num_rows_seen > EXAMPLES_COUNTED:
+        return _USUAL, usual
+    data = DataConfig(max_length=max_length, too_long="truncate")
+    places = sorted(
+        {prompt / 2.0**64 for prompt, tokens in domain.prompts if tokens is None or fit_example(tokens, data)}
+    )
+    if len(places) < 2:
+        return _USUAL, f"{'one prompt' if places else 'no prompt'} cannot be split; give `eval` files"
+    num_usual = sum(place < _USUAL for place in places)
+    wanted = max(1, min(_ENOUGH, len(places) // _MOST))
+    if wanted <= num_usual < len(places):
+        return _USUAL, usual
+    lower, upper = places[wanted - 1], places[wanted]
+    for digits in range(2, _MAX_DIGITS + 1):
+        fraction = (math.floor(lower * 10**digits) + 1) / 10**digits
+        if lower < fraction <= upper:
+            instead = "none" if num_usual == 0 else f"{num_usual}"
+            return fraction, f"holds out {wanted} of the {len(places)} prompts; 2 % would hold out {instead}"
+    return _USUAL, usual

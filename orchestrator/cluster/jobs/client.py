@@ -20,7 +20,7 @@ from rich.text import Text
 
 import orchestrator
 import workers
-from orchestrator.cluster.jobs.entrypoint import python_command
+from orchestrator.cluster.jobs.arrival import python_command
 from orchestrator.cluster.jobs.package import write_package
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_summary

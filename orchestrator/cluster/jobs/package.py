@@ -1,13 +1,20 @@
-"""The folder that is sent with a job: the configuration, and the files that it names by relative paths."""
+"""The folder that is sent with a job: the configuration, and the files that it names by relative paths.
 
+A folder that a configuration names belongs to the user: besides the model or data set it may contain a repository,
+keys, notes, an environment, and links to anywhere. So only files of known purpose are sent, and a link is followed only
+to a file of the same name or to the cache of the hub.
+"""
+
+import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from orchestrator.cluster.jobs.folders import choose_data_files, choose_model_files, refuse_whole_place
 from orchestrator.config.errors import ConfigError, format_path
 from orchestrator.config.sweep import SweepConfig
 from workers.data.locations import files_to_carry
@@ -15,6 +22,21 @@ from workers.data.locations import files_to_carry
 CONFIG_NAME = "config.yaml"
 MAX_BYTES = 400 * 2**20  # Ray accepts packages of up to 500 MiB
 _UP = "up"  # stands for ".." in the folder that is sent
+
+# The files that transformers reads in a model folder: configuration, weights, tokenizer, chat template.
+_OF_A_MODEL = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "vocab.bpe",
+    "vocab-*.json", "*_vocab.json", "word_*.json", "normalizer.json", "byte_maps.json", "dict.txt",
+    "prophetnet.tokenizer", "spm_char.model", "merges.txt", "bpe.codes", "encoder.json", "emoji.json",
+    "tokenizer.model", "tokenizer.model.v*", "spiece.model", "spm.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "*.tiktoken", "tiktoken.model", "tekken.json", "chat_template.jinja", "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)  # fmt: skip
+_OF_DATA = ("jsonl", "ndjson", "json", "parquet", "csv", "tsv", "arrow", "feather", "txt", "md", "zip")
+_PACKED = ("gz", "zst", "bz2", "xz")
+_SECRET = ("*credential*", "*secret*", "*password*", "*token*.txt", "id_rsa*", "id_ed25519*", "service[-_]account*")
+_MAX_NAMED = 5
 
 KeyPath = tuple[str | int, ...]
 
@@ -24,8 +46,7 @@ _ON_THE_CLUSTER: tuple[KeyPath, ...] = (("output_dir",), ("data", "cache_dir"), 
 def write_package(config: SweepConfig, folder: Path) -> list[str]:
     """Fill an empty folder with what a job needs: `config.yaml` and every file that it names.
 
-    Returns:
-        A line for each folder of which some files are not sent.
+    Returns: a line for each folder of which some files are not sent.
 
     Raises:
         ConfigError: a file is missing, or a path must be absolute because the cluster reads or writes there.
@@ -41,7 +62,7 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
     faults += [
         fault
         for key, path in _paths(data)
-        if path.is_dir() and key not in _ON_THE_CLUSTER and (fault := refuse_whole_place(format_path(key), path))
+        if path.is_dir() and key not in _ON_THE_CLUSTER and (fault := _refuse_whole_place(format_path(key), path))
     ]
     if faults:
         raise ConfigError(faults)
@@ -56,10 +77,14 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    inside = _replace(data, lambda key, path: _inside(path) if key in travelling else path)
+    for key, path in travelling.items():
+        group: Any = data
+        for part in key[:-1]:
+            group = group[part]
+        group[key[-1]] = type(group[key[-1]])(_inside(path))
     # The job's driver is already in the cluster, and the runtime environment applies to the job.
-    inside["cluster"] |= {"address": "auto", "runtime_env": {}}
-    plain = SweepConfig.model_validate(inside).model_dump(mode="json")
+    data["cluster"] |= {"address": "auto", "runtime_env": {}}
+    plain = SweepConfig.model_validate(data).model_dump(mode="json")
     (folder / CONFIG_NAME).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return notes
 
@@ -67,8 +92,7 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
 def _choose(travelling: Mapping[KeyPath, Path]) -> tuple[dict[Path, Path], list[str]]:
     """Path inside the package -> its source file; and a line for each folder of which some files are not sent.
 
-    Raises:
-        ConfigError: a path is missing or has nothing that could be used.
+    ConfigError if a path is missing or has nothing that could be used.
     """
     files: dict[Path, Path] = {}
     notes: list[str] = []
@@ -102,12 +126,12 @@ def _choose_one(key: KeyPath, path: Path) -> tuple[dict[Path, Path], str | None]
     if not path.is_dir():
         return {path: path}, None
     is_model = key[-2:] == ("model", "path")
-    choice = choose_model_files(path) if is_model else choose_data_files(path)
-    if is_model and Path("config.json") not in choice.files:
+    files, left = _pick(path, _is_of_model if is_model else _is_of_data)
+    if is_model and Path("config.json") not in files:
         raise ValueError(f"{path} has no config.json, so it is not a Hugging Face model folder")
-    if not choice.files:
+    if not files:
         raise ValueError(f"{path} has no files of a data set; give another folder")
-    return {path / inside: source for inside, source in choice.files.items()}, choice.describe_left(path)
+    return {path / inside: source for inside, source in files.items()}, _describe_left(path, left)
 
 
 def _paths(data: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Path]]:
@@ -124,15 +148,78 @@ def _paths(data: Any, key: KeyPath = ()) -> Iterator[tuple[KeyPath, Path]]:
             yield from _paths(value, (*key, index))
 
 
-def _replace(data: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath = ()) -> Any:
-    if isinstance(data, dict):
-        return {name: _replace(value, change, (*key, name)) for name, value in data.items()}
-    if isinstance(data, list):
-        return [_replace(value, change, (*key, index)) for index, value in enumerate(data)]
-    if isinstance(data, str | Path) and dict(_paths(data, key)):
-        return type(data)(change(key, Path(data))) if isinstance(data, str) else change(key, data)
-    return data
-
-
 def _inside(path: Path) -> Path:
     return Path(*(_UP if part == ".." else part for part in path.parts))
+
+
+def _refuse_whole_place(key: str, folder: Path) -> str:
+    """What is wrong with a folder that has more than a model or data set in it; empty if nothing is."""
+    place, here = folder.resolve(), Path.cwd().resolve()
+    root, home = Path(place.anchor), Path.home().resolve()
+    known = {root: "the root of the file system", home: "your home folder", here: "the current folder"}
+    what = known.get(place) or (f"a parent of the current folder {here}" if place in here.parents else "")
+    return what and f"{key}: {folder} is {what}, and would be sent with the job; put the files in a separate folder"
+
+
+def _is_of_model(path: Path) -> bool:
+    """A file in a model's folder itself, or in that of its chat templates."""
+    return any(fnmatch(str(path), pattern) for pattern in _OF_A_MODEL)
+
+
+def _is_of_data(path: Path) -> bool:
+    """A file of a known type, at any depth, not hidden and not named like a secret."""
+    name = path.name.lower()
+    is_hidden = any(part.startswith((".", "__")) for part in path.parts)
+    if is_hidden or any(fnmatch(name, pattern) for pattern in _SECRET):
+        return False
+    *_, last = parts = name.split(".")
+    return last in _OF_DATA or (last in _PACKED and len(parts) > 2 and parts[-2] in _OF_DATA)
+
+
+def _pick(folder: Path, is_wanted: Callable[[Path], bool]) -> tuple[dict[Path, Path], list[Path]]:
+    """Path inside the folder -> the file with the content, for all that are sent; and the paths of all others."""
+    files: dict[Path, Path] = {}
+    left: list[Path] = []
+    place = folder.resolve()
+    for path in _walk(place):
+        inside = path.relative_to(place)
+        if is_wanted(inside) and path.is_file() and _is_same_file(path):
+            files[inside] = path.resolve()
+        else:
+            left.append(inside)
+    return files, left
+
+
+def _describe_left(folder: Path, left: list[Path]) -> str | None:
+    """A line about the files that are not sent; None if all are."""
+    if not left:
+        return None
+    groups = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in left)
+    # Hidden ones first: the reader most needs to know that these are not sent.
+    names = sorted(groups, key=lambda name: (not name.startswith("."), name))
+    counted = [f"{name} ({groups[name]:,} files)" if groups[name] > 1 else name for name in names]
+    named = ", ".join(counted[:_MAX_NAMED])
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    count = f"{len(left):,} {'file is' if len(left) == 1 else 'files are'}"
+    return f"{folder}: {count} not sent, as the job does not need them: {named}{more}"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file and every link below a folder; links to folders are not followed."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        folders[:] = sorted(set(folders) - set(links))
+        yield from (Path(root) / name for name in sorted([*names, *links]))
+
+
+def _is_same_file(path: Path) -> bool:
+    """Whether a path leads to the file that its name suggests, and is not a harmless-looking link to another."""
+    target = path.resolve()
+    is_named_alike = target.name == path.name or (target.suffix == path.suffix == ".safetensors")
+    return is_named_alike or _is_blob(path, target)
+
+
+def _is_blob(path: Path, target: Path) -> bool:
+    """The hub's cache: snapshots/<commit>/<file> is a link to blobs/<hash> next to `snapshots`."""
+    snapshots = next((parent for parent in path.parents if parent.name == "snapshots"), None)
+    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()

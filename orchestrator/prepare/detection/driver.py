@@ -4,8 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cluster.resources import check_resources
-from orchestrator.cluster.session import ray_session
+from orchestrator.cluster.session import check_resources, ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing.needs import DISTRIBUTION, Measured, Numbers, Source
 from orchestrator.prepare.detection.distribution import DetectedDistribution

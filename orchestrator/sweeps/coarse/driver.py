@@ -14,39 +14,31 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from orchestrator.config.coarse import CoarseSearchConfig
+from orchestrator.config.derived import derive
 from orchestrator.config.run import RunConfig
+from orchestrator.config.sections import CoarseSearchConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.runs.folder import read_run
-from orchestrator.runs.records import DomainSummary
+from orchestrator.runs.folder import read_summary
 from orchestrator.sweeps.coarse.page import table, write_search_page
-from orchestrator.sweeps.coarse.runs import full_runs, node_runs, override, search_folder, settings_of, strategy_of
-from orchestrator.sweeps.coarse.scores import (
-    mean_scores,
-    read_task_scores,
-    score_by_losses,
-    score_by_tasks,
-    speciality_gain,
-    versatility_left,
-)
 from orchestrator.sweeps.coarse.tree import (
     BROAD_RANGES,
     Candidate,
     CandidateScore,
     SearchResult,
+    gain_and_rest,
     halves,
+    mean_scores,
     pareto_set,
+    read_task_scores,
+    score_by_losses,
+    score_by_tasks,
     search,
 )
 from orchestrator.sweeps.crews import SideBySide
-from orchestrator.sweeps.results import publish
-from orchestrator.sweeps.stages.train import RunsFailedError, train_runs
-from orchestrator.sweeps.work import Work, open_work
+from orchestrator.sweeps.run import RunsFailedError, train_runs
+from orchestrator.sweeps.work import Work, open_work, publish
 from workers.durable import write_durably
 from workers.strategies.cofitune.config import trained_layers
-
-_Runs = Mapping[Candidate, Sequence[RunConfig]]
-_Scores = dict[Candidate, CandidateScore]
 
 
 class CandidateRecord(BaseModel):
@@ -116,7 +108,7 @@ class _Trainer:
         self.config, self.settings, self.work = config, settings, work
         self.full_versatility: float | None = None
 
-    def score(self, nodes: Sequence[Candidate]) -> _Scores:
+    def score(self, nodes: Sequence[Candidate]) -> dict[Candidate, CandidateScore]:
         """Train the nodes side by side, full fine-tuning with the first of them, and score them."""
         full = full_runs(self.config)
         runs = {node: node_runs(self.config, node) for node in nodes}
@@ -124,38 +116,26 @@ class _Trainer:
         keeps_models = self.settings.scores == "files"
         if failures := train_runs(everything, self.work, SideBySide(self.work.console), keeps_models=keeps_models):
             raise RunsFailedError(failures, len(everything))
-        return self._by_losses(full, runs) if self.settings.scores == "losses" else self._by_tasks(full, runs)
-
-    def _by_losses(self, full: Sequence[RunConfig], runs: _Runs) -> _Scores:
-        full_gain, self.full_versatility = self._measure(full)
-        measured = {node: self._measure(node_runs) for node, node_runs in runs.items()}
-        return {node: score_by_losses(gain, left, full_gain) for node, (gain, left) in measured.items()}
+        if self.settings.scores == "losses":
+            full_gain, self.full_versatility = self._measure(full)
+            return {node: score_by_losses(*self._measure(of_node), full_gain) for node, of_node in runs.items()}
+        base_folder = search_folder(self.config) / "base"
+        tasks = read_task_scores([base_folder, *(run.folder for run in everything)])
+        base, full_score = tasks[base_folder], mean_scores([tasks[run.folder] for run in full])
+        of_nodes = {node: mean_scores([tasks[run.folder] for run in of_node]) for node, of_node in runs.items()}
+        scores = {node: score_by_tasks(mean, full_score, base) for node, mean in of_nodes.items()}
+        self.full_versatility = full_score.versatility / base.versatility
+        return scores
 
     def _measure(self, runs: Sequence[RunConfig]) -> tuple[float, float]:
-        speciality = self.settings.speciality
-        results = [_summary(run) for run in runs]
-        gains = [speciality_gain(domains, speciality) for domains in results]
-        lefts = [versatility_left(domains, speciality) for domains in results]
+        """Mean gain of the speciality, and mean of what is left of all else, over the seeds."""
+        measured = []
+        for run in runs:
+            summary = read_summary(run.folder)
+            assert summary is not None  # a run without one has failed
+            measured.append(gain_and_rest(summary.domains, self.settings.speciality))
+        gains, lefts = zip(*measured, strict=True)
         return math.fsum(gains) / len(gains), math.fsum(lefts) / len(lefts)
-
-    def _by_tasks(self, full: Sequence[RunConfig], runs: _Runs) -> _Scores:
-        folders = {node: [run.folder for run in node_runs] for node, node_runs in runs.items()}
-        full_folders = [run.folder for run in full]
-        base_folder = search_folder(self.config) / "base"
-        everything = [base_folder, *full_folders, *chain.from_iterable(folders.values())]
-        scores = dict(zip(everything, read_task_scores(everything), strict=True))
-        base, full_score = scores[base_folder], mean_scores([scores[folder] for folder in full_folders])
-        self.full_versatility = full_score.versatility / base.versatility
-        return {
-            node: score_by_tasks(mean_scores([scores[folder] for folder in group]), full_score, base)
-            for node, group in folders.items()
-        }
-
-
-def _summary(run: RunConfig) -> dict[str, DomainSummary]:
-    summary = read_run(run.folder).summary
-    assert summary is not None  # a run without one has failed
-    return summary.domains
 
 
 def _check_layers(config: SweepConfig) -> None:
@@ -198,3 +178,50 @@ def _record(config: SweepConfig, result: SearchResult, trainer: _Trainer) -> Coa
         winner=strategy_of(result.winner),
         nodes=nodes,
     )
+
+
+def settings_of(config: SweepConfig) -> CoarseSearchConfig:
+    """The section of the search; ValueError if it is missing."""
+    if config.coarse_search is None:
+        raise ValueError("coarse_search: the section is missing; name at least `coarse_search: {speciality: [...]}`")
+    return config.coarse_search
+
+
+def search_folder(config: RunConfig) -> Path:
+    return config.output_dir / f"{config.name}-search"
+
+
+def strategy_of(node: Candidate) -> dict[str, Any]:
+    """The `training.strategy` that trains a node, with the soft mask that the search goes without."""
+    return {"type": "cofitune", "layers": list(node.layers), "modules": list(node.modules)}
+
+
+def override(strategy: Mapping[str, Any]) -> str:
+    """The strategy as `raymix run --set` takes it."""
+    text = yaml.safe_dump(dict(strategy), sort_keys=False, default_flow_style=True, width=math.inf)
+    return f"training.strategy={text.strip()}"
+
+
+def node_runs(config: SweepConfig, node: Candidate) -> list[RunConfig]:
+    """A node's run for each seed, without the soft mask."""
+    first, last = (f"{100 * end:g}" for end in node.layers)
+    return _runs(config, f"layers-{first}-{last}-{'-and-'.join(node.modules)}", strategy_of(node) | {"mask": "none"})
+
+
+def full_runs(config: SweepConfig) -> list[RunConfig]:
+    return _runs(config, "full", {"type": "full"})
+
+
+def _runs(config: SweepConfig, name: str, strategy: Mapping[str, Any]) -> list[RunConfig]:
+    """The speciality alone is trained on, everything is measured."""
+    settings = settings_of(config)
+    others = [domain for domain in config.domains if domain not in settings.speciality]
+    changes: dict[str, Any] = {
+        "output_dir": str(search_folder(config)),
+        "domains": {domain: {"fraction": 0.0, "count": None} for domain in others},
+        "mixing": {"type": "proportional"},
+        "training": {"strategy": dict(strategy)},
+    }
+    seeds = range(config.seed, config.seed + settings.num_seeds)
+    named = [changes | {"name": f"{name}-seed{seed}", "seed": seed} for seed in seeds]
+    return [derive(RunConfig, config, each, f"coarse_search, {name}") for each in named]

@@ -14,7 +14,6 @@ from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, ResultTable, Row, columns_of
 
 _TREE_ROW_HEIGHT = 46
-_STEP_TITLES = ("base model", "broad ranges", "their halves", "sets of modules")
 _CAVEATS = (
     "The search is greedy: a range whose halves are good only together is lost.",
     "Scores of single trainings are noisy: differences smaller than the spread across seeds are not meaningful.",
@@ -67,14 +66,9 @@ def write_search_page(name: str, result: SearchResult, output: Path) -> None:
 def tree_figure(result: SearchResult) -> go.Figure:
     """Root, then a column of nodes for each step; a line from what was kept to what it was split into."""
     height = _TREE_ROW_HEIGHT * max(len(step.nodes) for step in result.steps) + 60
+    ticks = {"tickvals": [0, 1, 2, 3], "ticktext": ["base model", "broad ranges", "their halves", "sets of modules"]}
     axes = {
-        "xaxis": {
-            "range": [-0.2, 3.9],
-            "tickvals": [0, 1, 2, 3],
-            "ticktext": list(_STEP_TITLES),
-            "rangemode": "normal",
-            "showgrid": False,
-        },
+        "xaxis": ticks | {"range": [-0.2, 3.9], "rangemode": "normal", "showgrid": False},
         "yaxis": {"visible": False, "range": [1.02, -0.02]},
     }
     figure = go.Figure(layout=layout(height, **axes) | {"hovermode": "closest"})

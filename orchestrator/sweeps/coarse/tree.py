@@ -1,4 +1,4 @@
-"""CoFiTune's search for where to train: which layers, and which modules in them (arXiv 2404.10306). Pure: no Ray, no
+"""CoFiTune's search for where to train: which layers, and which modules in them (arXiv 2404.10306). No Ray, no
 torch; the caller gives a function that scores nodes.
 
     node    (range of layers, set of modules): fine-tune only that on the speciality's data, everything else frozen
@@ -11,18 +11,29 @@ torch; the caller gives a function that scores nodes.
 Certain of the paper: ranges, the order of the search, Uni = Spec + Vers. The sets of step 3 are a reading of it. Ours:
 `beam_width`, the `tie_margin` (scores of single trainings are noisy: a range whose Uni is as good as the best one's is
 not dropped, it becomes a separate branch), the weight, and that Spec and Vers are normalised so that both mean
-something between 0 and 1, where the paper adds raw benchmark scores:
+something between 0 and 1, where the paper adds raw benchmark scores. By held-out losses, of the speciality's domains
+and of the others:
 
-    Spec = gain of the speciality / the same of full fine-tuning
-    Vers = what is left of all else / the same of the base model
+    Spec = gain / gain of full fine-tuning, gain = mean of (base loss - end loss) over the speciality's domains
+    Vers = mean of exp(base loss - end loss) over the others: how probable their held-out tokens still are under the
+           model, relative to the base
+
+By files: Spec = speciality / speciality of full fine-tuning, Vers = versatility / versatility of the base.
 
 Where it fails: the search is greedy, so a range whose halves are good only together is lost; with few steps all nodes
 look alike and the noise chooses (use several seeds, look at the Pareto set, not only at the winner); and nodes of few
 parameters may need a larger learning rate than those of many, which get the same here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from orchestrator.runs.records import DomainSummary
 
 Range = tuple[float, float]
 """(from, to] of the depth, in fractions."""
@@ -30,6 +41,7 @@ Range = tuple[float, float]
 BROAD_RANGES: tuple[Range, ...] = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
 LAYER_STEP_SETS: tuple[tuple[str, ...], ...] = (("attention",), ("feed_forward",))
 MODULE_STEP_SETS = (*LAYER_STEP_SETS, ("up",), ("down",), ("attention", "feed_forward"))
+SCORES_FILE = "task_scores.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -87,14 +99,10 @@ def search(
     tie_margin: float = 0.0,
     module_sets: Sequence[tuple[str, ...]] = MODULE_STEP_SETS,
 ) -> SearchResult:
-    """Search the tree, scoring no node twice.
+    """Search the tree; `score` is called once a step, with the nodes that were not scored before.
 
-    Args:
-        score: called once a step, with the nodes that were not scored before.
-        versatility_weight: of Vers in Uni.
-        beam_width: ranges that a step keeps.
-        tie_margin: ranges whose Uni is at most this much below the best one's are kept as well.
-        module_sets: the sets that step 3 compares.
+    A step keeps `beam_width` ranges, and others whose Uni is at most `tie_margin` below the best one's; the last step
+    compares the `module_sets`.
     """
     result = SearchResult(versatility_weight)
     ranges: Sequence[Range] = BROAD_RANGES
@@ -142,3 +150,86 @@ def _score_new(result: SearchResult, nodes: Sequence[Candidate], score: ScoreCan
         result.scores |= {node: value for node, value in score(new).items() if node in new}
     if missing := [node for node in new if node not in result.scores]:
         raise ValueError(f"no score for {missing}")
+
+
+class ModelScores(BaseModel):
+    """task_scores.json: what was measured on a model, larger is better."""
+
+    speciality: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    versatility: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class MissingScoresError(RuntimeError):
+    """Models wait for their scores; the message names them."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = list(folders)
+        lines = "\n".join(f"  {folder / SCORES_FILE}" for folder in folders)
+        super().__init__(
+            'write {"speciality": ..., "versatility": ...} of each model into these files, then start the same command '
+            f"again:\n{lines}"
+        )
+
+
+def read_task_scores(folders: Sequence[Path]) -> dict[Path, ModelScores]:
+    """The scores beside each model.
+
+    Raises:
+        MissingScoresError: some are not there yet.
+        ValueError: a file is not such a file.
+    """
+    if missing := [folder for folder in folders if not (folder / SCORES_FILE).exists()]:
+        raise MissingScoresError(missing)
+    scores = {}
+    for folder in folders:
+        path = folder / SCORES_FILE
+        try:
+            scores[folder] = ModelScores.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f'{path}: not {{"speciality": number, "versatility": number}}: {error}') from None
+    return scores
+
+
+def gain_and_rest(domains: Mapping[str, DomainSummary], speciality: Sequence[str]) -> tuple[float, float]:
+    """Mean fall of the speciality's held-out losses against the base model, in nats per token; and mean over the other
+    domains of the probability of their held-out tokens relative to the base model's."""
+    gain = _mean([_fall(domains[name]) for name in speciality])
+    return gain, _mean([math.exp(_fall(domain)) for name, domain in domains.items() if name not in speciality])
+
+
+def score_by_losses(spec_gain: float, vers_left: float, full_gain: float) -> CandidateScore:
+    """A node's score; ValueError if full fine-tuning gained nothing, so that there is nothing to measure it by."""
+    if full_gain <= 0:
+        raise ValueError(
+            f"full fine-tuning changed the speciality's held-out loss by {-full_gain:+.4f} nats: nothing is gained "
+            "that a node could be compared with; train longer or with another learning rate"
+        )
+    return CandidateScore(spec=spec_gain / full_gain, vers=vers_left)
+
+
+def score_by_tasks(node: ModelScores, full: ModelScores, base: ModelScores) -> CandidateScore:
+    """A node's score; ValueError if a score to divide by is 0."""
+    if full.speciality <= 0 or base.versatility <= 0:
+        raise ValueError(
+            f"full fine-tuning's speciality {full.speciality:g} and the base's versatility {base.versatility:g} must "
+            "be above 0: scores are relative to them"
+        )
+    return CandidateScore(spec=node.speciality / full.speciality, vers=node.versatility / base.versatility)
+
+
+def mean_scores(scores: Sequence[ModelScores]) -> ModelScores:
+    return ModelScores(
+        speciality=_mean([score.speciality for score in scores]),
+        versatility=_mean([score.versatility for score in scores]),
+    )
+
+
+def _fall(domain: DomainSummary) -> float:
+    start, end = domain.loss_nats_start, domain.loss_nats_end
+    if start is None or end is None:
+        raise ValueError("a held-out loss is missing at the start or the end of a run; look at its feedback/")
+    return start - end
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

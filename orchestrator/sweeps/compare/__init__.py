@@ -1,9 +1,8 @@
 """Several algorithms, or any other variants of a run, side by side: same base model, same budget, same seeds.
 
-    variants    each a change to the run's configuration, one run for each seed     variants.py
-    results     every run's held-out losses, tokens and times                       results.py
-    statistics  mean over seeds with a t interval; differences paired by seed       statistics.py, held_out.py
-    table       for the terminal, the page and the CSV file                         page.py
+    driver      variants, each a change to the run's configuration, one run for each seed
+    results     every run's held-out losses, tokens and times; means over seeds, and differences paired by seed
+    page        the table for the terminal, the page and the CSV file
 
 Runs are in <output_dir>/<name>-compare/<label>-seed<seed>, beside compare.json, compare.csv and compare.html.
 

@@ -12,6 +12,7 @@ from orchestrator.runs.folder import read_run
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.sweeps.compare import CAVEATS
 from orchestrator.sweeps.compare.results import (
+    CONFIDENCE,
     ELSEWHERE,
     EQUAL_TOKENS_TOLERANCE,
     EVALUATION_SECONDS,
@@ -22,8 +23,8 @@ from orchestrator.sweeps.compare.results import (
     TRAINING_SECONDS,
     WORST,
     Comparison,
+    MeanEstimate,
 )
-from orchestrator.sweeps.compare.statistics import CONFIDENCE, MeanEstimate
 from orchestrator.views.format import NOTHING, PLUS_MINUS, format_count, format_duration, format_error
 from orchestrator.views.palette import color_by_name, color_by_run
 from orchestrator.views.report.comparison import Course, loss_section, remark_on
@@ -34,6 +35,14 @@ from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, bes
 from orchestrator.views.verdict import HARMFUL, in_a_word
 
 Estimates = list[MeanEstimate | None]
+
+_WORTH_A_WORD = (*HARMFUL, "mixed")
+_PLOTTED = {
+    MEAN: "Mean of the domains",
+    WORST: "Worst domain",
+    TARGET_GAIN: "Gain of the target",
+    ELSEWHERE: "Change of the other domains",
+}
 
 
 def table(comparison: Comparison) -> ResultTable:
@@ -51,15 +60,11 @@ def table(comparison: Comparison) -> ResultTable:
     if comparison.target is not None:
         for heading, measure in (("target gain", TARGET_GAIN), ("others' change", ELSEWHERE)):
             columns.append(Column(heading, [estimate_cell(mean, "+") for mean in means(measure)], group=1))
-    columns.append(
-        Column("seeds", [Cell(str(len(result.runs)), value=len(result.runs)) for result in results], group=2)
-    )
+    num_seeds = [len(result.runs) for result in results]
+    columns.append(Column("seeds", [Cell(str(number), value=number) for number in num_seeds], group=2))
     columns.append(Column("tokens", [_amount(mean, format_count(_mean(mean))) for mean in means(NUM_TOKENS)], group=2))
-    for heading, measure in (
-        ("training", TRAINING_SECONDS),
-        ("evaluations", EVALUATION_SECONDS),
-        ("signals", SIGNAL_SECONDS),
-    ):
+    seconds = {"training": TRAINING_SECONDS, "evaluations": EVALUATION_SECONDS, "signals": SIGNAL_SECONDS}
+    for heading, measure in seconds.items():
         if measure != SIGNAL_SECONDS or any(map(_mean, means(measure))):
             cells = [_amount(mean, format_duration(_mean(mean))) for mean in means(measure)]
             columns.append(Column(heading, cells, group=2))
@@ -141,7 +146,7 @@ def _harm(comparison: Comparison) -> list[Remark]:
     """Of each variant how many runs ended with harm, or with some domains worse than they began."""
     remarks = []
     for name, result in comparison.variants.items():
-        counts = Counter(run.verdict for run in result.runs if run.verdict in HARMFUL or run.verdict == "mixed")
+        counts = Counter(run.verdict for run in result.runs if run.verdict in _WORTH_A_WORD)
         told = ", ".join(f"{count} of {len(result.runs)} {in_a_word(verdict)}" for verdict, count in counts.items())
         if told:
             line = f"{told}; the page and the summary.json of each run say what and why."
@@ -149,18 +154,14 @@ def _harm(comparison: Comparison) -> list[Remark]:
     return remarks
 
 
-_PLOTTED = {
-    MEAN: "Mean of the domains",
-    WORST: "Worst domain",
-    TARGET_GAIN: "Gain of the target",
-    ELSEWHERE: "Change of the other domains",
-}
-
-
 def write_comparison(comparison: Comparison, output: Path) -> None:
     shown = replace(table(comparison), remarks=[*_verdicts(comparison), *failures(comparison)])
     colors = color_by_run(comparison.variants)
-    sections = [*_seed_sections(comparison, colors), *_course_sections(comparison, colors)]
+    sections = _seed_sections(comparison, colors)
+    courses = {name: course for name in comparison.variants if (course := _mean_course(comparison, name)) is not None}
+    if courses:
+        note = f"{LOSS_NOTE}; a line for each variant, the mean over its seeds, step 0 is the base model."
+        sections.append(loss_section(courses, colors, color_by_name(comparison.domains), note))
     title = f"{comparison.name}: {len(comparison.variants)} variants compared"
     write_table_page(output, title, shown, sections, comparison.domains)
 
@@ -170,7 +171,7 @@ def _verdicts(comparison: Comparison) -> list[Remark]:
     remarks = []
     for name, result in comparison.variants.items():
         for each in result.runs:
-            if each.verdict in HARMFUL or each.verdict == "mixed":
+            if each.verdict in _WORTH_A_WORD:
                 run = read_run(each.folder)
                 remarks.append(remark_on(f"{name}, seed {each.seed}", run, summarise(run)))
     return remarks
@@ -178,11 +179,8 @@ def _verdicts(comparison: Comparison) -> list[Remark]:
 
 def _seed_sections(comparison: Comparison, colors: Mapping[str, str]) -> list[Section]:
     measured = {name for result in comparison.variants.values() for name in result.means}
-    plots = [
-        Plot(title, _seeds_figure(comparison, measure, colors))
-        for measure, title in _PLOTTED.items()
-        if measure in measured
-    ]
+    plotted = {title: measure for measure, title in _PLOTTED.items() if measure in measured}
+    plots = [Plot(title, _seeds_figure(comparison, measure, colors)) for title, measure in plotted.items()]
     note = (
         "Nats per loss token at the end of training: a pale point for each seed, a full one for their mean with its "
         f"interval. The columns against {comparison.baseline} pair the seeds, which often makes intervals narrower."
@@ -206,18 +204,9 @@ def _seeds_figure(comparison: Comparison, measure: str, colors: Mapping[str, str
     return figure
 
 
-def _course_sections(comparison: Comparison, colors: Mapping[str, str]) -> list[Section]:
-    courses = {name: course for name in comparison.variants if (course := _mean_course(comparison, name)) is not None}
-    note = f"{LOSS_NOTE}; a line for each variant, the mean over its seeds, step 0 is the base model."
-    return [loss_section(courses, colors, color_by_name(comparison.domains), note)] if courses else []
-
-
 def _mean_course(comparison: Comparison, name: str) -> Course | None:
     """Steps and losses by domain, averaged over the seeds; None where the runs were not measured at the same steps."""
-    courses = []
-    for result in comparison.variants[name].runs:
-        run = read_run(result.folder)
-        courses.append(evaluation_losses(run))
+    courses = [evaluation_losses(read_run(result.folder)) for result in comparison.variants[name].runs]
     if not courses or not len(courses[0][0]) or any(not np.array_equal(courses[0][0], c[0]) for c in courses):
         return None
     steps = courses[0][0]

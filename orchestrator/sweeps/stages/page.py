@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -34,9 +35,7 @@ def along_figure(stages: Sequence[RunFolder]) -> go.Figure:
     """Each domain's held-out loss over the steps of the whole plan, a line broken where a stage ends."""
     figure = go.Figure(layout=layout(300, yaxis={"hoverformat": ".3f"}))
     measured = [evaluation_losses(stage) for stage in stages]
-    begins = [0]
-    for stage in stages:
-        begins.append(begins[-1] + stage.metrics.last_step)
+    begins = list(accumulate((stage.metrics.last_step for stage in stages), initial=0))
     for domain, color in color_by_name(all_domains(stages)).items():
         x: list[float] = []
         y: list[float | None] = []

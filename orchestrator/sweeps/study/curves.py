@@ -8,12 +8,16 @@ points are paired. A loss is a ratio of sums over what was drawn: nats over toke
 held-out examples only, not training noise; with few seeds it is too narrow.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from orchestrator.sweeps.study.results import ResultRow
 
 Array = NDArray[np.float64]
 
@@ -33,11 +37,8 @@ def draw_seeds(num_seeds: int, num_resamples: int, rng: np.random.Generator) -> 
 def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, rng: np.random.Generator) -> Array:
     """Losses of the points in each resample of seeds and examples; shape (N, P).
 
-    Args:
-        loss_sum_PSR: sum of the loss of each example, in nats, of each seed's run at each point.
-        num_tokens_R: loss tokens of each example, the same in all runs.
-        seeds_NS: of `draw_seeds`; the same for all domains of a study.
-        rng: where the draws of examples come from.
+    `loss_sum_PSR` is the sum of each example's loss, in nats, `num_tokens_R` its loss tokens, the same in all runs;
+    `seeds_NS` are of `draw_seeds`, the same for all domains of a study.
     """
     num_rows = len(num_tokens_R)
     rows_NR = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=len(seeds_NS)).astype(np.float64)
@@ -45,8 +46,8 @@ def resample_losses(loss_sum_PSR: Array, num_tokens_R: Array, seeds_NS: Array, r
     return np.einsum("psn,ns->np", sums_PSN, seeds_NS) / (rows_NR @ num_tokens_R)[:, None]
 
 
-def interval(values_N: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
+def interval(values_N: ArrayLike) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.asarray(values_N, dtype=np.float64), [tail, 1 - tail])
     return float(low), float(high)
 
@@ -100,3 +101,69 @@ def pareto_set(points: Sequence[Sequence[float]]) -> list[int]:
         if not dominated.any():
             kept.append(index)
     return kept
+
+
+Key = tuple[str, float]
+"""Group and k of a cell: one point, measured with every seed."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Losses of one domain at P points, from S seeds and R held-out examples, and N resamples of them."""
+
+    keys: list[Key]
+    loss_P: Array
+    resampled_NP: Array
+
+    def of(self, group: str) -> tuple[list[float], list[int]]:
+        """The k of a group's points, in order, and their places."""
+        found = sorted((k, place) for place, (name, k) in enumerate(self.keys) if name == group and k > 0)
+        return [k for k, _ in found], [place for _, place in found]
+
+
+def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np.random.Generator) -> Points | None:
+    """The points of all groups for one domain; those that lack a seed are left out. None without any.
+
+    A `single` cell counts for its own domain alone.
+
+    ValueError if two runs were not measured on the same examples, so that they cannot be compared.
+    """
+    by_key: dict[Key, dict[int, ResultRow]] = {}
+    for row in rows:
+        if row.group != "single" or row.subject == domain:
+            by_key.setdefault((row.group, row.k), {})[row.seed] = row
+    complete = {key: of_seed for key, of_seed in by_key.items() if len(of_seed) == seeds_NS.shape[1]}
+    if not complete:
+        return None
+    sums = [
+        [read_measured_losses(of_seed[seed].folders[-1], domain) for seed in sorted(of_seed)]
+        for of_seed in complete.values()
+    ]
+    num_tokens_R = sums[0][0][1]
+    for key, of_point in zip(complete, sums, strict=True):
+        if any(not np.array_equal(tokens, num_tokens_R) for _, tokens in of_point):
+            raise ValueError(f"{key[0]} at k={key[1]:g}: domain {domain!r} was measured on other examples")
+    loss_sum_PSR = np.array([[loss_sum for loss_sum, _ in of_point] for of_point in sums])
+    resampled_NP = resample_losses(loss_sum_PSR, num_tokens_R, seeds_NS, rng)
+    return Points(list(complete), mean_losses(loss_sum_PSR, num_tokens_R), resampled_NP)
+
+
+def read_measured_losses(run_folder: Path, domain: str) -> tuple[Array, Array]:
+    """Summed loss in nats and loss tokens of each held-out example of a domain, (R,), in the order of the store."""
+    columns = json.loads((run_folder / "evaluation.json").read_text())["domains"][domain]
+    row_R = np.array(columns["row"])
+    example_R = np.array(columns.get("example", np.zeros_like(row_R)))  # older versions measured packed rows
+    order_R = np.lexsort((example_R, row_R))
+    return np.array(columns["loss_sum_nats"], np.float64)[order_R], np.array(columns["num_tokens"], np.float64)[order_R]
+
+
+def mean_points(points: Mapping[str, Points], domains: Sequence[str]) -> Points:
+    """The mean of several domains' losses at the points that all of them have."""
+    each = [points[domain] for domain in domains]
+    keys = [key for key in each[0].keys if all(key in other.keys for other in each)]
+    places = [[other.keys.index(key) for key in keys] for other in each]
+    return Points(
+        keys,
+        np.mean([other.loss_P[place] for other, place in zip(each, places, strict=True)], axis=0),
+        np.mean([other.resampled_NP[:, place] for other, place in zip(each, places, strict=True)], axis=0),
+    )

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.config.plan import PlanConfig
-from orchestrator.config.plans import Plan, expand
+from orchestrator.config.predefined_plans import Plan, expand
+from orchestrator.config.sections import Grid, Strategy, StudyConfig
 from orchestrator.config.stages import DmtPlan, MixedSequentialPlan, MultiTaskPlan, SequentialPlan, StageConfig
-from orchestrator.config.study import Grid, Strategy, StudyConfig
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.sweeps.run import StageNode
 from orchestrator.sweeps.stages.chain import Prepare, plan_stages
-from orchestrator.sweeps.stages.nodes import StageNode
 
 _MAX_LABEL_LENGTH = 48
 
@@ -48,7 +48,9 @@ class StudyCell:
 
 def build_cells(config: SweepConfig) -> list[StudyCell]:
     """All cells of the configuration's study, duplicates included."""
-    study = _study_of(config)
+    study = config.study
+    if study is None:
+        raise ValueError("study: is missing; say what to compare, e.g. study: {specialised: [math], general: [chat]}")
     cells = []
     for number, seed in enumerate(study.seeds):
         data = config.data.replaced(sample_seed=config.data.sample_seed + number)
@@ -100,33 +102,23 @@ def format_fraction(k: float) -> str:
     return str(ratio) if float(ratio) == k else f"{k:g}"
 
 
-def _study_of(config: SweepConfig) -> StudyConfig:
-    if config.study is None:
-        raise ValueError("study: is missing; say what to compare, e.g. study: {specialised: [math], general: [chat]}")
-    return config.study
-
-
 def _chains(study: StudyConfig) -> list[tuple[Grid | Strategy, str, float, list[StageConfig]]]:
     special, general = list(study.specialised), list(study.general)
     chains: list[tuple[Grid | Strategy, str, float, list[StageConfig]]] = []
     for k in study.k:
-        amounts: dict[Grid, dict[str, float]] = {
-            "mix": _amounts(special, k) | _amounts(general, k),
-            "fixed_general": _amounts(special, 1) | _amounts(general, k),
-            "fixed_special": _amounts(special, k) | _amounts(general, 1),
-            "small_general": _amounts(special, k) | _amounts(general, study.small_fraction),
+        mixed: dict[Grid, tuple[list[str], float, float]] = {  # what k applies to; amounts of special and of general
+            "mix": ([*special, *general], k, k),
+            "fixed_general": (general, 1, k),
+            "fixed_special": (special, k, 1),
+            "small_general": (special, k, study.small_fraction),
         }
-        of_k = {
-            "mix": [*special, *general],
-            "fixed_general": general,
-            "fixed_special": special,
-            "small_general": special,
-        }
-        for grid in study.grids:
-            if k > 0 and grid == "single":
+        for grid in study.grids if k > 0 else []:
+            if grid == "single":
                 chains += [(grid, name, k, [_stage({name: k})]) for name in (*special, *general)]
-            elif k > 0:
-                chains.append((grid, "+".join(of_k[grid]), k, [_stage(amounts[grid])]))
+            else:
+                subject, of_special, of_general = mixed[grid]
+                domains = dict.fromkeys(special, of_special) | dict.fromkeys(general, of_general)
+                chains.append((grid, "+".join(subject), k, [_stage(domains)]))
         if "dmt" in study.strategies:
             chains.append(("dmt", "+".join(special), k, expand(DmtPlan(specialised=special, general=general, k=k))))
     plans: dict[Strategy, Plan] = {
@@ -136,10 +128,6 @@ def _chains(study: StudyConfig) -> list[tuple[Grid | Strategy, str, float, list[
     }
     everything = "+".join([*special, *general])
     return chains + [(name, everything, 1.0, expand(plan)) for name, plan in plans.items() if name in study.strategies]
-
-
-def _amounts(names: Sequence[str], amount: float) -> dict[str, float]:
-    return dict.fromkeys(names, float(amount))
 
 
 def _stage(domains: dict[str, float]) -> StageConfig:
@@ -157,8 +145,6 @@ def _split(stages: Sequence[StageConfig], study: StudyConfig) -> list[StageConfi
 
 def _label(domains: Mapping[str, float]) -> str:
     """A stage's name by its content, safe as a file name: `math-1_256.code-1_256`."""
-    parts = [
-        f"{name}-{format_fraction(amount).replace('/', '_')}" for name, amount in sorted(domains.items()) if amount
-    ]
-    label = ".".join(parts)
+    amounts = {name: format_fraction(amount).replace("/", "_") for name, amount in sorted(domains.items()) if amount}
+    label = ".".join(f"{name}-{amount}" for name, amount in amounts.items())
     return label if len(label) <= _MAX_LABEL_LENGTH else f"{label[: _MAX_LABEL_LENGTH - 2]}.."

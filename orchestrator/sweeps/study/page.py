@@ -1,26 +1,38 @@
 """The page of a study: curves per ability, where mixing stops helping, the trade-off of the strategies, and a table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 
-from orchestrator.config.study import GRIDS, STRATEGIES, StudyConfig
+from orchestrator.config.sections import GRIDS, STRATEGIES, StudyConfig
 from orchestrator.sweeps.stages import CAVEATS
-from orchestrator.sweeps.study.curves import Crossing, draw_seeds, locate_crossing
-from orchestrator.sweeps.study.figures import SERIES_COLORS, curves_figure, trade_off_figure
+from orchestrator.sweeps.study.curves import (
+    Array,
+    Crossing,
+    Points,
+    draw_seeds,
+    interval,
+    load_points,
+    locate_crossing,
+    mean_points,
+    pareto_set,
+)
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.results import ResultRow
-from orchestrator.sweeps.study.series import Points, load_points
 from orchestrator.views.format import format_count, format_loss
-from orchestrator.views.palette import color_by_name
-from orchestrator.views.report.figures import Plot, Section
+from orchestrator.views.palette import COLORS, color_by_name
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
 from orchestrator.views.report.html import render_page, write_page
+from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 
 _LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"
 _ONE_SEED = "One seed: the intervals cover evaluation rows only, not training noise."
+SERIES_COLORS: dict[str, str] = dict(zip(GRIDS, COLORS, strict=False))
 
 
 def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence[ResultRow], num_cells: int) -> None:
@@ -35,16 +47,13 @@ def write_study_page(output: Path, name: str, study: StudyConfig, rows: Sequence
         Section(
             "Single source against mixture",
             f"Over the fraction k of the data. {_LOSS}. The dotted line is where mixing stops helping.",
-            [
-                Plot(domain, curves_figure(of, ("single", "mix"), crossings.get(domain)))
-                for domain, of in points.items()
-            ],
+            [Plot(name, curves_figure(of, ("single", "mix"), crossings.get(name))) for name, of in points.items()],
         ),
         Section(
             "What each ability owes to its own data",
             f"fixed_general: all specialised data, k general. fixed_special: all general data, k specialised. "
             f"small_general: {format_fraction(study.small_fraction)} general, k specialised. {_LOSS}.",
-            [Plot(domain, curves_figure(of, tuple(SERIES_COLORS)[2:], None)) for domain, of in points.items()],
+            [Plot(name, curves_figure(of, GRIDS[2:], None)) for name, of in points.items()],
         ),
         Section(
             "Specialised against general ability",
@@ -128,3 +137,74 @@ def _single_against_mix(points: Points) -> Crossing | None:
     a, b = ([places[of.index(k)] for k in common] for of, places in ((mix_ks, mix), (ks, single)))
     difference_NP = points.resampled_NP[:, a] - points.resampled_NP[:, b]
     return locate_crossing(np.log2(common), points.loss_P[a] - points.loss_P[b], difference_NP)
+
+
+def curves_figure(points: Points, groups: Sequence[str], crossing: Crossing | None) -> go.Figure:
+    """One domain's loss over log2 k, a line with its band for each group that has points."""
+    all_ks = sorted({k for _, k in points.keys if k > 0})
+    ticks = {"tickvals": [math.log2(k) for k in all_ks], "ticktext": [format_fraction(k) for k in all_ks]}
+    axes = {"xaxis": ticks | {"rangemode": "normal"}, "yaxis": {"tickformat": ".3~f"}}
+    figure = go.Figure(layout=layout(250, **axes) | {"hovermode": "closest"})
+    for group in groups:
+        ks, places = points.of(group)
+        if not ks:
+            continue
+        x, color = [math.log2(k) for k in ks], SERIES_COLORS[group]
+        bounds = [interval(column) for column in points.resampled_NP[:, places].T]
+        band = [low for low, _ in bounds] + [high for _, high in reversed(bounds)]
+        area = {"fill": "toself", "fillcolor": color, "opacity": 0.18, "mode": "none", "hoverinfo": "skip"}
+        figure.add_trace(go.Scatter(x=x + x[::-1], y=band, **area))
+        more: dict[str, Any] = {
+            "text": [format_fraction(k) for k in ks],
+            "hovertemplate": "%{fullData.name}, k = %{text}: %{y:.3f}<extra></extra>",
+            "mode": "lines+markers",
+            "marker": {"size": 5, "color": color},
+        }
+        figure.add_trace(line(x, points.loss_P[places].tolist(), group, color, **more))
+    if crossing is not None and crossing.x is not None:
+        figure.add_vline(x=crossing.x, line={"color": NEUTRAL, "dash": "dot", "width": 1.2})
+    return figure
+
+
+def trade_off_figure(points: Mapping[str, Points], study: StudyConfig) -> go.Figure | None:
+    """Strategies by their mean loss on specialised and on general domains, with a pale line through the points of dmt;
+    None while a domain has no result."""
+    if not all(domain in points for domain in (*study.specialised, *study.general)):
+        return None
+    special, general = mean_points(points, study.specialised), mean_points(points, study.general)
+    keys = [key for key in special.keys if key[0] in STRATEGIES and key in general.keys]
+    if not keys:
+        return None
+    columns_P = [special.keys.index(key) for key in keys], [general.keys.index(key) for key in keys]
+    x_P, y_P = special.loss_P[columns_P[0]], general.loss_P[columns_P[1]]
+    x_NP, y_NP = special.resampled_NP[:, columns_P[0]], general.resampled_NP[:, columns_P[1]]
+    axes = {
+        "xaxis": {"title": "mean loss, specialised", "rangemode": "normal", "tickformat": ".3~f"},
+        "yaxis": {"title": "mean loss, general", "tickformat": ".3~f"},
+    }
+    more: dict[str, Any] = {"hovermode": "closest", "margin": {"l": 60, "r": 20, "t": 12, "b": 46}}
+    figure = go.Figure(layout=layout(400, **axes) | more)
+    path = sorted((place for place, key in enumerate(keys) if key[0] == "dmt"), key=lambda place: keys[place][1])
+    pale: dict[str, Any] = {"mode": "lines", "line": {"color": NEUTRAL, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+    figure.add_trace(line(x_P[path].tolist(), y_P[path].tolist(), "", NEUTRAL, **pale))
+    best = pareto_set(list(zip(x_P, y_P, strict=True)))
+    for place, (name, k) in enumerate(keys):
+        color = COLORS[STRATEGIES.index(name) % len(COLORS)]
+        text = label(f"dmt {format_fraction(k)}" if name == "dmt" else name.replace("_", " "))
+        point: dict[str, Any] = {
+            "text": [text],
+            "hovertemplate": "%{text}: specialised %{x:.3f}, general %{y:.3f}<extra></extra>",
+            "mode": "markers+text",
+            "textposition": "top right",
+            "marker": {"size": 10, "color": color, "line": {"width": 3 if place in best else 0, "color": NEUTRAL}},
+            "error_x": _bars(x_P[place], x_NP[:, place], color),
+            "error_y": _bars(y_P[place], y_NP[:, place], color),
+        }
+        figure.add_trace(line([x_P[place]], [y_P[place]], text, color, **point))
+    return figure
+
+
+def _bars(value: float, resampled_N: Array, color: str) -> dict[str, Any]:
+    low, high = interval(resampled_N)
+    width = {"symmetric": False, "array": [high - value], "arrayminus": [value - low]}
+    return {"type": "data", "color": color, "thickness": 1, "width": 0} | width

@@ -1,17 +1,14 @@
 """results.jsonl and results.csv: one row a cell that is done, with the amounts beside the losses."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
-from orchestrator.config.study import Grid, Strategy
+from orchestrator.config.sections import Grid, Strategy
 from orchestrator.runs.folder import read_run
-from orchestrator.sweeps.stages.records import StageRecord
-from orchestrator.sweeps.study.curves import Array
+from orchestrator.sweeps.stages.chain import StageRecord
 from orchestrator.sweeps.study.grid import Trainings
 from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably
@@ -80,28 +77,15 @@ def write_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     flat = [_flatten(row) for row in rows]
     keys = list(dict.fromkeys(key for entry in flat for key in entry))
     columns = [Column(key, [Cell("", value=entry.get(key)) for entry in flat]) for key in keys]
-    write_durably(
-        folder / "results.csv", ResultTable("cell", [Row(row.cell) for row in rows], columns).to_csv().encode()
-    )
-
-
-def read_measured_losses(run_folder: Path, domain: str) -> tuple[Array, Array]:
-    """Summed loss in nats and loss tokens of each held-out example of a domain, (R,), in the order of the store."""
-    columns = json.loads((run_folder / "evaluation.json").read_text())["domains"][domain]
-    row_R = np.array(columns["row"])
-    example_R = np.array(columns.get("example", np.zeros_like(row_R)))  # older versions measured packed rows
-    order_R = np.lexsort((example_R, row_R))
-    return np.array(columns["loss_sum_nats"], np.float64)[order_R], np.array(columns["num_tokens"], np.float64)[order_R]
+    table = ResultTable("cell", [Row(row.cell) for row in rows], columns)
+    write_durably(folder / "results.csv", table.to_csv().encode())
 
 
 def _forgotten(row: ResultRow, rows: Sequence[ResultRow]) -> dict[str, float | None]:
     singles = [other for other in rows if (other.group, other.k, other.seed) == ("single", 1, row.seed)]
     best = {other.subject: other.loss_nats.get(other.subject) for other in singles}
-    forgotten: dict[str, float | None] = {}
-    for name, loss in row.loss_nats.items():
-        alone = best.get(name)
-        forgotten[name] = None if loss is None or alone is None else loss - alone
-    return forgotten
+    pairs = {name: (loss, best.get(name)) for name, loss in row.loss_nats.items()}
+    return {name: None if loss is None or alone is None else loss - alone for name, (loss, alone) in pairs.items()}
 
 
 def _flatten(row: ResultRow) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.sweeps.tune.results import SearchRecord, TrialRecord
+from orchestrator.sweeps.tune.trials import SearchRecord, TrialRecord
 from orchestrator.views.format import format_loss, format_value, is_shares, printable, short
 from orchestrator.views.palette import COLORS
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line
@@ -15,6 +15,8 @@ from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row
 
 MAX_ROWS = 20  # in the terminal
+LOGARITHMIC_FROM = 30  # largest over smallest value
+Points = list[tuple[TrialRecord, float | str]]
 
 _CAVEATS = (
     "One seed: differences smaller than the spread across seeds are not meaningful. `raymix compare` repeats a "
@@ -76,9 +78,6 @@ def _value(value: Any) -> Cell:
     return Cell(format_value(value), brief="\n".join(lines), value=json.dumps(value))
 
 
-LOGARITHMIC_FROM = 30  # largest over smallest value
-
-
 def write_search_page(record: SearchRecord, output: Path) -> None:
     title = f"{record.name}: {len(record.trials)} trials of a {record.type} search"
     write_table_page(output, title, table(record), _sections(record, rank(record)))
@@ -108,9 +107,6 @@ def _courses(record: SearchRecord, trials: list[TrialRecord]) -> go.Figure:
     if record.base_score is not None:
         figure.add_hline(y=record.base_score, line={"color": NEUTRAL, "dash": "dot", "width": 1.2})
     return figure
-
-
-Points = list[tuple[TrialRecord, float | str]]
 
 
 def _values(trials: list[TrialRecord]) -> dict[str, Points]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from orchestrator.config.files import left_aside, missing_files
+from orchestrator.config.machine import left_aside, missing_files
 from orchestrator.config.run import RunConfig
 
 GOOD: dict[str, Any] = {"shares": {"math": 0.75, "code": 0.25}, "num_samples": 100}

@@ -8,13 +8,13 @@ import pytest
 
 from orchestrator.controller.core import ControllerCore, FencedOutError
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from workers.contracts import ERROR_FIELDS, DomainFeedback
 
 
 def make_core(**settings: Any) -> ControllerCore:
     config = {"type": "versatune", "initial": "uniform", "reference": {"a": 0.5, "b": 0.1}} | settings
-    core = ControllerCore("r", build_mixing_algorithm(config, [DomainSize("a", 1, 1), DomainSize("b", 1, 1)]))
+    core = ControllerCore("r", build_mixing_algorithm(config, [Domain("a", 1, 1), Domain("b", 1, 1)]))
     core.begin()
     return core
 
@@ -118,7 +118,7 @@ def test_a_bad_loss_is_replaced_by_the_last_good_one_and_told(bad: dict[str, flo
 
 def skills_core() -> ControllerCore:
     config = {"type": "mixture_of_skills", "inner_steps": 5}
-    core = ControllerCore("r", build_mixing_algorithm(config, [DomainSize("a", 1, 1), DomainSize("b", 1, 1)]))
+    core = ControllerCore("r", build_mixing_algorithm(config, [Domain("a", 1, 1), Domain("b", 1, 1)]))
     core.begin()
     return core
 

@@ -13,10 +13,9 @@ import pytest
 from orchestrator.controller import journal
 from orchestrator.controller.core import FencedOutError
 from orchestrator.controller.journal import DurableController
-from orchestrator.controller.operator import ControlRequest
-from orchestrator.controller.requests import submit_request, waiting_requests
+from orchestrator.controller.operator import ControlRequest, submit_request, waiting_requests
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from workers.contracts import DomainFeedback, DomainWeights
 
 STEPS = (0, 10, 20, 30, 40)
@@ -26,7 +25,7 @@ def open_controller(folder: Path, kind: str = "versatune") -> DurableController:
     config: dict[str, Any] = {"type": kind}
     if kind == "versatune":
         config |= {"initial": "uniform", "reference": {"a": 0.5, "b": 0.1}, "update": "exponential"}
-    domains = [DomainSize("a", 10, 10), DomainSize("b", 30, 10)]
+    domains = [Domain("a", 10, 10), Domain("b", 30, 10)]
     return DurableController(folder, "r", build_mixing_algorithm(config, domains))
 
 
@@ -286,7 +285,7 @@ def test_a_request_that_could_not_be_journaled_waits(tmp_path: Path, monkeypatch
 
 def test_what_is_pinned_stays_while_the_algorithm_moves_the_rest(tmp_path: Path) -> None:
     reference = {"a": 0.5, "b": 0.1, "c": 0.7}
-    domains = [DomainSize(name, 10, 10) for name in reference]
+    domains = [Domain(name, 10, 10) for name in reference]
     config = {"type": "versatune", "initial": "uniform", "reference": reference, "sigma": 2.0}
     controller = DurableController(tmp_path, "r", build_mixing_algorithm(config, domains))
 

@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 from plotly.offline import get_plotlyjs
 
-from orchestrator.controller.requests import read_request, waiting_requests
+from orchestrator.controller.operator import read_request, waiting_requests
 from orchestrator.dashboard.guard import TOKEN_VARIABLE, choose_token, digest_of
 from orchestrator.dashboard.pages import RunPage
 from orchestrator.dashboard.server import HOST, build_app

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 
-DOMAINS = [DomainSize("a", 100, 9000), DomainSize("b", 300, 1000)]
+DOMAINS = [Domain("a", 100, 9000), Domain("b", 300, 1000)]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_shares(config: dict[str, Any], expected: tuple[float, float]) -> None:
 
 def test_inverse_over_six_domains_is_the_papers_baseline() -> None:
     base = dict(zip("lmfsco", (0.05, 0.1, 0.05, 0.12, 0.42, 0.26), strict=True))
-    algorithm = build_mixing_algorithm({"type": "inverse", "initial": base}, [DomainSize(name, 1, 1) for name in base])
+    algorithm = build_mixing_algorithm({"type": "inverse", "initial": base}, [Domain(name, 1, 1) for name in base])
     assert algorithm.initial_weights() == pytest.approx({name: (1 - share) / 5 for name, share in base.items()})
     assert build_mixing_algorithm({"type": "inverse"}, DOMAINS[:1]).initial_weights() == {"a": 1.0}
 
@@ -55,7 +55,7 @@ def test_given_shares_are_checked(shares: dict[str, float], message: str) -> Non
 
 
 def test_a_target_leaves_equal_parts_of_the_rest() -> None:
-    domains = [DomainSize(name, size, 1) for name, size in (("a", 1), ("b", 10), ("c", 100), ("d", 1000))]
+    domains = [Domain(name, size, 1) for name, size in (("a", 1), ("b", 10), ("c", 100), ("d", 1000))]
     algorithm = build_mixing_algorithm({"type": "target", "target": "c", "share": 0.4}, domains)
     assert algorithm.initial_weights() == pytest.approx({"a": 0.2, "b": 0.2, "c": 0.4, "d": 0.2})
     alone = build_mixing_algorithm({"type": "target", "target": "a", "share": 0.4}, DOMAINS[:1])

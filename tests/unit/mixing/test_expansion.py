@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
-from orchestrator.mixing.expansion import forgetting_degree, is_raise_due, raise_share
+from orchestrator.mixing.base import Domain
+from orchestrator.mixing.versatune import forgetting_degree, is_raise_due, raise_share
 from tests.unit.mixing.test_versatune import feedback
 
 P = {"a": 0.5, "b": 0.3, "c": 0.2}
@@ -17,7 +17,7 @@ P = {"a": 0.5, "b": 0.3, "c": 0.2}
 def expanding(target: str = "a", **settings: Any) -> Any:
     reference = {"a": 0.8, "b": 0.6, "c": 1.0}
     config = {"type": "versatune", "initial": P, "reference": reference, "sigma": 0.5, "target": target} | settings
-    return build_mixing_algorithm(config, [DomainSize(name, 10, 100) for name in config["initial"]])
+    return build_mixing_algorithm(config, [Domain(name, 10, 100) for name in config["initial"]])
 
 
 def test_the_worked_example() -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize
+from orchestrator.mixing.base import Domain
 from orchestrator.mixing.mixture_of_skills import MixtureOfSkillsConfig
 from workers.contracts import DomainFeedback
 
@@ -18,7 +18,7 @@ RATIOS = (0.52, 0.43, 0.59, 0.14)  # the paper's Table 6, Llama-3-8B
 
 
 def mos(**settings: Any) -> Any:
-    domains = [DomainSize(name, size, 10 * size) for name, size in SIZES.items()]
+    domains = [Domain(name, size, 10 * size) for name, size in SIZES.items()]
     return build_mixing_algorithm({"type": "mixture_of_skills", **settings}, domains)
 
 

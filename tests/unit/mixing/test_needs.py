@@ -14,15 +14,15 @@ from orchestrator.mixing import (
     MixingConfig,
     build_mixing_algorithm,
     initial_weights,
-    resolve,
+    resolve_mixing,
 )
-from orchestrator.mixing.base import DomainSize, given_shares
+from orchestrator.mixing.base import Domain, given_shares
 from orchestrator.mixing.needs import BaseDistribution, ReferenceLosses, TargetDomain
 from tests.contract.test_mixing_algorithms import random_config
 from workers.contracts import DomainFeedback
 
 NAMES = ["math", "code"]
-DOMAINS = [DomainSize("math", 10, 100), DomainSize("code", 30, 100)]
+DOMAINS = [Domain("math", 10, 100), Domain("code", 30, 100)]
 
 
 class OddConfig(MixingConfig):
@@ -135,13 +135,13 @@ def test_what_was_measured_takes_the_place_of_its_word_and_what_was_read_of_its_
 def test_nothing_that_is_needed_stays_a_word() -> None:
     shares, losses = {"math": 0.25, "code": 0.75}, {"math": 1.0, "code": 2.0}
     found = Measured(distributions={"detected": shares}, references={"computed": losses})
-    assert resolve(settings(), found, NAMES).config == settings(where_from=shares, as_good_as=losses)
+    assert resolve_mixing(settings(), found, NAMES).config == settings(where_from=shares, as_good_as=losses)
     with pytest.raises(ValueError, match="losses by domain that computed stands for are not known"):
-        resolve(settings(), Measured(distributions={"detected": shares}), NAMES)
+        resolve_mixing(settings(), Measured(distributions={"detected": shares}), NAMES)
     with pytest.raises(ValueError, match="shares by domain that detected stands for are not known"):
-        resolve(settings(), Measured(references={"computed": losses}), NAMES)
+        resolve_mixing(settings(), Measured(references={"computed": losses}), NAMES)
     with pytest.raises(ValueError, match=r"mixing\.as_good_as: no value for \['law'\]"):
-        resolve(settings(where_from={"math": 0.2, "code": 0.2, "law": 0.6}), found, [*NAMES, "law"])
+        resolve_mixing(settings(where_from={"math": 0.2, "code": 0.2, "law": 0.6}), found, [*NAMES, "law"])
 
 
 def test_first_shares_are_known_before_the_references_are() -> None:

@@ -5,8 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from orchestrator.mixing.scorer import (
-    SCORERS,
+from orchestrator.mixing.mixture_of_skills import (
     LogitScorer,
     PerceptronScorer,
     Scorer,
@@ -18,6 +17,7 @@ from orchestrator.mixing.scorer import (
 PRIOR = np.array([0.5, 0.3, 0.15, 0.05])
 REWARDS = np.array([0.8, 0.72, 0.86, 0.2])
 
+SCORERS = {"logits": LogitScorer, "perceptron": PerceptronScorer}
 every_scorer = pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
 
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.mixing import build_mixing_algorithm
-from orchestrator.mixing.base import DomainSize, raise_to_floor
+from orchestrator.mixing.base import Domain, raise_to_floor
 from orchestrator.mixing.versatune import floor_fault, learnable_potential
 from workers.contracts import DomainFeedback
 
@@ -24,7 +24,7 @@ def feedback(**losses: float) -> DomainFeedback:
 def versatune(**settings: Any) -> Any:
     reference = {"a": 0.8, "b": 0.6, "c": 1.0}
     config: dict[str, Any] = {"type": "versatune", "initial": P, "reference": reference, "sigma": 0.5} | settings
-    return build_mixing_algorithm(config, [DomainSize(name, 10, 100) for name in config["initial"]])
+    return build_mixing_algorithm(config, [Domain(name, 10, 100) for name in config["initial"]])
 
 
 def test_the_worked_example() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.searches.metric import describe_metric, score_losses
+from orchestrator.searches.base import describe_metric, score_losses
 from tests.unit.sweeps.tune.searches import DOMAINS, config_with
 
 SPACE = {"mixing.sigma": {"uniform": [0.1, 1.0]}}

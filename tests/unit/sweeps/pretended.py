@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.training.driver import ReadyRun
 from tests.runs import write_llama
 from workers.contracts import DomainFeedback, DomainWeights
 

@@ -15,15 +15,14 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps import crews, work
+from orchestrator.sweeps import run as run_driver
 from orchestrator.sweeps.compare import driver as compare_driver
-from orchestrator.sweeps.compare.variants import expand_variants
-from orchestrator.sweeps.stages import driver as run_driver
-from orchestrator.sweeps.stages.nodes import StageNode, stage_nodes
+from orchestrator.sweeps.compare.driver import expand_variants
+from orchestrator.sweeps.run import StageNode, stage_nodes
 from orchestrator.sweeps.study import driver as study_driver
 from orchestrator.sweeps.study.grid import build_cells, plan_trainings
 from orchestrator.training import plan
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.training.driver import ReadyRun
 from tests.crews import OneByOne, WorkHere
 from tests.unit.sweeps.pretended import DMT, MIXED, config_in, pretend, write_data
 
@@ -67,9 +66,9 @@ class Verb:
         """Run it; the folders that were trained in."""
         crew, console = OneByOne(train), Console(quiet=True)
         with pytest.MonkeyPatch.context() as patch:
-            for module in (work, compare_driver, study_driver):
+            for module in (run_driver, compare_driver, study_driver):
                 patch.setattr(module, "open_work", _work_here)
-            patch.setattr(crews, "Foreground", lambda _: crew)
+            patch.setattr(run_driver, "Foreground", lambda _: crew)
             for module in (compare_driver, study_driver):
                 patch.setattr(module, "SideBySide", lambda _: crew)
             match self.name:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run import RunConfig
-from orchestrator.training.start import find_start
+from orchestrator.training.plan import find_start
 from tests.unit.runs.test_lock import config
 
 LORA = {"max_steps": 10, "strategy": {"type": "lora"}}

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from orchestrator.training.stopping import run_until_stopped
+from orchestrator.training.driver import run_until_stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

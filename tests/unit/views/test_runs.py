@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 from rich.console import Console
 
-from orchestrator.cluster.resources import num_side_by_side
+from orchestrator.cluster.session import num_side_by_side
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.sweeps import crews
 from orchestrator.views.runs import RunsView

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.cli.demo.answers import answers_table, generate_answers
-from orchestrator.cli.demo.files import demo_prompts, write_demo
+from orchestrator.cli.demo.driver import demo_prompts, write_demo
+from orchestrator.cli.demo.model import answers_table, generate_answers
 from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
 from workers.data.formats.example import Example

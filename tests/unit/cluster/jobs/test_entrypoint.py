@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.jobs.entrypoint import python_command
+from orchestrator.cluster.jobs.arrival import python_command
 
 SUPERVISOR = """
 import subprocess, sys

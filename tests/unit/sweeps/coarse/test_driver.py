@@ -13,10 +13,15 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.lock import claim_folder
-from orchestrator.sweeps.coarse.driver import CoarseRecord, coarse_search
-from orchestrator.sweeps.coarse.runs import full_runs, node_runs, search_folder
-from orchestrator.sweeps.coarse.scores import MissingScoresError
-from orchestrator.sweeps.coarse.tree import BROAD_RANGES, LAYER_STEP_SETS, MODULE_STEP_SETS, Candidate, halves
+from orchestrator.sweeps.coarse.driver import CoarseRecord, coarse_search, full_runs, node_runs, search_folder
+from orchestrator.sweeps.coarse.tree import (
+    BROAD_RANGES,
+    LAYER_STEP_SETS,
+    MODULE_STEP_SETS,
+    Candidate,
+    MissingScoresError,
+    halves,
+)
 from tests.unit.sweeps.summaries import write_summary
 
 NARROW = sorted({half for layers in BROAD_RANGES for half in halves(layers)})

@@ -10,19 +10,18 @@ import yaml
 from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.records import DomainSummary
-from orchestrator.sweeps.coarse.driver import strategy_of
+from orchestrator.sweeps.coarse.driver import node_runs, override, strategy_of
 from orchestrator.sweeps.coarse.page import node_title, table, write_search_page
-from orchestrator.sweeps.coarse.runs import node_runs, override
-from orchestrator.sweeps.coarse.scores import (
+from orchestrator.sweeps.coarse.tree import (
+    Candidate,
     MissingScoresError,
     ModelScores,
+    gain_and_rest,
     read_task_scores,
     score_by_losses,
     score_by_tasks,
-    speciality_gain,
-    versatility_left,
+    search,
 )
-from orchestrator.sweeps.coarse.tree import Candidate, search
 from tests.unit.sweeps.coarse.test_tree import Table, near
 
 
@@ -50,7 +49,7 @@ def config(tmp_path: Path, **search_settings: object) -> SweepConfig:
 
 def test_scores_are_relative_to_full_fine_tuning_and_to_the_base() -> None:
     domains = {"math": summary(3.0, 2.5), "code": summary(2.0, 2.0 + math.log(2)), "law": summary(1.0, 1.0)}
-    gain, left = speciality_gain(domains, ["math"]), versatility_left(domains, ["math"])
+    gain, left = gain_and_rest(domains, ["math"])
     assert gain == pytest.approx(0.5)
     assert left == pytest.approx((0.5 + 1.0) / 2)  # code's tokens became half as probable
     score = score_by_losses(gain, left, full_gain=0.8)

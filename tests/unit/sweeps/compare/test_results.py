@@ -10,10 +10,19 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.compare.page import table, write_comparison
-from orchestrator.sweeps.compare.results import ELSEWHERE, MEAN, TARGET_GAIN, WORST, Comparison, collect
-from orchestrator.sweeps.compare.statistics import MeanEstimate, estimate, paired_difference
-from orchestrator.sweeps.compare.variants import expand_variants
+from orchestrator.sweeps.compare.results import (
+    ELSEWHERE,
+    MEAN,
+    TARGET_GAIN,
+    WORST,
+    Comparison,
+    MeanEstimate,
+    collect,
+    estimate,
+    paired_difference,
+)
 from tests.unit.conftest import make_fake_run_in
 from workers.validation.loss_statistics import ExampleLosses
 

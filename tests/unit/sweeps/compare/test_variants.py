@@ -9,7 +9,7 @@ from orchestrator.config.derived import merge, nested
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.compare.variants import compare_folder, default_labels, expand_variants
+from orchestrator.sweeps.compare.driver import compare_folder, default_labels, expand_variants
 
 
 def config_with(variants: dict[str, Any] | None = None, **changes: Any) -> SweepConfig:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.sweeps.stages.chain import plan_stages
-from orchestrator.sweeps.stages.records import StageRecord, summarise_chain
+from orchestrator.sweeps.stages.chain import StageRecord, plan_stages, summarise_chain
 from orchestrator.views.verdict import verdict_lines
 from tests.unit.conftest import MakeFakeRun
 from tests.unit.runs.test_verdict import both, finished, planted

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
+from orchestrator.sweeps.study.driver import estimate_study, estimate_view
 from orchestrator.sweeps.study.grid import Trainings, build_cells, format_fraction, plan_trainings
 from tests.unit.sweeps.stages.staged import config, fake_stores
 
@@ -105,6 +105,7 @@ def test_steps_by_hand_at_batch_128() -> None:
     ("changes", "message"),
     [
         ({"specialised": ["law"]}, r"study.specialised: \['law'\] are not trained"),
+        ({"general": ["chat"]}, r"study.general: \['chat'\] are not trained"),
         ({"specialised": ["math", "general"]}, "both specialised and general"),
         ({"k": [0.5, 0.5]}, "0.5 given more than once"),
         ({"epochs": 1, "max_steps": 2}, "give one of"),

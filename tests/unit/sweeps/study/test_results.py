@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.sweeps.study.curves import read_measured_losses
 from orchestrator.sweeps.study.grid import Trainings, build_cells, plan_trainings
 from orchestrator.sweeps.study.page import write_study_page
-from orchestrator.sweeps.study.results import collect_results, read_measured_losses, write_results
+from orchestrator.sweeps.study.results import collect_results, write_results
 from tests.unit.conftest import FakeRun
 from tests.unit.sweeps.stages.staged import SIZES, config, fake_stores
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config.plan import PlanConfig
-from orchestrator.sweeps.stages.records import StageRecord
-from orchestrator.sweeps.tune import batches
-from orchestrator.sweeps.tune.batches import train_batches
+from orchestrator.sweeps.stages.chain import StageRecord
+from orchestrator.sweeps.tune import driver
+from orchestrator.sweeps.tune.driver import train_batches
 from orchestrator.sweeps.tune.trials import Trials
 from orchestrator.sweeps.work import Work
 from tests.crews import WorkHere
@@ -70,7 +70,7 @@ class Chains:
 @pytest.fixture
 def chains(monkeypatch: pytest.MonkeyPatch) -> Chains:
     chains = Chains()
-    monkeypatch.setattr(batches, "train_runs", chains)
+    monkeypatch.setattr(driver, "train_runs", chains)
     return chains
 
 

@@ -9,11 +9,9 @@ from rich.console import Console
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.sweeps.tune import driver
-from orchestrator.sweeps.tune.driver import tune
+from orchestrator.sweeps.tune.driver import find_corners, search_folder, tune
 from orchestrator.sweeps.tune.page import MAX_ROWS, table, write_search_page
-from orchestrator.sweeps.tune.preparing import find_corners, search_folder
-from orchestrator.sweeps.tune.results import Evaluation, SearchRecord, TrialRecord
-from orchestrator.sweeps.tune.trials import Trials
+from orchestrator.sweeps.tune.trials import Evaluation, SearchRecord, TrialRecord, Trials
 from orchestrator.views.format import format_value
 from tests.unit.sweeps.tune.searches import DOMAINS, config_with
 

@@ -13,10 +13,9 @@ import yaml
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing import Measured
 from orchestrator.searches.space import SearchSpace
-from orchestrator.sweeps.tune import trial
-from orchestrator.sweeps.tune.results import best_of, collect, write_best
-from orchestrator.sweeps.tune.trial import SearchTrial
-from orchestrator.sweeps.tune.trials import Trials
+from orchestrator.sweeps.tune import sampling
+from orchestrator.sweeps.tune.sampling import SearchTrial
+from orchestrator.sweeps.tune.trials import Trials, best_of, collect, write_best
 from tests.unit.sweeps.tune.searches import DOMAINS, config_with, write_evaluation
 
 SEARCH = {"type": "random", "space": {"mixing.sigma": {"uniform": [0.1, 1.0]}}}
@@ -37,9 +36,9 @@ class Training:
         self.may_end = Event()
         self.may_end.set()
         self.failure: Exception | None = None
-        monkeypatch.setattr(trial, "resolve_run", self._resolve_run)
-        monkeypatch.setattr(trial, "train", self._train)
-        monkeypatch.setattr(trial, "write_summary", lambda folder, rows: (folder / "summary.json").write_text("{}"))
+        monkeypatch.setattr(sampling, "resolve_run", self._resolve_run)
+        monkeypatch.setattr(sampling, "train", self._train)
+        monkeypatch.setattr(sampling, "write_summary", lambda folder, rows: (folder / "summary.json").write_text("{}"))
 
     def _resolve_run(self, run: RunConfig, run_id: str, *rest: object) -> Any:
         ready = SimpleNamespace(
@@ -158,7 +157,7 @@ def test_values_that_break_the_runs_rules_are_the_worst(tmp_path: Path, training
 def test_a_folder_in_use_is_waited_for(tmp_path: Path, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = trials_in(tmp_path)
     run = trials.run_of({"mixing.sigma": 0.5})
-    with trial.claim_folder(run):
+    with sampling.claim_folder(run):
         tuned = start(trials, 0.5)
         time.sleep(0.1)
         assert not training.started

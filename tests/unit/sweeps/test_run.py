@@ -16,10 +16,9 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.lock import claim_folder
 from orchestrator.runs.records import RunSummary
-from orchestrator.sweeps.stages.nodes import RunNode, stage_nodes
-from orchestrator.sweeps.stages.train import train_runs
+from orchestrator.sweeps.run import RunNode, stage_nodes, train_runs
 from orchestrator.training import plan
-from orchestrator.training.resolve import ReadyRun
+from orchestrator.training.driver import ReadyRun
 from tests.crews import OneByOne, WorkHere
 from tests.unit.sweeps.pretended import DMT, MIXED, config_in, pretend, write_data
 

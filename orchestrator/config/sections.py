@@ -1,20 +1,29 @@
-"""What a study of data composition compares. No torch, no Ray."""
+"""Sections of the verbs that train many runs: compare, study and coarse-search. No torch, no Ray."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.nearest import meant
 from workers.settings import Seed, Settings
+from workers.strategies.cofitune.config import Module, ModuleSet
 
-if TYPE_CHECKING:
-    from orchestrator.config.sweep import SweepConfig
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+
+
+class CompareConfig(Settings):
+    """Variants of the run, by label."""
+
+    variants: dict[Label, dict[str, Any]] = Field(default_factory=dict)
+    """Label -> what the variant changes: keys of the configuration, nested or dotted. A section of another `type` (or
+    `plan`) replaces the run's, any other mapping is merged into it."""
+    target: str | None = None
+    """Domain that is to be learned: also compare its gain, and what happens to all others. Default: mixing.target."""
+
 
 Grid = Literal["single", "mix", "fixed_general", "fixed_special", "small_general"]
 Strategy = Literal["multi_task", "sequential", "mixed_sequential", "dmt"]
-GRIDS: tuple[Grid, ...] = ("single", "mix", "fixed_general", "fixed_special", "small_general")
-STRATEGIES: tuple[Strategy, ...] = ("multi_task", "sequential", "mixed_sequential", "dmt")
+GRIDS: tuple[Grid, ...] = get_args(Grid)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 class StudyConfig(Settings):
@@ -69,21 +78,27 @@ class StudyConfig(Settings):
         return self
 
 
-def check_study(config: "SweepConfig") -> None:
-    """Refuse a study that names other domains than the run trains on, or a plan of stages beside it.
+Modules = Annotated[list[Module | ModuleSet], Field(min_length=1)]
 
-    Raises:
-        ValueError: with the key and what to change.
-    """
-    study = config.study
-    if study is None:
-        return
-    trained: Sequence[str] = config.trained_domains
-    for key in ("specialised", "general"):
-        if unknown := [name for name in getattr(study, key) if name not in trained]:
-            near = meant(unknown, trained)
-            raise ValueError(
-                f"study.{key}: {unknown} are not trained domains of this run{near}; they are {list(trained)}"
-            )
-    if config.stages:
-        raise ValueError("study: it makes its own plans of stages; leave out stages")
+
+class CoarseSearchConfig(Settings):
+    """CoFiTune's tree search for the layers and modules to train; see orchestrator/sweeps/coarse/tree.py."""
+
+    speciality: Annotated[list[str], Field(min_length=1)]
+    """Domains to learn, the only ones that are trained on; all others count as versatility."""
+    versatility_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of Vers in Uni = Spec + weight * Vers."""
+    num_seeds: Annotated[int, Field(ge=1)] = 2
+    """Seeds that each node is trained with; scores are means over them."""
+    beam_width: Annotated[int, Field(ge=1)] = 1
+    """Ranges of layers kept after a step; each costs up to 4 further nodes in step 2 and 3 in step 3."""
+    tie_margin: Annotated[float, Field(ge=0)] = 0.01
+    """Ranges whose Uni is by at most this below the best one's are kept as well."""
+    module_sets: Annotated[list[Modules], Field(min_length=1)] = Field(
+        default=[["attention"], ["feed_forward"], ["up"], ["down"], ["attention", "feed_forward"]]
+    )
+    """Sets of modules that the last step compares."""
+    scores: Literal["losses", "files"] = "losses"
+    """`losses` scores nodes by the held-out losses of the domains. `files` keeps every model and reads what you
+    measured on it from task_scores.json in its run's folder: {"speciality": 0.41, "versatility": 0.63}. If such
+    files are missing, the search stops and names them; run the same command to resume."""

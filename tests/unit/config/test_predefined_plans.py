@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.config.plans import expand
+from orchestrator.config.predefined_plans import expand
 from orchestrator.sweeps.stages.chain import plan_stages
 from tests.unit.sweeps.stages.staged import config, fake_stores
 from workers.data.preparing import Sample

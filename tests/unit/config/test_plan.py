@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.plan import find_parent, stage_run
 from orchestrator.config.run import RunConfig
-from orchestrator.config.stage_runs import find_parent, stage_run
 from orchestrator.config.stages import StageConfig
 from orchestrator.config.sweep import SweepConfig
 from tests.unit.sweeps.stages.staged import config

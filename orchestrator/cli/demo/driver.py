@@ -1,11 +1,15 @@
-"""The demo's files: six domains, a base model, and a configuration to read, change and run again."""
+"""`raymix demo`: six domains, a base model, and a configuration to read, change and run again; then the run."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from orchestrator.cli.demo.domains import DemoDomain, Turn, make_domains
+from orchestrator.config.load import load_config
+from orchestrator.views.redirect import redirect_output
 
 _SEED = 0
 _CONFIG = """\
@@ -43,6 +47,23 @@ cluster: {{address: local, num_workers: 2}}
 """
 
 
+def run_demo(folder: Path, console: Console) -> None:
+    """Write the demo, train on it as `raymix run` does, and print the model's answers before and after training."""
+    from orchestrator.cli.demo.model import answers_table, generate_answers
+    from orchestrator.sweeps.run import run
+
+    with redirect_output(folder / "raymix.log") as quiet_console:
+        quiet_console.print(f"generating the demo's domains and base model in {folder}", markup=False, highlight=False)
+        config = load_config(write_demo(folder))
+    run(config.plan, console)
+    prompts = demo_prompts()
+    asked = [prompt for _, prompt in prompts]
+    with redirect_output(folder / "raymix.log"):
+        before, after = (generate_answers(part, asked) for part in (Path(config.model.path), config.folder / "model"))
+    console.print()
+    console.print(answers_table(prompts, before, after))
+
+
 def write_demo(folder: Path) -> Path:
     """Write the demo into a folder and return the path of its configuration; an existing demo is left unchanged.
 
@@ -51,7 +72,7 @@ def write_demo(folder: Path) -> Path:
     config = folder / "config.yaml"
     if config.exists():
         return config
-    from orchestrator.cli.demo.base_model import write_base_model
+    from orchestrator.cli.demo.model import write_base_model
 
     domains = make_domains(_SEED)
     (folder / "data").mkdir(parents=True, exist_ok=True)
