@@ -8,9 +8,9 @@ from rich.console import Console
 from orchestrator.benchmarks.harness import evaluate_model, harness_version, load_tasks
 from orchestrator.config.sweep import read_begun
 from orchestrator.export.driver import find_result
-from orchestrator.runs.benchmark_record import FILE_NAME, add_scores, read_scores, scores_from
+from orchestrator.runs.benchmark_record import TASK_FILE, add_scores, read_scores, scores_from
 from orchestrator.views.benchmarks import ScoringView, scores_table
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 from orchestrator.views.report import write_report
 
 
@@ -62,5 +62,5 @@ def evaluate(
     add_scores(run_folder, scores)
     write_report([run_folder], run_folder / "report.html")
     console.print(scores_table(scores).to_rich())
-    places = f"scores: {run_folder / FILE_NAME}, report: {run_folder / 'report.html'}"
+    places = f"scores: {run_folder / TASK_FILE}, report: {run_folder / 'report.html'}"
     console.print(places, markup=False, highlight=False, soft_wrap=True)

@@ -35,11 +35,7 @@ class Progress(Protocol):
 
 
 def harness_version() -> str:
-    """Version of the installed harness.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Version of the installed harness; ValueError if it is not installed."""
     if find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed; run `pip install 'raymix[evaluate]'`")
     return version("lm_eval")

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.check.record import RefusedPlan
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig
-from orchestrator.runs.data_record import Finding
+from orchestrator.runs.records import Finding
 
 _KEY = re.compile(r"(?:.*?:\d+: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
 _SET = re.compile(r"--set ([A-Za-z_][\w.\[\]-]*)=")

@@ -1,6 +1,6 @@
 """What `raymix check --json` prints: one CheckedPlan, or a list of them for a plan of stages."""
 
-from orchestrator.runs.data_record import DomainCounts, Finding, Record
+from orchestrator.runs.records import DomainCounts, Finding, Record
 
 
 class CheckedDomain(DomainCounts):

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 
 FinishedRun = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 
 
 def compare(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 
 weights_app = typer.Typer(
     help="Show or change the domain shares of a run while it trains; every change is recorded and replayed on resume.",

@@ -8,40 +8,28 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.controller.requests import read_request, waiting_requests
 from orchestrator.dashboard.catalog import Catalog, Glance, last_written
-from orchestrator.dashboard.health import health_facts
-from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
-from orchestrator.dashboard.states import ENDED, State, driver_process, lock_holders, run_state
+from orchestrator.dashboard.following import OUTLINE, Snapshot
+from orchestrator.dashboard.states import ENDED, State, driver_process, health_facts, lock_holders, run_state
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import RunErrors, run_errors
+from orchestrator.runs.losses import RunErrors, run_errors
 from orchestrator.runs.records import RunSummary
 from orchestrator.runs.summary import summarise
-from orchestrator.views.format import format_count, format_duration
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import color_by_name, format_count, format_duration
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
-from orchestrator.views.report.data import data_sections
-from orchestrator.views.report.figures import Section
+from orchestrator.views.report.figures import Section, Thinning, figure_json
 from orchestrator.views.report.html import MAX_EVENTS_SHOWN, environment, run_facts, shown_verdict
-from orchestrator.views.report.run_figures import run_sections
-from orchestrator.views.report.series import Thinning, figure_json
+from orchestrator.views.report.run_figures import data_sections, run_sections
 from orchestrator.views.summary import domain_table
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
 templates = environment("orchestrator.dashboard", "orchestrator.views.report")
 templates.filters |= {"duration": format_duration}
-
-
-class Page(Protocol):
-    """A page that is polled."""
-
-    def look(self) -> Snapshot | None:
-        """The page as it is now; None if nothing has changed since the last look."""
-        ...
 
 
 class ListPage:

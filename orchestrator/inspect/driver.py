@@ -1,17 +1,22 @@
 """`raymix inspect`: show the first rows of each domain one by one."""
 
 import difflib
+import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
-from orchestrator.inspect.showing import print_legend, print_seen, to_json
+from orchestrator.views.format import printable
 from workers.data.preparing import DomainPlan, fingerprint_tokenizer, plan_domain
 from workers.data.template_date import freeze_date
+from workers.data.templates import Tokens
 from workers.data.tokenization import Side
 from workers.model.tokenizer import load_tokenizer
 
@@ -87,3 +92,103 @@ def _show(
     if split == "train" and plan.sample.is_part:
         notes.append("`fraction` or `count` selects part of the examples of all files, maybe not every row above")
     return notes
+
+
+_TARGET, _CONTEXT, _SPECIAL = "green", "dim", "bold"
+_OPEN, _CLOSE = "\u27e6", "\u27e7"
+
+
+def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """One JSON object: `domain, split, file, line`, then `text, targets, num_tokens, num_targets`, or `refused`."""
+    record: dict[str, Any] = {"domain": seen.domain, "split": seen.split, "file": seen.file, "line": seen.line}
+    if isinstance(seen, RefusedRow):
+        return json.dumps(record | {"refused": seen.reason}, ensure_ascii=False)
+    tokens, piece = seen.piece.tokens, seen.piece
+    runs = groupby(zip(tokens.loss_mask.tolist(), tokens.input_ids.tolist(), strict=True), key=lambda pair: pair[0])
+    record |= {
+        "text": _decode(tokenizer, tokens.input_ids.tolist()),
+        "targets": [_decode(tokenizer, [number for _, number in run]) for is_target, run in runs if is_target],
+        "num_tokens": len(tokens.input_ids),
+        "num_targets": int(tokens.loss_mask.sum()),
+    }
+    if tokens.dropped:
+        record["dropped"] = list(tokens.dropped)
+    if piece.count > 1:
+        record |= {
+            "piece": piece.number,
+            "num_pieces": piece.count,
+            "num_tokens_whole": seen.num_tokens_whole,
+            "num_targets_whole": seen.num_targets_whole,
+        }
+    return json.dumps(record, ensure_ascii=False)
+
+
+def print_legend(console: Console) -> None:
+    if _has_colors(console):
+        parts = (("targets", _TARGET), " are learned, ", ("the rest", _CONTEXT), " is context, ")
+        console.print(Text.assemble(*parts, ("control tokens", _SPECIAL), " are bold\n"), soft_wrap=True)
+    else:
+        console.print(
+            Text(f"targets, which are learned, are in {_OPEN}{_CLOSE}; the rest is context\n"), soft_wrap=True
+        )
+
+
+def print_seen(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase", console: Console) -> None:
+    place = f"{seen.domain}, {seen.split}  {seen.file}:{seen.line}"
+    if isinstance(seen, RefusedRow):
+        line = Text.assemble((printable(place), "bold"), "  ", (f"refused: {printable(seen.reason)}", "yellow"), "\n")
+        console.print(line, soft_wrap=True)
+        return
+    tokens, piece = seen.piece.tokens, seen.piece
+    size = f"  {len(tokens.input_ids):,} tokens, {int(tokens.loss_mask.sum()):,} targets"
+    cut = ""
+    if piece.count > 1:
+        whole = f"{seen.num_tokens_whole:,} tokens, {seen.num_targets_whole:,} targets"
+        cut = f"  piece {piece.number} of {piece.count} (whole example: {whole})"
+    dropped = f"  the template drops: {', '.join(tokens.dropped)}" if tokens.dropped else ""
+    head = Text.assemble((printable(place), "bold"), size, (cut + printable(dropped), "yellow"))
+    console.print(head, soft_wrap=True)
+    console.print(_text(tokens, tokenizer, _has_colors(console)), soft_wrap=True)
+    console.print()
+
+
+def _text(tokens: Tokens, tokenizer: "PreTrainedTokenizerBase", has_colors: bool) -> Text:
+    text = Text()
+    was_target = False
+    for part, is_target, is_special in _parts(tokens, tokenizer):
+        if not has_colors and is_target != was_target:
+            text.append(_OPEN if is_target else _CLOSE)
+        style = _TARGET if is_target else _CONTEXT
+        text.append(_shown(part), style=f"{style} {_SPECIAL}" if is_special else style)
+        was_target = is_target
+    return text.append(_CLOSE) if was_target and not has_colors else text
+
+
+def _parts(tokens: Tokens, tokenizer: "PreTrainedTokenizerBase") -> Iterator[tuple[str, bool, bool]]:
+    """(text, is it a target, is it a control token) in order; joined, the parts are the whole text.
+
+    A part is what its tokens add to the text before them: decoded alone, its first word might lose its space.
+    """
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = tokens.input_ids.tolist()
+    kinds = [(is_target, number in special) for number, is_target in zip(ids, tokens.loss_mask.tolist(), strict=True)]
+    end, before = 0, ""
+    for (is_target, is_special), run in groupby(kinds):
+        start, end = end, end + len(list(run))
+        until = _decode(tokenizer, ids[:end])
+        is_longer = until.startswith(before)
+        yield until[len(before) :] if is_longer else _decode(tokenizer, ids[start:end]), is_target, is_special
+        before = until
+
+
+def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _shown(text: str) -> str:
+    """The text with terminal control characters escaped; line breaks and tabs are kept."""
+    return "\n".join("\t".join(printable(cell) for cell in line.split("\t")) for line in text.split("\n"))
+
+
+def _has_colors(console: Console) -> bool:
+    return console.is_terminal and console.color_system is not None and not console.no_color

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.durable import write_durably
 
-FILE_NAME = "tasks.json"
+TASK_FILE = "tasks.json"
 
 
 class Score(BaseModel):
@@ -93,7 +93,7 @@ def asked_for(scores: Sequence[TaskScores]) -> list[TaskScores]:
 
 def read_scores(run_folder: Path) -> list[TaskScores]:
     """The scores in tasks.json, none if it does not exist; ValueError if it is damaged."""
-    path = run_folder / FILE_NAME
+    path = run_folder / TASK_FILE
     try:
         return TaskFile.model_validate_json(path.read_bytes()).tasks
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScore
     """
     merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
     content = TaskFile(tasks=list(merged.values()))
-    write_durably(run_folder / FILE_NAME, content.model_dump_json(indent=1).encode() + b"\n")
+    write_durably(run_folder / TASK_FILE, content.model_dump_json(indent=1).encode() + b"\n")
     return content.tasks
 
 

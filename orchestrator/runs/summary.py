@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.runs.divergence import find_divergence, has_broken_off
 from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.losses import mean_course, worst_course
 from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
-from orchestrator.runs.verdict import DomainCourse, decide, domain_course
+from orchestrator.runs.verdict import DomainCourse, decide, domain_course, find_divergence, has_broken_off
 from workers.durable import write_durably
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.machine import crowding
 from orchestrator.prepare.data import PreparedData
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 
 
 class Work:

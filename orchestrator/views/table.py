@@ -19,7 +19,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.runs.loss_errors import verdict
+from orchestrator.runs.losses import verdict
 from orchestrator.views.format import NOTHING, format_error, printable
 
 Style = Literal["", "best", "better", "worse", "same"]

@@ -7,7 +7,7 @@ control characters are escaped.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.records import Event
+from orchestrator.runs.records import Event, Finding, Severity
 from orchestrator.views.format import (
+    color_by_name,
     format_count,
     format_duration,
     format_epochs,
@@ -30,13 +31,13 @@ from orchestrator.views.format import (
     printable,
 )
 from orchestrator.views.live import LiveView, progress_bars
-from orchestrator.views.palette import color_by_name
 from orchestrator.views.table import change_cell
 from workers.contracts import DomainFeedback
 
 POLL_SECONDS = 0.25
 CLOCK_TRUST_SECONDS = 10.0  # after this, the wall clock gives a better pace than the steps' own times
 BAR_WIDTH = 60
+_STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": ""}
 
 
 class RunView(LiveView):
@@ -210,3 +211,10 @@ class PreparationView(LiveView):
         if not self.console.is_terminal and done >= total and domain not in self._finished:
             self._finished.add(domain)
             self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """The findings in order; outside a terminal, each stays on one line."""
+    for finding in findings:
+        text = Text(printable(finding.line), style=_STYLES[finding.severity])
+        console.print(text, soft_wrap=not console.is_terminal)

@@ -12,7 +12,7 @@ from orchestrator.prepare.detection.distribution import DetectedDistribution, Es
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores
-from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
+from orchestrator.runs.records import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.sweeps.coarse.tree import SearchResult, search
 from orchestrator.sweeps.compare.results import Comparison, collect
 from orchestrator.sweeps.compare.variants import expand_variants

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from orchestrator.cli.demo.files import demo_prompts, write_demo
 from orchestrator.config.load import load_config
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 
 
 def run_demo(folder: Path, console: Console) -> None:

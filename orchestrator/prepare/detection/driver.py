@@ -11,7 +11,7 @@ from orchestrator.mixing.needs import DISTRIBUTION, Measured, Numbers, Source
 from orchestrator.prepare.detection.distribution import DetectedDistribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 from workers.durable import write_durably
 
 

@@ -19,7 +19,13 @@ from orchestrator.prepare.detection.distribution import (
     Round,
     trained_shares,
 )
-from orchestrator.prepare.detection.domain_texts import DomainTexts, cut_openings, cut_windows, find_domain_texts
+from orchestrator.prepare.detection.domain_texts import (
+    DomainTexts,
+    Places,
+    cut_openings,
+    cut_windows,
+    find_domain_texts,
+)
 from orchestrator.prepare.detection.generation import (
     GeneratedText,
     TextGenerator,
@@ -30,7 +36,6 @@ from orchestrator.prepare.detection.generation import (
 from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
-from orchestrator.prepare.detection.places import Places
 from orchestrator.prepare.detection.quantification import average, correct, estimate_all, hard_answers, smooth
 from workers.data.permutation import derive_key
 

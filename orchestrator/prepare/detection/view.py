@@ -7,11 +7,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares
-from orchestrator.views.format import PLUS_MINUS, format_share
-from orchestrator.views.palette import color_by_name
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout
+from orchestrator.views.format import PLUS_MINUS, color_by_name, format_share
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, label, layout
 from orchestrator.views.report.html import render_page
-from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.durable import write_durably
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.runs.folder import read_run
-from orchestrator.runs.loss_errors import differences, read_last_losses
+from orchestrator.runs.losses import differences, read_last_losses
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean
 
 Losses = dict[str, ExampleLosses]

@@ -10,9 +10,8 @@ from orchestrator.config.study import STRATEGIES, StudyConfig
 from orchestrator.sweeps.study.curves import Array, Crossing, interval, pareto_set
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.series import Points, mean_points
-from orchestrator.views.palette import COLORS
-from orchestrator.views.report.figures import NEUTRAL, layout
-from orchestrator.views.report.series import label
+from orchestrator.views.format import COLORS
+from orchestrator.views.report.figures import NEUTRAL, label, layout
 
 SERIES_COLORS = {
     "single": COLORS[0],

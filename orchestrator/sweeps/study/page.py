@@ -13,8 +13,7 @@ from orchestrator.sweeps.study.figures import SERIES_COLORS, curves_figure, trad
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.results import ResultRow
 from orchestrator.sweeps.study.series import Points, load_points
-from orchestrator.views.format import format_count, format_loss
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import color_by_name, format_count, format_loss
 from orchestrator.views.report.figures import Plot, Section
 from orchestrator.views.report.html import render_page, write_page
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of

@@ -7,10 +7,9 @@ import plotly.graph_objects as go
 from orchestrator.runs.benchmark_record import MetricScores, Score, asked_for
 from orchestrator.runs.folder import RunFolder
 from orchestrator.views.benchmarks import scores_table
-from orchestrator.views.palette import RUN_COLORS
+from orchestrator.views.format import RUN_COLORS
 from orchestrator.views.report.comparison import run_colors
-from orchestrator.views.report.figures import NEUTRAL, Plot, Point, Section, points_figure
-from orchestrator.views.report.series import label
+from orchestrator.views.report.figures import NEUTRAL, Plot, Point, Section, label, points_figure
 
 _SHARED = "Scores from 0 to 1, higher is better"
 

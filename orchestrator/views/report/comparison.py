@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from orchestrator.runs.benchmark_record import asked_for
-from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import run_errors
-from orchestrator.runs.losses import mean_course
+from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.losses import differences, mean_course, mean_difference, read_last_losses, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.views.format import (
     ERROR_NOTE,
     NOTHING,
+    RUN_COLORS,
+    color_by_name,
+    color_by_run,
     format_change,
     format_count,
     format_duration,
@@ -26,22 +28,76 @@ from orchestrator.views.format import (
     format_score,
     format_score_change,
 )
-from orchestrator.views.palette import RUN_COLORS, color_by_name, color_by_run
-from orchestrator.views.report.differences import difference_sections, mean_pairs, pair_with_first
 from orchestrator.views.report.figures import (
     ALL_POINTS,
     LOSS_NOTE,
+    NEUTRAL,
     Plot,
+    Point,
     Section,
+    Thinning,
+    dotted,
+    label,
     layout,
     line,
+    points_figure,
     shares_figure,
     with_whole_steps,
 )
-from orchestrator.views.report.series import Thinning
+from orchestrator.views.summary import HARMFUL, in_a_word, verdict_lines
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
-from orchestrator.views.verdict import HARMFUL, in_a_word, verdict_lines
 from workers.contracts import Change
+from workers.validation.loss_statistics import CLEAR
+
+_MEAN = "mean of the domains"
+
+
+def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
+    """By run and domain: final loss minus the first run's, over the examples that both measured.
+
+    Empty for the first run, for runs of older versions, and if no example was measured by both.
+    """
+    first, *others = [read_last_losses(run) for run in runs]
+    return [{}, *(differences(losses, first) for losses in others)]
+
+
+def mean_pairs(runs: Sequence[RunFolder], pairs: Sequence[dict[str, Change]]) -> list[Change | None]:
+    """The same for the mean over the domains; None for a run whose domains differ from the first run's."""
+    names = runs[0].domains
+    are_alike = [set(run.domains) == set(names) for run in runs]
+    return [mean_difference(pair, names) if is_alike else None for pair, is_alike in zip(pairs, are_alike, strict=True)]
+
+
+def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:
+    """A line for each domain and for their mean, with a point for each run but the first; none without differences."""
+    pairs, labels = pair_with_first(runs), list(colors)
+    if not any(pairs):
+        return []
+    rows = {_MEAN: mean_pairs(runs, pairs)} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
+    note = (
+        f"Final held-out loss minus that of {labels[0]}, in nats per loss token, paired over the examples that "
+        "both measured; bars are two standard errors to each side. Left of the line is better."
+    )
+    legend = {name: colors[name] for name in labels[1:]}
+    return [Section(f"Differences from {labels[0]}", note, [Plot("", _figure(rows, legend))], True, legend=legend)]
+
+
+def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, str]) -> go.Figure:
+    points = {
+        name: {
+            place: Point(change.nats, CLEAR * change.standard_error, [label(row), format_change(change)])
+            for place, (row, of_run) in enumerate(rows.items())
+            if (change := of_run[index + 1]) is not None
+        }
+        for index, name in enumerate(colors)
+    }
+    names = [label(row) for row in rows]
+    figure = points_figure(names, points, colors, "%{customdata[0]}: %{customdata[1]}", row_pixels=34)
+    figure.update_xaxes(rangemode="normal", tickformat="+.3~f", hoverformat="+.3f")
+    zero = dotted(NEUTRAL, xref="x", yref="y domain", x0=0, x1=0, y0=0, y1=1)
+    figure.update_layout(shapes=[zero])
+    return figure
+
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 _EXPLANATION = (
@@ -52,14 +108,9 @@ _BENCHMARKS = " Benchmarks: the result, its standard error, and the change from 
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
-    """The runs as they are now.
-
-    Raises:
-        ValueError: a folder is not that of a run.
-    """
-    runs = [RunFolder(folder) for folder in dict.fromkeys(Path(folder) for folder in run_folders)]
+    """The runs as they are now; ValueError if a folder is not that of a run."""
+    runs = [read_run(folder) for folder in dict.fromkeys(run_folders)]
     for run in runs:
-        run.refresh()
         if not (run.config or run.weights or len(run.metrics)):
             raise ValueError(f"{run.path} is not the folder of a run: no config.json, weights/ or metrics.jsonl in it")
     return runs

@@ -14,20 +14,23 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import RunErrors, run_errors
+from orchestrator.runs.losses import RunErrors, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
-from orchestrator.views.format import format_change, format_count, format_duration, format_loss, format_share
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import (
+    color_by_name,
+    format_change,
+    format_count,
+    format_duration,
+    format_loss,
+    format_share,
+)
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
-from orchestrator.views.report.data import data_sections
-from orchestrator.views.report.figures import Section
-from orchestrator.views.report.run_figures import run_sections
-from orchestrator.views.report.series import figure_json
-from orchestrator.views.summary import domain_table
+from orchestrator.views.report.figures import Section, figure_json
+from orchestrator.views.report.run_figures import data_sections, run_sections
+from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
 from orchestrator.views.table import ResultTable, change_cell
-from orchestrator.views.verdict import HARMFUL, verdict_lines
 from workers.clock import parse_time
 from workers.contracts import Change
 

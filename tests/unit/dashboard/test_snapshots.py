@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.dashboard.catalog import Catalog
+from orchestrator.dashboard.following import Snapshot, figure_patch
 from orchestrator.dashboard.pages import ComparePage, RunPage
-from orchestrator.dashboard.snapshots import Snapshot, figure_patch
 from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import MakeFakeRun
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.findings import print_findings
+from orchestrator.runs.records import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.views.report import write_report
-from orchestrator.views.report.data import data_sections
+from orchestrator.views.report.run_figures import data_sections
+from orchestrator.views.terminal import print_findings
 from tests.unit.conftest import MakeFakeRun
 from workers.data.report import Report
 

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
+
+from orchestrator.runs.failure import explain
 
 
 @contextmanager
@@ -32,3 +35,23 @@ def redirect_output(log: Path) -> Iterator[Console]:
             os.dup2(real_stderr, 2)
             os.close(real_stdout)
             os.close(real_stderr)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print a line for each configuration error and exit with 2; print a line for any later error and exit with 1."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        from orchestrator.config.errors import ConfigError  # imports the whole configuration, so only when needed
+
+        if isinstance(error, ConfigError):
+            for line in error.lines:
+                errors.print(line, markup=False)
+            raise typer.Exit(2) from None
+        errors.print(f"raymix: {explain(error)}", markup=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        errors.print("stopped; run the same command to resume from the last checkpoint")
+        raise typer.Exit(130) from None
