@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.benchmarks.harness import evaluate_model, harness_version, load_tasks
+from orchestrator.benchmarks.harness import ScoringView, evaluate_model, harness_version, load_tasks
 from orchestrator.config.sweep import read_begun
 from orchestrator.export.driver import find_result
 from orchestrator.runs.benchmark_record import TASK_FILE, add_scores, read_scores, scores_from
-from orchestrator.views.benchmarks import ScoringView, scores_table
 from orchestrator.views.console import redirect_output
-from orchestrator.views.report import write_report
+from orchestrator.views.report.benchmarks import scores_table
+from orchestrator.views.report.html import write_report
 
 
 def evaluate(

@@ -16,10 +16,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+from rich.text import Text
 
+from orchestrator.views.live import LiveView, progress_bars
 from workers.config.model import ModelConfig
 
 _REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -27,11 +31,30 @@ _NUM_NEAR_NAMES = 3
 _CACHE_HINT = "without network access it must be in the cache from an earlier evaluation"
 
 
-class Progress(Protocol):
-    """Receives the progress of a model."""
+class ScoringView(LiveView):
+    """The progress of one model: a bar in a terminal, a line elsewhere."""
 
-    def begin(self, num_requests: int) -> None: ...  # this many more answers are expected
-    def advance(self) -> None: ...
+    def __init__(self, name: str, console: Console) -> None:
+        self._console = console
+        remaining = TimeRemainingColumn(elapsed_when_finished=True)
+        self._progress = progress_bars(console, MofNCompleteColumn(), remaining)
+        super().__init__(self._progress)
+        self._name = name
+        self._num_requests = 0
+        self._bar = self._progress.add_task(f"{name}: loading", total=None)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if not self._console.is_terminal and error[0] is None:
+            self._console.print(Text(f"{self._name}: {self._num_requests:,} answers"), soft_wrap=True)
+
+    def begin(self, num_requests: int) -> None:
+        """This many more answers are expected."""
+        self._num_requests += num_requests
+        self._progress.update(self._bar, description=self._name, total=self._num_requests)
+
+    def advance(self) -> None:
+        self._progress.advance(self._bar)
 
 
 def harness_version() -> str:
@@ -88,7 +111,7 @@ def _refuse_unsafe(tasks: Sequence[str], allow_code: bool) -> None:
 def evaluate_model(
     config: ModelConfig,
     tasks: Mapping[str, Any],
-    progress: Progress,
+    progress: ScoringView,
     *,
     limit: int | None,
     batch_size: int,
@@ -187,7 +210,7 @@ def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
         evaluate.load = load
 
 
-def _report_progress(wrapped: Any, progress: Progress) -> None:
+def _report_progress(wrapped: Any, progress: ScoringView) -> None:
     """Count requests where the harness passes them to the model, and answers in a hook meant for caching."""
 
     def answer(method: Callable[..., Any], requests: Sequence[Any]) -> Any:

@@ -93,7 +93,8 @@ def report(
 ) -> None:
     """Write an HTML report of one run, or a comparison of several, and print its table."""
     with plain_errors():
-        from orchestrator.views.report import comparison_table, write_report
+        from orchestrator.views.report.comparison import comparison_table
+        from orchestrator.views.report.html import write_report
 
         target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
         write_report(runs, target)

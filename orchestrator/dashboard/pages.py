@@ -15,16 +15,12 @@ from orchestrator.dashboard.catalog import Catalog, Glance, last_written
 from orchestrator.dashboard.following import OUTLINE, Snapshot
 from orchestrator.dashboard.states import ENDED, State, driver_process, health_facts, lock_holders, run_state
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.losses import RunErrors, run_errors
-from orchestrator.runs.records import RunSummary
-from orchestrator.runs.summary import summarise
 from orchestrator.views.format import color_by_name, format_count, format_duration
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
 from orchestrator.views.report.figures import Section, Thinning, figure_json
-from orchestrator.views.report.html import MAX_EVENTS_SHOWN, environment, run_facts, shown_verdict
-from orchestrator.views.report.run_figures import data_sections, run_sections
-from orchestrator.views.summary import domain_table
+from orchestrator.views.report.html import environment, run_values
+from orchestrator.views.report.run_figures import run_sections
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
@@ -100,21 +96,13 @@ class RunPage:
 
 
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
-    sections = [*benchmark_sections([run]), *run_sections(run, LIVE), *data_sections(run)]
-    result, errors = summarise(run), run_errors(run)
+    sections, shown = run_sections(run, LIVE), run_values(run)
     weights = run.weights_at(run.metrics.last_step + (run.summary is None))  # for the next step; if finished, the last
-    common: dict[str, Any] = {
-        "run": run,
+    common = shown | {
         "state": state,
-        "result": result,
-        "verdict": shown_verdict(run, result),
-        "model": run.setting("model", "path") or "-",
-        "domain_colors": color_by_name(run.domains),
-        "facts": _facts(run, state, result, errors),
+        "facts": _facts(run, state, shown["facts"]),
         "health": health_facts(run, state, process),
-        "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
-        "num_events": len(run.events),
-        "num_unreadable_lines": run.num_unreadable_lines,
+        "events": shown["events"][::-1],
         "progress": _progress(run),
         "weights": weights,
         "waiting": [_waiting(run, request) for request in waiting],
@@ -132,7 +120,7 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         OUTLINE: "sections.html",
     }
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-    parts["table"] = domain_table(run, result, errors).to_html()
+    parts["table"] = shown["table"].to_html()
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
     if weights is not None:
         values |= {"shares": weights.shares, "pinned": weights.pinned}
@@ -160,13 +148,13 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) -> dict[str, str]:
+def _facts(run: RunFolder, state: State, report: dict[str, str]) -> dict[str, str]:
     """The report's facts, losses first, without the step, which is shown with the progress."""
-    facts = run_facts(result, errors)
+    facts = {name: report[name] for name in ("Mean loss", "Worst loss")} | report
     del facts["Steps"]
     if state in ("running", "waiting"):
         facts["Tokens per second"] = format_count(run.metrics.recent_tokens_per_second())
-    return {name: facts[name] for name in ("Mean loss", "Worst loss")} | facts
+    return facts
 
 
 class ComparePage:

@@ -15,8 +15,8 @@ from orchestrator.sweeps.compare.page import table as compare_table
 from orchestrator.sweeps.study.estimate import estimate_study, estimate_view
 from orchestrator.sweeps.tune.page import MAX_ROWS
 from orchestrator.sweeps.tune.page import table as search_table
-from orchestrator.views.benchmarks import scores_table
-from orchestrator.views.report import comparison_table
+from orchestrator.views.report.benchmarks import scores_table
+from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.summary import summary_view
 from tests.golden.finished import (
     benchmarked,

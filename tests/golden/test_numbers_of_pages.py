@@ -14,7 +14,7 @@ from orchestrator.sweeps.stages.page import write_plan_page
 from orchestrator.sweeps.study.page import write_study_page
 from orchestrator.sweeps.study.results import collect_results
 from orchestrator.sweeps.tune.page import write_search_page
-from orchestrator.views.report import write_report
+from orchestrator.views.report.html import write_report
 from tests.golden.finished import (
     coarse_result,
     compared,

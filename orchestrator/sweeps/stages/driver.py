@@ -43,7 +43,7 @@ def _train(config: PlanConfig) -> None:
 
 
 def _write_reports(config: PlanConfig) -> None:
-    from orchestrator.views.report import write_report  # plotly and jinja
+    from orchestrator.views.report.html import write_report  # plotly and jinja
 
     if not config.stage_list:
         write_report([config.folder], config.folder / "report.html")

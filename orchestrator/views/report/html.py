@@ -28,7 +28,7 @@ from orchestrator.views.format import (
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
 from orchestrator.views.report.figures import Section, figure_json
-from orchestrator.views.report.run_figures import data_sections, run_sections
+from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
 from orchestrator.views.table import ResultTable, change_cell
 from workers.clock import parse_time
@@ -42,7 +42,8 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
         raise ValueError("a report needs at least one run folder")
     runs = load_runs(run_folders)
     if len(runs) == 1:
-        write_page(output, _run_page(runs[0]))
+        (run,) = runs
+        write_page(output, render_page("run.html", run_sections(run), title=run.name, **run_values(run)))
     else:
         sections = [*benchmark_sections(runs), *comparison_sections(runs)]
         write_table_page(output, f"{len(runs)} runs compared", runs_table(runs), sections, all_domains(runs))
@@ -63,26 +64,25 @@ def write_page(output: Path, page: str) -> None:
     temporary.replace(output)
 
 
-def _run_page(run: RunFolder) -> str:
+def run_values(run: RunFolder) -> dict[str, Any]:
+    """What the page of a run shows besides its plots, in the report and in the dashboard."""
     result, errors = summarise(run), run_errors(run)
-    return render_page(
-        "run.html",
-        [*benchmark_sections([run]), *run_sections(run), *data_sections(run)],
-        title=run.name,
-        run=run,
-        model=run.setting("model", "path") or "-",
-        result=result,
-        verdict=shown_verdict(run, result),
-        facts=run_facts(result, errors),
-        table=domain_table(run, result, errors),
-        domain_colors=color_by_name(run.domains),
-        events=run.events[-MAX_EVENTS_SHOWN:],
-        num_events=len(run.events),
-        num_unreadable_lines=run.num_unreadable_lines,
-    )
+    kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
+    return {
+        "run": run,
+        "model": run.setting("model", "path") or "-",
+        "result": result,
+        "verdict": {"kind": kind, "lines": verdict_lines(run, result)},
+        "facts": _facts(result, errors),
+        "table": domain_table(run, result, errors),
+        "domain_colors": color_by_name(run.domains),
+        "events": run.events[-MAX_EVENTS_SHOWN:],
+        "num_events": len(run.events),
+        "num_unreadable_lines": run.num_unreadable_lines,
+    }
 
 
-def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
+def _facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
     """The numbers at the top of a run's page; times are missing for runs of older versions."""
     facts = {
         "Steps": f"{result.steps:,}",
@@ -105,12 +105,6 @@ def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
 def _course(loss: LossCourse, change: Change | None = None) -> str:
     told = f" ({format_change(change)})" if change else ""
     return f"{format_loss(loss.start)} \u2192 {format_loss(loss.end)}{told}"
-
-
-def shown_verdict(run: RunFolder, result: RunSummary) -> dict[str, Any]:
-    """Values for verdict.html: sentences, the verdict first, and their severity."""
-    kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
-    return {"kind": kind, "lines": verdict_lines(run, result)}
 
 
 def render_page(template: str, sections: Sequence[Section], caveats: Sequence[str] = (), **values: Any) -> str:

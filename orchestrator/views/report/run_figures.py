@@ -1,4 +1,4 @@
-"""The sections of the page of a run."""
+"""The sections of the page of a run: its benchmarks, its plots, and the table of data.json."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from orchestrator.runs.losses import change_errors, evaluation_errors
 from orchestrator.runs.records import DomainCounts
 from orchestrator.runs.summary import base_losses, evaluation_losses
 from orchestrator.views.format import color_by_name, format_count, format_error
+from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.figures import (
     ALL_POINTS,
     LOSS_NOTE,
@@ -32,6 +33,26 @@ from workers.validation.loss_statistics import CLEAR, is_clear
 
 MAX_TRAINING_POINTS = 400  # a small plot: more would be a solid block
 MAX_CELLS_WITH_NUMBERS = 8
+_HEADINGS = (
+    "Rows read",
+    "Cannot be used",
+    "Excluded",
+    "Not chosen",
+    "Too long",
+    "Tokens cut",
+    "Targets cut",
+    "Dropped by the template",
+    "Trained examples",
+    "Repeats",
+    "Held-out prompts",
+    "Of these in training data",
+)
+_NOTE = (
+    "All rows read for a domain, and the rows and tokens that were left out. Too long: longer than "
+    "data.max_length, however they were handled. Repeats: trained examples equal to another in the domain. Of "
+    "these in training data: held-out prompts that this or another domain trains on. The events below report the "
+    "same in sentences."
+)
 
 
 def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
@@ -78,7 +99,8 @@ def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Sectio
             _training_plots(run, thinning),
         ),
     ]
-    return with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
+    plotted = with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
+    return [*benchmark_sections([run]), *plotted, *data_sections(run)]
 
 
 def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
@@ -243,28 +265,6 @@ def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
                 figure.add_traces(_band(x, dict(zip(("lowest", "highest"), extremes, strict=True)), NEUTRAL, 0.25))
             plots.append(Plot(title, figure))
     return plots
-
-
-_HEADINGS = (
-    "Rows read",
-    "Cannot be used",
-    "Excluded",
-    "Not chosen",
-    "Too long",
-    "Tokens cut",
-    "Targets cut",
-    "Dropped by the template",
-    "Trained examples",
-    "Repeats",
-    "Held-out prompts",
-    "Of these in training data",
-)
-_NOTE = (
-    "All rows read for a domain, and the rows and tokens that were left out. Too long: longer than "
-    "data.max_length, however they were handled. Repeats: trained examples equal to another in the domain. Of "
-    "these in training data: held-out prompts that this or another domain trains on. The events below report the "
-    "same in sentences."
-)
 
 
 def data_sections(run: RunFolder) -> list[Section]:

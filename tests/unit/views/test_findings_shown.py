@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.records import DataRecord, DomainCounts, Finding, StoreCounts
-from orchestrator.views.report import write_report
+from orchestrator.views.report.html import write_report
 from orchestrator.views.report.run_figures import data_sections
 from orchestrator.views.terminal import print_findings
 from tests.unit.conftest import MakeFakeRun
