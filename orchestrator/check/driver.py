@@ -1,7 +1,6 @@
-"""`raymix check`: the plan of a run, without training."""
+"""`raymix check`: the plan of a run, without training, and how the terminal shows it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,18 +18,12 @@ from orchestrator.mixing import initial_weights
 from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
-from orchestrator.prepare.memory import GIB, ModelShape, estimate_for_shape, read_shape
+from orchestrator.prepare.memory import GIB, ModelShape, estimate_memory, read_shape
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.records import DomainCounts, Finding
 from orchestrator.sweeps.stages.chain import plan_stages
-from orchestrator.training.plan import (
-    budget_warning,
-    count_steps,
-    domain_sizes,
-    mean_tokens_per_row,
-    row_shares,
-)
+from orchestrator.training.plan import budget_warning, count_steps, domain_sizes, mean_tokens_per_row, row_shares
 from orchestrator.views.format import NOTHING, format_share, printable
 from orchestrator.views.terminal import print_findings
 
@@ -89,7 +82,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
     num_rows = num_steps * config.training.global_batch_size
     shares = initial_weights(known.mixing, domain_sizes(stores)) if known else {}
     record = look_at_data(config.data, stores, template_day(config))
-    model = _look_at_model(config, stores)
+    shape = read_shape(config)
     return CheckedPlan(
         name=config.name,
         stage=stage,
@@ -102,16 +95,16 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         workers=config.cluster.num_workers,
         zero_stage=config.training.deepspeed.zero_stage,
         domains=_domains(config, stores, record.domains, shares, num_rows),
-        memory=model.memory,
-        training_notes=list(model.shape.notes),
-        isolation=model.isolation,
+        memory=_memory_need(config, stores, shape),
+        training_notes=list(shape.notes),
+        isolation=_isolation(config, stores, shape.num_parameters),
         findings=[
             *record.findings,
             *([] if known else [Finding(severity="note", kind="shares", where="mixing.initial", message=_UNKNOWN)]),
             *_warnings("left_aside", "", left_aside(config)),
             *_warnings("crowding", "cluster", [crowding(config.cluster)]),
             *_warnings("budget", "training", [budget_warning(known or config, stores)]),
-            *context_warning(config.data.max_length, model.shape.num_positions),
+            *context_warning(config.data.max_length, shape.num_positions),
             *end_of_turn_warning(config, stores),
         ],
     )
@@ -143,25 +136,16 @@ def _warnings(kind: str, where: str, messages: Iterable[str | None]) -> list[Fin
     return [Finding(severity="warning", kind=kind, where=where, message=message) for message in messages if message]
 
 
-@dataclass(frozen=True)
-class _Model:
-    shape: ModelShape
-    memory: MemoryNeed
-    isolation: IsolationPlan | None
-
-
-def _look_at_model(config: RunConfig, stores: Mapping[str, DomainStores]) -> _Model:
+def _memory_need(config: RunConfig, stores: Mapping[str, DomainStores], shape: ModelShape) -> MemoryNeed:
     most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
-    shape = read_shape(config)
-    memory = estimate_for_shape(shape, config, most)
-    need = MemoryNeed(
+    memory = estimate_memory(shape, config, most)
+    return MemoryNeed(
         num_parameters=memory.num_parameters,
         num_trainable=memory.num_trainable,
         peak_gib=memory.total_gib,
         moment=memory.moment,
         parts_gib={part: size / GIB for part, size in memory.parts.items() if size},
     )
-    return _Model(shape, need, _isolation(config, stores, shape.num_parameters))
 
 
 def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
@@ -169,9 +153,8 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
     from workers.data.end_of_turn import ends_no_answer, has_answers
 
     domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
-    if not domains or not ends_no_answer(
-        cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
-    ):
+    tokenizer = cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
+    if not domains or not ends_no_answer(tokenizer):
         return []
     message = (
         f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "

@@ -1,11 +1,10 @@
 """`raymix check --json`: one JSON value on stdout and nothing else, even if the run is refused."""
 
 import json
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from orchestrator.check.record import RefusedPlan
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.plan import PlanConfig
 from orchestrator.runs.records import Finding
+from orchestrator.views.console import redirect_descriptors
 
 _KEY = re.compile(r"(?:.*?:\d+: |[^:]+: )?([A-Za-z_][\w.\[\]-]*): ")
 _SET = re.compile(r"--set ([A-Za-z_][\w.\[\]-]*)=")
@@ -22,11 +22,10 @@ _DOMAIN = re.compile(r"domain '([^']+)': ")
 def print_checked(load: Callable[[], PlanConfig]) -> None:
     """Check the configuration that `load` returns, and print the outcome.
 
-    Raises:
-        ValueError, RuntimeError, OSError: the run could not start; its findings are printed first.
+    ValueError, RuntimeError or OSError if the run could not start; its findings are printed first.
     """
     try:
-        with _stdout_for_json():
+        with redirect_descriptors(2, 1), redirect_stdout(sys.stderr):  # whatever libraries print
             config = load()
             # Slow to import, so only after the faults of the configuration are found.
             from orchestrator.check.driver import checked_plans
@@ -50,21 +49,6 @@ def _where(line: str) -> str:
     found = _SET.match(line) or _KEY.match(line)
     is_key = found is not None and re.split(r"[.\[]", found.group(1))[0] in PlanConfig.model_fields
     return found.group(1) if found and is_key else ""
-
-
-@contextmanager
-def _stdout_for_json() -> Iterator[None]:
-    """Redirect to stderr whatever libraries print meanwhile, including what bypasses Python's streams."""
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
 
 
 def _print(value: object) -> None:

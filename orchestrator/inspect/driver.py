@@ -1,4 +1,4 @@
-"""`raymix inspect`: show the first rows of each domain one by one."""
+"""`raymix inspect`: show the first rows of each domain one by one, with what is learned in colour, or as JSON."""
 
 import difflib
 import json
@@ -22,6 +22,10 @@ from workers.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_TARGET, _CONTEXT, _SPECIAL = "green", "dim", "bold"
+_OPEN, _CLOSE = "\u27e6", "\u27e7"
 
 
 def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, as_json: bool, console: Console) -> None:
@@ -94,10 +98,6 @@ def _show(
     return notes
 
 
-_TARGET, _CONTEXT, _SPECIAL = "green", "dim", "bold"
-_OPEN, _CLOSE = "\u27e6", "\u27e7"
-
-
 def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase") -> str:
     """One JSON object: `domain, split, file, line`, then `text, targets, num_tokens, num_targets`, or `refused`."""
     record: dict[str, Any] = {"domain": seen.domain, "split": seen.split, "file": seen.file, "line": seen.line}
@@ -117,8 +117,8 @@ def to_json(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBase"
         record |= {
             "piece": piece.number,
             "num_pieces": piece.count,
-            "num_tokens_whole": seen.num_tokens_whole,
-            "num_targets_whole": seen.num_targets_whole,
+            "num_tokens_whole": len(seen.whole.input_ids),
+            "num_targets_whole": int(seen.whole.loss_mask.sum()),
         }
     return json.dumps(record, ensure_ascii=False)
 
@@ -140,16 +140,18 @@ def print_seen(seen: SeenExample | RefusedRow, tokenizer: "PreTrainedTokenizerBa
         console.print(line, soft_wrap=True)
         return
     tokens, piece = seen.piece.tokens, seen.piece
-    size = f"  {len(tokens.input_ids):,} tokens, {int(tokens.loss_mask.sum()):,} targets"
     cut = ""
     if piece.count > 1:
-        whole = f"{seen.num_tokens_whole:,} tokens, {seen.num_targets_whole:,} targets"
-        cut = f"  piece {piece.number} of {piece.count} (whole example: {whole})"
+        cut = f"  piece {piece.number} of {piece.count} (whole example: {_size(seen.whole)})"
     dropped = f"  the template drops: {', '.join(tokens.dropped)}" if tokens.dropped else ""
-    head = Text.assemble((printable(place), "bold"), size, (cut + printable(dropped), "yellow"))
+    head = Text.assemble((printable(place), "bold"), f"  {_size(tokens)}", (cut + printable(dropped), "yellow"))
     console.print(head, soft_wrap=True)
     console.print(_text(tokens, tokenizer, _has_colors(console)), soft_wrap=True)
     console.print()
+
+
+def _size(tokens: Tokens) -> str:
+    return f"{len(tokens.input_ids):,} tokens, {int(tokens.loss_mask.sum()):,} targets"
 
 
 def _text(tokens: Tokens, tokenizer: "PreTrainedTokenizerBase", has_colors: bool) -> Text:

@@ -28,10 +28,8 @@ class SeenExample:
     file: str
     line: int
     piece: Piece
-    num_tokens_whole: int
-    """Tokens of the example before it was cut."""
-    num_targets_whole: int
-    """Targets of the example before it was cut."""
+    whole: Tokens
+    """The example before it was cut."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,7 @@ def _tokenized(
         pieces = cut_example(result, data)
         if not pieces:
             yield RefusedRow(domain, split, file, row.line, _why_left_out(result, data))
-        for piece in pieces:
-            num_targets = int(result.loss_mask.sum())
-            yield SeenExample(domain, split, file, row.line, piece, len(result.input_ids), num_targets)
+        yield from (SeenExample(domain, split, file, row.line, piece, result) for piece in pieces)
 
 
 def _why_left_out(tokens: Tokens, data: DataConfig) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, check_ids, prepare_stores
+from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, prepare_stores
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
+from workers.data.id_range import check_token_ids
 from workers.hub import reach_hub
 from workers.model.base_config import load_vocabulary_size, reach_model
 from workers.model.base_name import is_hub_name
@@ -72,7 +73,8 @@ def prepare_domains(
         )
     num_embeddings = base.num_embeddings if base is not None else load_vocabulary_size(model)
     if num_embeddings is not None:
-        check_ids(stores, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
+        of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
+        check_token_ids(of_domains, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
     return stores
 
 

@@ -86,16 +86,11 @@ class MemoryEstimate:
         return self.total / GIB
 
 
-def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
-    """Estimate for the configured model, from its shapes alone: no weights are read.
+def estimate_memory(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """Estimate for a model of this shape: no weights are read.
 
     Only `loss_fraction` of a sequence's tokens count for the loss; logits of the others are not kept.
     """
-    return estimate_for_shape(read_shape(config), config, loss_fraction)
-
-
-def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
-    """The same for a known shape."""
     held = _held(shape, config)
     kept = {
         "activations": _activations(shape, config),

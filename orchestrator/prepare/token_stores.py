@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config.run import RunConfig
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
-from workers.data.id_range import check_token_ids
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
@@ -94,12 +93,6 @@ def prepare_stores(
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may be from a run that tolerated more bad rows
     return stores
-
-
-def check_ids(stores: Mapping[str, DomainStores], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
-    """ValueError if a store has a token id outside the model's embeddings."""
-    of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
-    check_token_ids(of_domains, tokenizer, num_embeddings)
 
 
 def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:

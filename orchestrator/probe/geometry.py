@@ -83,21 +83,31 @@ def describe_geometry(states_NH: Floats, labels_N: Ints, seed: int) -> Geometry:
 
     ValueError if there are fewer than two domains, or fewer than three texts of one.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    counts_D = np.bincount(labels_N)
+    counts_D, random_state = np.bincount(labels_N), narrow_seed(seed)
     if len(counts_D) < 2 or counts_D.min() < 3:
         raise ValueError(
             f"a probe needs two domains with three texts each, but the domains have {counts_D.tolist()} texts"
         )
     # Some coordinates of a residual stream are a hundred times larger than others and would dominate.
     scaled_NH = StandardScaler().fit_transform(states_NH)
+    folds = StratifiedKFold(min(_FOLDS, int(counts_D.min())), shuffle=True, random_state=random_state)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    scores = cross_val_score(model, states_NH, labels_N, cv=folds, scoring="balanced_accuracy")
+    # Starting from principal components keeps the orientation similar between models; a random start would not.
+    perplexity = min(_PERPLEXITY, (len(scaled_NH) - 1) / 3.0)
+    picture = TSNE(init="pca", perplexity=perplexity, random_state=random_state)
     return Geometry(
         silhouette=float(silhouette_score(scaled_NH, labels_N)),
-        linear_probe_accuracy=_probe(states_NH, labels_N, seed),
+        linear_probe_accuracy=float(scores.mean()),
         centroid_distances_DD=centroid_distances(scaled_NH, labels_N),
-        points_N2=_picture(scaled_NH, seed),
+        points_N2=picture.fit_transform(scaled_NH),
     )
 
 
@@ -107,23 +117,3 @@ def centroid_distances(states_NH: Floats, labels_N: Ints) -> Floats:
     spread = np.sqrt(((states_NH - centroids_DH[labels_N]) ** 2).sum(axis=1).mean())
     distances_DD: Floats = np.linalg.norm(centroids_DH[:, None] - centroids_DH[None], axis=-1)
     return distances_DD / spread if spread > 0 else distances_DD
-
-
-def _probe(states_NH: Floats, labels_N: Ints, seed: int) -> float:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    folds = StratifiedKFold(min(_FOLDS, int(np.bincount(labels_N).min())), shuffle=True, random_state=narrow_seed(seed))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    return float(cross_val_score(model, states_NH, labels_N, cv=folds, scoring="balanced_accuracy").mean())
-
-
-def _picture(scaled_NH: Floats, seed: int) -> Floats:
-    from sklearn.manifold import TSNE
-
-    perplexity = min(_PERPLEXITY, (len(scaled_NH) - 1) / 3.0)
-    # Starting from principal components keeps the orientation similar between models; a random start would not.
-    points_N2: Floats = TSNE(init="pca", perplexity=perplexity, random_state=narrow_seed(seed)).fit_transform(scaled_NH)
-    return points_N2

@@ -1,4 +1,4 @@
-"""Redirect third-party output to a log file; keep our own on the terminal."""
+"""The terminal of a verb: errors as one line each, and third-party output in a log file instead."""
 
 import os
 import sys
@@ -16,25 +16,36 @@ from orchestrator.runs.failure import explain
 def redirect_output(log: Path) -> Iterator[Console]:
     """Send everything that this process and its children write to stdout and stderr to `log`.
 
-    Ray's raylet, DeepSpeed's compiled code and bare prints bypass loggers, so the file descriptors themselves are
-    redirected. Yields a console on the real stdout.
+    Yields a console on the real stdout.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("ab") as file,
+        os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal,
+        redirect_descriptors(file.fileno(), 1, 2),
+    ):
+        yield Console(file=terminal)
+
+
+@contextmanager
+def redirect_descriptors(target: int, *descriptors: int) -> Iterator[None]:
+    """Send what is written to these file descriptors to another one.
+
+    Ray's raylet, DeepSpeed's compiled code and bare prints bypass loggers and Python's streams.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    real_stdout, real_stderr = os.dup(1), os.dup(2)
-    with log.open("ab") as file, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield Console(file=terminal)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(real_stdout, 1)
-            os.dup2(real_stderr, 2)
-            os.close(real_stdout)
-            os.close(real_stderr)
+    real = [os.dup(descriptor) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for kept, descriptor in zip(real, descriptors, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 @contextmanager
