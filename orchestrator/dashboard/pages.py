@@ -19,8 +19,9 @@ from orchestrator.views.format import color_by_name, format_count, format_durati
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
 from orchestrator.views.report.figures import Section, Thinning, figure_json
-from orchestrator.views.report.html import environment, run_values
+from orchestrator.views.report.html import run_values
 from orchestrator.views.report.run_figures import run_sections
+from orchestrator.views.table import environment
 
 LIVE = Thinning(max_points=600, is_steady=True)
 

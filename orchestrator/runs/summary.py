@@ -33,11 +33,9 @@ def evaluation_losses(run: RunFolder) -> tuple[NDArray[np.int64], dict[str, NDAr
 
 def base_losses(run: RunFolder) -> dict[str, float]:
     """Each domain's loss with the base model (step 0); NaN if not measured."""
-    first = next(iter(run.feedback), None)
-    if first is None or first.step != 0:
-        return dict.fromkeys(run.domains, math.nan)
-    losses = {domain: first.loss_nats(domain) for domain in run.domains}
-    return {domain: loss if math.isfinite(loss) else math.nan for domain, loss in losses.items()}
+    steps, losses = evaluation_losses(run)
+    is_measured = len(steps) > 0 and steps[0] == 0
+    return {domain: float(values[0]) if is_measured else math.nan for domain, values in losses.items()}
 
 
 def summarise(run: RunFolder) -> RunSummary:

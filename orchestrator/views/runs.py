@@ -1,4 +1,4 @@
-"""Many runs in the terminal: a line for each run that ends, and bars for those in progress."""
+"""Many runs in the terminal, read from their files: the runs of a sweep, and the reference runs of a waiting run."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID
 from rich.text import Text
 
+from orchestrator.runs.failure import read_failure
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
 from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
@@ -26,7 +27,7 @@ POLL_SECONDS = 0.5
 
 
 class RunsView(LiveView):
-    """A view of runs, read from their files only: `with RunsView(find_runs, 8, console): train()`.
+    """A line for each run that ends, and bars for those in progress: `with RunsView(find_runs, 8, console): train()`.
 
     Args:
         find_runs: returns folder -> number of steps for all runs so far; called repeatedly.
@@ -78,8 +79,8 @@ class RunsView(LiveView):
             return f"mean loss {format_loss(end)}{harm}, {seconds} of training"
         if (stopped := run.path / "stopped.json").exists():
             return f"ended early, after step {json.loads(stopped.read_text())['step']}"
-        failure = run.path / "failure.json"
-        return f"failed: {json.loads(failure.read_text())['message']}" if failure.exists() else None
+        failure = read_failure(run.path)
+        return None if failure is None else f"failed: {failure}"
 
     def _end(self, folder: Path, outcome: str) -> None:
         name = self._running.pop(folder).name
@@ -101,11 +102,10 @@ class RunsView(LiveView):
         self._progress.update(self._bars[folder], completed=run.metrics.last_step, note=note)
 
 
-POLL_SECONDS = 0.5
-
-
 class ReferenceView(LiveView):
-    """`with ReferenceView(plans, console, run_folder): train()`.
+    """A bar for each reference run, elsewhere a line for each evaluation: `with ReferenceView(...): train()`.
+
+    The progress is also in a file in the folder of the waiting run, which the dashboard shows.
 
     Args:
         plans: domain -> plan of its reference run, for those not finished.
@@ -147,40 +147,25 @@ class ReferenceView(LiveView):
             self._show()
 
     def _show(self) -> None:
-        left = self._seconds_left()
+        left, courses = self._seconds_left(), {}
         for name, run in self._runs.items():
-            step = run.metrics.last_step
-            self._progress.update(self._bars[name], completed=step, note=self._note(name, left))
+            losses = [feedback.loss_nats(name) for feedback in run.feedback]
+            step, total = run.metrics.last_step, self._num_steps[name]
+            start, end = (_finite(losses[0]), _finite(losses[-1])) if losses else (None, None)
+            courses[name] = ReferenceCourse(step=step, total_steps=total, loss_nats=end, loss_nats_base=start)
+            note = f"loss {format_loss(end)}, base {format_loss(start)}" if losses else "waiting"
+            note += "" if left is None else f", about {format_duration(left)} left in all"
+            self._progress.update(self._bars[name], completed=step, note=note)
             newest = run.feedback[-1].step if run.feedback else 0
             if newest > self._told_up_to[name]:
                 self._told_up_to[name] = newest
                 if not self._console.is_terminal:
-                    told = f"  {printable(name)}: step {newest:,}/{self._num_steps[name]:,}  {self._note(name, left)}"
+                    told = f"  {printable(name)}: step {newest:,}/{total:,}  {note}"
                     self._console.print(Text(told), soft_wrap=True)
         if self._folder is not None:
-            progress = ReferenceProgress(time=utc_now(), seconds_left=left, domains=self._courses())
+            progress = ReferenceProgress(time=utc_now(), seconds_left=left, domains=courses)
             with suppress(OSError):  # for display only
                 write_durably(self._folder / REFERENCE_PROGRESS_FILE, progress.model_dump_json(indent=1).encode())
-
-    def _note(self, name: str, seconds_left: float | None) -> str:
-        losses = self._losses(name)
-        loss = f"loss {format_loss(losses[-1])}, base {format_loss(losses[0])}" if losses else "waiting"
-        return loss if seconds_left is None else f"{loss}, about {format_duration(seconds_left)} left in all"
-
-    def _courses(self) -> dict[str, ReferenceCourse]:
-        courses = {}
-        for name, run in self._runs.items():
-            losses = self._losses(name)
-            courses[name] = ReferenceCourse(
-                step=run.metrics.last_step,
-                total_steps=self._num_steps[name],
-                loss_nats=_finite(losses[-1]) if losses else None,
-                loss_nats_base=_finite(losses[0]) if losses else None,
-            )
-        return courses
-
-    def _losses(self, name: str) -> list[float]:
-        return [feedback.loss_nats(name) for feedback in self._runs[name].feedback]
 
     def _num_done(self) -> int:
         return sum(run.metrics.last_step for run in self._runs.values())

@@ -20,19 +20,17 @@ def detect(config: RunConfig, output: Path, console: Console) -> None:
 
     Writes `output` and, next to it, a page with the suffix .html.
     """
-    distribution = known_distribution(config) or _detect_on_cluster(config)
+    distribution = known_distribution(config)
+    if distribution is None:
+        with redirect_output(config.output_dir / "detection" / "raymix.log") as quiet_console:
+            quiet_console.print(f"detection: starting Ray ({config.cluster.address})", markup=False)
+            with ray_session(config.cluster):
+                check_resources(config.cluster)
+                distribution = find_distribution(config, quiet_console)
     page = output.with_suffix(".html")
     _keep(distribution, output, page)
     console.print(distribution_view(distribution))
     console.print(f"distribution: {output}, page: {page}", highlight=False, markup=False)
-
-
-def _detect_on_cluster(config: RunConfig) -> DetectedDistribution:
-    with redirect_output(config.output_dir / "detection" / "raymix.log") as quiet_console:
-        quiet_console.print(f"detection: starting Ray ({config.cluster.address})", markup=False)
-        with ray_session(config.cluster):
-            check_resources(config.cluster)
-            return find_distribution(config, quiet_console)
 
 
 def with_detected_shares(config: RunConfig, console: Console) -> RunConfig:

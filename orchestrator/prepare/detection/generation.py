@@ -144,12 +144,7 @@ def generate(
         lines = [json.dumps(asdict(text), ensure_ascii=False) for text in texts]
         write_durably(paths[missing[place]], "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
         on_batch(len(texts))
-    return [_read(path) for path in paths]
-
-
-def _read(path: Path) -> list[GeneratedText]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [GeneratedText(**line) for line in lines]
+    return [[GeneratedText(**json.loads(line)) for line in path.read_bytes().splitlines()] for path in paths]
 
 
 def free_jobs(generation: GenerationConfig, seed: int, num_texts: int) -> list[GenerationJob]:

@@ -1,7 +1,8 @@
 """The detection itself: calibrate the judge, then write and judge texts in rounds until the shares converge."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -143,13 +144,13 @@ class _Detection:
                 "of an opening; lower detection.calibration.opening_tokens"
             )
         jobs = continuation_jobs(openings, name, self.settings.generation, calibration, self.config.seed)
-        with _Bar(self.console, f"continuing openings of {name}", calibration.texts_per_domain) as advance:
+        with _bar(self.console, f"continuing openings of {name}", calibration.texts_per_domain) as advance:
             batches = generate(jobs, self.places.continuations[name], self.pool, advance)
         return [text for batch in batches for text in batch]
 
     def _write_and_judge(self, num_texts: int) -> tuple[list[GeneratedText], list[JudgeAnswer]]:
         jobs = free_jobs(self.settings.generation, self.config.seed, num_texts)
-        with _Bar(self.console, "writing texts", sum(job.num_texts for job in jobs)) as advance:
+        with _bar(self.console, "writing texts", sum(job.num_texts for job in jobs)) as advance:
             batches = generate(jobs, self.places.texts, self.pool, advance)
         texts = [text for batch in batches for text in batch][:num_texts]
         return texts, self._ask("judging texts", texts)
@@ -157,7 +158,7 @@ class _Detection:
     def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[JudgeAnswer]:
         if self.settings.judge.type == "likelihood":
             self.pool.release()  # a judging model needs the resources of the writing model
-        with _Bar(self.console, what, len(texts)) as advance:
+        with _bar(self.console, what, len(texts)) as advance:
             return self.judge.ask([text.judged for text in texts], partial(advance, 1))
 
     def _round(
@@ -229,20 +230,12 @@ class _Detection:
         return description
 
 
-class _Bar:
+@contextmanager
+def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that disappears when its part is done; shows nothing outside a terminal."""
-
-    def __init__(self, console: Console, what: str, total: int) -> None:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total)
-
-    def __enter__(self) -> "partial[None]":
-        self._progress.start()
-        return partial(self._progress.advance, self._task)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=total))
 
 
 def _notes(answers: Sequence[JudgeAnswer]) -> list[tuple[str, int]]:

@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -23,14 +22,13 @@ from orchestrator.views.format import (
     format_count,
     format_duration,
     format_loss,
-    format_share,
 )
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
 from orchestrator.views.report.figures import Section, figure_json
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
-from orchestrator.views.table import ResultTable, change_cell
+from orchestrator.views.table import ResultTable, environment
 from workers.clock import parse_time
 from workers.contracts import Change
 
@@ -125,18 +123,6 @@ def render_page(template: str, sections: Sequence[Section], caveats: Sequence[st
             **values,
         )
     )
-
-
-def environment(*packages: str) -> Environment:
-    """Templates from these packages, in order of precedence; values are shown as text, never as markup."""
-    made = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    made.filters |= {"loss": format_loss, "share": format_share, "change": change_cell}
-    return made
 
 
 def asset(name: str) -> str:
