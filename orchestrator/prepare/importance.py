@@ -7,7 +7,7 @@ path in plans (so that runs with equal importance have equal plans), and copied 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -27,9 +27,6 @@ from workers.strategies.cofitune.normalisation import (
     write_importance,
 )
 from workers.strategies.cofitune.scores import KINDS, Scores, read_scores, write_scores
-
-if TYPE_CHECKING:
-    import ray
 
 _SCORES_VERSION = 2
 """Incremented whenever the same settings would give other scores."""
@@ -79,7 +76,14 @@ def _measure(
     if missing:
         check_resources(config.cluster.replaced(num_workers=1))
         console.print(f"importance of heads and neurons: measuring the base model on {len(missing)} domains")
-    waiting = {_submit(config, settings, trained[name], path): name for name, path in missing.items()}
+    import ray
+
+    cluster, model = config.cluster, config.model.with_absolute_paths()
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
+    how = (settings, config.training.micro_batch_size, config.seed)
+    waiting = {
+        task.remote(model, trained[name].folder.resolve(), *how, path.resolve()): name for name, path in missing.items()
+    }
     for _ in as_completed(waiting, "importance on domain"):
         pass
     scores = [read_scores(path) for path in files.values()]
@@ -89,17 +93,6 @@ def _measure(
         for s in sets
     ]
     return merge_importance(normalised)
-
-
-def _submit(config: RunConfig, settings: ImportanceConfig, store: TokenStore, path: Path) -> "ray.ObjectRef":
-    import ray
-
-    cluster = config.cluster
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
-    model = config.model.with_absolute_paths()
-    return task.remote(
-        model, store.folder.resolve(), settings, config.training.micro_batch_size, config.seed, path.resolve()
-    )
 
 
 def _measure_domain(

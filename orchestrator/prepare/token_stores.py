@@ -118,11 +118,15 @@ def _build_missing(
     try:
         tokenizing = [(task, data, building[plan.domain]) for plan in plans for task in plan.tasks]
         shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
-        progress = _Progress(plans, on_progress)
+        total = {plan.domain: sum(map(_size, plan.tasks)) for plan in plans}
+        done = dict.fromkeys(total, 0.0)
+        for domain in total:
+            on_progress(0.0, total[domain], domain)
         for index, shard in run(_tokenize, tokenizing):
             task = tokenizing[index][0]
             shards[task.domain][index] = shard
-            progress.add(task)
+            done[task.domain] += _size(task)
+            on_progress(done[task.domain], total[task.domain], task.domain)
         packing: list[tuple[Any, ...]] = []
         for plan in plans:
             of_plan = [shard for _, shard in sorted(shards[plan.domain].items())]
@@ -137,21 +141,6 @@ def _build_missing(
     finally:
         for folder in building.values():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Progress:
-    """Sums up the finished parts."""
-
-    def __init__(self, plans: list[DomainPlan], on_progress: OnProgress) -> None:
-        self.on_progress = on_progress
-        self.total = {plan.domain: sum(_size(task) for task in plan.tasks) for plan in plans}
-        self.done = dict.fromkeys(self.total, 0.0)
-        for domain, total in self.total.items():
-            on_progress(0.0, total, domain)
-
-    def add(self, task: ShardTask) -> None:
-        self.done[task.domain] += _size(task)
-        self.on_progress(self.done[task.domain], self.total[task.domain], task.domain)
 
 
 def _size(task: ShardTask) -> float:

@@ -14,8 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.config.tracking import MLflowConfig
-from orchestrator.tracking.base import RunIdentity, wall_time
-from orchestrator.tracking.records import StepRecord
+from orchestrator.tracking.base import RunIdentity, StepRecord, wall_time
 
 RUN_ID_TAG = "raymix.run_id"
 LAST_STEP_TAG = "raymix.last_step"

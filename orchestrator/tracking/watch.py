@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
-from orchestrator.tracking.base import RunIdentity, Tracker
-from orchestrator.tracking.records import RunRecords
+from orchestrator.tracking.base import RunIdentity, RunRecords, Tracker
 from workers.events import log_event
 
 MAX_RECORDS = 500  # passed at once

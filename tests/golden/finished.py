@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
 from orchestrator.config.study import StudyConfig
-from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares, ExampleText, Round
+from orchestrator.prepare.detection.quantification import DetectedDistribution, EstimatedShares, ExampleText, Round
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores

@@ -8,7 +8,7 @@ from orchestrator.cluster.resources import check_resources
 from orchestrator.cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.mixing.needs import DISTRIBUTION, Measured, Numbers, Source
-from orchestrator.prepare.detection.distribution import DetectedDistribution
+from orchestrator.prepare.detection.quantification import DetectedDistribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
 from orchestrator.prepare.detection.view import distribution_view, write_page
 from orchestrator.views.console import redirect_output

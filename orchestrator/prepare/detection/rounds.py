@@ -13,13 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.detection.distribution import (
-    DetectedDistribution,
-    EstimatedShares,
-    ExampleText,
-    Round,
-    trained_shares,
-)
 from orchestrator.prepare.detection.domain_texts import (
     DomainTexts,
     Places,
@@ -37,7 +30,18 @@ from orchestrator.prepare.detection.generation import (
 from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
 from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
-from orchestrator.prepare.detection.quantification import average, correct, estimate_all, hard_answers, smooth
+from orchestrator.prepare.detection.quantification import (
+    DetectedDistribution,
+    EstimatedShares,
+    ExampleText,
+    Round,
+    average,
+    correct,
+    estimate_all,
+    hard_answers,
+    smooth,
+    trained_shares,
+)
 from workers.data.permutation import derive_key
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares
+from orchestrator.prepare.detection.quantification import DetectedDistribution, EstimatedShares
 from orchestrator.views.format import PLUS_MINUS, color_by_name, format_share
 from orchestrator.views.report.figures import NEUTRAL, Plot, Section, label, layout
 from orchestrator.views.report.html import render_page
