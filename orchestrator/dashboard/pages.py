@@ -18,7 +18,7 @@ from orchestrator.runs.folder import RunFolder
 from orchestrator.views.format import color_by_name, format_count, format_duration
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
-from orchestrator.views.report.figures import Section, Thinning, figure_json
+from orchestrator.views.report.figures import Thinning, figures_json
 from orchestrator.views.report.html import run_values
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.table import environment
@@ -109,23 +109,14 @@ def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: li
         "waiting": [_waiting(run, request) for request in waiting],
         "sections": sections,
     }
-    names = {
-        "head": "run_head.html",
-        "numbers": "run_numbers.html",
-        "verdict": "verdict.html",
-        "health": "run_health.html",
-        "weights": "run_weights.html",
-        "steer": "run_steer.html",
-        "events": "events.html",
-        "domains": "domains.html",
-        OUTLINE: "sections.html",
-    }
+    names = {part: f"run_{part}.html" for part in ("head", "numbers", "health", "weights", "steer")}
+    names |= {part: f"{part}.html" for part in ("verdict", "events", "domains", OUTLINE)}
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
     parts["table"] = shown["table"].to_html()
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
     if weights is not None:
         values |= {"shares": weights.shares, "pinned": weights.pinned}
-    return Snapshot(parts, _figures(sections), values)
+    return Snapshot(parts, figures_json(sections), values)
 
 
 def _waiting(run: RunFolder, request_id: str) -> str:
@@ -141,12 +132,8 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     step, total = run.metrics.last_step, run.total_steps
     seconds = run.metrics.recent_seconds_per_step()
     left = (total - step) * seconds if total and run.summary is None else math.nan
-    return {
-        "step": step,
-        "total": total,
-        "part": min(step / total, 1.0) if total else 0.0,
-        "left": format_duration(left),
-    }
+    part = min(step / total, 1.0) if total else 0.0
+    return {"step": step, "total": total, "part": part, "left": format_duration(left)}
 
 
 def _facts(run: RunFolder, state: State, report: dict[str, str]) -> dict[str, str]:
@@ -172,10 +159,6 @@ class ComparePage:
         common = {"domain_colors": color_by_name(all_domains(runs)), "sections": sections}
         names = {"domains": "domains.html", OUTLINE: "sections.html"}
         parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-        snapshot = Snapshot(parts | {"table": runs_table(runs).to_html()}, _figures(sections))
+        snapshot = Snapshot(parts | {"table": runs_table(runs).to_html()}, figures_json(sections))
         self._is_stale = False
         return snapshot
-
-
-def _figures(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    return [figure_json(plot.figure) for section in sections for plot in section.plots]

@@ -9,10 +9,10 @@
 
 import asyncio
 import gzip
-import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ class _Server:
         self._preparing: set[asyncio.Task[None]] = set()
         self._files = _static_files()
         self._packed: dict[str, bytes] = {}
-        self._addresses = {name: f"/static/{name}?{_fingerprint(data)}" for name, (data, _) in self._files.items()}
+        digests = {name: blake2b(data, digest_size=8).hexdigest() for name, (data, _) in self._files.items()}
+        self._addresses = {name: f"/static/{name}?{digest}" for name, digest in digests.items()}
 
     async def warm_up(self, app: web.Application) -> AsyncIterator[None]:
         """Prepare what the first page needs, and the newest runs, before the first request."""
@@ -242,7 +243,3 @@ def _static_files() -> dict[str, tuple[bytes, str]]:
     texts |= {name: own.joinpath(name).read_text(encoding="utf-8") for name in _OWN}
     kinds = {".js": "text/javascript", ".css": "text/css"}
     return {name: (text.encode(), kinds[Path(name).suffix]) for name, text in texts.items()}
-
-
-def _fingerprint(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()

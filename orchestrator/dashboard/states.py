@@ -1,4 +1,4 @@
-"""The state of a run, as far as its folder shows it."""
+"""The state of a run as far as its folder shows it, and its health: restarts, pace, checkpoints, unreadable data."""
 
 import math
 import os
@@ -19,6 +19,7 @@ ENDED: frozenset[State] = frozenset({"finished", "stopped early"})
 
 SILENCE_SECONDS = 60.0
 SILENCE_STEPS = 5
+SLOW_STEP = 3.0  # times the median
 _LOCKS = Path("/proc/locks")
 
 FileKey = tuple[int, int]
@@ -83,9 +84,6 @@ def _may_be_elsewhere(folder: Path) -> bool:
         return False
 
 
-SLOW_STEP = 3.0  # times the median
-
-
 @dataclass(frozen=True)
 class Fact:
     """A heading and its value; `is_worrying` if it needs attention."""
@@ -99,8 +97,10 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
     """The first things to check if something seems wrong."""
     num_attempts = max(1, sum(event.kind == "attempt" for event in run.events))
     non_finite = sum(event.kind.startswith("non_finite") for event in run.events)
+    elsewhere = "on another machine" if state in ("running", "waiting") else "not running"
+    driver = elsewhere if process is None else f"process {process}"
     facts = [
-        Fact("Driver", _driver(state, process), state == "failed"),
+        Fact("Driver", driver, state == "failed"),
         Fact("Workers", _workers(run)),
         Fact("Restarts", f"{num_attempts - 1:,}", num_attempts > 1),
         *_pace(run),
@@ -112,12 +112,6 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
     if run.num_unreadable_lines:
         facts.append(Fact("Unreadable lines", f"{run.num_unreadable_lines:,}", True))
     return facts
-
-
-def _driver(state: State, process: int | None) -> str:
-    if process is not None:
-        return f"process {process}"
-    return {"running": "on another machine", "waiting": "on another machine"}.get(state, "not running")
 
 
 def _workers(run: RunFolder) -> str:

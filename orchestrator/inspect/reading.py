@@ -41,6 +41,7 @@ class RefusedRow:
     reason: str
 
 
+Row = Example | BadRow | ExcludedRow
 Seen = SeenExample | RefusedRow | ExcludedRow
 
 
@@ -52,10 +53,10 @@ def read_split(plan: DomainPlan, split: Side, data: DataConfig, tokenizer: "PreT
             continue
         rows = _rows_of(task, split)
         while batch := list(islice(rows, _BATCH_ROWS)):
-            yield from _tokenized(plan.domain, split, task, batch, data, tokenizer)
+            yield from _tokenized(task, split, batch, data, tokenizer)
 
 
-def _rows_of(task: ShardTask, split: Side) -> Iterator[Example | BadRow | ExcludedRow]:
+def _rows_of(task: ShardTask, split: Side) -> Iterator[Row]:
     for row in read_examples(task.source, Shard()):
         if isinstance(row, Example):
             if task.side_of(hash_prompt(row)) == split:
@@ -65,14 +66,9 @@ def _rows_of(task: ShardTask, split: Side) -> Iterator[Example | BadRow | Exclud
 
 
 def _tokenized(
-    domain: str,
-    split: Side,
-    task: ShardTask,
-    rows: Sequence[Example | BadRow | ExcludedRow],
-    data: DataConfig,
-    tokenizer: "PreTrainedTokenizerBase",
+    task: ShardTask, split: Side, rows: Sequence[Row], data: DataConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[Seen]:
-    file = task.source.name
+    domain, file = task.domain, task.source.name
     results = iter(tokenize_examples(tokenizer, [row for row in rows if isinstance(row, Example)]))
     for row in rows:
         if isinstance(row, ExcludedRow):

@@ -1,4 +1,7 @@
-"""Findings about the data as sentences with numbers: what was left out, cut, repeated or leaked."""
+"""Findings about the data as sentences with numbers: what was left out, cut, repeated or leaked.
+
+The counts come from token stores, including overlaps: manifests and hashes are read, no tokens.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,8 +14,32 @@ from workers.data.overlap import find_shared, find_within
 from workers.data.report import Report
 from workers.data.store import TokenStore
 
+_MAX_NAMED = 5
+_FEW = 0.01  # repeats below this fraction are not worth a warning
 
-def count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]:
+Said = tuple[str, Severity, str]
+"""Kind, severity and sentence of a finding."""
+
+
+def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_day: date | None) -> DataRecord:
+    """Counts and findings of every domain's rows; `template_day` is the date that the chat template writes, if any."""
+    counts = _count_domains(stores)
+    findings = [
+        Finding(severity=severity, kind=kind, where=f"domains.{name}", message=message)
+        for name in counts
+        for kind, severity, message in _of_domain(name, counts, data)
+    ]
+    findings += _same_files(stores)
+    if template_day is not None:
+        message = (
+            f"the chat template writes the current date; in the rows it is always {template_day.isoformat()}, the day "
+            "when the first token store was built, so that the rows do not change"
+        )
+        findings.append(Finding(severity="note", kind="date", where="model.chat_template", message=message))
+    return DataRecord(domains=counts, findings=findings)
+
+
+def _count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]:
     trained = training_stores(stores)
     leaks = find_within(
         {name: domain.eval.prompts for name, domain in stores.items()},
@@ -47,34 +74,6 @@ def _count_store(store: TokenStore) -> StoreCounts:
         num_tokens=store.num_tokens,
         num_targets=store.num_loss_tokens,
     )
-
-
-_MAX_NAMED = 5
-_FEW = 0.01  # repeats below this fraction are not worth a warning
-
-Said = tuple[str, Severity, str]
-"""Kind, severity and sentence of a finding."""
-
-
-def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_day: date | None) -> DataRecord:
-    """Counts and findings of every domain's rows; `template_day` is the date that the chat template writes, if any."""
-    counts = count_domains(stores)
-    findings = [
-        Finding(severity=severity, kind=kind, where=f"domains.{name}", message=message)
-        for name in counts
-        for kind, severity, message in _of_domain(name, counts, data)
-    ]
-    return DataRecord(domains=counts, findings=[*findings, *_same_files(stores), *_dated(template_day)])
-
-
-def _dated(day: date | None) -> list[Finding]:
-    if day is None:
-        return []
-    message = (
-        f"the chat template writes the current date; in the rows it is always {day.isoformat()}, the day when the "
-        "first token store was built, so that the rows do not change"
-    )
-    return [Finding(severity="note", kind="date", where="model.chat_template", message=message)]
 
 
 def _of_domain(name: str, counts: Mapping[str, DomainCounts], data: DataConfig) -> Iterator[Said]:

@@ -104,7 +104,17 @@ def estimate_memory(shape: ModelShape, config: RunConfig, loss_fraction: float =
 
 
 def read_shape(config: RunConfig) -> ModelShape:
-    model = _build_without_weights(config)
+    """Of the configured model under its training strategy, built on the meta device: shapes without memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from workers.model.attention import resolve_attention
+    from workers.model.base_config import model_class
+
+    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
+    strategy = config.training.strategy
+    with torch.device("meta"):
+        model = STRATEGIES[strategy.type].apply(AutoModelForCausalLM.from_config(described), strategy)
     text: Any = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none
     neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
@@ -116,7 +126,7 @@ def read_shape(config: RunConfig) -> ModelShape:
         intermediate_size=max(neurons) if isinstance(neurons, list | tuple) else neurons,
         attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0,
         num_heads=heads,
-        attention=_attention(config),
+        attention=resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
         notes=tuple(_notes(model, config)),
@@ -234,16 +244,6 @@ class _Rank:
         return self.num_tokens * (layers * layer + norm)
 
 
-def _attention(config: RunConfig) -> str:
-    from transformers import AutoConfig
-
-    from workers.model.attention import resolve_attention
-    from workers.model.base_config import model_class
-
-    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
-    return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)
-
-
 def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
     """Decoder layers that the backward pass goes through, from the last down to the lowest trained one."""
     import torch
@@ -254,14 +254,3 @@ def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
         return num_layers
     trained = [i for i, layer in enumerate(layers[0]) if any(p.requires_grad for p in layer.parameters())]
     return num_layers - min(trained, default=num_layers)
-
-
-def _build_without_weights(config: RunConfig) -> "PreTrainedModel":
-    """The model under its training strategy on the meta device: shapes without memory."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    settings = config.model
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.path, revision=settings.revision))
-        return STRATEGIES[config.training.strategy.type].apply(model, config.training.strategy)

@@ -127,6 +127,7 @@ def scores_from(
     groups = {child: group for group, children in base["group_subtasks"].items() for child in children}
     records = []
     for task, values in base["results"].items():
+        version_of_task = base["versions"].get(task)  # "Yaml" if its author gives none
         if metrics := _metrics(values, result["results"][task], base["higher_is_better"].get(task, {})):
             records.append(
                 TaskScores(
@@ -134,7 +135,7 @@ def scores_from(
                     group=groups.get(task),
                     num_samples=values.get("sample_len"),
                     num_fewshot=base["n-shot"].get(task),
-                    version=_version(base["versions"].get(task)),
+                    version=None if version_of_task in (None, "Yaml") else str(version_of_task),
                     harness=version,
                     metrics=metrics,
                     **terms,
@@ -167,7 +168,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):  # "N/A", or nothing
         return None
     return number if math.isfinite(number) else None
-
-
-def _version(value: Any) -> str | None:
-    return None if value in (None, "Yaml") else str(value)  # the harness gives "Yaml" if the author gives no version

@@ -145,7 +145,8 @@ def has_trained(folder: Path, stages: Sequence[StageConfig] = ()) -> bool:
 
     `stages` are those of the plan that it was started with, whose folders are checked as well.
     """
-    folders = (folder, *_stage_folders(folder.parent / "stages", stages))
+    of_stages = [path for stage in stages for path in (folder.parent / "stages").glob(f"{stage.name}-*")]
+    folders = [folder, *filter(Path.is_dir, of_stages)]
     return any(_is_of_training(entry) for each in folders for entry in each.iterdir())
 
 
@@ -165,8 +166,3 @@ def _is_of_training(entry: Path) -> bool:
     if name in _FOLDERS:
         return any(path.relative_to(entry.parent) != _FIRST_VERSION for path in entry.rglob("*"))
     return name not in _OF_THE_CONFIGURATION | _STAYING and not name.startswith(_OF_RAY)
-
-
-def _stage_folders(place: Path, stages: Sequence[StageConfig]) -> Iterator[Path]:
-    for stage in stages:
-        yield from (path for path in place.glob(f"{stage.name}-*") if path.is_dir())

@@ -18,6 +18,8 @@ from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, Tracke
 from orchestrator.tracking.base import RunIdentity, RunRecords, Tracker
 from workers.events import log_event
 
+POLL_SECONDS = 2.0
+CLOSING_SECONDS = 60.0  # for a tracker's last values; it must not delay the end of the run any longer
 MAX_RECORDS = 500  # passed at once
 _MAX_REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
@@ -51,13 +53,10 @@ class RunFollower:
         except Exception as error:  # third-party code and servers must never end a training
             self._is_done = True
             _log.warning("%s: %s", self._records.run.path, self._kind, exc_info=True)
-            self._tell(f"{type(error).__name__}: {error}".strip().splitlines()[0])
-
-    def _tell(self, what: str) -> None:
-        run = self._records.run
-        message = f"{self._kind}: {what[:_MAX_REASON_LENGTH]}; the run continues without it (see raymix.log)"
-        with suppress(OSError):
-            log_event(run.path, run.metrics.last_step, "tracking", message)
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:_MAX_REASON_LENGTH]
+            message = f"{self._kind}: {reason}; the run continues without it (see raymix.log)"
+            with suppress(OSError):
+                log_event(self._records.run.path, self._records.run.metrics.last_step, "tracking", message)
 
     def _pass_on(self, is_over: bool = False) -> None:
         with suppress(OSError):  # a stalled file system: the next look catches up
@@ -77,10 +76,6 @@ class RunFollower:
         assert self._tracker is not None
         self._is_done = True
         self._tracker.close(self._records.run.summary is not None)
-
-
-POLL_SECONDS = 2.0
-CLOSING_SECONDS = 60.0  # for a tracker's last values; it must not delay the end of the run any longer
 
 
 @dataclass(frozen=True)

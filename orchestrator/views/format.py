@@ -1,4 +1,4 @@
-"""Numbers, names and values as text, for the terminal and for pages. Pure.
+"""Numbers, names and values as text, and the colours of domains and runs, for the terminal and for pages. Pure.
 
 Losses, changes and errors are in nats per token; an unknown or non-finite number is a dash.
 """
@@ -14,6 +14,12 @@ from workers.contracts import Change
 NOTHING = "-"
 PLUS_MINUS = "\u00b1"
 ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
+# One colour per domain, the same in the terminal and in every plot, readable on light and dark backgrounds.
+COLORS = (
+    "#4f7fc9", "#e08e3c", "#3fa37c", "#c9607f", "#8f70cc", "#b39a30", "#2fa0b8", "#a5714f", "#8792a2", "#d7705f",
+)  # fmt: skip
+RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
+GOLDEN_ANGLE = 0.381966  # of the hue circle: neighbours in the list stay far apart in hue
 
 
 def printable(text: object) -> str:
@@ -99,13 +105,6 @@ def short(key: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
-
-
-COLORS = (
-    "#4f7fc9", "#e08e3c", "#3fa37c", "#c9607f", "#8f70cc", "#b39a30", "#2fa0b8", "#a5714f", "#8792a2", "#d7705f",
-)  # fmt: skip
-RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
-GOLDEN_ANGLE = 0.381966  # of the hue circle: neighbours in the list stay far apart in hue
 
 
 def color_by_name(names: Sequence[str]) -> dict[str, str]:

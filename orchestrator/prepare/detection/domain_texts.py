@@ -1,4 +1,6 @@
-"""The domains' own texts as plain documents, for fitting a classifier and for held-out openings."""
+"""The domains' own texts as plain documents, for fitting a classifier and for held-out openings, and where a detection
+keeps its files.
+"""
 
 import heapq
 import json
@@ -22,8 +24,9 @@ from workers.fingerprint import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 Ids = list[int]
+_VERSION = 1  # of the estimates: incremented when the same texts and answers would give other shares
+_WITHOUT_EFFECT = {"concurrency", "max_attempts", "max_pause_seconds", "timeout_seconds"}
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,17 @@ class DomainTexts:
         """What the texts depend on, in plain JSON types."""
         # The digest already distinguishes contents that were read with different windows.
         left_out = {"path", "zstd_window_mib"}
-        sides = [[json.loads(source.model_dump_json(exclude=left_out)) for source in side] for side in self._sides]
+        both = (self.train, self.held_out)
+        sides = [[json.loads(source.model_dump_json(exclude=left_out)) for source in side] for side in both]
         return [self.domain, *sides, self.held_out_fraction]
-
-    @property
-    def _sides(self) -> tuple[list[Source], list[Source]]:
-        return self.train, self.held_out
 
     def read(self, is_held_out: bool, max_rows: int, seed: int) -> list[str]:
         """At most `max_rows` texts of one side, chosen and ordered by a hash; ValueError if there are none."""
-        texts = heapq.nsmallest(max_rows, self._texts(is_held_out), key=lambda text: _order(seed, text))
+
+        def order(text: str) -> bytes:
+            return blake2b(f"{seed}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest()
+
+        texts = heapq.nsmallest(max_rows, self._texts(is_held_out), key=order)
         if not texts:
             side = "held-out" if is_held_out else "training"
             raise ValueError(f"domain {self.domain!r}: no {side} text for the detection; give it more rows")
@@ -58,7 +62,7 @@ class DomainTexts:
 
     def _texts(self, is_held_out: bool) -> Iterator[str]:
         is_split = self.train == self.held_out
-        for source in self._sides[is_held_out]:
+        for source in self.held_out if is_held_out else self.train:
             for example in read_examples(source, Shard()):
                 if not isinstance(example, Example):
                     continue
@@ -101,17 +105,18 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[Ids]
     return encoded["input_ids"]
 
 
-def _order(seed: int, text: str) -> bytes:
-    return blake2b(f"{seed}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest()
-
-
-_VERSION = 1  # of the estimates: incremented when the same texts and answers would give other shares
-_WITHOUT_EFFECT = {"concurrency", "max_attempts", "max_pause_seconds", "timeout_seconds"}
-
-
 @dataclass(frozen=True)
 class Places:
-    """The folders of one detection."""
+    """The folders of one detection, named by a digest of everything that their content depends on.
+
+        <output_dir>/detection/texts-<hash>/          free texts: model, settings of generation, seed
+                               <domain>-<hash>/       continuations of the domain's openings: the same and its held-out
+                                                      rows
+                               answers-<hash>.jsonl   the judge's answers: its settings, domains, what it was fitted on
+                               result-<hash>/         distribution.json, distribution.html
+
+    So a killed detection resumes, another judge uses the same texts, and a finished detection is only read.
+    """
 
     texts: Path
     continuations: dict[str, Path]

@@ -21,7 +21,7 @@ Assumes that texts of a domain are judged alike in the calibration set and among
 Legend: N texts, C calibration texts, D domains, B resamples.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,14 +35,15 @@ _EM_TOLERANCE = 1e-7
 _EM_ITERATIONS = 2000
 
 
-@dataclass(frozen=True)
-class SharesEstimate:
-    """Shares of shape (D,), their standard errors and the ends of their intervals."""
+Shares = dict[str, float]
 
-    shares_D: Floats
-    standard_errors_D: Floats
-    lower_D: Floats
-    upper_D: Floats
+
+class EstimatedShares(BaseModel):
+    """One estimate, by domain."""
+
+    shares: Shares
+    standard_errors: Shares
+    intervals: dict[str, tuple[float, float]]
 
 
 def average(answers_ND: Floats, counts_N: Floats | None = None) -> Floats:
@@ -74,9 +75,14 @@ def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, n
 
 
 def estimate_all(
-    answers_ND: Floats, calibration: Calibration | None, num_bootstrap: int, confidence: float, seed: int
-) -> dict[str, SharesEstimate]:
-    """Each estimate with intervals from resampled texts, and for `corrected` also calibration texts, by domain.
+    domains: Sequence[str],
+    answers_ND: Floats,
+    calibration: Calibration | None,
+    num_bootstrap: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, EstimatedShares]:
+    """Each estimate by its name, with intervals from resampled texts, and for `corrected` also calibration texts.
 
     The intervals of `average` and `counts` do not include the judge's errors.
     """
@@ -85,11 +91,15 @@ def estimate_all(
     hard_ND = hard_answers(answers_ND)
     drawn_BN = rng.multinomial(num_texts, np.full(num_texts, 1.0 / num_texts), size=num_bootstrap).astype(np.float64)
 
-    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> SharesEstimate:
+    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> EstimatedShares:
         resampled_BD = np.array(resampled)
-        tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
-        lower_D, upper_D = np.quantile(resampled_BD, tails, axis=0)
-        return SharesEstimate(shares_D, resampled_BD.std(axis=0, ddof=1), lower_D, upper_D)
+        ends_D2 = np.quantile(resampled_BD, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0], axis=0).T
+        errors_D = resampled_BD.std(axis=0, ddof=1)
+        return EstimatedShares(
+            shares=dict(zip(domains, shares_D.tolist(), strict=True)),
+            standard_errors=dict(zip(domains, errors_D.tolist(), strict=True)),
+            intervals=dict(zip(domains, map(tuple, ends_D2.tolist()), strict=True)),
+        )
 
     estimates = {
         name: with_intervals(average(values_ND), [average(values_ND, drawn_N) for drawn_N in drawn_BN])
@@ -128,27 +138,6 @@ def _redraw(labels_C: Ints, rng: np.random.Generator) -> Floats:
         members = np.flatnonzero(labels_C == label)
         counts_C[members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)))
     return counts_C
-
-
-Shares = dict[str, float]
-
-
-class EstimatedShares(BaseModel):
-    """One estimate, by domain."""
-
-    shares: Shares
-    standard_errors: Shares
-    intervals: dict[str, tuple[float, float]]
-
-    @classmethod
-    def of(cls, estimate: SharesEstimate, domains: list[str]) -> Self:
-        """The arrays, each of shape (D,), by name."""
-        ends = zip(estimate.lower_D.tolist(), estimate.upper_D.tolist(), strict=True)
-        return cls(
-            shares=dict(zip(domains, estimate.shares_D.tolist(), strict=True)),
-            standard_errors=dict(zip(domains, estimate.standard_errors_D.tolist(), strict=True)),
-            intervals=dict(zip(domains, ends, strict=True)),
-        )
 
 
 class Round(BaseModel):

@@ -32,7 +32,6 @@ from orchestrator.prepare.detection.judges.base import Memory, parsed
 from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
 from orchestrator.prepare.detection.quantification import (
     DetectedDistribution,
-    EstimatedShares,
     ExampleText,
     Round,
     average,
@@ -194,12 +193,9 @@ class _Detection:
     ) -> DetectedDistribution:
         answers_ND, kept_N = parsed(answers)
         seed = int(derive_key(self.config.seed, "bootstrap"))
-        estimates = {
-            name: EstimatedShares.of(estimate, self.names)
-            for name, estimate in estimate_all(
-                answers_ND, calibration, self.settings.num_bootstrap, self.settings.confidence, seed
-            ).items()
-        }
+        estimates = estimate_all(
+            self.names, answers_ND, calibration, self.settings.num_bootstrap, self.settings.confidence, seed
+        )
         chosen = estimates[self.settings.estimate]
         smoothed_D = smooth(np.array(list(chosen.shares.values())), len(answers_ND), self.settings.smoothing)
         return DetectedDistribution(

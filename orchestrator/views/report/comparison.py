@@ -1,4 +1,4 @@
-"""A comparison of several runs: the table and the plots."""
+"""A comparison of several runs: the table and the plots, and the paired differences from the first run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -50,6 +50,14 @@ from workers.contracts import Change
 from workers.validation.loss_statistics import CLEAR
 
 _MEAN = "mean of the domains"
+Course = tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]
+"""Steps, and each domain's loss at them."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+_EXPLANATION = (
+    "Loss in nats per loss token on held-out rows, assistant tokens only; mean and worst are over the run's domains. "
+    "The lowest of each column is bold."
+)
+_BENCHMARKS = " Benchmarks: the result, its standard error, and the change from the base model; the best is bold."
 
 
 def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
@@ -97,14 +105,6 @@ def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, st
     zero = dotted(NEUTRAL, xref="x", yref="y domain", x0=0, x1=0, y0=0, y1=1)
     figure.update_layout(shapes=[zero])
     return figure
-
-
-DASHES = ("solid", "dash", "dot", "dashdot")
-_EXPLANATION = (
-    "Loss in nats per loss token on held-out rows, assistant tokens only; mean and worst are over the run's domains. "
-    "The lowest of each column is bold."
-)
-_BENCHMARKS = " Benchmarks: the result, its standard error, and the change from the base model; the best is bold."
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
@@ -236,10 +236,6 @@ def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POIN
 
 def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
     return color_by_run(run_labels(runs))
-
-
-Course = tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]
-"""Steps, and each domain's loss at them."""
 
 
 def loss_section(

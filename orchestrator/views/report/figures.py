@@ -1,4 +1,7 @@
-"""Building blocks of plots. Colours of text, grid and background come from the page, which may be light or dark."""
+"""Building blocks of plots: numbers thinned to what a screen can show, names as harmless text, common layout.
+
+Colours of text, grid and background come from the page, which may be light or dark.
+"""
 
 import html
 import math
@@ -15,6 +18,13 @@ from orchestrator.views.table import ResultTable
 
 MAX_POINTS = 2000
 MAX_LABEL_LENGTH = 28
+NEUTRAL = "#7f8ea3"
+MAX_POINTS_WITH_MARKERS = 60
+MAX_STEPS_ALL_TICKED = 6
+MAX_OPERATOR_LINES = 50
+_APART = 0.36  # spread of the points on one line, in units of the distance between lines
+_AXIS_PIXELS = 44
+LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,9 @@ class Thinning:
         return gaps(low), gaps(high)
 
 
+ALL_POINTS = Thinning()
+
+
 def gaps(values: ArrayLike) -> list[float | None]:
     """The values as a list, with None, which plots skip, for values that are not finite."""
     numbers = np.asarray(values, dtype=np.float64)
@@ -73,31 +86,6 @@ def label(name: str) -> str:
     """A name for plotly, which interprets some HTML: escaped, and short enough to fit next to an axis."""
     short = name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 3] + "..."
     return html.escape("".join(c if c.isprintable() else " " for c in short), quote=False)
-
-
-def figure_json(figure: go.Figure) -> dict[str, Any]:
-    """A figure for a browser, with values that JSON can represent."""
-    traces = [{key: _plain(value) for key, value in trace.to_plotly_json().items()} for trace in figure.data]
-    return {"data": traces, "layout": figure.layout.to_plotly_json()}
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.kind != "f":
-        return value.tolist()
-    return gaps(value) if value.ndim == 1 else [gaps(row) for row in value]
-
-
-NEUTRAL = "#7f8ea3"
-MAX_POINTS_WITH_MARKERS = 60
-MAX_STEPS_ALL_TICKED = 6
-MAX_OPERATOR_LINES = 50
-_APART = 0.36  # spread of the points on one line, in units of the distance between lines
-_AXIS_PIXELS = 44
-ALL_POINTS = Thinning()
-
-LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
 
 
 @dataclass(frozen=True)
@@ -118,6 +106,26 @@ class Section:
     is_wide: bool = False
     table: ResultTable | None = None
     legend: dict[str, str] = field(default_factory=dict)
+
+
+def figures_json(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """All plots in page order, for a browser, with values that JSON can represent."""
+    figures = [plot.figure for section in sections for plot in section.plots]
+    return [
+        {
+            "data": [{key: _plain(value) for key, value in trace.to_plotly_json().items()} for trace in figure.data],
+            "layout": figure.layout.to_plotly_json(),
+        }
+        for figure in figures
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.kind != "f":
+        return value.tolist()
+    return gaps(value) if value.ndim == 1 else [gaps(row) for row in value]
 
 
 def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:

@@ -25,7 +25,7 @@ from orchestrator.views.format import (
 )
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
-from orchestrator.views.report.figures import Section, figure_json
+from orchestrator.views.report.figures import Section, figures_json
 from orchestrator.views.report.run_figures import run_sections
 from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
 from orchestrator.views.table import ResultTable, environment
@@ -131,8 +131,7 @@ def asset(name: str) -> str:
 
 def _figures_json(sections: Sequence[Section]) -> str:
     """The data of all plots in page order, as text that cannot close the element that contains it."""
-    figures = [figure_json(plot.figure) for section in sections for plot in section.plots]
-    text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(figures_json(sections), allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

@@ -28,25 +28,26 @@ from orchestrator.views.report.figures import (
     shares_figure,
     with_whole_steps,
 )
-from orchestrator.views.table import Cell, ResultTable, Row, columns_of
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.validation.loss_statistics import CLEAR, is_clear
 
 MAX_TRAINING_POINTS = 400  # a small plot: more would be a solid block
 MAX_CELLS_WITH_NUMBERS = 8
-_HEADINGS = (
-    "Rows read",
-    "Cannot be used",
-    "Excluded",
-    "Not chosen",
-    "Too long",
-    "Tokens cut",
-    "Targets cut",
-    "Dropped by the template",
-    "Trained examples",
-    "Repeats",
-    "Held-out prompts",
-    "Of these in training data",
-)
+_DATA: dict[str, Callable[[DomainCounts], str]] = {
+    "Rows read": lambda counts: format_count(counts.report.num_rows),
+    "Cannot be used": lambda counts: format_count(counts.report.num_bad_rows),
+    "Excluded": lambda counts: format_count(counts.report.num_excluded),
+    "Not chosen": lambda counts: format_count(counts.report.num_not_chosen),
+    "Too long": lambda counts: format_count(counts.report.num_too_long),
+    "Tokens cut": lambda counts: format_count(counts.report.num_tokens_cut),
+    "Targets cut": lambda counts: format_count(counts.report.num_targets_cut),
+    "Dropped by the template": lambda counts: (
+        ", ".join(f"{word} {num:,}" for word, num in counts.report.dropped.items()) or "0"
+    ),
+    "Trained examples": lambda counts: format_count(counts.train.num_examples if counts.train else None),
+    "Repeats": lambda counts: format_count(counts.train.num_repeats if counts.train else None),
+    "Held-out prompts": lambda counts: format_count(counts.eval.num_prompts),
+}
 _NOTE = (
     "All rows read for a domain, and the rows and tokens that were left out. Too long: longer than "
     "data.max_length, however they were handled. Repeats: trained examples equal to another in the domain. Of "
@@ -169,7 +170,10 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     errors_DE = np.array([thinning.means(steps, change_errors(run, domain))[1] for domain in run.domains], dtype=float)
     shown_DE = np.array([row for _, row in thinned], dtype=np.float64)
     figure = go.Figure(layout=layout(60 + 30 * len(run.domains)))
-    names, told_DE = [label(domain) for domain in run.domains], _by_cell(_told, shown_DE, errors_DE)
+    names, told_DE = (
+        [label(domain) for domain in run.domains],
+        _by_cell(lambda change, error: f"{change:+.3f}{format_error(error)}", shown_DE, errors_DE),
+    )
     heatmap = go.Heatmap(
         x=thinned[0][0],
         y=list(range(len(names))),
@@ -197,10 +201,6 @@ def _by_cell(
     word: Callable[[float, float], str], change_DE: NDArray[np.float64], error_DE: NDArray[np.float64]
 ) -> list[list[str]]:
     return [[word(*cell) for cell in zip(*rows, strict=True)] for rows in zip(change_DE, error_DE, strict=True)]
-
-
-def _told(change: float, error: float) -> str:
-    return f"{change:+.3f}{format_error(error)}"
 
 
 def _cell(change: float, error: float) -> str:
@@ -270,19 +270,12 @@ def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
 def data_sections(run: RunFolder) -> list[Section]:
     if run.data is None:
         return []
-    domains = run.data.domains
-    rows = [Row(name, "" if counts.train else "only measured") for name, counts in domains.items()]
-    table = ResultTable("Domain", rows, columns_of(_HEADINGS, map(_cells, domains.values())))
-    return [Section("Data", _NOTE, table=table)]
-
-
-def _cells(counts: DomainCounts) -> list[Cell | str]:
-    report, train, num_leaked = counts.report, counts.train, counts.num_leaked_prompts
-    rows = (report.num_rows, report.num_bad_rows, report.num_excluded, report.num_not_chosen, report.num_too_long)
-    examples = (train.num_examples if train else None, train.num_repeats if train else None, counts.eval.num_prompts)
-    return [
-        *map(format_count, (*rows, report.num_tokens_cut, report.num_targets_cut)),
-        ", ".join(f"{word} {num:,}" for word, num in report.dropped.items()) or "0",
-        *map(format_count, examples),
-        Cell(format_count(num_leaked), style="worse" if num_leaked else "same"),
+    every = run.data.domains.values()
+    leaks = [
+        Cell(format_count(counts.num_leaked_prompts), style="worse" if counts.num_leaked_prompts else "same")
+        for counts in every
     ]
+    columns = [Column(heading, [Cell(of(counts)) for counts in every]) for heading, of in _DATA.items()]
+    rows = [Row(name, "" if counts.train else "only measured") for name, counts in run.data.domains.items()]
+    table = ResultTable("Domain", rows, [*columns, Column("Of these in training data", leaks)])
+    return [Section("Data", _NOTE, table=table)]
