@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.text import Text
 
-from orchestrator.views.live import LiveView, progress_bars
+from orchestrator.views.terminal import LiveView, progress_bars
 from workers.config.model import ModelConfig
 
 _REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -118,14 +118,9 @@ def evaluate_model(
     chat: bool,
     allow_code: bool,
 ) -> dict[str, Any]:
-    """The harness's results for one model (its `EvalResults`).
+    """The harness's results for one model (its `EvalResults`), which runs on a GPU if there is one.
 
-    Args:
-        config: the model; it runs on a GPU if there is one.
-        tasks: from `load_tasks`; the same tasks can be used for several models in turn.
-        limit: evaluate only the first `limit` samples of each task.
-        chat: whether prompts are formatted with the model's chat template.
-        allow_code: as for `load_tasks`.
+    `tasks` are from `load_tasks`, for one model after the other; the other settings are those of `raymix evaluate`.
     """
     import torch
     from lm_eval.evaluator import evaluate

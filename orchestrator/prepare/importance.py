@@ -43,26 +43,20 @@ def with_importance(
     strategy = config.training.strategy
     if not isinstance(strategy, CoFiTuneConfig) or strategy.mask == "none":
         return config
-    kept = config.folder / FILE
+    kept, settings = config.folder / FILE, strategy.importance
+    about: dict[str, Any]
     if in_folder and kept.exists():
         importance, about = read_importance([kept]), {"copy_of": str(kept)}
+    elif settings.files:
+        importance, about = read_importance(settings.files), {"files": [str(path) for path in settings.files]}
     else:
-        importance, about = _find(config, strategy.importance, stores, console)
-        if in_folder:
-            config.folder.mkdir(parents=True, exist_ok=True)
-            write_importance(kept, importance, about)
-    settings = strategy.importance.replaced(files=[_in_cache(config, importance, about)])
-    return config.replaced(training=config.training.replaced(strategy=strategy.replaced(importance=settings)))
-
-
-def _find(
-    config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
-) -> tuple[Importance, dict[str, Any]]:
-    """Importance from the given files, or measured; and its origin."""
-    if settings.files:
-        return read_importance(settings.files), {"files": [str(path) for path in settings.files]}
-    about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
-    return _measure(config, settings, stores, console), about
+        about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
+        importance = _measure(config, settings, stores, console)
+    if in_folder and not kept.exists():
+        config.folder.mkdir(parents=True, exist_ok=True)
+        write_importance(kept, importance, about)
+    found = settings.replaced(files=[_in_cache(config, importance, about)])
+    return config.replaced(training=config.training.replaced(strategy=strategy.replaced(importance=found)))
 
 
 def _measure(

@@ -32,12 +32,7 @@ class Probe:
 
 
 def probe(
-    names: Sequence[str],
-    config: RunConfig | None,
-    layer: str,
-    num_examples: int,
-    output: Path,
-    console: Console,
+    names: Sequence[str], config: RunConfig | None, layer: str, num_examples: int, output: Path, console: Console
 ) -> None:
     """Probe models; write a page to `output` (.html) and the numbers next to it (.json).
 
@@ -50,7 +45,11 @@ def probe(
     Raises:
         ValueError: there is no configuration, no such layer, or too few texts.
     """
-    config = config or _config_of_run(names)
+    if config is None:
+        run = next((Path(name) for name in names if _is_run(name)), None)
+        if run is None:
+            raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
+        config = read_begun(run)
     models = _models(names, config)
     domains = list(config.domains)
     texts: list[str] = []
@@ -75,13 +74,6 @@ def probe(
 
 def _is_run(name: str) -> bool:
     return (Path(name) / "weights").is_dir() and (Path(name) / "config.json").is_file()
-
-
-def _config_of_run(names: Sequence[str]) -> RunConfig:
-    run = next((Path(name) for name in names if _is_run(name)), None)
-    if run is None:
-        raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
-    return read_begun(run)
 
 
 def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:

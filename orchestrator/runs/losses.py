@@ -49,10 +49,6 @@ class LossErrors:
     end: float | None = None
     change: Change | None = None
 
-    @property
-    def change_error(self) -> float | None:
-        return self.change.standard_error if self.change else None
-
 
 @dataclass(frozen=True)
 class RunErrors:

@@ -102,16 +102,13 @@ def _summarise_domain(run: RunFolder, domain: str, losses: LossCourse, course: D
         loss_nats_start=losses.start,
         loss_nats_best=losses.best,
         loss_nats_end=losses.end,
-        loss_nats_lowest=course.loss_nats_lowest,
-        lowest_step=course.lowest_step,
         lowest_epochs=_epochs_at(run, domain, course.lowest_step),
-        is_worse_than_base=course.is_worse_than_base,
-        is_past_lowest=course.is_past_lowest,
         share_initial=_finite(share_V[0]) if len(share_V) else None,
         share_final=_finite(trained_S[-1]) if len(trained_S) else None,
         share_mean=_finite(trained_S.mean()) if len(version_S) else None,
         rows_seen=int(np.nansum(run.metrics.column(f"rows/{domain}"))),
         epochs=_finite(run.metrics.last(f"epochs/{domain}")),
+        **vars(course),
     )
 
 

@@ -12,9 +12,8 @@ from orchestrator.config.cluster import ClusterConfig
 from orchestrator.sweeps.graph import Crew, Node
 from orchestrator.training.driver import train
 from orchestrator.training.resolve import ReadyRun
-from orchestrator.views.live import LiveView
 from orchestrator.views.runs import RunsView
-from orchestrator.views.terminal import RunView
+from orchestrator.views.terminal import LiveView, RunView
 
 if TYPE_CHECKING:
     import ray

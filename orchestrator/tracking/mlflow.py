@@ -37,7 +37,9 @@ class MLflowTracker:
             tags = {RUN_ID_TAG: run.run_id, "raymix.folder": str(run.folder)}
             self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
             self.last_step = -1
-            self._log_params(run.config)
+            params = (Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in _flatten(run.config))
+            while batch := list(islice(params, _MAX_PARAMS)):
+                self._client.log_batch(self._run_id, params=batch)
 
     def log(self, records: Sequence[StepRecord]) -> None:
         metrics = [
@@ -62,11 +64,6 @@ class MLflowTracker:
             if known := self._client.get_experiment_by_name(name):
                 return known.experiment_id
             raise
-
-    def _log_params(self, config: Mapping[str, Any]) -> None:
-        params = (Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in _flatten(config))
-        while batch := list(islice(params, _MAX_PARAMS)):
-            self._client.log_batch(self._run_id, params=batch)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,8 +17,8 @@ from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
 from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
 from orchestrator.views.format import format_duration, format_loss, printable
-from orchestrator.views.live import LiveView, note_column, progress_bars
 from orchestrator.views.summary import HARMFUL, in_a_word
+from orchestrator.views.terminal import LiveView, note_column, progress_bars
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan

@@ -276,5 +276,5 @@ def _cells(domain: DomainSummary, errors: LossErrors) -> list[Cell | str]:
         Cell(format_loss(start), format_error(errors.start), brief=format_loss(start)),
         format_loss(domain.loss_nats_best),
         Cell(format_loss(end), format_error(errors.end)),
-        change_cell(end, start, errors.change_error),
+        change_cell(end, start, errors.change.standard_error if errors.change else None),
     ]

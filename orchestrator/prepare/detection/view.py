@@ -93,10 +93,7 @@ def _sections(distribution: DetectedDistribution) -> list[Section]:
             is_wide=True,
         ),
         Section(
-            "Rounds",
-            "The estimate over all texts so far.",
-            [Plot("", _rounds_figure(distribution))],
-            is_wide=True,
+            "Rounds", "The estimate over all texts so far.", [Plot("", _rounds_figure(distribution))], is_wide=True
         ),
     ]
     if distribution.responses:

@@ -12,8 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.inspect.driver import print_legend, print_seen, to_json
-from orchestrator.inspect.reading import SeenExample, read_split
+from orchestrator.inspect.driver import SeenExample, print_legend, print_seen, read_split, to_json
 from tests.runs import write_run
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
