@@ -12,10 +12,9 @@ from rich.console import Console
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.prepare.detection.domain_texts import find_domain_texts
-from orchestrator.prepare.detection.view import matrix_figure
 from orchestrator.probe.geometry import Geometry, Ints, describe_geometry, mean_hidden_states
 from orchestrator.views.format import color_by_name, format_share
-from orchestrator.views.report.figures import Plot, Section, label, layout
+from orchestrator.views.report.figures import Plot, Section, label, layout, matrix_figure
 from orchestrator.views.report.html import render_page
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 from workers.config.model import ModelConfig

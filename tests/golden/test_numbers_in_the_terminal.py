@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from orchestrator.check.driver import print_plan
-from orchestrator.prepare.detection.view import distribution_view
+from orchestrator.prepare.detection.driver import distribution_view
 from orchestrator.probe.driver import table as probe_table
 from orchestrator.sweeps.coarse.page import table as coarse_table
 from orchestrator.sweeps.compare.page import table as compare_table

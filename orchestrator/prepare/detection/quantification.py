@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator, Floats, Ints
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, Floats, Ints
 from workers.durable import write_durably
 
 _EM_TOLERANCE = 1e-7

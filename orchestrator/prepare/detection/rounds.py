@@ -28,8 +28,7 @@ from orchestrator.prepare.detection.generation import (
     generate,
 )
 from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
-from orchestrator.prepare.detection.judges.base import Memory, parsed
-from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
+from orchestrator.prepare.detection.judges.base import Calibration, Floats, Memory, parsed
 from orchestrator.prepare.detection.quantification import (
     DetectedDistribution,
     ExampleText,

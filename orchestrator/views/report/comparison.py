@@ -120,12 +120,6 @@ def all_domains(runs: Sequence[RunFolder]) -> list[str]:
     return list(dict.fromkeys(domain for run in runs for domain in run.domains))
 
 
-def run_labels(runs: Sequence[RunFolder]) -> list[str]:
-    """The runs' names, with the path if two have the same name."""
-    num_named = Counter(run.name for run in runs)
-    return [run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs]
-
-
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
     pairs, labels = pair_with_first(runs), list(colors)
@@ -235,7 +229,9 @@ def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POIN
 
 
 def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
-    return color_by_run(run_labels(runs))
+    """The runs' colours by their names, with the path if two have the same name."""
+    num_named = Counter(run.name for run in runs)
+    return color_by_run(run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs)
 
 
 def loss_section(

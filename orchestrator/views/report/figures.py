@@ -241,3 +241,33 @@ def shares_figure(
         xaxis_range=[x[0], end],
     )
     return figure
+
+
+def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float, meaning: str) -> go.Figure:
+    """A heat map of domains by domains, each cell with its number; `meaning` is the word between row and column."""
+    names = [label(domain) for domain in domains]
+    figure = go.Figure(layout=layout(80 + 30 * len(names)))
+    heatmap = go.Heatmap(
+        x=names,
+        y=names,
+        z=values_DD,
+        zmin=0.0,
+        zmax=limit,
+        texttemplate="%{z:.2f}",
+        hovertemplate=f"%{{y}} {meaning} %{{x}}: %{{z:.3f}}<extra></extra>",
+        colorscale=[[0.0, "rgba(79,127,201,0)"], [1.0, "rgba(79,127,201,0.9)"]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure.add_trace(heatmap)
+    name_every_category(figure)
+    figure.update_yaxes(type="category", dtick=1, autorange="reversed", showgrid=False, ticks="")
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def name_every_category(figure: go.Figure) -> None:
+    """Make the horizontal axis categorical and label every category."""
+    figure.update_xaxes(type="category", dtick=1, tickformat=None, rangemode="normal", showgrid=False, ticks="")
+    figure.update_xaxes(automargin=True)

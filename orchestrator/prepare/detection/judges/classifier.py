@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.detection import ClassifierJudgeConfig
-from orchestrator.prepare.detection.judges.base import JudgeAnswer, JudgeContext
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, JudgeAnswer, JudgeContext
 from workers.settings import narrow_seed
 
 if TYPE_CHECKING:

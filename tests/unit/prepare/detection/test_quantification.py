@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator, Floats
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, Floats
 from orchestrator.prepare.detection.quantification import (
     EstimatedShares,
     average,
