@@ -23,7 +23,7 @@ def check(
     """Print the plan of a run without training: rows used and left out, tokens, epochs, steps, memory."""
     with plain_errors():
         if as_json:
-            from orchestrator.check.json import print_checked
+            from orchestrator.check.record import print_checked
 
             print_checked(lambda: read_config(config, overrides))
             return

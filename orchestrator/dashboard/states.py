@@ -97,11 +97,13 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
     """The first things to check if something seems wrong."""
     num_attempts = max(1, sum(event.kind == "attempt" for event in run.events))
     non_finite = sum(event.kind.startswith("non_finite") for event in run.events)
+    num_workers, stage = run.setting("cluster", "num_workers"), run.setting("training", "deepspeed", "zero_stage")
+    workers = ("-" if num_workers is None else f"{num_workers}") + ("" if stage is None else f", ZeRO-{stage}")
     elsewhere = "on another machine" if state in ("running", "waiting") else "not running"
     driver = elsewhere if process is None else f"process {process}"
     facts = [
         Fact("Driver", driver, state == "failed"),
-        Fact("Workers", _workers(run)),
+        Fact("Workers", workers),
         Fact("Restarts", f"{num_attempts - 1:,}", num_attempts > 1),
         *_pace(run),
         *_evaluation(run),
@@ -112,11 +114,6 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
     if run.num_unreadable_lines:
         facts.append(Fact("Unreadable lines", f"{run.num_unreadable_lines:,}", True))
     return facts
-
-
-def _workers(run: RunFolder) -> str:
-    num_workers, stage = run.setting("cluster", "num_workers"), run.setting("training", "deepspeed", "zero_stage")
-    return ("-" if num_workers is None else f"{num_workers}") + ("" if stage is None else f", ZeRO-{stage}")
 
 
 def _pace(run: RunFolder) -> list[Fact]:

@@ -47,8 +47,6 @@ class UsedSource:
 
 @dataclass(frozen=True)
 class DomainStores:
-    """The stores of a domain."""
-
     train: TokenStore | None
     """None for a domain that is only measured."""
     eval: TokenStore

@@ -20,8 +20,6 @@ class Score(BaseModel):
 
 
 class MetricScores(BaseModel):
-    """One metric of a benchmark."""
-
     base: Score
     result: Score
     is_higher_better: bool | None = None

@@ -105,7 +105,7 @@ def _compare_with_begun(config: RunConfig) -> None:
     path = config.folder / "config.json"
     if path.exists():
         begun = read_begun(config.folder)
-        before, now = dict(_flatten(bound_settings(begun))), dict(_flatten(bound_settings(config)))
+        before, now = dict(flatten(bound_settings(begun))), dict(flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
         if changed and has_trained(config.folder, begun.stage_list):
@@ -132,10 +132,11 @@ def bound_settings(config: RunConfig) -> dict[str, Any]:
     return data
 
 
-def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, as in `--set`, and their values."""
     if isinstance(data, dict):
         for key, value in data.items():
-            yield from _flatten(value, f"{path}.{key}" if path else key)
+            yield from flatten(value, f"{path}.{key}" if path else key)
     else:
         yield path, data
 

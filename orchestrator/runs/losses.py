@@ -52,8 +52,6 @@ class LossErrors:
 
 @dataclass(frozen=True)
 class RunErrors:
-    """Errors of a run so far."""
-
     mean: LossErrors = LossErrors()
     domains: dict[str, LossErrors] = field(default_factory=dict)
 

@@ -268,7 +268,8 @@ class PreparationView(LiveView):
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
 
-    def update(self, domain: str, done: int, total: int) -> None:
+    def update(self, done: float, total: float, domain: str) -> None:
+        done, total = int(done), int(total)  # parts are added up in any order, so the sums may differ by rounding
         if domain not in self._tasks:
             self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
         self._progress.update(self._tasks[domain], completed=done, total=total)

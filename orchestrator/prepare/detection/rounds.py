@@ -80,8 +80,6 @@ def _domain_texts(config: RunConfig) -> dict[str, DomainTexts]:
 
 
 class _Detection:
-    """One detection in progress."""
-
     def __init__(self, config: RunConfig, domains: Mapping[str, DomainTexts], places: Places, console: Console) -> None:
         from workers.model.tokenizer import load_tokenizer
 

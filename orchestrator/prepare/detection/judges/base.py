@@ -30,9 +30,8 @@ class JudgeAnswer:
     note: str = ""
     """Why there are no probabilities."""
     num_input_tokens: int = 0
-    """Billed input tokens."""
     num_output_tokens: int = 0
-    """Billed output tokens."""
+    """Both as billed."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,14 @@ class JudgeContext:
     """What a judge may use."""
 
     domains: Sequence[str]
-    """Names of the domains in the configuration."""
     training_texts: Callable[[], Mapping[str, list[str]]]
     """Reads training texts of each domain, in the form in which texts are judged."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """Where a judging model runs."""
     seed: int = 0
-    """Seed of all random choices."""
 
 
 class Judge(Protocol):
-    """Judges texts."""
-
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, JudgeAnswer]]:
         """(index of the text, answer) of every text, as they arrive. No text is blank."""
 
