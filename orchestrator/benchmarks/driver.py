@@ -26,20 +26,11 @@ def evaluate(
     chat: bool = False,
     allow_code: bool = False,
 ) -> None:
-    """Evaluate both models, add the scores to tasks.json and to the run's report, and print them.
+    """Evaluate both models of a finished run, add the scores to tasks.json and to the run's report, and print them.
 
-    Args:
-        run_folder: a finished run.
-        names: tasks, groups or tags, from the harness or from `tasks_folder`.
-        tasks_folder: local task files.
-        is_best: use the model of the best evaluation instead of the last step.
-        limit: evaluate only the first `limit` samples of each task.
-        batch_size: sequences per forward pass.
-        chat: format prompts with the model's chat template.
-        allow_code: allow code that the model writes, and metric scripts from the hub.
-
-    Raises:
-        ValueError: there is no such result, the harness is not installed, or a task is unknown or does not load.
+    `names` are tasks, groups or tags, from the harness or from `tasks_folder`; the other settings are those of
+    `raymix evaluate`. ValueError if there is no such result, the harness is not installed, or a task is unknown or does
+    not load.
     """
     _, result_folder = find_result(run_folder, is_best)
     if not names:

@@ -65,15 +65,10 @@ def harness_version() -> str:
 
 
 def load_tasks(names: Sequence[str], folder: Path | None, allow_code: bool) -> dict[str, Any]:
-    """Load tasks with their data, in the form that the harness evaluates.
+    """Load tasks, groups or tags with their data, in the form that the harness evaluates.
 
-    Args:
-        names: tasks, groups or tags.
-        folder: local task files, which take precedence over the harness's own.
-        allow_code: whether code that a model writes, and metric scripts from the hub, may run.
-
-    Raises:
-        ValueError: a task is unknown, does not load, or needs to run code that is not allowed.
+    Local task files in `folder` take precedence over the harness's own. ValueError if a task is unknown, does not load,
+    or needs to run code, of a model or of a metric from the hub, without `allow_code`.
     """
     manager = _find_tasks(names, folder)
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}

@@ -155,10 +155,8 @@ def last_written(folder: Path) -> float:
     """When a running run last wrote one of its files, in seconds since the epoch."""
     times = [(folder / "config.json").stat().st_mtime]
     for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json", REFERENCE_PROGRESS_FILE):
-        try:
+        with suppress(FileNotFoundError):
             times.append((folder / part).stat().st_mtime)
-        except FileNotFoundError:
-            continue
     return max(times)
 
 
@@ -207,10 +205,8 @@ def _tail(path: Path) -> StepTable:
     except FileNotFoundError:
         return table
     for line in lines[:-1]:  # the first may be half a line, which is not JSON
-        try:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
             table.append(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
     return table
 
 

@@ -52,16 +52,10 @@ _FILTERS: dict[str, Callable[..., str]] = {
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
-    """Write the model of a finished run to a new folder, with its tokenizer and a model card.
+    """Write the model of a finished run to a new folder, with its tokenizer and a model card, as `raymix export` does.
 
-    Args:
-        output: folder to write; it must not exist.
-        kind: `merged`, exactly as trained; `bf16`; or the LoRA `adapter` alone.
-        is_best: use the model of the best evaluation instead of the last step.
-
-    Raises:
-        ValueError: there is no such result, or the output folder already exists.
-        ExportError: the result does not load completely, is not finite, or differs from the source; no files remain.
+    ValueError if there is no such result, or the output folder already exists; ExportError if the result does not load
+    completely, is not finite, or differs from the source. No files remain then.
     """
     run, source = find_result(run_folder, is_best)
     if output.exists():
@@ -138,13 +132,9 @@ def _fill(source: Path, target: Path, kind: Kind) -> None:
 
 
 def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
-    """README.md of an exported model, in Markdown.
+    """README.md of an exported model of a finished run, in Markdown.
 
-    Args:
-        run: a finished run, refreshed.
-        kind: which weights the folder holds.
-        is_best: whether they are those of the best evaluation, not of the last step.
-        base: the base model, as named by `model.path` or by the adapter's configuration.
+    `base` is the base model, as named by `model.path` or by the adapter's configuration.
     """
     result = summarise(run)
     environment = Environment(loader=PackageLoader("orchestrator.export", "."), undefined=StrictUndefined)

@@ -60,17 +60,10 @@ Seen = SeenExample | RefusedRow | ExcludedRow
 
 
 def inspect(config: RunConfig, domain: str | None, split: Side, num_rows: int, as_json: bool, console: Console) -> None:
-    """Show what the model will see, example by example, in the order of the files.
+    """Show what the model will see, example by example, in the order of the files, as `raymix inspect` does.
 
-    Args:
-        domain: the only domain to show; None for all.
-        split: `train`, or `eval` for the held-out rows.
-        num_rows: per domain; refused rows count, and so does each piece of a row that is split.
-        as_json: print one JSON object per line on stdout instead of text.
-
-    Raises:
-        ConfigError: there is no such domain.
-        ValueError: the tokenizer does not load, or files cannot be read (raised after all other domains).
+    `num_rows` is per domain: refused rows count, and so does each piece of a row that is split. ConfigError if there is
+    no such domain; ValueError if the tokenizer does not load, or files cannot be read (raised after all other domains).
     """
     names = [domain] if domain is not None else list(config.domains)
     if domain is not None and domain not in config.domains:

@@ -11,7 +11,6 @@ Not included: the memory of the process itself and of the device's runtime, and 
 Offloading in a custom DeepSpeed file is not subtracted.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +107,7 @@ def read_shape(config: RunConfig) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from workers.engine.router_loss import describe_router_loss
     from workers.model.attention import resolve_attention
     from workers.model.base_config import model_class
 
@@ -118,6 +118,9 @@ def read_shape(config: RunConfig) -> ModelShape:
     text: Any = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none
     neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    notes = list(find_reach(model).lines()) if strategy.type == "lora" else []
+    if config.training.router_loss and (line := describe_router_loss(model)):
+        notes.append(line)
     return ModelShape(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -129,18 +132,8 @@ def read_shape(config: RunConfig) -> ModelShape:
         attention=resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
-        notes=tuple(_notes(model, config)),
+        notes=tuple(notes),
     )
-
-
-def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
-    """What is trained if not all parameters, and which losses besides the cross-entropy."""
-    from workers.engine.router_loss import describe_router_loss  # imports torch
-
-    if config.training.strategy.type == "lora":
-        yield from find_reach(model).lines()
-    if config.training.router_loss and (line := describe_router_loss(model)):
-        yield line
 
 
 class _Rank:

@@ -20,6 +20,10 @@ from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 from workers.config.model import ModelConfig
 from workers.durable import write_durably
 
+_PICTURE = (
+    "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
+)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -35,14 +39,9 @@ def probe(
 ) -> None:
     """Probe models; write a page to `output` (.html) and the numbers next to it (.json).
 
-    Args:
-        names: run folders, each standing for its base model and its result; or model folders and hub names.
-        config: source of domains, precision and seed; None for the first run's configuration.
-        layer: a fraction of the depth such as "0.5", or a layer number.
-        num_examples: held-out texts per domain.
-
-    Raises:
-        ValueError: there is no configuration, no such layer, or too few texts.
+    `names` are run folders, each standing for its base model and its result, or model folders and hub names. `config`
+    has domains, precision and seed; None for the first run's. `layer` is a fraction of the depth such as "0.5", or a
+    layer number. ValueError if there is no configuration, no such layer, or too few texts.
     """
     if config is None:
         run = next((Path(name) for name in names if _is_run(name)), None)
@@ -139,9 +138,6 @@ def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, st
 
 
 def _page(done: Probe) -> str:
-    note = (
-        "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
-    )
     pictures = [Plot(name, _picture(done, geometry)) for name, geometry in done.geometries.items()]
     far = "Distance between the domains' means, in units of the spread within a domain."
     limit = max(float(geometry.centroid_distances_DD.max()) for geometry in done.geometries.values())
@@ -151,7 +147,7 @@ def _page(done: Probe) -> str:
     ]
     return render_page(
         "probe.html",
-        [Section("Picture", note, pictures), Section("Centroid distances", far, distances)],
+        [Section("Picture", _PICTURE, pictures), Section("Centroid distances", far, distances)],
         title="Representation probe",
         facts={"Layer": done.layer, "Texts": f"{len(done.texts):,}"},
         table=table(done),

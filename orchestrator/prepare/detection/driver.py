@@ -124,7 +124,8 @@ def _facts(distribution: DetectedDistribution) -> str:
     )
 
 
-def _page_facts(distribution: DetectedDistribution) -> dict[str, str]:
+def write_page(distribution: DetectedDistribution, path: Path) -> None:
+    """Write the page, one file that needs no network."""
     judge = distribution.judge
     facts = {
         "Texts": f"{distribution.num_texts:,}",
@@ -133,20 +134,14 @@ def _page_facts(distribution: DetectedDistribution) -> dict[str, str]:
         "Calibration texts": f"{sum(distribution.num_calibration_texts.values()):,}",
         "Judge": str(judge["type"]),
     }
-    if judge.get("cost_usd"):
-        facts["Cost"] = f"{judge['cost_usd']:.2f} USD"
-    return facts
-
-
-def write_page(distribution: DetectedDistribution, path: Path) -> None:
-    """Write the page, one file that needs no network."""
+    facts |= {"Cost": f"{judge['cost_usd']:.2f} USD"} if judge.get("cost_usd") else {}
     page = render_page(
         "detection.html",
         _sections(distribution),
         title="Knowledge distribution",
         distribution=distribution,
         table=table(distribution),
-        facts=_page_facts(distribution),
+        facts=facts,
         domain_colors=color_by_name(distribution.domains),
     )
     write_durably(path, page.encode("utf-8", "replace"))

@@ -157,9 +157,8 @@ def continuation_jobs(
     openings: Sequence[Ids], domain: str, generation: GenerationConfig, calibration: CalibrationConfig, seed: int
 ) -> list[GenerationJob]:
     """Batches that continue openings of one domain, which are used in turn if there are too few."""
-    count = calibration.texts_per_domain
+    count, size = calibration.texts_per_domain, generation.batch_size
     chosen = [tuple(openings[number % len(openings)]) for number in range(count)]
-    size = generation.batch_size
     batches = [chosen[start : start + size] for start in range(0, count, size)]
     return [
         GenerationJob(f"continuation-{domain}-{number:06d}", seed, len(batch), tuple(batch))

@@ -190,6 +190,8 @@ class _Detection:
     ) -> DetectedDistribution:
         answers_ND, kept_N = parsed(answers)
         seed = int(derive_key(self.config.seed, "bootstrap"))
+        labels_C = np.empty(0, dtype=np.int64) if calibration is None else calibration.labels_C
+        num_texts_D = np.bincount(labels_C, minlength=len(self.names))
         estimates = estimate_all(
             self.names, answers_ND, calibration, self.settings.num_bootstrap, self.settings.confidence, seed
         )
@@ -207,7 +209,7 @@ class _Detection:
             num_texts=len(texts),
             num_unparsed=len(texts) - len(kept_N),
             unparsed_notes=dict(_notes(answers)),
-            num_calibration_texts=_count_labels(calibration, self.names),
+            num_calibration_texts=dict(zip(self.names, num_texts_D.tolist(), strict=True)),
             responses=_mean_responses(calibration, self.names),
             examples=_examples([texts[index] for index in kept_N], answers_ND, self.names),
             model=self.config.model.path,
@@ -237,13 +239,6 @@ def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], No
 
 def _notes(answers: Sequence[JudgeAnswer]) -> list[tuple[str, int]]:
     return Counter(answer.note for answer in answers if answer.probabilities is None).most_common(_NOTES_KEPT)
-
-
-def _count_labels(calibration: Calibration | None, names: list[str]) -> dict[str, int]:
-    if calibration is None:
-        return dict.fromkeys(names, 0)
-    counts = np.bincount(calibration.labels_C, minlength=len(names)).tolist()
-    return dict(zip(names, counts, strict=True))
 
 
 def _mean_responses(calibration: Calibration | None, names: list[str]) -> dict[str, dict[str, float]]:

@@ -35,11 +35,8 @@ def benchmark_sections(runs: Sequence[RunFolder]) -> list[Section]:
         "result": {key: metric.result for key, metric in _metrics(run)},
     }
     plots = _plots(runs, shown, colors)
-    return [
-        Section(
-            "Benchmarks", f"{_NOTE} {_CHANGE_NOTE}", plots, is_wide=True, table=scores_table(run.tasks), legend=colors
-        )
-    ]
+    note, table = f"{_NOTE} {_CHANGE_NOTE}", scores_table(run.tasks)
+    return [Section("Benchmarks", note, plots, is_wide=True, table=table, legend=colors)]
 
 
 def _metrics(run: RunFolder) -> Iterator[tuple[tuple[str, str], MetricScores]]:

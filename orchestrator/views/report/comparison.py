@@ -60,28 +60,26 @@ _EXPLANATION = (
 _BENCHMARKS = " Benchmarks: the result, its standard error, and the change from the base model; the best is bold."
 
 
-def pair_with_first(runs: Sequence[RunFolder]) -> list[dict[str, Change]]:
-    """By run and domain: final loss minus the first run's, over the examples that both measured.
+def differences_from_first(runs: Sequence[RunFolder]) -> tuple[list[dict[str, Change]], list[Change | None]]:
+    """By run: final loss minus the first run's, over the examples that both measured, of each domain and of their mean.
 
-    Empty for the first run, for runs of older versions, and if no example was measured by both.
+    Empty for the first run, for runs of older versions, and if no example was measured by both; no mean for a run whose
+    domains differ from the first run's.
     """
     first, *others = [read_last_losses(run) for run in runs]
-    return [{}, *(differences(losses, first) for losses in others)]
-
-
-def mean_pairs(runs: Sequence[RunFolder], pairs: Sequence[dict[str, Change]]) -> list[Change | None]:
-    """The same for the mean over the domains; None for a run whose domains differ from the first run's."""
-    names = runs[0].domains
+    pairs, names = [{}, *(differences(losses, first) for losses in others)], runs[0].domains
     are_alike = [set(run.domains) == set(names) for run in runs]
-    return [mean_difference(pair, names) if is_alike else None for pair, is_alike in zip(pairs, are_alike, strict=True)]
+    return pairs, [
+        mean_difference(pair, names) if alike else None for pair, alike in zip(pairs, are_alike, strict=True)
+    ]
 
 
 def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:
     """A line for each domain and for their mean, with a point for each run but the first; none without differences."""
-    pairs, labels = pair_with_first(runs), list(colors)
+    (pairs, means), labels = differences_from_first(runs), list(colors)
     if not any(pairs):
         return []
-    rows = {_MEAN: mean_pairs(runs, pairs)} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
+    rows = {_MEAN: means} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
     note = (
         f"Final held-out loss minus that of {labels[0]}, in nats per loss token, paired over the examples that "
         "both measured; bars are two standard errors to each side. Left of the line is better."
@@ -122,8 +120,8 @@ def all_domains(runs: Sequence[RunFolder]) -> list[str]:
 
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
-    pairs, labels = pair_with_first(runs), list(colors)
-    means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
+    (pairs, changes), labels = differences_from_first(runs), list(colors)
+    means = [(of_run.mean.end, change) for of_run, change in zip(errors, changes, strict=True)]
     columns = [
         Column("algorithm", [Cell(result.mixing_type) for result in results]),
         Column("steps", [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)]),

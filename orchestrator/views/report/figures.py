@@ -246,7 +246,6 @@ def shares_figure(
 def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float, meaning: str) -> go.Figure:
     """A heat map of domains by domains, each cell with its number; `meaning` is the word between row and column."""
     names = [label(domain) for domain in domains]
-    figure = go.Figure(layout=layout(80 + 30 * len(names)))
     heatmap = go.Heatmap(
         x=names,
         y=names,
@@ -260,7 +259,7 @@ def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float
         xgap=2,
         ygap=2,
     )
-    figure.add_trace(heatmap)
+    figure = go.Figure(heatmap, layout(80 + 30 * len(names)))
     name_every_category(figure)
     figure.update_yaxes(type="category", dtick=1, autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(hovermode="closest")
@@ -269,5 +268,5 @@ def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float
 
 def name_every_category(figure: go.Figure) -> None:
     """Make the horizontal axis categorical and label every category."""
-    figure.update_xaxes(type="category", dtick=1, tickformat=None, rangemode="normal", showgrid=False, ticks="")
-    figure.update_xaxes(automargin=True)
+    plain = {"tickformat": None, "rangemode": "normal", "showgrid": False, "ticks": "", "automargin": True}
+    figure.update_xaxes(type="category", dtick=1, **plain)

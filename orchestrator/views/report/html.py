@@ -109,19 +109,16 @@ def render_page(template: str, sections: Sequence[Section], caveats: Sequence[st
     """A page of plots: a template of this package with sections and values; `caveats` are shown below the plots."""
     # Browsers normalise line ends to \n before they hash a script.
     sources = (get_plotlyjs(), asset("plots.js") + asset("page.js"))
+    get_template = environment("orchestrator.views.report").get_template
     scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
-    return (
-        environment("orchestrator.views.report")
-        .get_template(template)
-        .render(
-            sections=sections,
-            caveats=caveats,
-            figures=Markup(_figures_json(sections)),
-            style=Markup(asset("page.css")),
-            scripts=[Markup(text) for text in scripts],
-            policy=_content_security_policy(scripts),
-            **values,
-        )
+    return get_template(template).render(
+        sections=sections,
+        caveats=caveats,
+        figures=Markup(_figures_json(sections)),
+        style=Markup(asset("page.css")),
+        scripts=[Markup(text) for text in scripts],
+        policy=_content_security_policy(scripts),
+        **values,
     )
 
 

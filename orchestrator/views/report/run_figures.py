@@ -169,11 +169,8 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     limit = max(float(np.nanmax(np.abs(change_DE))), 0.01)
     errors_DE = np.array([thinning.means(steps, change_errors(run, domain))[1] for domain in run.domains], dtype=float)
     shown_DE = np.array([row for _, row in thinned], dtype=np.float64)
-    figure = go.Figure(layout=layout(60 + 30 * len(run.domains)))
-    names, told_DE = (
-        [label(domain) for domain in run.domains],
-        _by_cell(lambda change, error: f"{change:+.3f}{format_error(error)}", shown_DE, errors_DE),
-    )
+    names = [label(domain) for domain in run.domains]
+    told_DE = _by_cell(lambda change, error: f"{change:+.3f}{format_error(error)}", shown_DE, errors_DE)
     heatmap = go.Heatmap(
         x=thinned[0][0],
         y=list(range(len(names))),
@@ -189,9 +186,10 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
         colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": "+.2f", "nticks": 5},
         meta="diverging",
     )
-    figure.add_trace(heatmap)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
-    figure.update_yaxes(showgrid=False, ticks="")
+    figure = go.Figure(heatmap, layout(60 + 30 * len(names)))
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False, ticks=""
+    )
     figure.update_xaxes(showgrid=False, rangemode="normal", ticks="")
     figure.update_layout(hovermode="closest")
     return [Plot("", figure)]

@@ -5,6 +5,7 @@ Legend: N texts, C calibration texts, D domains.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,12 +64,10 @@ class Memory:
         self._known: dict[str, JudgeAnswer] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_bytes().split(b"\n") if path.exists() else []:
-            try:
+            with suppress(ValueError, TypeError, KeyError, AttributeError):
                 entry = json.loads(line)
                 key, probabilities = entry.pop("text"), entry.pop("probabilities")
                 self._known[key] = JudgeAnswer(probabilities and tuple(probabilities), **entry)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
 
     def ask(self, texts: Sequence[str], on_answer: Callable[[], None] = lambda: None) -> list[JudgeAnswer]:
         """The answer of every text, in order; a blank text is answered without asking."""
