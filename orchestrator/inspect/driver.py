@@ -27,7 +27,6 @@ from workers.model.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 _BATCH_ROWS = 16
 _TARGET, _CONTEXT, _SPECIAL = "green", "dim", "bold"
 _OPEN, _CLOSE = "\u27e6", "\u27e7"

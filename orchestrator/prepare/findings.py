@@ -50,7 +50,8 @@ def _count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts
     for name, domain in stores.items():
         of_eval = Report(**domain.eval.manifest["report"])
         of_train = Report(**domain.train.manifest["report"]) if domain.train else Report()
-        if not domain.has_eval_files and domain.train is None:  # evaluated on rows of its training files
+        has_eval_files = any(source.side == "eval" for source in domain.sources)
+        if not has_eval_files and domain.train is None:  # evaluated on rows of its training files
             of_train, of_eval = of_eval, of_train
         counts[name] = DomainCounts(
             train=_count_store(domain.train) if domain.train else None,

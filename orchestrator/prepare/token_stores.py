@@ -54,11 +54,6 @@ class DomainStores:
     """What they were built from, training data first."""
 
     @property
-    def has_eval_files(self) -> bool:
-        """Whether the evaluation rows have their own files and are not set aside from the training rows."""
-        return any(source.side == "eval" for source in self.sources)
-
-    @property
     def report(self) -> Report:
         """What happened to all rows that were read."""
         return Report.merged([Report(**store.manifest["report"]) for store in (self.train, self.eval) if store])

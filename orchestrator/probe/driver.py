@@ -20,9 +20,7 @@ from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 from workers.config.model import ModelConfig
 from workers.durable import write_durably
 
-_PICTURE = (
-    "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
-)
+_NOTE = "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def _page(done: Probe) -> str:
     ]
     return render_page(
         "probe.html",
-        [Section("Picture", _PICTURE, pictures), Section("Centroid distances", far, distances)],
+        [Section("Picture", _NOTE, pictures), Section("Centroid distances", far, distances)],
         title="Representation probe",
         facts={"Layer": done.layer, "Texts": f"{len(done.texts):,}"},
         table=table(done),

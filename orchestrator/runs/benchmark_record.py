@@ -65,11 +65,6 @@ class TaskScores(BaseModel):
     metrics: dict[str, MetricScores]
 
     @property
-    def terms(self) -> tuple[object, ...]:
-        """What distinguishes two measurements of a run."""
-        return self.task, self.model, self.limit, self.chat
-
-    @property
     def label(self) -> str:
         """The benchmark's name with the conditions that are not the defaults."""
         limit = "" if self.limit is None else f"first {self.limit:,}"
@@ -106,7 +101,8 @@ def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScore
 
     ValueError if the existing tasks.json is damaged.
     """
-    merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
+    every = [*read_scores(run_folder), *scores]
+    merged = {(score.task, score.model, score.limit, score.chat): score for score in every}
     content = TaskFile(tasks=list(merged.values()))
     write_durably(run_folder / TASK_FILE, content.model_dump_json(indent=1).encode() + b"\n")
     return content.tasks

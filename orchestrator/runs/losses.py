@@ -55,10 +55,6 @@ class RunErrors:
     mean: LossErrors = LossErrors()
     domains: dict[str, LossErrors] = field(default_factory=dict)
 
-    @property
-    def are_known(self) -> bool:
-        return any(errors.end is not None for errors in self.domains.values())
-
     def of(self, domain: str) -> LossErrors:
         return self.domains.get(domain, LossErrors())
 

@@ -66,6 +66,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     )
     weights = run.weights
     started_at, ended_at = run.times
+    isolation = run.path / "isolation.json"
     return RunSummary(
         name=run.name,
         steps=run.metrics.last_step,
@@ -83,7 +84,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
         best=None
         if best is None
         else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
-        isolation=_read_isolation(run),
+        isolation=IsolationRecord.model_validate_json(isolation.read_bytes()) if isolation.exists() else None,
         mean_loss_nats=_course(steps, mean_E, best),
         worst_loss_nats=_course(steps, worst_E, best),
         domains={
@@ -119,11 +120,6 @@ def _epochs_at(run: RunFolder, domain: str, step: int | None) -> float | None:
         return None
     epochs = run.metrics.column(key)[run.metrics.steps <= step]
     return _finite(epochs[-1]) if len(epochs) else 0.0
-
-
-def _read_isolation(run: RunFolder) -> IsolationRecord | None:
-    path = run.path / "isolation.json"
-    return IsolationRecord.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _course(steps: NDArray[np.int64], values: NDArray[np.float64], best: int | None) -> LossCourse:

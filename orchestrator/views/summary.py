@@ -251,12 +251,13 @@ def summary_view(run_folder: Path) -> RenderableType:
 def domain_table(run: RunFolder, result: RunSummary, errors: RunErrors) -> ResultTable:
     """A row for each domain of a run: shares, epochs, and losses with their standard errors."""
     colors = color_by_name(run.domains)
+    are_known = any(each.end is not None for each in errors.domains.values())
     columns = columns_of(_HEADINGS, (_cells(each, errors.of(name)) for name, each in result.domains.items()))
     return ResultTable(
         "Domain",
         [Row(name, color=colors.get(name, "gray"), part=each.share_final) for name, each in result.domains.items()],
         [replace(column, brief=column.heading.removeprefix("Loss, ")) for column in columns],
-        notes=[_LOSSES + _best(result) + (_ERRORS if errors.are_known else "No standard errors were recorded.")],
+        notes=[_LOSSES + _best(result) + (_ERRORS if are_known else "No standard errors were recorded.")],
     )
 
 

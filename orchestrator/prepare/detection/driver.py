@@ -108,20 +108,17 @@ def _estimate(estimate: EstimatedShares, domain: str) -> Cell:
 
 
 def distribution_view(distribution: DetectedDistribution) -> RenderableType:
-    return Group(table(distribution).to_rich(), Text(_facts(distribution), style="dim"))
-
-
-def _facts(distribution: DetectedDistribution) -> str:
     rounds = distribution.rounds
     end = "converged" if distribution.is_converged else "stopped at max_texts"
     unparsed = f", {distribution.num_unparsed:,} of them unparsed" if distribution.num_unparsed else ""
     judge = distribution.judge
     cost = f", {judge['cost_usd']:.2f} USD" if judge.get("cost_usd") else ""
-    return (
+    facts = (
         f"{distribution.num_texts:,} texts{unparsed}, {len(rounds)} round{'s' if len(rounds) > 1 else ''}, {end}; "
         f"judge: {judge['type']}{cost}; share: {_TITLES[distribution.estimate]}, smoothed; "
         f"{PLUS_MINUS} half the {distribution.confidence:.0%} interval"
     )
+    return Group(table(distribution).to_rich(), Text(facts, style="dim"))
 
 
 def write_page(distribution: DetectedDistribution, path: Path) -> None:

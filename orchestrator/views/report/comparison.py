@@ -69,9 +69,8 @@ def differences_from_first(runs: Sequence[RunFolder]) -> tuple[list[dict[str, Ch
     first, *others = [read_last_losses(run) for run in runs]
     pairs, names = [{}, *(differences(losses, first) for losses in others)], runs[0].domains
     are_alike = [set(run.domains) == set(names) for run in runs]
-    return pairs, [
-        mean_difference(pair, names) if alike else None for pair, alike in zip(pairs, are_alike, strict=True)
-    ]
+    means = [mean_difference(pair, names) if alike else None for pair, alike in zip(pairs, are_alike, strict=True)]
+    return pairs, means
 
 
 def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:

@@ -187,9 +187,8 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
         meta="diverging",
     )
     figure = go.Figure(heatmap, layout(60 + 30 * len(names)))
-    figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False, ticks=""
-    )
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
+    figure.update_yaxes(showgrid=False, ticks="")
     figure.update_xaxes(showgrid=False, rangemode="normal", ticks="")
     figure.update_layout(hovermode="closest")
     return [Plot("", figure)]
