@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, TaskID
+from rich.progress import MofNCompleteColumn, TaskID, TextColumn
 from rich.text import Text
 
 from orchestrator.runs.failure import read_failure
@@ -18,12 +18,13 @@ from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
 from orchestrator.views.format import format_duration, format_loss, printable
 from orchestrator.views.summary import HARMFUL, in_a_word
-from orchestrator.views.terminal import LiveView, note_column, progress_bars
+from orchestrator.views.terminal import LiveView, progress_bars
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan
 
 POLL_SECONDS = 0.5
+_NOTE = "{task.fields[note]}"
 
 
 class RunsView(LiveView):
@@ -42,7 +43,7 @@ class RunsView(LiveView):
         self._running: dict[Path, RunFolder] = {}
         self._num_ended = 0
         self._began = time.monotonic()
-        self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
+        self._progress = progress_bars(console, MofNCompleteColumn(), TextColumn(_NOTE, markup=False))
         super().__init__(self._progress, POLL_SECONDS)
         self._all = self._progress.add_task("all runs", total=num_runs, note="")
         self._bars: dict[Path, TaskID] = {}
@@ -118,7 +119,7 @@ class ReferenceView(LiveView):
         self._runs = {name: RunFolder(plan.folder) for name, plan in plans.items()}
         self._console, self._folder = console, run_folder
         self._told_up_to = dict.fromkeys(plans, 0)
-        self._progress = progress_bars(console, MofNCompleteColumn(), note_column())
+        self._progress = progress_bars(console, MofNCompleteColumn(), TextColumn(_NOTE, markup=False))
         super().__init__(self._progress, POLL_SECONDS)
         self._bars: dict[str, TaskID] = {}
         self._pace_from: tuple[int, float] | None = None

@@ -1,4 +1,4 @@
-"""A run in the terminal while it trains, read from its files only.
+"""What live views share, and a run in the terminal: its data, and its progress, read from its files only.
 
 In a terminal the views are live; elsewhere (a file, a pipe, a job's log) they write plain lines, one per evaluation.
 Domain names and messages come from the user's files, so everything is printed as text, never as markup, and terminal
@@ -98,10 +98,6 @@ def progress_bars(console: Console, *columns: ProgressColumn) -> Progress:
     bar = BarColumn(bar_width=30, complete_style="cyan", finished_style="green")
     is_off = not console.is_terminal
     return Progress(name, bar, *columns, console=console, disable=is_off, redirect_stdout=False, redirect_stderr=False)
-
-
-def note_column() -> TextColumn:
-    return TextColumn("{task.fields[note]}", markup=False)
 
 
 class RunView(LiveView):

@@ -120,10 +120,12 @@ def all_domains(runs: Sequence[RunFolder]) -> list[str]:
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
     (pairs, changes), labels = differences_from_first(runs), list(colors)
+    totals = [None if run.summary is not None else run.total_steps for run in runs]
+    planned = ["" if total is None else f" of {total:,}" for total in totals]
     means = [(of_run.mean.end, change) for of_run, change in zip(errors, changes, strict=True)]
     columns = [
         Column("algorithm", [Cell(result.mixing_type) for result in results]),
-        Column("steps", [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)]),
+        Column("steps", [Cell(f"{result.steps:,}{of}") for result, of in zip(results, planned, strict=True)]),
         Column("verdict", [Cell(in_a_word(result.verdict)) for result in results]),
         *_course_columns("mean", [result.mean_loss_nats for result in results], means),
         *_course_columns("worst", [result.worst_loss_nats for result in results], [(None, None)] * len(runs)),
@@ -155,12 +157,6 @@ def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
 def _needs_remark(result: RunSummary) -> bool:
     is_over_fitted = any(domain.is_past_lowest for domain in result.domains.values())
     return result.verdict in HARMFUL or result.verdict == "mixed" or is_over_fitted
-
-
-def _steps(run: RunFolder, done: int) -> str:
-    if run.summary is not None or run.total_steps is None:
-        return f"{done:,}"
-    return f"{done:,} of {run.total_steps:,}"
 
 
 def _course_columns(
