@@ -131,6 +131,14 @@ def test_a_large_model_at_stage_three_is_gathered_in_part(tmp_path: Path) -> Non
     assert found.parts["weights"] == found.num_parameters * 2 / 2 + (2000 / 2 + 500) * 2
 
 
+def test_at_stage_three_a_rank_updates_a_part_of_its_parameters_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text('{"zero_optimization": {"sub_group_size": 1000}}')
+    found = estimate(tmp_path, deepspeed={"zero_stage": 3, "config": str(path)})
+    sums = found.num_trainable * 4 / 2 + found.num_trainable * 4  # a rank's share, and the bucket, which holds all
+    assert found.moments["optimizer step"]["gradients"] == sums + 1000 / 2 * (4 + 8)  # a copy, and what Adam needs
+
+
 def test_the_peak_is_the_moment_that_needs_most(tmp_path: Path) -> None:
     few_tokens = estimate(tmp_path, ranks=1, length=8, micro_batch_size=1, **zero(1))
     assert few_tokens.moment == "optimizer step"
