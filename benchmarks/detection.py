@@ -20,14 +20,18 @@ from orchestrator.cluster.session import ray_session
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.config.detection import DetectionConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.prepare.detection.distribution import DetectedDistribution
 from orchestrator.prepare.detection.domain_texts import cut_windows, find_domain_texts
+from orchestrator.prepare.detection.driver import distribution_view
 from orchestrator.prepare.detection.judges import JudgeContext, build_judge
-from orchestrator.prepare.detection.judges.base import parsed
-from orchestrator.prepare.detection.judges.calibration import Calibration
-from orchestrator.prepare.detection.quantification import average, correct, hard_answers, total_variation
+from orchestrator.prepare.detection.judges.base import Calibration, parsed
+from orchestrator.prepare.detection.quantification import (
+    DetectedDistribution,
+    average,
+    correct,
+    hard_answers,
+    total_variation,
+)
 from orchestrator.prepare.detection.rounds import find_distribution
-from orchestrator.prepare.detection.view import distribution_view
 from workers.model.tokenizer import load_tokenizer
 
 ROWS_PER_MIXTURE = 300

@@ -30,7 +30,7 @@ from orchestrator.mixing import Measured, resolve_mixing
 from orchestrator.prepare.token_stores import prepare_stores
 from orchestrator.training.driver import train_in_process
 from orchestrator.training.plan import build_plan, domain_sizes
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
 from workers.validation.example_losses import read_losses

@@ -57,7 +57,7 @@ def measure(data: Path, models: list[Path], small: Path, output: Path) -> list[d
     """A line for each model and stage: predicted and measured peak of a rank, in MiB."""
     import torch
 
-    from orchestrator.prepare.memory import estimate_memory
+    from orchestrator.prepare.memory import estimate_memory, read_shape
     from orchestrator.prepare.token_stores import prepare_stores, training_stores
     from orchestrator.training.plan import build_plan
 
@@ -68,7 +68,7 @@ def measure(data: Path, models: list[Path], small: Path, output: Path) -> list[d
             config = build_config(output, data, model, stage, on_gpu)
             stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir)
             fractions = [store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values()]
-            estimate = estimate_memory(config, max(fractions))
+            estimate = estimate_memory(read_shape(config), config, max(fractions))
             cases.append(build_plan(config, "sizing", stores).model_dump(mode="json"))
             lines.append(
                 {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_for_shape, read_shape
+from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_memory, read_shape
 
 GPUS, GPUS_A_NODE, STAGES = (1, 8, 16, 64), 8, (1, 2, 3)
 STRATEGIES: dict[str, dict[str, Any]] = {"full": {"type": "full"}, "LoRA": {"type": "lora", "rank": 16}}
@@ -108,7 +108,7 @@ def rows() -> Iterator[tuple[str, str, int, list[tuple[float, MemoryEstimate]]]]
                 for num_gpus in GPUS:
                     cells = []
                     for stage in STAGES:
-                        ours = estimate_for_shape(shape, run_config(folder, strategy, num_gpus, stage))
+                        ours = estimate_memory(shape, run_config(folder, strategy, num_gpus, stage))
                         cells.append((estimate_by_deepspeed(shape, num_gpus, stage), ours))
                     yield model.name, strategy, num_gpus, cells
 

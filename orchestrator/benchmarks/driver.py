@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.benchmarks.harness import evaluate_model, harness_version, load_tasks
+from orchestrator.benchmarks.harness import ScoringView, evaluate_model, harness_version, load_tasks
 from orchestrator.config.sweep import read_begun
 from orchestrator.export.driver import find_result
-from orchestrator.runs.benchmark_record import FILE_NAME, add_scores, read_scores, scores_from
-from orchestrator.views.benchmarks import ScoringView, scores_table
-from orchestrator.views.redirect import redirect_output
-from orchestrator.views.report import write_report
+from orchestrator.runs.benchmark_record import TASK_FILE, add_scores, read_scores, scores_from
+from orchestrator.views.console import redirect_output
+from orchestrator.views.report.benchmarks import scores_table
+from orchestrator.views.report.html import write_report
 
 
 def evaluate(
@@ -26,20 +26,11 @@ def evaluate(
     chat: bool = False,
     allow_code: bool = False,
 ) -> None:
-    """Evaluate both models, add the scores to tasks.json and to the run's report, and print them.
+    """Evaluate both models of a finished run, add the scores to tasks.json and to the run's report, and print them.
 
-    Args:
-        run_folder: a finished run.
-        names: tasks, groups or tags, from the harness or from `tasks_folder`.
-        tasks_folder: local task files.
-        is_best: use the model of the best evaluation instead of the last step.
-        limit: evaluate only the first `limit` samples of each task.
-        batch_size: sequences per forward pass.
-        chat: format prompts with the model's chat template.
-        allow_code: allow code that the model writes, and metric scripts from the hub.
-
-    Raises:
-        ValueError: there is no such result, the harness is not installed, or a task is unknown or does not load.
+    `names` are tasks, groups or tags, from the harness or from `tasks_folder`; the other settings are those of
+    `raymix evaluate`. ValueError if there is no such result, the harness is not installed, or a task is unknown or does
+    not load.
     """
     _, result_folder = find_result(run_folder, is_best)
     if not names:
@@ -62,5 +53,5 @@ def evaluate(
     add_scores(run_folder, scores)
     write_report([run_folder], run_folder / "report.html")
     console.print(scores_table(scores).to_rich())
-    places = f"scores: {run_folder / FILE_NAME}, report: {run_folder / 'report.html'}"
+    places = f"scores: {run_folder / TASK_FILE}, report: {run_folder / 'report.html'}"
     console.print(places, markup=False, highlight=False, soft_wrap=True)

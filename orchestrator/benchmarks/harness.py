@@ -16,10 +16,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+from rich.text import Text
 
+from orchestrator.views.terminal import LiveView, progress_bars
 from workers.config.model import ModelConfig
 
 _REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -27,34 +31,44 @@ _NUM_NEAR_NAMES = 3
 _CACHE_HINT = "without network access it must be in the cache from an earlier evaluation"
 
 
-class Progress(Protocol):
-    """Receives the progress of a model."""
+class ScoringView(LiveView):
+    """The progress of one model: a bar in a terminal, a line elsewhere."""
 
-    def begin(self, num_requests: int) -> None: ...  # this many more answers are expected
-    def advance(self) -> None: ...
+    def __init__(self, name: str, console: Console) -> None:
+        self._console = console
+        remaining = TimeRemainingColumn(elapsed_when_finished=True)
+        self._progress = progress_bars(console, MofNCompleteColumn(), remaining)
+        super().__init__(self._progress)
+        self._name = name
+        self._num_requests = 0
+        self._bar = self._progress.add_task(f"{name}: loading", total=None)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if not self._console.is_terminal and error[0] is None:
+            self._console.print(Text(f"{self._name}: {self._num_requests:,} answers"), soft_wrap=True)
+
+    def begin(self, num_requests: int) -> None:
+        """This many more answers are expected."""
+        self._num_requests += num_requests
+        self._progress.update(self._bar, description=self._name, total=self._num_requests)
+
+    def advance(self) -> None:
+        self._progress.advance(self._bar)
 
 
 def harness_version() -> str:
-    """Version of the installed harness.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Version of the installed harness; ValueError if it is not installed."""
     if find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed; run `pip install 'raymix[evaluate]'`")
     return version("lm_eval")
 
 
 def load_tasks(names: Sequence[str], folder: Path | None, allow_code: bool) -> dict[str, Any]:
-    """Load tasks with their data, in the form that the harness evaluates.
+    """Load tasks, groups or tags with their data, in the form that the harness evaluates.
 
-    Args:
-        names: tasks, groups or tags.
-        folder: local task files, which take precedence over the harness's own.
-        allow_code: whether code that a model writes, and metric scripts from the hub, may run.
-
-    Raises:
-        ValueError: a task is unknown, does not load, or needs to run code that is not allowed.
+    Local task files in `folder` take precedence over the harness's own. ValueError if a task is unknown, does not load,
+    or needs to run code, of a model or of a metric from the hub, without `allow_code`.
     """
     manager = _find_tasks(names, folder)
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -92,21 +106,16 @@ def _refuse_unsafe(tasks: Sequence[str], allow_code: bool) -> None:
 def evaluate_model(
     config: ModelConfig,
     tasks: Mapping[str, Any],
-    progress: Progress,
+    progress: ScoringView,
     *,
     limit: int | None,
     batch_size: int,
     chat: bool,
     allow_code: bool,
 ) -> dict[str, Any]:
-    """The harness's results for one model (its `EvalResults`).
+    """The harness's results for one model (its `EvalResults`), which runs on a GPU if there is one.
 
-    Args:
-        config: the model; it runs on a GPU if there is one.
-        tasks: from `load_tasks`; the same tasks can be used for several models in turn.
-        limit: evaluate only the first `limit` samples of each task.
-        chat: whether prompts are formatted with the model's chat template.
-        allow_code: as for `load_tasks`.
+    `tasks` are from `load_tasks`, for one model after the other; the other settings are those of `raymix evaluate`.
     """
     import torch
     from lm_eval.evaluator import evaluate
@@ -191,7 +200,7 @@ def _hub_metrics(allow_code: bool) -> Iterator[list[str]]:
         evaluate.load = load
 
 
-def _report_progress(wrapped: Any, progress: Progress) -> None:
+def _report_progress(wrapped: Any, progress: ScoringView) -> None:
     """Count requests where the harness passes them to the model, and answers in a hook meant for caching."""
 
     def answer(method: Callable[..., Any], requests: Sequence[Any]) -> Any:

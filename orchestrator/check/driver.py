@@ -1,14 +1,15 @@
-"""`raymix check`: the plan of a run, without training."""
+"""`raymix check`: the plan of a run, without training, and how the terminal shows it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
-from orchestrator.check.view import print_plan
 from orchestrator.config.machine import crowding, left_aside
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
@@ -16,20 +17,33 @@ from orchestrator.mixing import initial_weights
 from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
-from orchestrator.prepare.memory import GIB, ModelShape, estimate_for_shape, read_shape
+from orchestrator.prepare.memory import GIB, ModelShape, estimate_memory, read_shape
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
-from orchestrator.runs.data_record import DomainCounts, Finding
 from orchestrator.runs.folder import is_finished
+from orchestrator.runs.records import DomainCounts, Finding
 from orchestrator.sweeps.stages.chain import plan_stages
-from orchestrator.training.plan import (
-    budget_warning,
-    count_steps,
-    domain_sizes,
-    mean_tokens_per_row,
-    row_shares,
-)
-from orchestrator.views.format import printable
+from orchestrator.training.plan import budget_warning, count_steps, domain_sizes, mean_tokens_per_row, row_shares
+from orchestrator.views.format import NOTHING, format_share, printable
+from orchestrator.views.terminal import print_findings
 
+_WIDEST = 1000
+_ALWAYS: dict[str, Callable[[CheckedDomain], str]] = {
+    "share": lambda domain: format_share(domain.share),
+    "examples": lambda domain: f"{domain.train.num_examples:,}" if domain.train else NOTHING,
+    "sequences": lambda domain: f"{domain.train.num_rows:,}" if domain.train else NOTHING,
+    "tokens": lambda domain: f"{domain.train.num_tokens:,}" if domain.train else NOTHING,
+}
+_WHERE_ANY: dict[str, Callable[[CheckedDomain], int]] = {
+    "bad": lambda domain: domain.report.num_bad_rows,
+    "excluded": lambda domain: domain.report.num_excluded,
+    "too long": lambda domain: domain.report.num_too_long,
+    "repeats": lambda domain: domain.train.num_repeats if domain.train else 0,
+    "leaks": lambda domain: domain.num_leaked_prompts,
+}
+_AT_THE_END: dict[str, Callable[[CheckedDomain], str]] = {
+    "eval": lambda domain: f"{domain.eval_rows_measured:,}/{domain.eval.num_rows:,}",
+    "epochs": lambda domain: NOTHING if domain.epochs is None else f"{domain.epochs:.2f}",
+}
 _UNKNOWN = "shares: to be detected when the run starts, or beforehand with `raymix detect`"
 
 
@@ -39,10 +53,9 @@ def check(config: PlanConfig, console: Console) -> None:
 
 
 def checked_plans(config: PlanConfig, console: Console) -> Iterator[CheckedPlan]:
-    """The plan of a run, or of each stage in order; `console` shows the progress of preparing data.
+    """The plan of a run, or of each stage in order; ValueError if the run could not start.
 
-    Raises:
-        ValueError: the run could not start.
+    `console` shows the progress of preparing data.
     """
     data = PreparedData(console)
     if not config.stage_list:
@@ -68,7 +81,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
     num_rows = num_steps * config.training.global_batch_size
     shares = initial_weights(known.mixing, domain_sizes(stores)) if known else {}
     record = look_at_data(config.data, stores, template_day(config))
-    model = _look_at_model(config, stores)
+    shape = read_shape(config)
     return CheckedPlan(
         name=config.name,
         stage=stage,
@@ -81,16 +94,16 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         workers=config.cluster.num_workers,
         zero_stage=config.training.deepspeed.zero_stage,
         domains=_domains(config, stores, record.domains, shares, num_rows),
-        memory=model.memory,
-        training_notes=list(model.shape.notes),
-        isolation=model.isolation,
+        memory=_memory_need(config, stores, shape),
+        training_notes=list(shape.notes),
+        isolation=_isolation(config, stores, shape.num_parameters),
         findings=[
             *record.findings,
             *([] if known else [Finding(severity="note", kind="shares", where="mixing.initial", message=_UNKNOWN)]),
             *_warnings("left_aside", "", left_aside(config)),
             *_warnings("crowding", "cluster", [crowding(config.cluster)]),
             *_warnings("budget", "training", [budget_warning(known or config, stores)]),
-            *context_warning(config.data.max_length, model.shape.num_positions),
+            *context_warning(config.data.max_length, shape.num_positions),
             *end_of_turn_warning(config, stores),
         ],
     )
@@ -122,25 +135,16 @@ def _warnings(kind: str, where: str, messages: Iterable[str | None]) -> list[Fin
     return [Finding(severity="warning", kind=kind, where=where, message=message) for message in messages if message]
 
 
-@dataclass(frozen=True)
-class _Model:
-    shape: ModelShape
-    memory: MemoryNeed
-    isolation: IsolationPlan | None
-
-
-def _look_at_model(config: RunConfig, stores: Mapping[str, DomainStores]) -> _Model:
+def _memory_need(config: RunConfig, stores: Mapping[str, DomainStores], shape: ModelShape) -> MemoryNeed:
     most = max(store.num_loss_tokens / store.num_tokens for store in training_stores(stores).values())
-    shape = read_shape(config)
-    memory = estimate_for_shape(shape, config, most)
-    need = MemoryNeed(
+    memory = estimate_memory(shape, config, most)
+    return MemoryNeed(
         num_parameters=memory.num_parameters,
         num_trainable=memory.num_trainable,
         peak_gib=memory.total_gib,
         moment=memory.moment,
         parts_gib={part: size / GIB for part, size in memory.parts.items() if size},
     )
-    return _Model(shape, need, _isolation(config, stores, shape.num_parameters))
 
 
 def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> list[Finding]:
@@ -148,9 +152,8 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
     from workers.data.end_of_turn import ends_no_answer, has_answers
 
     domains = [name for name, store in training_stores(stores).items() if has_answers(store)]
-    if not domains or not ends_no_answer(
-        cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
-    ):
+    tokenizer = cached_tokenizer(config.model.with_absolute_paths(), config.cache_dir.resolve())
+    if not domains or not ends_no_answer(tokenizer):
         return []
     message = (
         f"the chat template puts no end token after an answer, so the model will not learn when to stop (domains "
@@ -162,10 +165,8 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
 def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> IsolationPlan | None:
     """How packed examples are kept apart, proved on the model itself if it is a local folder and fits into memory.
 
-    A few tokens of a sequence show which way is right; the run itself also proves it on a whole sequence.
-
-    Raises:
-        ValueError: no way of packing gives the model correct losses.
+    A few tokens of a sequence show which way is right; the run itself also proves it on a whole sequence. ValueError if
+    no way of packing gives the model correct losses.
     """
     from workers.model.isolation import find_proof_row, prove_isolation, shorten
 
@@ -194,3 +195,62 @@ def context_warning(max_length: int, num_positions: int | None) -> list[Finding]
         "was never trained on positions beyond that, so lower it"
     )
     return _warnings("context", "data.max_length", [message])
+
+
+def print_plan(plan: CheckedPlan, console: Console) -> None:
+    soft_wrap = not console.is_terminal  # programs read whole lines
+    if plan.stage:
+        console.print(_place(plan.stage), soft_wrap=soft_wrap)
+    console.print(_facts(plan), soft_wrap=soft_wrap)
+    table = _domain_table(plan)
+    # As wide as its figures: a narrow window wraps lines, which is better than cutting figures off.
+    table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+    of_model = ("context", "end_of_turn")
+    print_findings(console, (finding for finding in plan.findings if finding.kind not in of_model))
+    console.print(_need(plan.memory), soft_wrap=soft_wrap)
+    for note in plan.training_notes:
+        console.print(Text(note), soft_wrap=soft_wrap)
+    print_findings(console, (finding for finding in plan.findings if finding.kind in of_model))
+    if plan.isolation:
+        console.print(Text(plan.isolation.message), soft_wrap=soft_wrap)
+
+
+def _place(stage: StagePlace) -> Text:
+    start = stage.starts_from or "the base model"
+    state = "finished" if stage.is_finished else "to be trained"
+    place = f"stage {stage.number} of {stage.count}, from {start}: {printable(stage.folder)} ({state})"
+    return Text(f"\n{place}" if stage.number > 1 else place, style="dim")
+
+
+def _facts(plan: CheckedPlan) -> Text:
+    return Text.assemble(
+        (printable(plan.name), "bold"),
+        f"  {plan.steps:,} steps x {plan.global_batch_size} sequences of at most {plan.max_length:,} tokens"
+        f", {plan.algorithm}, {plan.workers} x ZeRO-{plan.zero_stage}",
+    )
+
+
+def _domain_table(plan: CheckedPlan) -> Table:
+    """A row per domain; a count that is zero in all domains gets no column."""
+    domains = plan.domains.values()
+    columns: dict[str, list[str]] = {name: list(map(of, domains)) for name, of in _ALWAYS.items()}
+    for name, of in _WHERE_ANY.items():
+        if any(numbers := list(map(of, domains))):
+            columns[name] = [f"{number:,}" for number in numbers]
+    columns |= {name: list(map(of, domains)) for name, of in _AT_THE_END.items()}
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("domain", overflow="ellipsis", no_wrap=True, max_width=40)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for domain, *cells in zip(plan.domains, *columns.values(), strict=True):
+        table.add_row(printable(domain), *cells)
+    return table
+
+
+def _need(memory: MemoryNeed) -> Text:
+    detail = ", ".join(f"{part} {gib:.2f}" for part, gib in memory.parts_gib.items())
+    return Text(
+        f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
+        f"about {memory.peak_gib:.2f} GiB per rank at its peak, the {memory.moment} ({detail})"
+    )

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator.cli import jobs, run, sweep
 from orchestrator.cli.weights import weights_app
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 
 _ABOUT = "Fine-tune a language model on several domains, and adjust how much of each it sees while it trains."
 _PACKAGES = ("torch", "ray", "deepspeed", "transformers")

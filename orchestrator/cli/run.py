@@ -21,7 +21,7 @@ def check(
 ) -> None:
     """Print the plan of a run without training: rows used and left out, tokens, epochs, steps, memory."""
     if as_json:
-        from orchestrator.check.json import print_checked
+        from orchestrator.check.record import print_checked
 
         print_checked(lambda: read_config(config, overrides))
         return
@@ -86,7 +86,8 @@ def report(
     output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
 ) -> None:
     """Write an HTML report of one run, or a comparison of several, and print its table."""
-    from orchestrator.views.report import comparison_table, write_report
+    from orchestrator.views.report.comparison import comparison_table
+    from orchestrator.views.report.html import write_report
 
     target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
     write_report(runs, target)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 
 weights_app = typer.Typer(no_args_is_help=True)
 

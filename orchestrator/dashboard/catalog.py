@@ -19,7 +19,7 @@ from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, is_finished, read_
 from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.step_table import StepTable
 from orchestrator.views.format import format_value, short
-from orchestrator.views.verdict import HARMFUL, in_a_word
+from orchestrator.views.summary import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
 
 ROOT = "."  # the name of the catalog's own folder, if that is a run
@@ -72,11 +72,7 @@ class Catalog:
         self._glances: dict[str, tuple[tuple[float, ...], Glance]] = {}
 
     def folder(self, name: str) -> Path:
-        """The folder of a run; "." is the catalog's own, if that is a run.
-
-        Raises:
-            UnknownRunError: there is no such run below the catalog's folder.
-        """
+        """The folder of a run; "." is the catalog's own. UnknownRunError if there is no such run below that folder."""
         path = PurePosixPath(name)
         if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
             raise UnknownRunError(f"no run {name!r}")
@@ -159,10 +155,8 @@ def last_written(folder: Path) -> float:
     """When a running run last wrote one of its files, in seconds since the epoch."""
     times = [(folder / "config.json").stat().st_mtime]
     for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json", REFERENCE_PROGRESS_FILE):
-        try:
+        with suppress(FileNotFoundError):
             times.append((folder / part).stat().st_mtime)
-        except FileNotFoundError:
-            continue
     return max(times)
 
 
@@ -211,10 +205,8 @@ def _tail(path: Path) -> StepTable:
     except FileNotFoundError:
         return table
     for line in lines[:-1]:  # the first may be half a line, which is not JSON
-        try:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
             table.append(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
     return table
 
 

@@ -34,8 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def choose_token() -> tuple[str, bool]:
     """The token, and whether it was generated here; the environment may provide one.
 
-    Raises:
-        ValueError: the token provided is so short that it could be guessed.
+    ValueError if the token provided is so short that it could be guessed.
     """
     given = os.environ.get(TOKEN_VARIABLE, "")
     if not given:

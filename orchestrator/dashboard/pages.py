@@ -8,40 +8,25 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.controller.operator import read_request, waiting_requests
 from orchestrator.dashboard.catalog import Catalog, Glance, last_written
-from orchestrator.dashboard.health import health_facts
-from orchestrator.dashboard.snapshots import OUTLINE, Snapshot
-from orchestrator.dashboard.states import ENDED, State, driver_process, lock_holders, run_state
+from orchestrator.dashboard.following import OUTLINE, Snapshot
+from orchestrator.dashboard.states import ENDED, State, driver_process, health_facts, lock_holders, run_state
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import RunErrors, run_errors
-from orchestrator.runs.records import RunSummary
-from orchestrator.runs.summary import summarise
-from orchestrator.views.format import format_count, format_duration
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import color_by_name, format_count, format_duration
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, runs_table
-from orchestrator.views.report.data import data_sections
-from orchestrator.views.report.figures import Section
-from orchestrator.views.report.html import MAX_EVENTS_SHOWN, environment, run_facts, shown_verdict
+from orchestrator.views.report.figures import Thinning, figures_json
+from orchestrator.views.report.html import run_values
 from orchestrator.views.report.run_figures import run_sections
-from orchestrator.views.report.series import Thinning, figure_json
-from orchestrator.views.summary import domain_table
+from orchestrator.views.table import environment
 
 LIVE = Thinning(max_points=600, is_steady=True)
 
 templates = environment("orchestrator.dashboard", "orchestrator.views.report")
 templates.filters |= {"duration": format_duration}
-
-
-class Page(Protocol):
-    """A page that is polled."""
-
-    def look(self) -> Snapshot | None:
-        """The page as it is now; None if nothing has changed since the last look."""
-        ...
 
 
 class ListPage:
@@ -112,43 +97,26 @@ class RunPage:
 
 
 def _run_snapshot(run: RunFolder, state: State, process: int | None, waiting: list[str], written_at: float) -> Snapshot:
-    sections = [*benchmark_sections([run]), *run_sections(run, LIVE), *data_sections(run)]
-    result, errors = summarise(run), run_errors(run)
+    sections, shown = run_sections(run, LIVE), run_values(run)
     weights = run.weights_at(run.metrics.last_step + (run.summary is None))  # for the next step; if finished, the last
-    common: dict[str, Any] = {
-        "run": run,
+    common = shown | {
         "state": state,
-        "result": result,
-        "verdict": shown_verdict(run, result),
-        "model": run.setting("model", "path") or "-",
-        "domain_colors": color_by_name(run.domains),
-        "facts": _facts(run, state, result, errors),
+        "facts": _facts(run, state, shown["facts"]),
         "health": health_facts(run, state, process),
-        "events": run.events[: -MAX_EVENTS_SHOWN - 1 : -1],
-        "num_events": len(run.events),
-        "num_unreadable_lines": run.num_unreadable_lines,
+        "events": shown["events"][::-1],
         "progress": _progress(run),
         "weights": weights,
         "waiting": [_waiting(run, request) for request in waiting],
         "sections": sections,
     }
-    names = {
-        "head": "run_head.html",
-        "numbers": "run_numbers.html",
-        "verdict": "verdict.html",
-        "health": "run_health.html",
-        "weights": "run_weights.html",
-        "steer": "run_steer.html",
-        "events": "events.html",
-        "domains": "domains.html",
-        OUTLINE: "sections.html",
-    }
+    names = {part: f"run_{part}.html" for part in ("head", "numbers", "health", "weights", "steer")}
+    names |= {part: f"{part}.html" for part in ("verdict", "events", "domains", OUTLINE)}
     parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-    parts["table"] = domain_table(run, result, errors).to_html()
+    parts["table"] = shown["table"].to_html()
     values: dict[str, Any] = {"is_over": state in ENDED, "written_at": written_at if state == "running" else None}
     if weights is not None:
         values |= {"shares": weights.shares, "pinned": weights.pinned}
-    return Snapshot(parts, _figures(sections), values)
+    return Snapshot(parts, figures_json(sections), values)
 
 
 def _waiting(run: RunFolder, request_id: str) -> str:
@@ -164,21 +132,17 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     step, total = run.metrics.last_step, run.total_steps
     seconds = run.metrics.recent_seconds_per_step()
     left = (total - step) * seconds if total and run.summary is None else math.nan
-    return {
-        "step": step,
-        "total": total,
-        "part": min(step / total, 1.0) if total else 0.0,
-        "left": format_duration(left),
-    }
+    part = min(step / total, 1.0) if total else 0.0
+    return {"step": step, "total": total, "part": part, "left": format_duration(left)}
 
 
-def _facts(run: RunFolder, state: State, result: RunSummary, errors: RunErrors) -> dict[str, str]:
+def _facts(run: RunFolder, state: State, report: dict[str, str]) -> dict[str, str]:
     """The report's facts, losses first, without the step, which is shown with the progress."""
-    facts = run_facts(result, errors)
+    facts = {name: report[name] for name in ("Mean loss", "Worst loss")} | report
     del facts["Steps"]
     if state in ("running", "waiting"):
         facts["Tokens per second"] = format_count(run.metrics.recent_tokens_per_second())
-    return {name: facts[name] for name in ("Mean loss", "Worst loss")} | facts
+    return facts
 
 
 class ComparePage:
@@ -195,10 +159,6 @@ class ComparePage:
         common = {"domain_colors": color_by_name(all_domains(runs)), "sections": sections}
         names = {"domains": "domains.html", OUTLINE: "sections.html"}
         parts = {part: templates.get_template(template).render(common) for part, template in names.items()}
-        snapshot = Snapshot(parts | {"table": runs_table(runs).to_html()}, _figures(sections))
+        snapshot = Snapshot(parts | {"table": runs_table(runs).to_html()}, figures_json(sections))
         self._is_stale = False
         return snapshot
-
-
-def _figures(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    return [figure_json(plot.figure) for section in sections for plot in section.plots]

@@ -4,16 +4,15 @@
 /run/<name>          one run             /live/run/<name>      likewise
 /compare?run=&run=   side by side        /live/compare?...     likewise
 /static/<name>       scripts and styles, from installed packages
-/control/<name>      POST, with the token
+/control/<name>      POST of a ControlRequest as JSON, with the token: set, pin, release, pause, resume
 """
 
 import asyncio
-import functools
 import gzip
-import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ from urllib.parse import quote
 
 from aiohttp import web
 from plotly.offline import get_plotlyjs
+from pydantic import ValidationError
 from rich.console import Console
 
+from orchestrator.controller.operator import ControlRequest, submit_request
 from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
-from orchestrator.dashboard.controls import MAX_BODY_BYTES, control_handler
-from orchestrator.dashboard.following import MAX_IDLE_PAGES, Pages
-from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, only_this_machine, opening
-from orchestrator.dashboard.pages import ComparePage, ListPage, Page, RunPage, templates
+from orchestrator.dashboard.following import MAX_IDLE_PAGES, FollowedPage, Pages
+from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, holds_token, only_this_machine, opening
+from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage, templates
 from orchestrator.views.report.html import asset
 
+MAX_BODY_BYTES = 1 << 16
 HOST = "127.0.0.1"
 MAX_COMPARED = 40
 BEAT_SECONDS = 15.0  # so that a closed connection is noticed
@@ -38,7 +39,7 @@ _OWN = ("dashboard.css", "live.js", "list.js", "steer.js")
 
 def build_app(root: Path, digest: str) -> web.Application:
     """The application for the runs below `root`; `digest` is that of the token for the controls."""
-    server = _Server(Catalog(root))
+    server = _Server(Catalog(root), digest)
     app = web.Application(middlewares=[only_this_machine], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(server.warm_up)
@@ -51,7 +52,7 @@ def build_app(root: Path, digest: str) -> web.Application:
             web.get("/live/run/{name:.*}", server.live_run, allow_head=False),
             web.get("/live/compare", server.live_compare, allow_head=False),
             web.get("/static/{name}", server.static),
-            web.post("/control/{name:.*}", control_handler(server.catalog, digest)),
+            web.post("/control/{name:.*}", server.control),
         ]
     )
     return app
@@ -60,8 +61,7 @@ def build_app(root: Path, digest: str) -> web.Application:
 def serve(root: Path, port: int, console: Console) -> None:
     """Print the address and serve until Ctrl-C or SIGTERM.
 
-    Raises:
-        ValueError: there is no such folder, the port is in use, or the token provided is too short.
+    ValueError if there is no such folder, the port is in use, or the token provided is too short.
     """
     token, is_own = choose_token()
 
@@ -91,26 +91,23 @@ async def _serve(root: Path, port: int, digest: str, announce: Callable[[str], N
                 f"port {port} of {HOST}: {error.strerror}; choose another with --port, or 0 for any free port"
             ) from None
         announce(f"http://{HOST}:{runner.addresses[0][1]}/")
-        await _until_told_to_stop()
+        is_over = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, is_over.set)
+        await is_over.wait()
     finally:
         await runner.cleanup()
 
 
-async def _until_told_to_stop() -> None:
-    told = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
-
-
 class _Server:
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+    def __init__(self, catalog: Catalog, digest: str) -> None:
+        self.catalog, self._digest = catalog, digest
         self._pages = Pages()
         self._preparing: set[asyncio.Task[None]] = set()
         self._files = _static_files()
         self._packed: dict[str, bytes] = {}
-        self._addresses = {name: f"/static/{name}?{_digest(data)}" for name, (data, _) in self._files.items()}
+        digests = {name: blake2b(data, digest_size=8).hexdigest() for name, (data, _) in self._files.items()}
+        self._addresses = {name: f"/static/{name}?{digest}" for name, digest in digests.items()}
 
     async def warm_up(self, app: web.Application) -> AsyncIterator[None]:
         """Prepare what the first page needs, and the newest runs, before the first request."""
@@ -128,36 +125,58 @@ class _Server:
     async def _read(self, names: Sequence[str]) -> None:
         for name in names:
             with suppress(UnknownRunError):  # just deleted
-                await self._pages.get(("run", name), functools.partial(RunPage, self.catalog, name)).prepare()
+                await self._run(name).prepare()
+
+    def _run(self, name: str) -> FollowedPage:
+        return self._pages.get(("run", name), lambda: RunPage(self.catalog, name))
+
+    def _comparison(self, names: Sequence[str]) -> FollowedPage:
+        return self._pages.get(("compare", *names), lambda: ComparePage(self.catalog, names))
 
     async def list_page(self, request: web.Request) -> web.Response:
-        scripts = ("live.js", "list.js")
-        return self._render("list.html", title="Runs", live="/live/list", scripts=scripts)
+        return self._render("list.html", title="Runs", live="/live/list", scripts=("live.js", "list.js"))
 
     async def run_page(self, request: web.Request) -> web.Response:
         name = self._known(request.match_info["name"])
-        self._prepare(("run", name), lambda: RunPage(self.catalog, name))
+        self._prepare(self._run(name))
         live, control = (f"/{part}/{quote('' if name == ROOT else name)}" for part in ("live/run", "control"))
         scripts = ("plots.js", "live.js", "steer.js")
         return self._render("run_page.html", title=name, name=name, live=live, control=control, scripts=scripts)
 
     async def compare_page(self, request: web.Request) -> web.Response:
         names = self._compared(request)
-        self._prepare(("compare", *names), lambda: ComparePage(self.catalog, names))
+        self._prepare(self._comparison(names))
         live = "/live/compare?" + "&".join(f"run={quote(name, safe='')}" for name in names)
         title = f"{len(names)} runs compared"
         return self._render("compare_page.html", title=title, live=live, scripts=("plots.js", "live.js"))
 
     async def live_list(self, request: web.Request) -> web.StreamResponse:
-        return await self._stream(request, "list", lambda: ListPage(self.catalog))
+        return await self._stream(request, self._pages.get("list", lambda: ListPage(self.catalog)))
 
     async def live_run(self, request: web.Request) -> web.StreamResponse:
-        name = self._known(request.match_info["name"])
-        return await self._stream(request, ("run", name), lambda: RunPage(self.catalog, name))
+        return await self._stream(request, self._run(self._known(request.match_info["name"])))
 
     async def live_compare(self, request: web.Request) -> web.StreamResponse:
-        names = self._compared(request)
-        return await self._stream(request, ("compare", *names), lambda: ComparePage(self.catalog, names))
+        return await self._stream(request, self._comparison(self._compared(request)))
+
+    async def control(self, request: web.Request) -> web.Response:
+        """Pass a ControlRequest to the run: 202 with the id of the request, else an error message."""
+        if not holds_token(request, self._digest):
+            return _refused(401, "the token is missing or wrong; open the address that the server printed")
+        if request.content_type != "application/json":
+            return _refused(415, "the request must be JSON")
+        try:
+            folder = self.catalog.folder(request.match_info["name"] or ROOT)
+            asked = ControlRequest.model_validate_json(await request.read())
+            request_id = await asyncio.to_thread(submit_request, folder, asked)
+        except UnknownRunError as error:
+            return _refused(404, str(error))
+        except ValidationError as error:
+            faults = [[*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")] for fault in error.errors()]
+            return _refused(422, "; ".join(map(": ".join, faults)))
+        except (ValueError, OSError) as error:
+            return _refused(422, str(error))
+        return web.json_response({"id": request_id}, status=202)
 
     async def static(self, request: web.Request) -> web.Response:
         data, content_type = self._files.get(request.match_info["name"], (b"", ""))
@@ -193,15 +212,15 @@ class _Server:
         page = templates.get_template(template).render(root=self.catalog.root, **addresses, **values)
         return web.Response(text=page, content_type="text/html")
 
-    def _prepare(self, key: Any, make: Callable[[], Page]) -> None:
-        task = asyncio.create_task(self._pages.get(key, make).prepare())
+    def _prepare(self, page: FollowedPage) -> None:
+        task = asyncio.create_task(page.prepare())
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
-    async def _stream(self, request: web.Request, key: Any, make: Callable[[], Page]) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, page: FollowedPage) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        messages = self._pages.get(key, make).follow(BEAT_SECONDS)
+        messages = page.follow(BEAT_SECONDS)
         try:
             async for message in messages:
                 await response.write(b": still here\n\n" if message is None else f"data: {message}\n\n".encode())
@@ -212,13 +231,14 @@ class _Server:
         return response
 
 
+def _refused(status: int, why: str) -> web.Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return web.json_response({"error": why}, status=status, headers=headers)
+
+
 def _static_files() -> dict[str, tuple[bytes, str]]:
     own = resources.files("orchestrator.dashboard").joinpath("templates")
     texts = {"plotly.min.js": get_plotlyjs(), "plots.js": asset("plots.js"), "page.css": asset("page.css")}
     texts |= {name: own.joinpath(name).read_text(encoding="utf-8") for name in _OWN}
     kinds = {".js": "text/javascript", ".css": "text/css"}
     return {name: (text.encode(), kinds[Path(name).suffix]) for name, text in texts.items()}
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()

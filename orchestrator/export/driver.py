@@ -2,30 +2,60 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.export.card import Kind, model_card
+from orchestrator.controller.operator import describe_change
+from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.summary import summarise
-from orchestrator.views.redirect import redirect_output
-from orchestrator.views.verdict import HARMFUL, no_best_reason, verdict_lines
+from orchestrator.views.console import redirect_output
+from orchestrator.views.format import (
+    format_count,
+    format_epochs,
+    format_loss,
+    format_score,
+    format_score_change,
+    format_share,
+    printable,
+)
+from orchestrator.views.summary import HARMFUL, no_best_reason, verdict_lines, verdict_sentence
 from workers.durable import commit_folder, temporary_folder
+from workers.model.base_config import base_name, is_hub_name
+
+Kind = Literal["merged", "bf16", "adapter"]
+
+_SETTINGS = (
+    ("training", "learning_rate"),
+    ("training", "schedule"),
+    ("training", "global_batch_size"),
+    ("training", "batches"),
+    ("data", "max_length"),
+    ("data", "packing"),
+    ("model", "dtype"),
+    ("seed",),
+)
+_FILTERS: dict[str, Callable[..., str]] = {
+    "count": format_count,
+    "described": describe_change,
+    "epochs": format_epochs,
+    "loss": format_loss,
+    "score": format_score,
+    "score_change": format_score_change,
+    "share": format_share,
+}
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
-    """Write the model of a finished run to a new folder, with its tokenizer and a model card.
+    """Write the model of a finished run to a new folder, with its tokenizer and a model card, as `raymix export` does.
 
-    Args:
-        output: folder to write; it must not exist.
-        kind: `merged`, exactly as trained; `bf16`; or the LoRA `adapter` alone.
-        is_best: use the model of the best evaluation instead of the last step.
-
-    Raises:
-        ValueError: there is no such result, or the output folder already exists.
-        ExportError: the result does not load completely, is not finite, or differs from the source; no files remain.
+    ValueError if there is no such result, or the output folder already exists; ExportError if the result does not load
+    completely, is not finite, or differs from the source. No files remain then.
     """
     run, source = find_result(run_folder, is_best)
     if output.exists():
@@ -51,11 +81,7 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
 
 
 def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
-    """A finished run and the folder of its model.
-
-    Raises:
-        ValueError: it has not finished, or has no such model.
-    """
+    """A finished run and the folder of its model; ValueError if it has not finished, or has no such model."""
     run = read_run(run_folder)
     if run.summary is None:
         raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
@@ -103,3 +129,36 @@ def _fill(source: Path, target: Path, kind: Kind) -> None:
     model.save_pretrained(target)
     del model, tensors  # one model at a time
     check_tensors(load_plain(target), expected)
+
+
+def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
+    """README.md of an exported model of a finished run, in Markdown.
+
+    `base` is the base model, as named by `model.path` or by the adapter's configuration.
+    """
+    result = summarise(run)
+    environment = Environment(loader=PackageLoader("orchestrator.export", "."), undefined=StrictUndefined)
+    environment.filters |= {"plain": _plain, **_FILTERS}
+    return environment.get_template("card.jinja").render(
+        kind=kind,
+        is_best=is_best,
+        result=result,
+        name=_plain(run.name),
+        base=_plain(base_name(base)),
+        base_is_public=is_hub_name(base),
+        strategy=run.setting("training", "strategy", "type"),
+        num_trained=sum(1 for domain in result.domains.values() if domain.rows_seen),
+        rows_seen=sum(domain.rows_seen or 0 for domain in result.domains.values()),
+        unit=run.setting("mixing", "unit"),
+        best=result.best.step if is_best and result.best else None,
+        harm=verdict_sentence(run, result) if result.verdict in HARMFUL and not is_best else "",
+        benchmarks=[score for score in asked_for(run.tasks) if score.model == ("best" if is_best else "model")],
+        changes=[version for version in run.weights if version.reason == "operator"],
+        settings=[(".".join(key), run.setting(*key)) for key in _SETTINGS],
+    )
+
+
+def _plain(value: object) -> str:
+    """The value in one line, with Markdown's special characters escaped."""
+    text = printable(value)
+    return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in text)

@@ -6,11 +6,12 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, check_ids, prepare_stores
+from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, prepare_stores
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
 from workers.model.base_config import is_hub_name, load_text_config, reach_model
+from workers.model.tokenizer import check_token_ids
 
 
 class PreparedData:
@@ -25,12 +26,14 @@ class PreparedData:
         self._reported: set[str] = set()
 
     def stores(self, config: RunConfig) -> dict[str, DomainStores]:
-        """The stores of every domain of a run; errors as in `prepare_domains`."""
+        """The stores of every domain of a run, built or found in the cache.
+
+        ValueError if the base model cannot be loaded, or if a domain cannot be used with it.
+        """
         keys = _keys(config)
         missing = {name: domain for name, domain in config.domains.items() if keys[name] not in self._found}
         if missing:
-            made = prepare_domains(config, missing, self._console)
-            self._found |= {keys[name]: pair for name, pair in made.items()}
+            self._found |= {keys[name]: pair for name, pair in self._prepare(config, missing).items()}
         return {name: self._found[key] for name, key in keys.items()}
 
     def is_new(self, config: RunConfig) -> bool:
@@ -40,39 +43,31 @@ class PreparedData:
         self._reported.add(key)
         return is_new
 
+    def _prepare(self, config: RunConfig, domains: Mapping[str, DomainConfig]) -> dict[str, DomainStores]:
+        """The token stores of these domains, after a check of the base model's files."""
+        from workers.model.loading import check_model  # imports torch, which a finished run does not need
+
+        for note in _hub_notes(config, domains):
+            self._console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        model = config.model.with_absolute_paths()
+        given = {name: domain.with_absolute_paths() for name, domain in domains.items()}
+        on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
+        base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
+        with PreparationView(self._console) as view:
+            stores = prepare_stores(given, config.data, model, config.cache_dir, view.update)
+        num_embeddings = (
+            base.num_embeddings if base is not None else getattr(load_text_config(model), "vocab_size", None)
+        )
+        if num_embeddings is not None:
+            of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
+            check_token_ids(of_domains, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
+        return stores
+
 
 def _keys(config: RunConfig) -> dict[str, str]:
     """By domain, everything that its stores depend on except the content of its files."""
     shared = f"{config.model.model_dump_json()} {config.data.model_dump_json()} {config.cache_dir}"
     return {name: f"{name} {domain.model_dump_json()} {shared}" for name, domain in config.domains.items()}
-
-
-def prepare_domains(
-    config: RunConfig, domains: Mapping[str, DomainConfig], console: Console
-) -> dict[str, DomainStores]:
-    """The token stores of these domains, built or found in the cache, after a check of the base model's files.
-
-    ValueError if the base model cannot be loaded, or if a domain cannot be used with it.
-    """
-    from workers.model.loading import check_model  # imports torch, which a finished run does not need
-
-    for note in _hub_notes(config, domains):
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    model = config.model.with_absolute_paths()
-    on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
-    base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
-    with PreparationView(console) as view:
-        stores = prepare_stores(
-            {name: domain.with_absolute_paths() for name, domain in domains.items()},
-            config.data,
-            model,
-            config.cache_dir,
-            lambda done, total, domain: view.update(domain, int(done), int(total)),
-        )
-    num_embeddings = base.num_embeddings if base is not None else getattr(load_text_config(model), "vocab_size", None)
-    if num_embeddings is not None:
-        check_ids(stores, cached_tokenizer(model, config.cache_dir.resolve()), num_embeddings)
-    return stores
 
 
 def _hub_notes(config: RunConfig, domains: Mapping[str, DomainConfig]) -> list[str]:

@@ -1,14 +1,18 @@
-"""Findings about the data as sentences with numbers: what was left out, cut, repeated or leaked."""
+"""Findings about the data as sentences with numbers: what was left out, cut, repeated or leaked.
+
+The counts come from token stores, including overlaps: manifests and hashes are read, no tokens.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date
 
-from orchestrator.prepare.counting import count_domains
-from orchestrator.prepare.token_stores import DomainStores
-from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, Severity, StoreCounts
+from orchestrator.prepare.token_stores import DomainStores, training_stores
+from orchestrator.runs.records import DataRecord, DomainCounts, Finding, Severity, StoreCounts
 from workers.config.data import DataConfig
+from workers.data.overlap import find_shared, find_within
 from workers.data.report import Report
+from workers.data.store import TokenStore
 
 _MAX_NAMED = 5
 _FEW = 0.01  # repeats below this fraction are not worth a warning
@@ -19,23 +23,58 @@ Said = tuple[str, Severity, str]
 
 def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_day: date | None) -> DataRecord:
     """Counts and findings of every domain's rows; `template_day` is the date that the chat template writes, if any."""
-    counts = count_domains(stores)
+    counts = _count_domains(stores)
     findings = [
         Finding(severity=severity, kind=kind, where=f"domains.{name}", message=message)
         for name in counts
         for kind, severity, message in _of_domain(name, counts, data)
     ]
-    return DataRecord(domains=counts, findings=[*findings, *_same_files(stores), *_dated(template_day)])
+    findings += _same_files(stores)
+    if template_day is not None:
+        message = (
+            f"the chat template writes the current date; in the rows it is always {template_day.isoformat()}, the day "
+            "when the first token store was built, so that the rows do not change"
+        )
+        findings.append(Finding(severity="note", kind="date", where="model.chat_template", message=message))
+    return DataRecord(domains=counts, findings=findings)
 
 
-def _dated(day: date | None) -> list[Finding]:
-    if day is None:
-        return []
-    message = (
-        f"the chat template writes the current date; in the rows it is always {day.isoformat()}, the day when the "
-        "first token store was built, so that the rows do not change"
+def _count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts]:
+    trained = training_stores(stores)
+    leaks = find_within(
+        {name: domain.eval.prompts for name, domain in stores.items()},
+        {name: store.prompts for name, store in trained.items()},
     )
-    return [Finding(severity="note", kind="date", where="model.chat_template", message=message)]
+    shared = find_shared({name: store.distinct_examples for name, store in trained.items()})
+    counts = {}
+    for name, domain in stores.items():
+        of_eval = Report(**domain.eval.manifest["report"])
+        of_train = Report(**domain.train.manifest["report"]) if domain.train else Report()
+        has_eval_files = any(source.side == "eval" for source in domain.sources)
+        if not has_eval_files and domain.train is None:  # evaluated on rows of its training files
+            of_train, of_eval = of_eval, of_train
+        counts[name] = DomainCounts(
+            train=_count_store(domain.train) if domain.train else None,
+            eval=_count_store(domain.eval),
+            train_files=of_train,
+            eval_files=of_eval,
+            num_leaked_prompts=leaks[name].num_any,
+            leaked_prompts=leaks[name].by_domain,
+            num_shared_examples=shared[name].num_any if name in shared else 0,
+            shared_examples=shared[name].by_domain if name in shared else {},
+        )
+    return counts
+
+
+def _count_store(store: TokenStore) -> StoreCounts:
+    return StoreCounts(
+        num_examples=store.num_examples,
+        num_distinct=store.manifest["num_distinct_examples"],
+        num_prompts=store.manifest["num_prompts"],
+        num_rows=store.num_rows,
+        num_tokens=store.num_tokens,
+        num_targets=store.num_loss_tokens,
+    )
 
 
 def _of_domain(name: str, counts: Mapping[str, DomainCounts], data: DataConfig) -> Iterator[Said]:

@@ -7,7 +7,7 @@ path in plans (so that runs with equal importance have equal plans), and copied 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -31,9 +31,6 @@ from workers.strategies.cofitune.importance import (
     write_scores,
 )
 
-if TYPE_CHECKING:
-    import ray
-
 _SCORES_VERSION = 2
 """Incremented whenever the same settings would give other scores."""
 FILE = "importance.safetensors"
@@ -49,26 +46,20 @@ def with_importance(
     strategy = config.training.strategy
     if not isinstance(strategy, CoFiTuneConfig) or strategy.mask == "none":
         return config
-    kept = config.folder / FILE
+    kept, settings = config.folder / FILE, strategy.importance
+    about: dict[str, Any]
     if in_folder and kept.exists():
         importance, about = read_importance([kept]), {"copy_of": str(kept)}
+    elif settings.files:
+        importance, about = read_importance(settings.files), {"files": [str(path) for path in settings.files]}
     else:
-        importance, about = _find(config, strategy.importance, stores, console)
-        if in_folder:
-            config.folder.mkdir(parents=True, exist_ok=True)
-            write_importance(kept, importance, about)
-    settings = strategy.importance.replaced(files=[_in_cache(config, importance, about)])
-    return config.replaced(training=config.training.replaced(strategy=strategy.replaced(importance=settings)))
-
-
-def _find(
-    config: RunConfig, settings: ImportanceConfig, stores: Mapping[str, DomainStores], console: Console
-) -> tuple[Importance, dict[str, Any]]:
-    """Importance from the given files, or measured; and its origin."""
-    if settings.files:
-        return read_importance(settings.files), {"files": [str(path) for path in settings.files]}
-    about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
-    return _measure(config, settings, stores, console), about
+        about = {"model": config.model.path, "seed": config.seed, **settings.model_dump(mode="json", exclude={"files"})}
+        importance = _measure(config, settings, stores, console)
+    if in_folder and not kept.exists():
+        config.folder.mkdir(parents=True, exist_ok=True)
+        write_importance(kept, importance, about)
+    found = settings.replaced(files=[_in_cache(config, importance, about)])
+    return config.replaced(training=config.training.replaced(strategy=strategy.replaced(importance=found)))
 
 
 def _measure(
@@ -82,7 +73,14 @@ def _measure(
     if missing:
         check_resources(config.cluster.replaced(num_workers=1))
         console.print(f"importance of heads and neurons: measuring the base model on {len(missing)} domains")
-    waiting = {_submit(config, settings, trained[name], path): name for name, path in missing.items()}
+    import ray
+
+    cluster, model = config.cluster, config.model.with_absolute_paths()
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
+    how = (settings, config.training.micro_batch_size, config.seed)
+    waiting = {
+        task.remote(model, trained[name].folder.resolve(), *how, path.resolve()): name for name, path in missing.items()
+    }
     for _ in as_completed(waiting, "importance on domain"):
         pass
     scores = [read_scores(path) for path in files.values()]
@@ -92,17 +90,6 @@ def _measure(
         for s in sets
     ]
     return merge_importance(normalised)
-
-
-def _submit(config: RunConfig, settings: ImportanceConfig, store: TokenStore, path: Path) -> "ray.ObjectRef":
-    import ray
-
-    cluster = config.cluster
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_measure_domain)
-    model = config.model.with_absolute_paths()
-    return task.remote(
-        model, store.folder.resolve(), settings, config.training.micro_batch_size, config.seed, path.resolve()
-    )
 
 
 def _measure_domain(

@@ -11,7 +11,6 @@ Not included: the memory of the process itself and of the device's runtime, and 
 Offloading in a custom DeepSpeed file is not subtracted.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,22 +85,15 @@ class MemoryEstimate:
         return self.total / GIB
 
 
-def estimate_memory(config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
-    """Estimate for the configured model, from its shapes alone: no weights are read.
+def estimate_memory(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
+    """Estimate for a model of this shape: no weights are read.
 
     Only `loss_fraction` of a sequence's tokens count for the loss; logits of the others are not kept.
     """
-    return estimate_for_shape(read_shape(config), config, loss_fraction)
-
-
-def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
-    """The same for a known shape."""
-    held = _held(shape, config)
-    kept = {
-        "activations": _activations(shape, config),
-        "logits": _tokens(config) * loss_fraction * shape.vocab_size * _LOGIT_BYTES,
-    }
-    in_forward, in_backward, in_step = _gradients(shape, config)
+    rank = _Rank(shape, config)
+    held, (in_forward, in_backward, in_step) = rank.held(), rank.gradients()
+    logits = rank.num_tokens * loss_fraction * shape.vocab_size * _LOGIT_BYTES
+    kept = {"activations": rank.activations(), "logits": logits}
     moments = {
         "forward pass": held | kept | {"gradients": in_forward},
         "backward pass": held | {"gradients": in_backward},
@@ -111,10 +103,23 @@ def estimate_for_shape(shape: ModelShape, config: RunConfig, loss_fraction: floa
 
 
 def read_shape(config: RunConfig) -> ModelShape:
-    model = _build_without_weights(config)
+    """Of the configured model under its training strategy, built on the meta device: shapes without memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from workers.engine.router_loss import describe_router_loss
+    from workers.model.base_config import model_class, resolve_attention
+
+    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
+    strategy = config.training.strategy
+    with torch.device("meta"):
+        model = STRATEGIES[strategy.type].apply(AutoModelForCausalLM.from_config(described), strategy)
     text: Any = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none
     neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    notes = list(find_reach(model).lines()) if strategy.type == "lora" else []
+    if config.training.router_loss and (line := describe_router_loss(model)):
+        notes.append(line)
     return ModelShape(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -123,150 +128,112 @@ def read_shape(config: RunConfig) -> ModelShape:
         intermediate_size=max(neurons) if isinstance(neurons, list | tuple) else neurons,
         attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0,
         num_heads=heads,
-        attention=_attention(config),
+        attention=resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0),
         vocab_size=text.vocab_size,
         num_positions=getattr(text, "max_position_embeddings", None),
-        notes=tuple(_notes(model, config)),
+        notes=tuple(notes),
     )
 
 
-def _notes(model: "PreTrainedModel", config: RunConfig) -> Iterator[str]:
-    """What is trained if not all parameters, and which losses besides the cross-entropy."""
-    from workers.engine.router_loss import describe_router_loss  # imports torch
+class _Rank:
+    """What a rank of the configured training has to allocate for a model of this shape, in bytes."""
 
-    if config.training.strategy.type == "lora":
-        yield from find_reach(model).lines()
-    if config.training.router_loss and (line := describe_router_loss(model)):
-        yield line
+    def __init__(self, shape: ModelShape, config: RunConfig) -> None:
+        self.shape, self.config, training = shape, config, config.training
+        self.stage, self.num_ranks = training.deepspeed.zero_stage, config.cluster.num_workers
+        self.width = 2 if config.model.dtype == "bfloat16" else _FP32
+        self.on_gpu = config.cluster.gpus_per_worker > 0
+        self.num_tokens = training.micro_batch_size * config.data.max_length
+        self.has_more_passes = training.global_batch_size > training.micro_batch_size * self.num_ranks
+        given = build_deepspeed_config(training, config.model, self.num_ranks, shape.hidden_size)["zero_optimization"]
+        self.zero = {name: int(given.get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
+        stepped = shape.num_trainable / (self.num_ranks if self.stage else 1)
+        # Parameters that a rank updates at a time.
+        self.num_stepped = min(stepped, self.zero["sub_group_size"] / self.num_ranks) if self.stage == 3 else stepped
 
+    def held(self) -> dict[str, float]:
+        """What is allocated all the time: weights, and the optimizer's master weights and moments."""
+        stage, width, shape = self.stage, self.width, self.shape
+        weights = shape.num_parameters * width / (self.num_ranks if stage == 3 else 1)
+        if stage == 3:
+            # Gathered weights are kept for the backward pass if it needs them again soon.
+            live = self.zero["stage3_max_reuse_distance"] / 2 + self.zero["stage3_prefetch_bucket_size"]
+            weights += min(shape.num_parameters, live) * width
+        masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # there the parameters themselves are updated
+        strategy = self.config.training.strategy
+        masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
+        mask = 13 if masked else 0  # bytes for the factors and their bins, and the weights before and after masking
+        optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (self.num_ranks if stage >= 1 else 1)
+        return {"weights": weights, "optimizer": optimizer}
 
-def _held(shape: ModelShape, config: RunConfig) -> dict[str, float]:
-    """What is allocated all the time: weights, and the optimizer's master weights and moments."""
-    stage, ranks, width = config.training.deepspeed.zero_stage, config.cluster.num_workers, _width(config)
-    weights = shape.num_parameters * width / (ranks if stage == 3 else 1)
-    if stage == 3:
-        # Gathered weights are kept for the backward pass if it needs them again soon.
-        zero = _zero_settings(shape, config)
-        live = zero["stage3_max_reuse_distance"] / 2 + zero["stage3_prefetch_bucket_size"]
-        weights += min(shape.num_parameters, live) * width
-    masters = 0 if width == _FP32 and stage in (0, 3) else _FP32  # there the parameters themselves are updated
-    strategy = config.training.strategy
-    masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
-    mask = 13 if masked else 0  # bytes for the factors and their bins, and the weights before and after masking
-    optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (ranks if stage >= 1 else 1)
-    return {"weights": weights, "optimizer": optimizer}
+    def gradients(self) -> tuple[float, float, float]:
+        """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
 
+        Stages 1 to 3 reduce gradients in a bucket and keep a rank's share of the result. Stage 1 starts when all
+        gradients exist, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by rank, in a copy of it. On a
+        GPU the whole bucket is allocated, on the CPU only the filled part. The step copies the share into one float32
+        tensor.
+        """
+        width = self.width
+        if width < _FP32 and self.config.training.deepspeed.gradient_dtype == "float32":
+            return self._wide_gradients()
+        every = self.shape.num_trainable * width
+        share = every / (self.num_ranks if self.stage else 1)
+        filled = min(self.zero["reduce_bucket_size"], self.shape.num_trainable) * width
+        bucket = self.zero["reduce_bucket_size"] * width if self.on_gpu else filled
+        carried = share if self.has_more_passes else 0  # from pass to pass
+        copies = self.num_stepped * (width + (_FP32 if width < _FP32 else 0))
+        adam = self.num_stepped * (_FP32 + (0 if self.on_gpu else _ADAM_TEMPORARIES))
+        match self.stage:
+            case 0:
+                return carried, every + filled, every + (adam if width < _FP32 else 0)
+            case 1:
+                return carried + (bucket if self.on_gpu else 0), every + carried + bucket, max(share + copies, adam)
+            case 2:
+                return carried + (bucket if self.on_gpu else 0), share + carried + bucket, max(share + copies, adam)
+            case _:  # share and bucket are taken once and kept
+                return share + bucket, share + bucket + filled, share + bucket + max(copies, adam)
 
-def _gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
-    """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
+    def _wide_gradients(self) -> tuple[float, float, float]:
+        """The same if bfloat16 gradients are summed in float32.
 
-    Stages 1 to 3 reduce gradients in a bucket and keep a rank's share of the result. Stage 1 starts when all gradients
-    exist, stage 2 whenever the bucket is full; stage 3 sorts a full bucket by rank, in a copy of it. On a GPU the whole
-    bucket is allocated, on the CPU only the filled part. The step copies the share into one float32 tensor.
-    """
-    if _width(config) < _FP32 and config.training.deepspeed.gradient_dtype == "float32":
-        return _wide_gradients(shape, config)
-    stage, width, ranks = config.training.deepspeed.zero_stage, _width(config), config.cluster.num_workers
-    zero, on_gpu = _zero_settings(shape, config), _on_gpu(config)
-    every = shape.num_trainable * width
-    share = every / (ranks if stage else 1)
-    filled = min(zero["reduce_bucket_size"], shape.num_trainable) * width
-    bucket = zero["reduce_bucket_size"] * width if on_gpu else filled
-    carried = share if _has_more_passes(config) else 0  # from pass to pass
-    stepped = _stepped(shape, config)
-    copies = stepped * (width + (_FP32 if width < _FP32 else 0))
-    adam = stepped * (_FP32 + (0 if on_gpu else _ADAM_TEMPORARIES))
-    match stage:
-        case 0:
-            return carried, every + filled, every + (adam if width < _FP32 else 0)
-        case 1:
-            return carried + (bucket if on_gpu else 0), every + carried + bucket, max(share + copies, adam)
-        case 2:
-            return carried + (bucket if on_gpu else 0), share + carried + bucket, max(share + copies, adam)
-        case _:  # share and bucket are taken once and kept
-            return share + bucket, share + bucket + filled, share + bucket + max(copies, adam)
+        Stages 0 and 1 keep all of them in float32 from the start, and reduce a copy. Stage 2 copies the bucket in both
+        precisions to reduce it, and a rank's share is summed where it stays until the step; at stage 3 the bucket
+        itself is float32. The step uses the sums in place, except for a contiguous copy at stage 3.
+        """
+        num_filled = min(self.zero["reduce_bucket_size"], self.shape.num_trainable)
+        num_in_bucket = self.zero["reduce_bucket_size"] if self.on_gpu else num_filled
+        every = self.shape.num_trainable * _FP32
+        share = every / self.num_ranks
+        adam = 0 if self.on_gpu else self.num_stepped * _ADAM_TEMPORARIES
+        match self.stage:
+            case 0:
+                return every if self.has_more_passes else 0, every + num_filled * _FP32, every + adam
+            case 1:
+                return every, every + num_filled * _FP32, every + adam
+            case 2:
+                bucket, copies = num_in_bucket * self.width, num_filled * (self.width + _FP32)
+                in_forward = (share if self.has_more_passes else 0) + (bucket if self.on_gpu else 0)
+                return in_forward, share + bucket + copies, share + adam
+            case _:
+                kept = share + num_in_bucket * _FP32
+                return kept, kept + num_filled * _FP32, kept + self.num_stepped * _FP32 + adam
 
-
-def _wide_gradients(shape: ModelShape, config: RunConfig) -> tuple[float, float, float]:
-    """The same if bfloat16 gradients are summed in float32.
-
-    Stages 0 and 1 keep all of them in float32 from the start, and reduce a copy. Stage 2 copies the bucket in both
-    precisions to reduce it, and a rank's share is summed where it stays until the step; at stage 3 the bucket itself is
-    float32. The step uses the sums in place, except for a contiguous copy at stage 3.
-    """
-    stage, ranks, on_gpu = config.training.deepspeed.zero_stage, config.cluster.num_workers, _on_gpu(config)
-    num_filled = min(_zero_settings(shape, config)["reduce_bucket_size"], shape.num_trainable)
-    num_in_bucket = _zero_settings(shape, config)["reduce_bucket_size"] if on_gpu else num_filled
-    every = shape.num_trainable * _FP32
-    share, stepped = every / ranks, _stepped(shape, config)
-    adam = 0 if on_gpu else stepped * _ADAM_TEMPORARIES
-    match stage:
-        case 0:
-            return every if _has_more_passes(config) else 0, every + num_filled * _FP32, every + adam
-        case 1:
-            return every, every + num_filled * _FP32, every + adam
-        case 2:
-            bucket, copies = num_in_bucket * _width(config), num_filled * (_width(config) + _FP32)
-            in_forward = (share if _has_more_passes(config) else 0) + (bucket if on_gpu else 0)
-            return in_forward, share + bucket + copies, share + adam
-        case _:
-            kept = share + num_in_bucket * _FP32
-            return kept, kept + num_filled * _FP32, kept + stepped * _FP32 + adam
-
-
-def _stepped(shape: ModelShape, config: RunConfig) -> float:
-    """Parameters that a rank updates at a time."""
-    stage, ranks = config.training.deepspeed.zero_stage, config.cluster.num_workers
-    stepped = shape.num_trainable / (ranks if stage else 1)
-    return min(stepped, _zero_settings(shape, config)["sub_group_size"] / ranks) if stage == 3 else stepped
-
-
-def _activations(shape: ModelShape, config: RunConfig) -> float:
-    """Bytes that the forward pass keeps for the backward pass, without the logits."""
-    width, hidden = _width(config), shape.hidden_size
-    norm = (_FP32 + 2 * width) * hidden  # its input in float32, normalised, and scaled
-    # Queries, keys, values and results of every head; a mask of packed sequences, or scores in float32 and as used
-    attention = width * 4 * shape.attention_size
-    if config.data.packing and shape.attention == "sdpa":
-        attention += width * config.data.max_length
-    elif shape.attention == "eager":
-        attention += shape.num_heads * config.data.max_length * (_FP32 + (width if width < _FP32 else 0))
-    neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product
-    layer, layers = 2 * norm + attention + neurons, shape.num_layers_back
-    if config.training.activation_checkpointing:
-        return _tokens(config) * (layers * width * hidden + layer + norm)
-    return _tokens(config) * (layers * layer + norm)
-
-
-def _attention(config: RunConfig) -> str:
-    from transformers import AutoConfig
-
-    from workers.model.base_config import model_class, resolve_attention
-
-    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
-    return resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0)
-
-
-def _tokens(config: RunConfig) -> int:
-    return config.training.micro_batch_size * config.data.max_length
-
-
-def _on_gpu(config: RunConfig) -> bool:
-    return config.cluster.gpus_per_worker > 0
-
-
-def _has_more_passes(config: RunConfig) -> bool:
-    """Whether a step has more than one pass per rank."""
-    return config.training.global_batch_size > config.training.micro_batch_size * config.cluster.num_workers
-
-
-def _width(config: RunConfig) -> int:
-    return 2 if config.model.dtype == "bfloat16" else _FP32
-
-
-def _zero_settings(shape: ModelShape, config: RunConfig) -> dict[str, int]:
-    given = build_deepspeed_config(config.training, config.model, config.cluster.num_workers, shape.hidden_size)
-    return {name: int(given["zero_optimization"].get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
+    def activations(self) -> float:
+        """Bytes that the forward pass keeps for the backward pass, without the logits."""
+        width, shape, data = self.width, self.shape, self.config.data
+        norm = (_FP32 + 2 * width) * shape.hidden_size  # its input in float32, normalised, and scaled
+        # Queries, keys, values and results of every head; a mask of packed sequences, or scores in float32 and as used
+        attention = width * 4 * shape.attention_size
+        if data.packing and shape.attention == "sdpa":
+            attention += width * data.max_length
+        elif shape.attention == "eager":
+            attention += shape.num_heads * data.max_length * (_FP32 + (width if width < _FP32 else 0))
+        neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product
+        layer, layers = 2 * norm + attention + neurons, shape.num_layers_back
+        if self.config.training.activation_checkpointing:
+            return self.num_tokens * (layers * width * shape.hidden_size + layer + norm)
+        return self.num_tokens * (layers * layer + norm)
 
 
 def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
@@ -279,14 +246,3 @@ def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
         return num_layers
     trained = [i for i, layer in enumerate(layers[0]) if any(p.requires_grad for p in layer.parameters())]
     return num_layers - min(trained, default=num_layers)
-
-
-def _build_without_weights(config: RunConfig) -> "PreTrainedModel":
-    """The model under its training strategy on the meta device: shapes without memory."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    settings = config.model
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.path, revision=settings.revision))
-        return STRATEGIES[config.training.strategy.type].apply(model, config.training.strategy)

@@ -24,7 +24,7 @@ from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenize
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
-from workers.model.tokenizer import check_token_ids, load_tokenizer
+from workers.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import ray
@@ -47,18 +47,11 @@ class UsedSource:
 
 @dataclass(frozen=True)
 class DomainStores:
-    """The stores of a domain."""
-
     train: TokenStore | None
     """None for a domain that is only measured."""
     eval: TokenStore
     sources: tuple[UsedSource, ...] = ()
     """What they were built from, training data first."""
-
-    @property
-    def has_eval_files(self) -> bool:
-        """Whether the evaluation rows have their own files and are not set aside from the training rows."""
-        return any(source.side == "eval" for source in self.sources)
 
     @property
     def report(self) -> Report:
@@ -95,12 +88,6 @@ def prepare_stores(
     return stores
 
 
-def check_ids(stores: Mapping[str, DomainStores], tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
-    """ValueError if a store has a token id outside the model's embeddings."""
-    of_domains = {name: [store for store in (pair.train, pair.eval) if store] for name, pair in stores.items()}
-    check_token_ids(of_domains, tokenizer, num_embeddings)
-
-
 def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
     folder = cache_dir / plan.key
     train = TokenStore.open(folder / "train") if plan.is_trained else None
@@ -124,11 +111,15 @@ def _build_missing(
     try:
         tokenizing = [(task, data, building[plan.domain]) for plan in plans for task in plan.tasks]
         shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
-        progress = _Progress(plans, on_progress)
+        total = {plan.domain: sum(map(_size, plan.tasks)) for plan in plans}
+        done = dict.fromkeys(total, 0.0)
+        for domain in total:
+            on_progress(0.0, total[domain], domain)
         for index, shard in run(_tokenize, tokenizing):
             task = tokenizing[index][0]
             shards[task.domain][index] = shard
-            progress.add(task)
+            done[task.domain] += _size(task)
+            on_progress(done[task.domain], total[task.domain], task.domain)
         packing: list[tuple[Any, ...]] = []
         for plan in plans:
             of_plan = [shard for _, shard in sorted(shards[plan.domain].items())]
@@ -143,21 +134,6 @@ def _build_missing(
     finally:
         for folder in building.values():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Progress:
-    """Sums up the finished parts."""
-
-    def __init__(self, plans: list[DomainPlan], on_progress: OnProgress) -> None:
-        self.on_progress = on_progress
-        self.total = {plan.domain: sum(_size(task) for task in plan.tasks) for plan in plans}
-        self.done = dict.fromkeys(self.total, 0.0)
-        for domain, total in self.total.items():
-            on_progress(0.0, total, domain)
-
-    def add(self, task: ShardTask) -> None:
-        self.done[task.domain] += _size(task)
-        self.on_progress(self.done[task.domain], self.total[task.domain], task.domain)
 
 
 def _size(task: ShardTask) -> float:

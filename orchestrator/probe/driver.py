@@ -12,17 +12,15 @@ from rich.console import Console
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.prepare.detection.domain_texts import find_domain_texts
-from orchestrator.prepare.detection.view import matrix_figure
-from orchestrator.probe.geometry import Geometry, Ints, describe_geometry
-from orchestrator.probe.hidden_states import mean_hidden_states
-from orchestrator.views.format import format_share
-from orchestrator.views.palette import color_by_name
-from orchestrator.views.report.figures import Plot, Section, layout
+from orchestrator.probe.geometry import Geometry, Ints, describe_geometry, mean_hidden_states
+from orchestrator.views.format import color_by_name, format_share
+from orchestrator.views.report.figures import Plot, Section, label, layout, matrix_figure
 from orchestrator.views.report.html import render_page
-from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 from workers.config.model import ModelConfig
 from workers.durable import write_durably
+
+_NOTE = "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
 
 
 @dataclass(frozen=True)
@@ -35,25 +33,19 @@ class Probe:
 
 
 def probe(
-    names: Sequence[str],
-    config: RunConfig | None,
-    layer: str,
-    num_examples: int,
-    output: Path,
-    console: Console,
+    names: Sequence[str], config: RunConfig | None, layer: str, num_examples: int, output: Path, console: Console
 ) -> None:
     """Probe models; write a page to `output` (.html) and the numbers next to it (.json).
 
-    Args:
-        names: run folders, each standing for its base model and its result; or model folders and hub names.
-        config: source of domains, precision and seed; None for the first run's configuration.
-        layer: a fraction of the depth such as "0.5", or a layer number.
-        num_examples: held-out texts per domain.
-
-    Raises:
-        ValueError: there is no configuration, no such layer, or too few texts.
+    `names` are run folders, each standing for its base model and its result, or model folders and hub names. `config`
+    has domains, precision and seed; None for the first run's. `layer` is a fraction of the depth such as "0.5", or a
+    layer number. ValueError if there is no configuration, no such layer, or too few texts.
     """
-    config = config or _config_of_run(names)
+    if config is None:
+        run = next((Path(name) for name in names if _is_run(name)), None)
+        if run is None:
+            raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
+        config = read_begun(run)
     models = _models(names, config)
     domains = list(config.domains)
     texts: list[str] = []
@@ -78,13 +70,6 @@ def probe(
 
 def _is_run(name: str) -> bool:
     return (Path(name) / "weights").is_dir() and (Path(name) / "config.json").is_file()
-
-
-def _config_of_run(names: Sequence[str]) -> RunConfig:
-    run = next((Path(name) for name in names if _is_run(name)), None)
-    if run is None:
-        raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
-    return read_begun(run)
 
 
 def _models(names: Sequence[str], config: RunConfig) -> dict[str, ModelConfig]:
@@ -151,9 +136,6 @@ def nearest_domains(geometry: Geometry, domains: Sequence[str]) -> tuple[str, st
 
 
 def _page(done: Probe) -> str:
-    note = (
-        "t-SNE of mean hidden states, one point per held-out text. Neighbours are meaningful; gaps and sizes are not."
-    )
     pictures = [Plot(name, _picture(done, geometry)) for name, geometry in done.geometries.items()]
     far = "Distance between the domains' means, in units of the spread within a domain."
     limit = max(float(geometry.centroid_distances_DD.max()) for geometry in done.geometries.values())
@@ -163,7 +145,7 @@ def _page(done: Probe) -> str:
     ]
     return render_page(
         "probe.html",
-        [Section("Picture", note, pictures), Section("Centroid distances", far, distances)],
+        [Section("Picture", _NOTE, pictures), Section("Centroid distances", far, distances)],
         title="Representation probe",
         facts={"Layer": done.layer, "Texts": f"{len(done.texts):,}"},
         table=table(done),

@@ -1,9 +1,8 @@
 """A run on disk: its files, its summary and verdict, and who may write to its folder.
 
-folder, growing_files, step_table     RunFolder: all public files of a run, read while they are written
-records, data_record, benchmark_record, failure    what is in its files: events, summary.json, data.json, tasks.json
-lock, untrained                       one driver at a time, and one configuration once something was trained
+folder, step_table                    RunFolder: all public files of a run, read while they are written
+records, benchmark_record, failure    what is in its files: events, summary.json, data.json, tasks.json
+lock                                  one driver at a time, and one configuration once something was trained
 summary, verdict                      what came of the run as a whole, and of each domain
-losses, loss_errors, noise            mean and worst loss, standard errors, and whether a difference counts
-divergence                            whether the training loss rose permanently
+losses                                mean and worst loss, and standard errors
 """

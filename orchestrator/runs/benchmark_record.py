@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from workers.durable import write_durably
 
-FILE_NAME = "tasks.json"
+TASK_FILE = "tasks.json"
 
 
 class Score(BaseModel):
@@ -20,8 +20,6 @@ class Score(BaseModel):
 
 
 class MetricScores(BaseModel):
-    """One metric of a benchmark."""
-
     base: Score
     result: Score
     is_higher_better: bool | None = None
@@ -67,11 +65,6 @@ class TaskScores(BaseModel):
     metrics: dict[str, MetricScores]
 
     @property
-    def terms(self) -> tuple[object, ...]:
-        """What distinguishes two measurements of a run."""
-        return self.task, self.model, self.limit, self.chat
-
-    @property
     def label(self) -> str:
         """The benchmark's name with the conditions that are not the defaults."""
         limit = "" if self.limit is None else f"first {self.limit:,}"
@@ -93,7 +86,7 @@ def asked_for(scores: Sequence[TaskScores]) -> list[TaskScores]:
 
 def read_scores(run_folder: Path) -> list[TaskScores]:
     """The scores in tasks.json, none if it does not exist; ValueError if it is damaged."""
-    path = run_folder / FILE_NAME
+    path = run_folder / TASK_FILE
     try:
         return TaskFile.model_validate_json(path.read_bytes()).tasks
     except FileNotFoundError:
@@ -108,9 +101,10 @@ def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScore
 
     ValueError if the existing tasks.json is damaged.
     """
-    merged = {score.terms: score for score in [*read_scores(run_folder), *scores]}
+    every = [*read_scores(run_folder), *scores]
+    merged = {(score.task, score.model, score.limit, score.chat): score for score in every}
     content = TaskFile(tasks=list(merged.values()))
-    write_durably(run_folder / FILE_NAME, content.model_dump_json(indent=1).encode() + b"\n")
+    write_durably(run_folder / TASK_FILE, content.model_dump_json(indent=1).encode() + b"\n")
     return content.tasks
 
 
@@ -127,6 +121,7 @@ def scores_from(
     groups = {child: group for group, children in base["group_subtasks"].items() for child in children}
     records = []
     for task, values in base["results"].items():
+        version_of_task = base["versions"].get(task)  # "Yaml" if its author gives none
         if metrics := _metrics(values, result["results"][task], base["higher_is_better"].get(task, {})):
             records.append(
                 TaskScores(
@@ -134,7 +129,7 @@ def scores_from(
                     group=groups.get(task),
                     num_samples=values.get("sample_len"),
                     num_fewshot=base["n-shot"].get(task),
-                    version=_version(base["versions"].get(task)),
+                    version=None if version_of_task in (None, "Yaml") else str(version_of_task),
                     harness=version,
                     metrics=metrics,
                     **terms,
@@ -167,7 +162,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):  # "N/A", or nothing
         return None
     return number if math.isfinite(number) else None
-
-
-def _version(value: Any) -> str | None:
-    return None if value in (None, "Yaml") else str(value)  # the harness gives "Yaml" if the author gives no version

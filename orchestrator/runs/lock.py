@@ -1,7 +1,12 @@
-"""Lock a run folder to one driver at a time and, once something was trained, to one configuration permanently."""
+"""Lock a run folder to one driver at a time and, once something was trained, to one configuration permanently.
+
+The files that preparation and the start of the workers leave behind are listed here. Anything else counts as trained,
+so that a folder is reset only if nothing can be lost.
+"""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
+from orchestrator.config.stages import StageConfig
 from orchestrator.config.sweep import read_begun
-from orchestrator.runs.untrained import give_back, has_trained
 from workers.durable import write_durably
 from workers.events import log_event
 from workers.fingerprint import fingerprint_bytes
@@ -28,11 +33,32 @@ _FREE_KEYS = {
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
 }
-
-
 LOCK_FILE = ".driver.lock"
 _LOOK_EVERY_SECONDS = 1.0
 _OWN_KEYS = set(PlanConfig.model_fields)  # without the sections of verbs that train many runs
+
+# Derived from the configuration that the folder was started with: another one must not find them.
+_OF_THE_CONFIGURATION = {
+    "config.json",
+    "data.json",
+    "distribution.html",
+    "distribution.json",
+    "events.jsonl",
+    "failure.json",
+    "importance.json",
+    "importance.safetensors",
+    "isolation.json",
+    "metrics.jsonl",
+    "mixing.jsonl",
+    "reference-progress.json",
+    "reference.json",
+    "report.html",
+}
+# The driver's lock, the log, and the attempt number, by which workers of earlier attempts are still rejected.
+_STAYING = {".driver.lock", "attempt.json", "raymix.log"}
+_FOLDERS = {"weights", "feedback", "evaluations", "requests", "checkpoints"}
+_FIRST_VERSION = Path("weights") / "000000.json"
+_OF_RAY = (".ray-train-", ".ray-tune-")
 
 
 class ClaimError(RuntimeError):
@@ -79,7 +105,7 @@ def _compare_with_begun(config: RunConfig) -> None:
     path = config.folder / "config.json"
     if path.exists():
         begun = read_begun(config.folder)
-        before, now = dict(_flatten(bound_settings(begun))), dict(_flatten(bound_settings(config)))
+        before, now = dict(flatten(bound_settings(begun))), dict(flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
         if changed and has_trained(config.folder, begun.stage_list):
@@ -106,9 +132,38 @@ def bound_settings(config: RunConfig) -> dict[str, Any]:
     return data
 
 
-def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, as in `--set`, and their values."""
     if isinstance(data, dict):
         for key, value in data.items():
-            yield from _flatten(value, f"{path}.{key}" if path else key)
+            yield from flatten(value, f"{path}.{key}" if path else key)
     else:
         yield path, data
+
+
+def has_trained(folder: Path, stages: Sequence[StageConfig] = ()) -> bool:
+    """Whether a run's folder has a step, an evaluation, a checkpoint, or any other file not from its preparation.
+
+    `stages` are those of the plan that it was started with, whose folders are checked as well.
+    """
+    of_stages = [path for stage in stages for path in (folder.parent / "stages").glob(f"{stage.name}-*")]
+    folders = [folder, *filter(Path.is_dir, of_stages)]
+    return any(_is_of_training(entry) for each in folders for entry in each.iterdir())
+
+
+def give_back(folder: Path) -> None:
+    """Remove what an untrained run left in its folder, except its lock, log and attempt number."""
+    for entry in folder.iterdir():
+        if entry.name in _OF_THE_CONFIGURATION:
+            entry.unlink()
+        elif entry.name in _FOLDERS or entry.name.startswith(_OF_RAY):
+            shutil.rmtree(entry)
+
+
+def _is_of_training(entry: Path) -> bool:
+    name = entry.name
+    if name == "metrics.jsonl":
+        return entry.stat().st_size > 0
+    if name in _FOLDERS:
+        return any(path.relative_to(entry.parent) != _FIRST_VERSION for path in entry.rglob("*"))
+    return name not in _OF_THE_CONFIGURATION | _STAYING and not name.startswith(_OF_RAY)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.runs.divergence import find_divergence, has_broken_off
 from orchestrator.runs.folder import RunFolder, read_run
 from orchestrator.runs.losses import mean_course, worst_course
 from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
-from orchestrator.runs.verdict import DomainCourse, decide, domain_course
+from orchestrator.runs.verdict import DomainCourse, decide, domain_course, find_divergence, has_broken_off
 from workers.durable import write_durably
 
 
@@ -34,11 +33,9 @@ def evaluation_losses(run: RunFolder) -> tuple[NDArray[np.int64], dict[str, NDAr
 
 def base_losses(run: RunFolder) -> dict[str, float]:
     """Each domain's loss with the base model (step 0); NaN if not measured."""
-    first = next(iter(run.feedback), None)
-    if first is None or first.step != 0:
-        return dict.fromkeys(run.domains, math.nan)
-    losses = {domain: first.loss_nats(domain) for domain in run.domains}
-    return {domain: loss if math.isfinite(loss) else math.nan for domain, loss in losses.items()}
+    steps, losses = evaluation_losses(run)
+    is_measured = len(steps) > 0 and steps[0] == 0
+    return {domain: float(values[0]) if is_measured else math.nan for domain, values in losses.items()}
 
 
 def summarise(run: RunFolder) -> RunSummary:
@@ -69,6 +66,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     )
     weights = run.weights
     started_at, ended_at = run.times
+    isolation = run.path / "isolation.json"
     return RunSummary(
         name=run.name,
         steps=run.metrics.last_step,
@@ -86,7 +84,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
         best=None
         if best is None
         else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
-        isolation=_read_isolation(run),
+        isolation=IsolationRecord.model_validate_json(isolation.read_bytes()) if isolation.exists() else None,
         mean_loss_nats=_course(steps, mean_E, best),
         worst_loss_nats=_course(steps, worst_E, best),
         domains={
@@ -105,16 +103,13 @@ def _summarise_domain(run: RunFolder, domain: str, losses: LossCourse, course: D
         loss_nats_start=losses.start,
         loss_nats_best=losses.best,
         loss_nats_end=losses.end,
-        loss_nats_lowest=course.loss_nats_lowest,
-        lowest_step=course.lowest_step,
         lowest_epochs=_epochs_at(run, domain, course.lowest_step),
-        is_worse_than_base=course.is_worse_than_base,
-        is_past_lowest=course.is_past_lowest,
         share_initial=_finite(share_V[0]) if len(share_V) else None,
         share_final=_finite(trained_S[-1]) if len(trained_S) else None,
         share_mean=_finite(trained_S.mean()) if len(version_S) else None,
         rows_seen=int(np.nansum(run.metrics.column(f"rows/{domain}"))),
         epochs=_finite(run.metrics.last(f"epochs/{domain}")),
+        **vars(course),
     )
 
 
@@ -125,11 +120,6 @@ def _epochs_at(run: RunFolder, domain: str, step: int | None) -> float | None:
         return None
     epochs = run.metrics.column(key)[run.metrics.steps <= step]
     return _finite(epochs[-1]) if len(epochs) else 0.0
-
-
-def _read_isolation(run: RunFolder) -> IsolationRecord | None:
-    path = run.path / "isolation.json"
-    return IsolationRecord.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _course(steps: NDArray[np.int64], values: NDArray[np.float64], best: int | None) -> LossCourse:

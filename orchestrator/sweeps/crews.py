@@ -10,9 +10,8 @@ from rich.console import Console
 from orchestrator.cluster.session import check_resources, count_fitting
 from orchestrator.sweeps.work import Node
 from orchestrator.training.driver import ReadyRun, train
-from orchestrator.views.live import LiveView
 from orchestrator.views.runs import RunsView
-from orchestrator.views.terminal import RunView
+from orchestrator.views.terminal import LiveView, RunView
 
 if TYPE_CHECKING:
     import ray

@@ -30,7 +30,7 @@ from orchestrator.training.driver import ReadyRun, TrainingFailedError
 from orchestrator.training.plan import build_plan, count_steps, domain_sizes
 from orchestrator.training.resolve import write_references
 from orchestrator.views.format import printable
-from orchestrator.views.references import ReferenceView
+from orchestrator.views.runs import ReferenceView
 from workers.events import log_event
 from workers.fingerprint import fingerprint
 from workers.training.plan import TrainingPlan

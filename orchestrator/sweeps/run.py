@@ -24,7 +24,7 @@ from orchestrator.sweeps.stages.page import write_plan_page
 from orchestrator.sweeps.work import Node, Work, open_work
 from orchestrator.training.driver import ReadyRun, TrainingFailedError
 from orchestrator.training.resolve import resolve_run
-from orchestrator.views.report import write_report
+from orchestrator.views.report.html import write_report
 from orchestrator.views.summary import summary_view
 from workers.durable import commit_folder, temporary_folder, write_durably
 

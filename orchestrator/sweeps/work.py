@@ -17,7 +17,7 @@ from orchestrator.prepare.data import PreparedData
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.summary import write_summary
 from orchestrator.training.driver import ReadyRun
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 from orchestrator.views.table import ResultTable
 from workers.durable import write_durably
 

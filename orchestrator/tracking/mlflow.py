@@ -5,17 +5,16 @@ client is needed (mlflow-skinny), with SQLAlchemy and Alembic for a store in a l
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.config.tracking import MLflowConfig
-from orchestrator.tracking.base import RunIdentity, wall_time
-from orchestrator.tracking.records import StepRecord
+from orchestrator.runs.lock import flatten
+from orchestrator.tracking.base import RunIdentity, StepRecord, wall_time
 
 RUN_ID_TAG = "raymix.run_id"
 LAST_STEP_TAG = "raymix.last_step"
@@ -38,7 +37,9 @@ class MLflowTracker:
             tags = {RUN_ID_TAG: run.run_id, "raymix.folder": str(run.folder)}
             self._run_id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
             self.last_step = -1
-            self._log_params(run.config)
+            params = (Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in flatten(run.config))
+            while batch := list(islice(params, _MAX_PARAMS)):
+                self._client.log_batch(self._run_id, params=batch)
 
     def log(self, records: Sequence[StepRecord]) -> None:
         metrics = [
@@ -63,17 +64,3 @@ class MLflowTracker:
             if known := self._client.get_experiment_by_name(name):
                 return known.experiment_id
             raise
-
-    def _log_params(self, config: Mapping[str, Any]) -> None:
-        params = (Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in _flatten(config))
-        while batch := list(islice(params, _MAX_PARAMS)):
-            self._client.log_batch(self._run_id, params=batch)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys, as in `--set`."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -20,26 +20,28 @@ from workers.contracts import DomainFeedback
 Readings = Mapping[str, Mapping[str, float]]
 """Metric -> value of its label (empty without one) -> number."""
 
-GAUGES = {
-    "raymix_step": ("Optimizer steps done.", None),
-    "raymix_share": ("Share of the domain in the next step's mixture.", "domain"),
-    "raymix_epochs": ("Passes over the domain so far.", "domain"),
-    "raymix_loss_nats": ("Held-out loss at the last evaluation, in nats per loss token.", "domain"),
-    "raymix_base_loss_nats": ("Held-out loss of the base model, in nats per loss token.", "domain"),
-    "raymix_train_loss_nats": ("Loss of the last step's batch, in nats per loss token.", None),
-    "raymix_tokens_per_second": ("Speed over the last 50 steps, without evaluations.", None),
-    "raymix_learning_rate": ("Learning rate of the last step.", None),
-    "raymix_grad_norm": ("Norm of the gradient at the last step, before clipping.", None),
-    "raymix_weights_version": ("Version of the next step's mixture.", None),
-    "raymix_algorithm_value": ("Internal value of the mixing algorithm after the last evaluation.", "key"),
+Metrics = dict[str, tuple[str, tuple[str, ...]]]
+"""Metric -> what it is, and its label besides the run's name, if any."""
+GAUGES: Metrics = {
+    "raymix_step": ("Optimizer steps done.", ()),
+    "raymix_share": ("Share of the domain in the next step's mixture.", ("domain",)),
+    "raymix_epochs": ("Passes over the domain so far.", ("domain",)),
+    "raymix_loss_nats": ("Held-out loss at the last evaluation, in nats per loss token.", ("domain",)),
+    "raymix_base_loss_nats": ("Held-out loss of the base model, in nats per loss token.", ("domain",)),
+    "raymix_train_loss_nats": ("Loss of the last step's batch, in nats per loss token.", ()),
+    "raymix_tokens_per_second": ("Speed over the last 50 steps, without evaluations.", ()),
+    "raymix_learning_rate": ("Learning rate of the last step.", ()),
+    "raymix_grad_norm": ("Norm of the gradient at the last step, before clipping.", ()),
+    "raymix_weights_version": ("Version of the next step's mixture.", ()),
+    "raymix_algorithm_value": ("Internal value of the mixing algorithm after the last evaluation.", ("key",)),
 }
-COUNTERS = {
-    "raymix_tokens_total": ("Tokens trained on.", None),
-    "raymix_feedback_total": ("Evaluations passed to the mixing algorithm.", None),
-    "raymix_events_total": ("Events of the run, by kind.", "kind"),
-    "raymix_step_seconds_total": ("Seconds spent in optimizer steps.", None),
-    "raymix_evaluation_seconds_total": ("Seconds spent measuring held-out losses.", None),
-    "raymix_signal_seconds_total": ("Seconds spent measuring further signals.", None),
+COUNTERS: Metrics = {
+    "raymix_tokens_total": ("Tokens trained on.", ()),
+    "raymix_feedback_total": ("Evaluations passed to the mixing algorithm.", ()),
+    "raymix_events_total": ("Events of the run, by kind.", ("kind",)),
+    "raymix_step_seconds_total": ("Seconds spent in optimizer steps.", ()),
+    "raymix_evaluation_seconds_total": ("Seconds spent measuring held-out losses.", ()),
+    "raymix_signal_seconds_total": ("Seconds spent measuring further signals.", ()),
 }
 
 
@@ -48,8 +50,8 @@ class PrometheusMetrics:
 
     def __init__(self, folder: Path) -> None:
         self._run = RunFolder(folder)
-        self._gauges = {name: Gauge(name, what, _labels(label)) for name, (what, label) in GAUGES.items()}
-        self._counters = {name: Counter(name, what, _labels(label)) for name, (what, label) in COUNTERS.items()}
+        self._gauges = {name: Gauge(name, what, ("run", *labels)) for name, (what, labels) in GAUGES.items()}
+        self._counters = {name: Counter(name, what, ("run", *labels)) for name, (what, labels) in COUNTERS.items()}
         self._counted: dict[tuple[str, str], float] = {}
 
     def look(self) -> None:
@@ -73,12 +75,8 @@ class PrometheusMetrics:
     def end(self) -> None:
         self.look()
 
-    def _tags(self, label: str | None, value: str) -> dict[str, str]:
-        return {"run": self._run.name} | ({} if label is None else {label: value})
-
-
-def _labels(label: str | None) -> tuple[str, ...]:
-    return ("run",) if label is None else ("run", label)
+    def _tags(self, labels: tuple[str, ...], value: str) -> dict[str, str]:
+        return {"run": self._run.name} | dict.fromkeys(labels, value)
 
 
 def newest(run: RunFolder) -> Readings:

@@ -14,8 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from orchestrator.config.tracking import TensorBoardConfig
-from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
-from orchestrator.tracking.records import StepRecord
+from orchestrator.tracking.base import LastStep, RunIdentity, StepRecord, wall_time
 
 
 class TensorBoardTracker:

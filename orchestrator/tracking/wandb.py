@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import wandb
 
 from orchestrator.config.tracking import WandbConfig
-from orchestrator.tracking.base import LastStep, RunIdentity, wall_time
-from orchestrator.tracking.records import StepRecord
+from orchestrator.tracking.base import LastStep, RunIdentity, StepRecord, wall_time
 
 
 class WandbTracker:

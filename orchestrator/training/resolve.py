@@ -13,11 +13,11 @@ from orchestrator.prepare.detection.driver import with_detected_shares
 from orchestrator.prepare.findings import look_at_data
 from orchestrator.prepare.importance import with_importance
 from orchestrator.prepare.token_stores import DomainStores, template_day
-from orchestrator.runs.data_record import FILE_NAME
+from orchestrator.runs.records import DATA_FILE
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.driver import ReadyRun
 from orchestrator.training.plan import budget_warning, build_plan, domain_sizes
-from orchestrator.views.findings import print_findings
+from orchestrator.views.terminal import print_findings
 from workers.durable import write_durably
 from workers.events import log_event
 
@@ -88,10 +88,10 @@ def _with_references(config: RunConfig, measure: MeasureReferences) -> ResolvedM
 
 def _note_findings(config: RunConfig, stores: Mapping[str, DomainStores], console: Console | None) -> None:
     """Report once, when the run starts, what happened to the rows of its data, and keep the counts in data.json."""
-    if (config.folder / FILE_NAME).exists():
+    if (config.folder / DATA_FILE).exists():
         return
     record = look_at_data(config.data, stores, template_day(config))
-    write_durably(config.folder / FILE_NAME, record.model_dump_json(indent=1).encode())
+    write_durably(config.folder / DATA_FILE, record.model_dump_json(indent=1).encode())
     for finding in record.findings:
         log_event(config.folder, 0, finding.kind, finding.line)
     if console is not None:

@@ -1,10 +1,10 @@
 """All output: number formats, tables and live views for the terminal, HTML pages.
 
-format, palette        numbers, names and colours, for the terminal and for pages
-table                  ResultTable: one table for the terminal, a page and a CSV file
-live                   what live views share: terminal (one run), runs (many), references, benchmarks
-summary, verdict       what came of a run
-findings, weights      the state of its data and of its shares
-report/                HTML pages
-errors, redirect       refusals as one line; third-party output to a log file
+format           numbers, names and colours, for the terminal and for pages
+table            ResultTable: one table for the terminal, a page and a CSV file
+terminal, runs   live views of one run and of many; the state of a run's data
+summary          what came of a run
+weights          the state of its shares
+report/          HTML pages
+console          refusals as one line; third-party output to a log file
 """

@@ -1,10 +1,11 @@
-"""Numbers, names and values as text, for the terminal and for pages. Pure.
+"""Numbers, names and values as text, and the colours of domains and runs, for the terminal and for pages. Pure.
 
 Losses, changes and errors are in nats per token; an unknown or non-finite number is a dash.
 """
 
+import colorsys
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.runs.benchmark_record import MetricScores, Score
@@ -13,6 +14,12 @@ from workers.contracts import Change
 NOTHING = "-"
 PLUS_MINUS = "\u00b1"
 ERROR_NOTE = f"{PLUS_MINUS} is one standard error over the held-out examples"
+# One colour per domain, the same in the terminal and in every plot, readable on light and dark backgrounds.
+COLORS = (
+    "#4f7fc9", "#e08e3c", "#3fa37c", "#c9607f", "#8f70cc", "#b39a30", "#2fa0b8", "#a5714f", "#8792a2", "#d7705f",
+)  # fmt: skip
+RUN_COLORS = ("#d1495b", "#2e86ab", "#6a994e", "#9d7bb0", "#bc8034", "#6c757d", "#26a69a", "#c06c9b")
+GOLDEN_ANGLE = 0.381966  # of the hue circle: neighbours in the list stay far apart in hue
 
 
 def printable(text: object) -> str:
@@ -98,3 +105,19 @@ def short(key: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def color_by_name(names: Sequence[str]) -> dict[str, str]:
+    return {name: _color(index) for index, name in enumerate(names)}
+
+
+def color_by_run(labels: Iterable[str]) -> dict[str, str]:
+    """The colour of each run by its label, different from the domains' colours."""
+    return {label: RUN_COLORS[index % len(RUN_COLORS)] for index, label in enumerate(labels)}
+
+
+def _color(index: int) -> str:
+    if index < len(COLORS):
+        return COLORS[index]
+    red, green, blue = colorsys.hls_to_rgb((index * GOLDEN_ANGLE) % 1.0, 0.55, 0.45)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

@@ -12,15 +12,15 @@ from functools import cache
 from itertools import groupby
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.runs.loss_errors import verdict
-from orchestrator.views.format import NOTHING, format_error, printable
+from orchestrator.runs.losses import verdict
+from orchestrator.views.format import NOTHING, format_error, format_loss, format_share, printable
 
 Style = Literal["", "best", "better", "worse", "same"]
 _RICH_STYLES = {"": "", "best": "bold green", "better": "green", "worse": "red", "same": "dim"}
@@ -149,7 +149,7 @@ class ResultTable:
 
     def to_html(self) -> Markup:
         """For a page; values are shown as text, never as markup. Empty without rows."""
-        return Markup(_template().render(table=self))
+        return Markup(environment("orchestrator.views.report").get_template("table.html").render(table=self))
 
     def to_csv(self) -> str:
         """A line for each row: every column's values, followed by their half widths and errors if any are known."""
@@ -192,7 +192,9 @@ def columns_of(headings: Sequence[str], rows: Iterable[Sequence[Cell | str]]) ->
 
 
 @cache
-def _template() -> Template:
-    loader = PackageLoader("orchestrator.views.report")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("table.html")
+def environment(*packages: str) -> Environment:
+    """Templates from these packages, in order of precedence; values are shown as text, never as markup."""
+    loader = ChoiceLoader([PackageLoader(package) for package in packages])
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made.filters |= {"loss": format_loss, "share": format_share, "change": change_cell}
+    return made

@@ -1,4 +1,4 @@
-"""A run in the terminal while it trains, read from its files only.
+"""What live views share, and a run in the terminal: its data, and its progress, read from its files only.
 
 In a terminal the views are live; elsewhere (a file, a pipe, a job's log) they write plain lines, one per evaluation.
 Domain names and messages come from the user's files, so everything is printed as text, never as markup, and terminal
@@ -6,21 +6,25 @@ control characters are escaped.
 """
 
 import math
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import TaskID, TaskProgressColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.records import Event
+from orchestrator.runs.records import Event, Finding, Severity
 from orchestrator.views.format import (
+    color_by_name,
     format_count,
     format_duration,
     format_epochs,
@@ -29,14 +33,71 @@ from orchestrator.views.format import (
     format_share,
     printable,
 )
-from orchestrator.views.live import LiveView, progress_bars
-from orchestrator.views.palette import color_by_name
 from orchestrator.views.table import change_cell
 from workers.contracts import DomainFeedback
 
 POLL_SECONDS = 0.25
 CLOCK_TRUST_SECONDS = 10.0  # after this, the wall clock gives a better pace than the steps' own times
 BAR_WIDTH = 60
+_STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": ""}
+
+
+class LiveView:
+    """A display that is shown while a `with` block runs; subclasses override `_begin` and `_look`.
+
+    Args:
+        display: bars or a live display; None for views that only print lines.
+        poll_seconds: interval at which a thread calls `_look`; None for views that are updated by calls.
+    """
+
+    def __init__(self, display: Progress | Live | None, poll_seconds: float | None = None) -> None:
+        self._display = display
+        self._poll_seconds = poll_seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="live-view", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._display is not None:
+            self._display.start()
+        self._begin()
+        if self._poll_seconds is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stopped.set()
+        if self._poll_seconds is not None:
+            self._thread.join()
+        self._look()  # whatever was written after the thread's last look
+        if self._display is not None:
+            self._display.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hide the display while others write to the terminal."""
+        if self._display is not None:
+            self._display.stop()
+        yield
+        if self._display is not None:
+            self._display.start()
+
+    def _begin(self) -> None:
+        """Show the state at the start."""
+
+    def _look(self) -> None:
+        """Show what is new."""
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            self._look()
+
+
+def progress_bars(console: Console, *columns: ProgressColumn) -> Progress:
+    """Bars with the name of each task and these columns; shown in a terminal only. Other output is not captured."""
+    name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
+    bar = BarColumn(bar_width=30, complete_style="cyan", finished_style="green")
+    is_off = not console.is_terminal
+    return Progress(name, bar, *columns, console=console, disable=is_off, redirect_stdout=False, redirect_stderr=False)
 
 
 class RunView(LiveView):
@@ -203,10 +264,18 @@ class PreparationView(LiveView):
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
 
-    def update(self, domain: str, done: int, total: int) -> None:
+    def update(self, done: float, total: float, domain: str) -> None:
+        done, total = int(done), int(total)  # parts are added up in any order, so the sums may differ by rounding
         if domain not in self._tasks:
             self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
         self._progress.update(self._tasks[domain], completed=done, total=total)
         if not self.console.is_terminal and done >= total and domain not in self._finished:
             self._finished.add(domain)
             self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """The findings in order; outside a terminal, each stays on one line."""
+    for finding in findings:
+        text = Text(printable(finding.line), style=_STYLES[finding.severity])
+        console.print(text, soft_wrap=not console.is_terminal)

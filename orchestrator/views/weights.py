@@ -58,11 +58,7 @@ def history_view(run_folder: Path) -> RenderableType:
 
 
 def ask(run_folder: Path, request: ControlRequest, console: Console) -> None:
-    """Submit a request, wait a while for the run to apply it, and print the outcome.
-
-    Raises:
-        ValueError: `submit_request` or the controller refused it.
-    """
+    """Submit a request, wait a while for the run to apply it, and print the outcome; ValueError if it was refused."""
     request_id = submit_request(run_folder, request)
     end = time.monotonic() + _PATIENCE_SECONDS
     while request_id in waiting_requests(run_folder) and time.monotonic() < end:

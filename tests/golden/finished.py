@@ -8,11 +8,11 @@ import numpy as np
 
 from orchestrator.check.record import CheckedDomain, CheckedPlan, IsolationPlan, MemoryNeed, StagePlace
 from orchestrator.config.sections import StudyConfig
-from orchestrator.prepare.detection.distribution import DetectedDistribution, EstimatedShares, ExampleText, Round
+from orchestrator.prepare.detection.quantification import DetectedDistribution, EstimatedShares, ExampleText, Round
 from orchestrator.probe.driver import Probe
 from orchestrator.probe.geometry import Geometry
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores
-from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
+from orchestrator.runs.records import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.sweeps.coarse.tree import SearchResult, search
 from orchestrator.sweeps.compare.driver import expand_variants
 from orchestrator.sweeps.compare.results import Comparison, collect

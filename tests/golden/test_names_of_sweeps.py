@@ -9,9 +9,8 @@ from pathlib import Path
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.mixing import Measured
-from orchestrator.prepare.detection.domain_texts import DomainTexts, find_domain_texts
+from orchestrator.prepare.detection.domain_texts import DomainTexts, Places, find_domain_texts
 from orchestrator.prepare.detection.judges.base import JudgeAnswer, Memory
-from orchestrator.prepare.detection.places import Places
 from orchestrator.searches import Proposal
 from orchestrator.searches.regmix import SHARES
 from orchestrator.searches.space import Point

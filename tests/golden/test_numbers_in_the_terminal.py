@@ -7,16 +7,16 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from orchestrator.check.view import print_plan
-from orchestrator.prepare.detection.view import distribution_view
+from orchestrator.check.driver import print_plan
+from orchestrator.prepare.detection.driver import distribution_view
 from orchestrator.probe.driver import table as probe_table
 from orchestrator.sweeps.coarse.page import table as coarse_table
 from orchestrator.sweeps.compare.page import table as compare_table
 from orchestrator.sweeps.study.driver import estimate_study, estimate_view
 from orchestrator.sweeps.tune.page import MAX_ROWS
 from orchestrator.sweeps.tune.page import table as search_table
-from orchestrator.views.benchmarks import scores_table
-from orchestrator.views.report import comparison_table
+from orchestrator.views.report.benchmarks import scores_table
+from orchestrator.views.report.comparison import comparison_table
 from orchestrator.views.summary import summary_view
 from tests.golden.finished import (
     benchmarked,

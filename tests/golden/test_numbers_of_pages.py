@@ -6,7 +6,7 @@ is a column or a plot that is gone. Titles are recorded apart from numbers, as t
 
 from pathlib import Path
 
-from orchestrator.prepare.detection.view import write_page as write_detection_page
+from orchestrator.prepare.detection.driver import write_page as write_detection_page
 from orchestrator.probe.driver import _page
 from orchestrator.sweeps.coarse.page import write_search_page as write_coarse_page
 from orchestrator.sweeps.compare.page import write_comparison
@@ -14,7 +14,7 @@ from orchestrator.sweeps.stages.page import write_plan_page
 from orchestrator.sweeps.study.page import write_study_page
 from orchestrator.sweeps.study.results import collect_results
 from orchestrator.sweeps.tune.page import write_search_page
-from orchestrator.views.report import write_report
+from orchestrator.views.report.html import write_report
 from tests.golden.finished import (
     coarse_result,
     compared,

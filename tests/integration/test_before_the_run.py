@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.prepare.detection.distribution import DetectedDistribution
+from orchestrator.prepare.detection.quantification import DetectedDistribution
 from tests.integration.masked_training import base_weights
 from tests.runs import DOMAINS, ROOT, raymix, read_lines, write_run
 from workers.strategies.cofitune.importance import read_importance

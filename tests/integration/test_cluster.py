@@ -181,7 +181,7 @@ def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster,
         for path in ("", job, f"{job}/logs"):  # what the cluster shows to those whom it lets in
             request = Request(f"{cluster.address}/api/jobs/{path}", headers={"Authorization": f"Bearer {TOKEN}"})
             shown = urlopen(request).read().decode()
-            assert "orchestrator.dashboard.job" in shown or port in shown
+            assert "orchestrator.dashboard.remote" in shown or port in shown
             assert token not in shown
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0 and f"{job}: stopped" in process.stdout.read()

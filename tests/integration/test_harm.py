@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.verdict import verdict_lines
+from orchestrator.views.summary import verdict_lines
 from tests.integration import not_finite_cases
 from tests.integration.zero_processes import processes
 from tests.runs import DOMAINS, write_run

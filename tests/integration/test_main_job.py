@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.runs.benchmark_record import TaskFile
-from orchestrator.runs.data_record import DataRecord
+from orchestrator.runs.records import DataRecord
 from tests.integration.plain_scores import PlainModel, write_tasks
 from tests.runs import DOMAINS, num_lines, raymix, read_lines
 from workers.contracts import DomainFeedback, DomainWeights

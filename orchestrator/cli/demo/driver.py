@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.cli.demo.domains import DemoDomain, Turn, make_domains
 from orchestrator.config.load import load_config
-from orchestrator.views.redirect import redirect_output
+from orchestrator.views.console import redirect_output
 
 _SEED = 0
 _CONFIG = """\

@@ -25,7 +25,7 @@ from orchestrator.cluster.jobs.package import write_package
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_summary
 from orchestrator.views.format import NOTHING, format_duration, printable
-from orchestrator.views.verdict import HARMFUL, in_a_word
+from orchestrator.views.summary import HARMFUL, in_a_word
 
 _STOP_WAIT_SECONDS = 900  # for the current step and a checkpoint; after that, Ray kills the job
 _LOOK_EVERY_SECONDS = 1.0

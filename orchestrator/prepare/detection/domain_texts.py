@@ -1,23 +1,32 @@
-"""The domains' own texts as plain documents, for fitting a classifier and for held-out openings."""
+"""The domains' own texts as plain documents, for fitting a classifier and for held-out openings, and where a detection
+keeps its files.
+"""
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.config.detection import ClassifierJudgeConfig
+from orchestrator.config.run import RunConfig
 from workers.config.data import DomainConfig
+from workers.config.model import ModelConfig
 from workers.data.files import Shard
 from workers.data.formats.example import Example
 from workers.data.reading import ZSTD_WINDOW_MIB
 from workers.data.sources import Source, plan_sources, read_examples
 from workers.data.tokenization import hash_prompt
+from workers.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
+_VERSION = 1  # of the estimates: incremented when the same texts and answers would give other shares
+_WITHOUT_EFFECT = {"concurrency", "max_attempts", "max_pause_seconds", "timeout_seconds"}
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,17 @@ class DomainTexts:
         """What the texts depend on, in plain JSON types."""
         # The digest already distinguishes contents that were read with different windows.
         left_out = {"path", "zstd_window_mib"}
-        sides = [[json.loads(source.model_dump_json(exclude=left_out)) for source in side] for side in self._sides]
+        both = (self.train, self.held_out)
+        sides = [[json.loads(source.model_dump_json(exclude=left_out)) for source in side] for side in both]
         return [self.domain, *sides, self.held_out_fraction]
-
-    @property
-    def _sides(self) -> tuple[list[Source], list[Source]]:
-        return self.train, self.held_out
 
     def read(self, is_held_out: bool, max_rows: int, seed: int) -> list[str]:
         """At most `max_rows` texts of one side, chosen and ordered by a hash; ValueError if there are none."""
-        texts = heapq.nsmallest(max_rows, self._texts(is_held_out), key=lambda text: _order(seed, text))
+
+        def order(text: str) -> bytes:
+            return blake2b(f"{seed}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest()
+
+        texts = heapq.nsmallest(max_rows, self._texts(is_held_out), key=order)
         if not texts:
             side = "held-out" if is_held_out else "training"
             raise ValueError(f"domain {self.domain!r}: no {side} text for the detection; give it more rows")
@@ -52,7 +62,7 @@ class DomainTexts:
 
     def _texts(self, is_held_out: bool) -> Iterator[str]:
         is_split = self.train == self.held_out
-        for source in self._sides[is_held_out]:
+        for source in self.held_out if is_held_out else self.train:
             for example in read_examples(source, Shard()):
                 if not isinstance(example, Example):
                     continue
@@ -95,5 +105,53 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[Ids]
     return encoded["input_ids"]
 
 
-def _order(seed: int, text: str) -> bytes:
-    return blake2b(f"{seed}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest()
+@dataclass(frozen=True)
+class Places:
+    """The folders of one detection, named by a digest of everything that their content depends on.
+
+        <output_dir>/detection/texts-<hash>/          free texts: model, settings of generation, seed
+                               <domain>-<hash>/       continuations of the domain's openings: the same and its held-out
+                                                      rows
+                               answers-<hash>.jsonl   the judge's answers: its settings, domains, what it was fitted on
+                               result-<hash>/         distribution.json, distribution.html
+
+    So a killed detection resumes, another judge uses the same texts, and a finished detection is only read.
+    """
+
+    texts: Path
+    continuations: dict[str, Path]
+    answers: Path
+    result: Path
+
+    @classmethod
+    def of(cls, config: RunConfig, domains: Mapping[str, DomainTexts]) -> "Places":
+        root = config.output_dir.resolve() / "detection"
+        settings = config.detection
+        model = model_identity(config.model)
+        # Free texts are stored without their openings, so they depend on the openings' length.
+        writing = [model, settings.generation.model_dump(), settings.calibration.opening_tokens, config.seed]
+        sources = [texts.identity for texts in domains.values()]
+        judging: list[Any] = [settings.judge.model_dump(mode="json", exclude=_WITHOUT_EFFECT), list(domains)]
+        if isinstance(settings.judge, ClassifierJudgeConfig):
+            judging += [sources, writing]
+        everything = [_VERSION, writing, sources, judging, settings.model_dump(mode="json"), config.trained_domains]
+        return cls(
+            texts=root / f"texts-{fingerprint(writing)}",
+            continuations={
+                name: root / f"{name}-{fingerprint([writing, settings.calibration.model_dump(), texts.identity])}"
+                for name, texts in domains.items()
+            },
+            answers=root / f"answers-{fingerprint(judging)}.jsonl",
+            result=root / f"result-{fingerprint(everything)}",
+        )
+
+
+def model_identity(model: ModelConfig) -> list[Any]:
+    """What identifies the model: the files of a folder, or name and revision on the hub."""
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        return [model.path, model.revision, model.dtype]
+    files = sorted(path for pattern in ("*.safetensors", "*.json") for path in folder.glob(pattern))
+    # Weights are compared by size and time, as hashing them would take minutes.
+    stats = [(path.name, path.stat()) for path in files]
+    return [str(folder.resolve()), model.dtype, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]]

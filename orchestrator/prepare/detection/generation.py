@@ -144,12 +144,7 @@ def generate(
         lines = [json.dumps(asdict(text), ensure_ascii=False) for text in texts]
         write_durably(paths[missing[place]], "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
         on_batch(len(texts))
-    return [_read(path) for path in paths]
-
-
-def _read(path: Path) -> list[GeneratedText]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [GeneratedText(**line) for line in lines]
+    return [[GeneratedText(**json.loads(line)) for line in path.read_bytes().splitlines()] for path in paths]
 
 
 def free_jobs(generation: GenerationConfig, seed: int, num_texts: int) -> list[GenerationJob]:
@@ -162,9 +157,8 @@ def continuation_jobs(
     openings: Sequence[Ids], domain: str, generation: GenerationConfig, calibration: CalibrationConfig, seed: int
 ) -> list[GenerationJob]:
     """Batches that continue openings of one domain, which are used in turn if there are too few."""
-    count = calibration.texts_per_domain
+    count, size = calibration.texts_per_domain, generation.batch_size
     chosen = [tuple(openings[number % len(openings)]) for number in range(count)]
-    size = generation.batch_size
     batches = [chosen[start : start + size] for start in range(0, count, size)]
     return [
         GenerationJob(f"continuation-{domain}-{number:06d}", seed, len(batch), tuple(batch))

@@ -1,4 +1,6 @@
-"""Shares of the domains from judged texts. Pure: arrays in, arrays out; every random draw is keyed by a seed.
+"""Shares of the domains from judged texts, and distribution.json, the result of a detection.
+
+The estimates are pure, arrays in, arrays out; every random draw is keyed by a seed.
 
 Three estimates, side by side:
 
@@ -19,24 +21,29 @@ Assumes that texts of a domain are judged alike in the calibration set and among
 Legend: N texts, C calibration texts, D domains, B resamples.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator, Floats, Ints
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, Floats, Ints
+from workers.durable import write_durably
 
 _EM_TOLERANCE = 1e-7
 _EM_ITERATIONS = 2000
 
 
-@dataclass(frozen=True)
-class SharesEstimate:
-    """Shares of shape (D,), their standard errors and the ends of their intervals."""
+Shares = dict[str, float]
 
-    shares_D: Floats
-    standard_errors_D: Floats
-    lower_D: Floats
-    upper_D: Floats
+
+class EstimatedShares(BaseModel):
+    """One estimate, by domain."""
+
+    shares: Shares
+    standard_errors: Shares
+    intervals: dict[str, tuple[float, float]]
 
 
 def average(answers_ND: Floats, counts_N: Floats | None = None) -> Floats:
@@ -68,9 +75,14 @@ def maximise_likelihood(posteriors_ND: Floats, counts_N: Floats | None = None, n
 
 
 def estimate_all(
-    answers_ND: Floats, calibration: Calibration | None, num_bootstrap: int, confidence: float, seed: int
-) -> dict[str, SharesEstimate]:
-    """Each estimate with intervals from resampled texts, and for `corrected` also calibration texts, by domain.
+    domains: Sequence[str],
+    answers_ND: Floats,
+    calibration: Calibration | None,
+    num_bootstrap: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, EstimatedShares]:
+    """Each estimate by its name, with intervals from resampled texts, and for `corrected` also calibration texts.
 
     The intervals of `average` and `counts` do not include the judge's errors.
     """
@@ -79,11 +91,15 @@ def estimate_all(
     hard_ND = hard_answers(answers_ND)
     drawn_BN = rng.multinomial(num_texts, np.full(num_texts, 1.0 / num_texts), size=num_bootstrap).astype(np.float64)
 
-    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> SharesEstimate:
+    def with_intervals(shares_D: Floats, resampled: list[Floats]) -> EstimatedShares:
         resampled_BD = np.array(resampled)
-        tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
-        lower_D, upper_D = np.quantile(resampled_BD, tails, axis=0)
-        return SharesEstimate(shares_D, resampled_BD.std(axis=0, ddof=1), lower_D, upper_D)
+        ends_D2 = np.quantile(resampled_BD, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0], axis=0).T
+        errors_D = resampled_BD.std(axis=0, ddof=1)
+        return EstimatedShares(
+            shares=dict(zip(domains, shares_D.tolist(), strict=True)),
+            standard_errors=dict(zip(domains, errors_D.tolist(), strict=True)),
+            intervals=dict(zip(domains, map(tuple, ends_D2.tolist()), strict=True)),
+        )
 
     estimates = {
         name: with_intervals(average(values_ND), [average(values_ND, drawn_N) for drawn_N in drawn_BN])
@@ -122,3 +138,79 @@ def _redraw(labels_C: Ints, rng: np.random.Generator) -> Floats:
         members = np.flatnonzero(labels_C == label)
         counts_C[members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)))
     return counts_C
+
+
+class Round(BaseModel):
+    """The estimate after a round, over all texts so far; `change` is the largest change of a share in that round."""
+
+    num_texts: int
+    shares: Shares
+    change: float | None
+
+
+class ExampleText(BaseModel):
+    """A generated text, for inspection, and the probability that the judge gave its domain."""
+
+    text: str
+    probability: float
+
+
+class DetectedDistribution(BaseModel):
+    """distribution.json: the knowledge distribution of a model, with everything that is needed to assess it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    shares: Shares
+    """Shares of the trained domains: the chosen estimate, smoothed, summing to 1."""
+    standard_errors: Shares
+    intervals: dict[str, tuple[float, float]]
+    confidence: float
+    estimate: str
+    """Name of the chosen estimate."""
+    estimates: dict[str, EstimatedShares]
+    """All estimates, of all domains, not smoothed."""
+    rounds: list[Round]
+    is_converged: bool
+    """False if max_texts ended the detection."""
+    num_texts: int
+    num_unparsed: int
+    """Texts for which the judge named no domain; they are in no estimate."""
+    unparsed_notes: dict[str, int]
+    """The answers about them with their counts, most frequent first."""
+    num_calibration_texts: dict[str, int]
+    responses: dict[str, Shares]
+    """Mean answer of the judge on the calibration texts of each domain."""
+    examples: dict[str, list[ExampleText]]
+    model: str
+    domains: list[str]
+    seed: int
+    judge: dict[str, Any]
+    """Settings of the judge, and its cost in tokens and dollars."""
+    generation: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _is_a_distribution(self) -> Self:
+        if abs(sum(self.shares.values()) - 1.0) > 1e-6 or min(self.shares.values()) < 0:
+            raise ValueError("shares are not a distribution")
+        return self
+
+    def write(self, path: Path) -> None:
+        write_durably(path, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The distribution in a file; ValueError if it is not a distribution.json."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: not a distribution that `raymix detect` wrote: {error}") from None
+
+
+def trained_shares(smoothed_D: np.ndarray, domains: list[str], trained: list[str]) -> Shares:
+    by_name = {name: float(share) for name, share in zip(domains, smoothed_D, strict=True) if name in trained}
+    total = sum(by_name.values())
+    if total <= 0:
+        raise ValueError(
+            f"no text of the trained domains {trained} was found; set detection.smoothing above 0 or give shares"
+        )
+    return {name: share / total for name, share in by_name.items()}

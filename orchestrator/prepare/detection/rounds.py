@@ -1,7 +1,8 @@
 """The detection itself: calibrate the judge, then write and judge texts in rounds until the shares converge."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.cluster.pool import WorkerPool
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.detection.distribution import (
-    DetectedDistribution,
-    EstimatedShares,
-    ExampleText,
-    Round,
-    trained_shares,
+from orchestrator.prepare.detection.domain_texts import (
+    DomainTexts,
+    Places,
+    cut_openings,
+    cut_windows,
+    find_domain_texts,
 )
-from orchestrator.prepare.detection.domain_texts import DomainTexts, cut_openings, cut_windows, find_domain_texts
 from orchestrator.prepare.detection.generation import (
     GeneratedText,
     TextGenerator,
@@ -28,10 +28,18 @@ from orchestrator.prepare.detection.generation import (
     generate,
 )
 from orchestrator.prepare.detection.judges import JudgeAnswer, JudgeContext, build_judge
-from orchestrator.prepare.detection.judges.base import Memory, parsed
-from orchestrator.prepare.detection.judges.calibration import Calibration, Floats
-from orchestrator.prepare.detection.places import Places
-from orchestrator.prepare.detection.quantification import average, correct, estimate_all, hard_answers, smooth
+from orchestrator.prepare.detection.judges.base import Calibration, Floats, Memory, parsed
+from orchestrator.prepare.detection.quantification import (
+    DetectedDistribution,
+    ExampleText,
+    Round,
+    average,
+    correct,
+    estimate_all,
+    hard_answers,
+    smooth,
+    trained_shares,
+)
 from workers.data.permutation import derive_key
 
 if TYPE_CHECKING:
@@ -72,8 +80,6 @@ def _domain_texts(config: RunConfig) -> dict[str, DomainTexts]:
 
 
 class _Detection:
-    """One detection in progress."""
-
     def __init__(self, config: RunConfig, domains: Mapping[str, DomainTexts], places: Places, console: Console) -> None:
         from workers.model.tokenizer import load_tokenizer
 
@@ -138,13 +144,13 @@ class _Detection:
                 "of an opening; lower detection.calibration.opening_tokens"
             )
         jobs = continuation_jobs(openings, name, self.settings.generation, calibration, self.config.seed)
-        with _Bar(self.console, f"continuing openings of {name}", calibration.texts_per_domain) as advance:
+        with _bar(self.console, f"continuing openings of {name}", calibration.texts_per_domain) as advance:
             batches = generate(jobs, self.places.continuations[name], self.pool, advance)
         return [text for batch in batches for text in batch]
 
     def _write_and_judge(self, num_texts: int) -> tuple[list[GeneratedText], list[JudgeAnswer]]:
         jobs = free_jobs(self.settings.generation, self.config.seed, num_texts)
-        with _Bar(self.console, "writing texts", sum(job.num_texts for job in jobs)) as advance:
+        with _bar(self.console, "writing texts", sum(job.num_texts for job in jobs)) as advance:
             batches = generate(jobs, self.places.texts, self.pool, advance)
         texts = [text for batch in batches for text in batch][:num_texts]
         return texts, self._ask("judging texts", texts)
@@ -152,7 +158,7 @@ class _Detection:
     def _ask(self, what: str, texts: Sequence[GeneratedText]) -> list[JudgeAnswer]:
         if self.settings.judge.type == "likelihood":
             self.pool.release()  # a judging model needs the resources of the writing model
-        with _Bar(self.console, what, len(texts)) as advance:
+        with _bar(self.console, what, len(texts)) as advance:
             return self.judge.ask([text.judged for text in texts], partial(advance, 1))
 
     def _round(
@@ -184,12 +190,11 @@ class _Detection:
     ) -> DetectedDistribution:
         answers_ND, kept_N = parsed(answers)
         seed = int(derive_key(self.config.seed, "bootstrap"))
-        estimates = {
-            name: EstimatedShares.of(estimate, self.names)
-            for name, estimate in estimate_all(
-                answers_ND, calibration, self.settings.num_bootstrap, self.settings.confidence, seed
-            ).items()
-        }
+        labels_C = np.empty(0, dtype=np.int64) if calibration is None else calibration.labels_C
+        num_texts_D = np.bincount(labels_C, minlength=len(self.names))
+        estimates = estimate_all(
+            self.names, answers_ND, calibration, self.settings.num_bootstrap, self.settings.confidence, seed
+        )
         chosen = estimates[self.settings.estimate]
         smoothed_D = smooth(np.array(list(chosen.shares.values())), len(answers_ND), self.settings.smoothing)
         return DetectedDistribution(
@@ -204,7 +209,7 @@ class _Detection:
             num_texts=len(texts),
             num_unparsed=len(texts) - len(kept_N),
             unparsed_notes=dict(_notes(answers)),
-            num_calibration_texts=_count_labels(calibration, self.names),
+            num_calibration_texts=dict(zip(self.names, num_texts_D.tolist(), strict=True)),
             responses=_mean_responses(calibration, self.names),
             examples=_examples([texts[index] for index in kept_N], answers_ND, self.names),
             model=self.config.model.path,
@@ -224,31 +229,16 @@ class _Detection:
         return description
 
 
-class _Bar:
+@contextmanager
+def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that disappears when its part is done; shows nothing outside a terminal."""
-
-    def __init__(self, console: Console, what: str, total: int) -> None:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total)
-
-    def __enter__(self) -> "partial[None]":
-        self._progress.start()
-        return partial(self._progress.advance, self._task)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=total))
 
 
 def _notes(answers: Sequence[JudgeAnswer]) -> list[tuple[str, int]]:
     return Counter(answer.note for answer in answers if answer.probabilities is None).most_common(_NOTES_KEPT)
-
-
-def _count_labels(calibration: Calibration | None, names: list[str]) -> dict[str, int]:
-    if calibration is None:
-        return dict.fromkeys(names, 0)
-    counts = np.bincount(calibration.labels_C, minlength=len(names)).tolist()
-    return dict(zip(names, counts, strict=True))
 
 
 def _mean_responses(calibration: Calibration | None, names: list[str]) -> dict[str, dict[str, float]]:

@@ -7,10 +7,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.sweeps.coarse.tree import Candidate, SearchResult, halves, pareto_set
-from orchestrator.views.palette import COLORS
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line
+from orchestrator.views.format import COLORS
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, label, layout, line
 from orchestrator.views.report.html import write_table_page
-from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, ResultTable, Row, columns_of
 
 _TREE_ROW_HEIGHT = 46

@@ -25,14 +25,20 @@ from orchestrator.sweeps.compare.results import (
     Comparison,
     MeanEstimate,
 )
-from orchestrator.views.format import NOTHING, PLUS_MINUS, format_count, format_duration, format_error
-from orchestrator.views.palette import color_by_name, color_by_run
+from orchestrator.views.format import (
+    NOTHING,
+    PLUS_MINUS,
+    color_by_name,
+    color_by_run,
+    format_count,
+    format_duration,
+    format_error,
+)
 from orchestrator.views.report.comparison import Course, loss_section, remark_on
-from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, dots, layout
+from orchestrator.views.report.figures import LOSS_NOTE, Plot, Section, dots, label, layout
 from orchestrator.views.report.html import write_table_page
-from orchestrator.views.report.series import label
+from orchestrator.views.summary import HARMFUL, in_a_word
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
-from orchestrator.views.verdict import HARMFUL, in_a_word
 
 Estimates = list[MeanEstimate | None]
 

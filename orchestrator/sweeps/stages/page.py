@@ -10,11 +10,10 @@ import plotly.graph_objects as go
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.summary import evaluation_losses
 from orchestrator.sweeps.stages import CAVEATS
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import color_by_name
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
-from orchestrator.views.report.figures import LOSS_NOTE, NEUTRAL, Plot, Section, layout, line
+from orchestrator.views.report.figures import LOSS_NOTE, NEUTRAL, Plot, Section, gaps, layout, line
 from orchestrator.views.report.html import write_table_page
-from orchestrator.views.report.series import gaps
 
 
 def write_plan_page(output: Path, name: str, folders: Sequence[Path]) -> None:

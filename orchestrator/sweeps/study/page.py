@@ -23,11 +23,9 @@ from orchestrator.sweeps.study.curves import (
 )
 from orchestrator.sweeps.study.grid import format_fraction
 from orchestrator.sweeps.study.results import ResultRow
-from orchestrator.views.format import format_count, format_loss
-from orchestrator.views.palette import COLORS, color_by_name
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, layout, line
+from orchestrator.views.format import COLORS, color_by_name, format_count, format_loss
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, label, layout, line
 from orchestrator.views.report.html import render_page, write_page
-from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, ResultTable, Row, columns_of
 
 _LOSS = "Held-out loss in nats per loss token, lower is better; bands and bars are 95 % bootstrap intervals"

@@ -7,11 +7,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.sweeps.tune.trials import SearchRecord, TrialRecord
-from orchestrator.views.format import format_loss, format_value, is_shares, printable, short
-from orchestrator.views.palette import COLORS
-from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, layout, line
+from orchestrator.views.format import COLORS, format_loss, format_value, is_shares, printable, short
+from orchestrator.views.report.figures import NEUTRAL, Plot, Section, dots, label, layout, line
 from orchestrator.views.report.html import write_table_page
-from orchestrator.views.report.series import label
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row
 
 MAX_ROWS = 20  # in the terminal

@@ -1,6 +1,1 @@
-"""Reports: report.html of one run, a comparison of several, and the comparison for the terminal."""
-
-from orchestrator.views.report.comparison import comparison_table
-from orchestrator.views.report.html import write_report
-
-__all__ = ["comparison_table", "write_report"]
+"""Pages: report.html of one run, and comparisons of several, which the terminal shows as a table."""

@@ -1,16 +1,15 @@
-"""Benchmarks on a page: a run's base model against its result, or the results of several runs."""
+"""Benchmarks of a run's base model and its result, as a table and as plots, or the results of several runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from orchestrator.runs.benchmark_record import MetricScores, Score, asked_for
+from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores, asked_for
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.benchmarks import scores_table
-from orchestrator.views.palette import RUN_COLORS
+from orchestrator.views.format import RUN_COLORS, format_count, format_score, format_score_change
 from orchestrator.views.report.comparison import run_colors
-from orchestrator.views.report.figures import NEUTRAL, Plot, Point, Section, points_figure
-from orchestrator.views.report.series import label
+from orchestrator.views.report.figures import NEUTRAL, Plot, Point, Section, label, points_figure
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 
 _SHARED = "Scores from 0 to 1, higher is better"
 
@@ -36,11 +35,8 @@ def benchmark_sections(runs: Sequence[RunFolder]) -> list[Section]:
         "result": {key: metric.result for key, metric in _metrics(run)},
     }
     plots = _plots(runs, shown, colors)
-    return [
-        Section(
-            "Benchmarks", f"{_NOTE} {_CHANGE_NOTE}", plots, is_wide=True, table=scores_table(run.tasks), legend=colors
-        )
-    ]
+    note, table = f"{_NOTE} {_CHANGE_NOTE}", scores_table(run.tasks)
+    return [Section("Benchmarks", note, plots, is_wide=True, table=table, legend=colors)]
 
 
 def _metrics(run: RunFolder) -> Iterator[tuple[tuple[str, str], MetricScores]]:
@@ -71,3 +67,21 @@ def _figure(keys: Sequence[tuple[str, str]], shown: Mapping[str, _Scores], color
     figure = points_figure(names, points, colors, "%{customdata[0]}: %{x:.3f}", row_pixels=42)
     figure.update_xaxes(rangemode="normal", tickformat=None, hoverformat=".3f")
     return figure
+
+
+def scores_table(scores: Sequence[TaskScores]) -> ResultTable:
+    """A row for each metric of each task; changes of more than two standard errors are coloured."""
+    shown = [(score, name, metric) for score in asked_for(scores) for name, metric in score.metrics.items()]
+    changes = [Cell(format_score_change(metric), style=metric.verdict) for _, _, metric in shown]
+    return ResultTable(
+        "Task",
+        [Row(score.label, name) for score, name, _ in shown],
+        [
+            Column("Samples", [Cell(format_count(score.num_samples)) for score, _, _ in shown]),
+            Column("Few-shot", [Cell(format_count(score.num_fewshot)) for score, _, _ in shown], is_on_page_only=True),
+            Column("Base", [Cell(format_score(metric.base)) for _, _, metric in shown]),
+            Column("Result", [Cell(format_score(metric.result)) for _, _, metric in shown]),
+            Column("Change", changes),
+        ],
+        detail_heading="Metric",
+    )

@@ -1,4 +1,4 @@
-"""A comparison of several runs: the table and the plots."""
+"""A comparison of several runs: the table and the plots, and the paired differences from the first run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from orchestrator.runs.benchmark_record import asked_for
-from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import run_errors
-from orchestrator.runs.losses import mean_course
+from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.losses import differences, mean_course, mean_difference, read_last_losses, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.views.format import (
     ERROR_NOTE,
     NOTHING,
+    RUN_COLORS,
+    color_by_name,
+    color_by_run,
     format_change,
     format_count,
     format_duration,
@@ -26,23 +28,30 @@ from orchestrator.views.format import (
     format_score,
     format_score_change,
 )
-from orchestrator.views.palette import RUN_COLORS, color_by_name, color_by_run
-from orchestrator.views.report.differences import difference_sections, mean_pairs, pair_with_first
 from orchestrator.views.report.figures import (
     ALL_POINTS,
     LOSS_NOTE,
+    NEUTRAL,
     Plot,
+    Point,
     Section,
+    Thinning,
+    dotted,
+    label,
     layout,
     line,
+    points_figure,
     shares_figure,
     with_whole_steps,
 )
-from orchestrator.views.report.series import Thinning
+from orchestrator.views.summary import HARMFUL, in_a_word, verdict_lines
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
-from orchestrator.views.verdict import HARMFUL, in_a_word, verdict_lines
 from workers.contracts import Change
+from workers.validation.loss_statistics import CLEAR
 
+_MEAN = "mean of the domains"
+Course = tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]
+"""Steps, and each domain's loss at them."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 _EXPLANATION = (
     "Loss in nats per loss token on held-out rows, assistant tokens only; mean and worst are over the run's domains. "
@@ -51,15 +60,54 @@ _EXPLANATION = (
 _BENCHMARKS = " Benchmarks: the result, its standard error, and the change from the base model; the best is bold."
 
 
-def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
-    """The runs as they are now.
+def differences_from_first(runs: Sequence[RunFolder]) -> tuple[list[dict[str, Change]], list[Change | None]]:
+    """By run: final loss minus the first run's, over the examples that both measured, of each domain and of their mean.
 
-    Raises:
-        ValueError: a folder is not that of a run.
+    Empty for the first run, for runs of older versions, and if no example was measured by both; no mean for a run whose
+    domains differ from the first run's.
     """
-    runs = [RunFolder(folder) for folder in dict.fromkeys(Path(folder) for folder in run_folders)]
+    first, *others = [read_last_losses(run) for run in runs]
+    pairs, names = [{}, *(differences(losses, first) for losses in others)], runs[0].domains
+    are_alike = [set(run.domains) == set(names) for run in runs]
+    means = [mean_difference(pair, names) if alike else None for pair, alike in zip(pairs, are_alike, strict=True)]
+    return pairs, means
+
+
+def difference_sections(runs: Sequence[RunFolder], colors: Mapping[str, str], domains: Sequence[str]) -> list[Section]:
+    """A line for each domain and for their mean, with a point for each run but the first; none without differences."""
+    (pairs, means), labels = differences_from_first(runs), list(colors)
+    if not any(pairs):
+        return []
+    rows = {_MEAN: means} | {domain: [pair.get(domain) for pair in pairs] for domain in domains}
+    note = (
+        f"Final held-out loss minus that of {labels[0]}, in nats per loss token, paired over the examples that "
+        "both measured; bars are two standard errors to each side. Left of the line is better."
+    )
+    legend = {name: colors[name] for name in labels[1:]}
+    return [Section(f"Differences from {labels[0]}", note, [Plot("", _figure(rows, legend))], True, legend=legend)]
+
+
+def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, str]) -> go.Figure:
+    points = {
+        name: {
+            place: Point(change.nats, CLEAR * change.standard_error, [label(row), format_change(change)])
+            for place, (row, of_run) in enumerate(rows.items())
+            if (change := of_run[index + 1]) is not None
+        }
+        for index, name in enumerate(colors)
+    }
+    names = [label(row) for row in rows]
+    figure = points_figure(names, points, colors, "%{customdata[0]}: %{customdata[1]}", row_pixels=34)
+    figure.update_xaxes(rangemode="normal", tickformat="+.3~f", hoverformat="+.3f")
+    zero = dotted(NEUTRAL, xref="x", yref="y domain", x0=0, x1=0, y0=0, y1=1)
+    figure.update_layout(shapes=[zero])
+    return figure
+
+
+def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
+    """The runs as they are now; ValueError if a folder is not that of a run."""
+    runs = [read_run(folder) for folder in dict.fromkeys(run_folders)]
     for run in runs:
-        run.refresh()
         if not (run.config or run.weights or len(run.metrics)):
             raise ValueError(f"{run.path} is not the folder of a run: no config.json, weights/ or metrics.jsonl in it")
     return runs
@@ -69,19 +117,15 @@ def all_domains(runs: Sequence[RunFolder]) -> list[str]:
     return list(dict.fromkeys(domain for run in runs for domain in run.domains))
 
 
-def run_labels(runs: Sequence[RunFolder]) -> list[str]:
-    """The runs' names, with the path if two have the same name."""
-    num_named = Counter(run.name for run in runs)
-    return [run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs]
-
-
 def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
     results, errors, colors = [summarise(run) for run in runs], [run_errors(run) for run in runs], run_colors(runs)
-    pairs, labels = pair_with_first(runs), list(colors)
-    means = [(of_run.mean.end, change) for of_run, change in zip(errors, mean_pairs(runs, pairs), strict=True)]
+    (pairs, changes), labels = differences_from_first(runs), list(colors)
+    totals = [None if run.summary is not None else run.total_steps for run in runs]
+    planned = ["" if total is None else f" of {total:,}" for total in totals]
+    means = [(of_run.mean.end, change) for of_run, change in zip(errors, changes, strict=True)]
     columns = [
         Column("algorithm", [Cell(result.mixing_type) for result in results]),
-        Column("steps", [Cell(_steps(run, result.steps)) for run, result in zip(runs, results, strict=True)]),
+        Column("steps", [Cell(f"{result.steps:,}{of}") for result, of in zip(results, planned, strict=True)]),
         Column("verdict", [Cell(in_a_word(result.verdict)) for result in results]),
         *_course_columns("mean", [result.mean_loss_nats for result in results], means),
         *_course_columns("worst", [result.worst_loss_nats for result in results], [(None, None)] * len(runs)),
@@ -113,12 +157,6 @@ def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
 def _needs_remark(result: RunSummary) -> bool:
     is_over_fitted = any(domain.is_past_lowest for domain in result.domains.values())
     return result.verdict in HARMFUL or result.verdict == "mixed" or is_over_fitted
-
-
-def _steps(run: RunFolder, done: int) -> str:
-    if run.summary is not None or run.total_steps is None:
-        return f"{done:,}"
-    return f"{done:,} of {run.total_steps:,}"
 
 
 def _course_columns(
@@ -184,11 +222,9 @@ def comparison_sections(runs: Sequence[RunFolder], thinning: Thinning = ALL_POIN
 
 
 def run_colors(runs: Sequence[RunFolder]) -> dict[str, str]:
-    return color_by_run(run_labels(runs))
-
-
-Course = tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]
-"""Steps, and each domain's loss at them."""
+    """The runs' colours by their names, with the path if two have the same name."""
+    num_named = Counter(run.name for run in runs)
+    return color_by_run(run.name if num_named[run.name] == 1 else f"{run.name} ({run.path})" for run in runs)
 
 
 def loss_section(

@@ -1,25 +1,91 @@
-"""Building blocks of plots. Colours of text, grid and background come from the page, which may be light or dark."""
+"""Building blocks of plots: numbers thinned to what a screen can show, names as harmless text, common layout.
 
+Colours of text, grid and background come from the page, which may be light or dark.
+"""
+
+import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.report.series import Thinning, label
 from orchestrator.views.table import ResultTable
 
+MAX_POINTS = 2000
+MAX_LABEL_LENGTH = 28
 NEUTRAL = "#7f8ea3"
 MAX_POINTS_WITH_MARKERS = 60
 MAX_STEPS_ALL_TICKED = 6
 MAX_OPERATOR_LINES = 50
 _APART = 0.36  # spread of the points on one line, in units of the distance between lines
 _AXIS_PIXELS = 44
+LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """Thins a long series to what a screen can show, by bins of consecutive values.
+
+    `is_steady`: bins hold a power of two of values, counted from the first, so that a running run only changes the last
+    point and adds new ones, and a live page receives only these.
+    """
+
+    max_points: int = MAX_POINTS
+    is_steady: bool = False
+
+    def at_most(self, max_points: int) -> "Thinning":
+        return Thinning(min(max_points, self.max_points), self.is_steady)
+
+    def starts(self, num_lines: int) -> NDArray[np.int64]:
+        """The first index of each bin; all indices if there are few."""
+        if num_lines <= self.max_points:
+            return np.arange(num_lines)
+        if not self.is_steady:
+            return np.linspace(0, num_lines, self.max_points + 1).astype(np.int64)[:-1]
+        size = 1 << ((num_lines - 1) // self.max_points).bit_length()
+        return np.arange(0, num_lines, size)
+
+    def means(self, steps: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[list[float], list[float | None]]:
+        """Mean step of each bin, and the mean of its finite values."""
+        if len(steps) <= self.max_points:
+            return steps.tolist(), gaps(values)
+        starts = self.starts(len(steps))
+        is_finite = np.isfinite(values)
+        num_finite = np.add.reduceat(is_finite.astype(np.int64), starts)
+        sums = np.add.reduceat(np.where(is_finite, values, 0.0), starts)
+        means = np.where(num_finite > 0, sums / np.maximum(num_finite, 1), np.nan)
+        bin_sizes = np.diff(np.append(starts, len(steps)))
+        return (np.add.reduceat(steps, starts) / bin_sizes).round(1).tolist(), gaps(means)
+
+    def extremes(self, values: NDArray[np.float64]) -> tuple[list[float | None], list[float | None]] | None:
+        """Lowest and highest finite value of each bin; None if nothing is thinned."""
+        if len(values) <= self.max_points:
+            return None
+        starts = self.starts(len(values))
+        is_finite = np.isfinite(values)
+        low = np.minimum.reduceat(np.where(is_finite, values, np.inf), starts)
+        high = np.maximum.reduceat(np.where(is_finite, values, -np.inf), starts)
+        return gaps(low), gaps(high)
+
+
 ALL_POINTS = Thinning()
 
-LOSS_NOTE = "Nats per loss token on the domain's held-out rows, where only assistant tokens are loss tokens"
+
+def gaps(values: ArrayLike) -> list[float | None]:
+    """The values as a list, with None, which plots skip, for values that are not finite."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return [number if math.isfinite(number) else None for number in numbers.tolist()]
+
+
+def label(name: str) -> str:
+    """A name for plotly, which interprets some HTML: escaped, and short enough to fit next to an axis."""
+    short = name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 3] + "..."
+    return html.escape("".join(c if c.isprintable() else " " for c in short), quote=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +106,26 @@ class Section:
     is_wide: bool = False
     table: ResultTable | None = None
     legend: dict[str, str] = field(default_factory=dict)
+
+
+def figures_json(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """All plots in page order, for a browser, with values that JSON can represent."""
+    figures = [plot.figure for section in sections for plot in section.plots]
+    return [
+        {
+            "data": [{key: _plain(value) for key, value in trace.to_plotly_json().items()} for trace in figure.data],
+            "layout": figure.layout.to_plotly_json(),
+        }
+        for figure in figures
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.kind != "f":
+        return value.tolist()
+    return gaps(value) if value.ndim == 1 else [gaps(row) for row in value]
 
 
 def with_whole_steps(sections: list[Section], last_step: int) -> list[Section]:
@@ -155,3 +241,32 @@ def shares_figure(
         xaxis_range=[x[0], end],
     )
     return figure
+
+
+def matrix_figure(values_DD: list[list[float]], domains: list[str], limit: float, meaning: str) -> go.Figure:
+    """A heat map of domains by domains, each cell with its number; `meaning` is the word between row and column."""
+    names = [label(domain) for domain in domains]
+    heatmap = go.Heatmap(
+        x=names,
+        y=names,
+        z=values_DD,
+        zmin=0.0,
+        zmax=limit,
+        texttemplate="%{z:.2f}",
+        hovertemplate=f"%{{y}} {meaning} %{{x}}: %{{z:.3f}}<extra></extra>",
+        colorscale=[[0.0, "rgba(79,127,201,0)"], [1.0, "rgba(79,127,201,0.9)"]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(heatmap, layout(80 + 30 * len(names)))
+    name_every_category(figure)
+    figure.update_yaxes(type="category", dtick=1, autorange="reversed", showgrid=False, ticks="")
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def name_every_category(figure: go.Figure) -> None:
+    """Make the horizontal axis categorical and label every category."""
+    plain = {"tickformat": None, "rangemode": "normal", "showgrid": False, "ticks": "", "automargin": True}
+    figure.update_xaxes(type="category", dtick=1, **plain)

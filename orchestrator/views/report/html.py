@@ -9,25 +9,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import RunErrors, run_errors
+from orchestrator.runs.losses import RunErrors, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
-from orchestrator.views.format import format_change, format_count, format_duration, format_loss, format_share
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import (
+    color_by_name,
+    format_change,
+    format_count,
+    format_duration,
+    format_loss,
+)
 from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.comparison import all_domains, comparison_sections, load_runs, runs_table
-from orchestrator.views.report.data import data_sections
-from orchestrator.views.report.figures import Section
+from orchestrator.views.report.figures import Section, figures_json
 from orchestrator.views.report.run_figures import run_sections
-from orchestrator.views.report.series import figure_json
-from orchestrator.views.summary import domain_table
-from orchestrator.views.table import ResultTable, change_cell
-from orchestrator.views.verdict import HARMFUL, verdict_lines
+from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
+from orchestrator.views.table import ResultTable, environment
 from workers.clock import parse_time
 from workers.contracts import Change
 
@@ -39,7 +40,8 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
         raise ValueError("a report needs at least one run folder")
     runs = load_runs(run_folders)
     if len(runs) == 1:
-        write_page(output, _run_page(runs[0]))
+        (run,) = runs
+        write_page(output, render_page("run.html", run_sections(run), title=run.name, **run_values(run)))
     else:
         sections = [*benchmark_sections(runs), *comparison_sections(runs)]
         write_table_page(output, f"{len(runs)} runs compared", runs_table(runs), sections, all_domains(runs))
@@ -60,26 +62,25 @@ def write_page(output: Path, page: str) -> None:
     temporary.replace(output)
 
 
-def _run_page(run: RunFolder) -> str:
+def run_values(run: RunFolder) -> dict[str, Any]:
+    """What the page of a run shows besides its plots, in the report and in the dashboard."""
     result, errors = summarise(run), run_errors(run)
-    return render_page(
-        "run.html",
-        [*benchmark_sections([run]), *run_sections(run), *data_sections(run)],
-        title=run.name,
-        run=run,
-        model=run.setting("model", "path") or "-",
-        result=result,
-        verdict=shown_verdict(run, result),
-        facts=run_facts(result, errors),
-        table=domain_table(run, result, errors),
-        domain_colors=color_by_name(run.domains),
-        events=run.events[-MAX_EVENTS_SHOWN:],
-        num_events=len(run.events),
-        num_unreadable_lines=run.num_unreadable_lines,
-    )
+    kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
+    return {
+        "run": run,
+        "model": run.setting("model", "path") or "-",
+        "result": result,
+        "verdict": {"kind": kind, "lines": verdict_lines(run, result)},
+        "facts": _facts(result, errors),
+        "table": domain_table(run, result, errors),
+        "domain_colors": color_by_name(run.domains),
+        "events": run.events[-MAX_EVENTS_SHOWN:],
+        "num_events": len(run.events),
+        "num_unreadable_lines": run.num_unreadable_lines,
+    }
 
 
-def run_facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
+def _facts(result: RunSummary, errors: RunErrors) -> dict[str, str]:
     """The numbers at the top of a run's page; times are missing for runs of older versions."""
     facts = {
         "Steps": f"{result.steps:,}",
@@ -104,42 +105,21 @@ def _course(loss: LossCourse, change: Change | None = None) -> str:
     return f"{format_loss(loss.start)} \u2192 {format_loss(loss.end)}{told}"
 
 
-def shown_verdict(run: RunFolder, result: RunSummary) -> dict[str, Any]:
-    """Values for verdict.html: sentences, the verdict first, and their severity."""
-    kind = "bad" if result.verdict in HARMFUL else "good" if result.verdict == "improved" else "mixed"
-    return {"kind": kind, "lines": verdict_lines(run, result)}
-
-
 def render_page(template: str, sections: Sequence[Section], caveats: Sequence[str] = (), **values: Any) -> str:
     """A page of plots: a template of this package with sections and values; `caveats` are shown below the plots."""
     # Browsers normalise line ends to \n before they hash a script.
     sources = (get_plotlyjs(), asset("plots.js") + asset("page.js"))
+    get_template = environment("orchestrator.views.report").get_template
     scripts = [text.replace("\r\n", "\n").replace("</script", "<\\/script") for text in sources]
-    return (
-        environment("orchestrator.views.report")
-        .get_template(template)
-        .render(
-            sections=sections,
-            caveats=caveats,
-            figures=Markup(_figures_json(sections)),
-            style=Markup(asset("page.css")),
-            scripts=[Markup(text) for text in scripts],
-            policy=_content_security_policy(scripts),
-            **values,
-        )
+    return get_template(template).render(
+        sections=sections,
+        caveats=caveats,
+        figures=Markup(_figures_json(sections)),
+        style=Markup(asset("page.css")),
+        scripts=[Markup(text) for text in scripts],
+        policy=_content_security_policy(scripts),
+        **values,
     )
-
-
-def environment(*packages: str) -> Environment:
-    """Templates from these packages, in order of precedence; values are shown as text, never as markup."""
-    made = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    made.filters |= {"loss": format_loss, "share": format_share, "change": change_cell}
-    return made
 
 
 def asset(name: str) -> str:
@@ -148,8 +128,7 @@ def asset(name: str) -> str:
 
 def _figures_json(sections: Sequence[Section]) -> str:
     """The data of all plots in page order, as text that cannot close the element that contains it."""
-    figures = [figure_json(plot.figure) for section in sections for plot in section.plots]
-    text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(figures_json(sections), allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

@@ -1,4 +1,4 @@
-"""The sections of the page of a run."""
+"""The sections of the page of a run: its benchmarks, its plots, and the table of data.json."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.loss_errors import change_errors, evaluation_errors
+from orchestrator.runs.losses import change_errors, evaluation_errors
+from orchestrator.runs.records import DomainCounts
 from orchestrator.runs.summary import base_losses, evaluation_losses
-from orchestrator.views.format import format_error
-from orchestrator.views.palette import color_by_name
+from orchestrator.views.format import color_by_name, format_count, format_error
+from orchestrator.views.report.benchmarks import benchmark_sections
 from orchestrator.views.report.figures import (
     ALL_POINTS,
     LOSS_NOTE,
@@ -19,17 +20,40 @@ from orchestrator.views.report.figures import (
     NEUTRAL,
     Plot,
     Section,
+    Thinning,
     dotted,
+    label,
     layout,
     line,
     shares_figure,
     with_whole_steps,
 )
-from orchestrator.views.report.series import Thinning, label
+from orchestrator.views.table import Cell, Column, ResultTable, Row
 from workers.validation.loss_statistics import CLEAR, is_clear
 
 MAX_TRAINING_POINTS = 400  # a small plot: more would be a solid block
 MAX_CELLS_WITH_NUMBERS = 8
+_DATA: dict[str, Callable[[DomainCounts], str]] = {
+    "Rows read": lambda counts: format_count(counts.report.num_rows),
+    "Cannot be used": lambda counts: format_count(counts.report.num_bad_rows),
+    "Excluded": lambda counts: format_count(counts.report.num_excluded),
+    "Not chosen": lambda counts: format_count(counts.report.num_not_chosen),
+    "Too long": lambda counts: format_count(counts.report.num_too_long),
+    "Tokens cut": lambda counts: format_count(counts.report.num_tokens_cut),
+    "Targets cut": lambda counts: format_count(counts.report.num_targets_cut),
+    "Dropped by the template": lambda counts: (
+        ", ".join(f"{word} {num:,}" for word, num in counts.report.dropped.items()) or "0"
+    ),
+    "Trained examples": lambda counts: format_count(counts.train.num_examples if counts.train else None),
+    "Repeats": lambda counts: format_count(counts.train.num_repeats if counts.train else None),
+    "Held-out prompts": lambda counts: format_count(counts.eval.num_prompts),
+}
+_NOTE = (
+    "All rows read for a domain, and the rows and tokens that were left out. Too long: longer than "
+    "data.max_length, however they were handled. Repeats: trained examples equal to another in the domain. Of "
+    "these in training data: held-out prompts that this or another domain trains on. The events below report the "
+    "same in sentences."
+)
 
 
 def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Section]:
@@ -76,7 +100,8 @@ def run_sections(run: RunFolder, thinning: Thinning = ALL_POINTS) -> list[Sectio
             _training_plots(run, thinning),
         ),
     ]
-    return with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
+    plotted = with_whole_steps([section for section in sections if section.plots], run.metrics.last_step)
+    return [*benchmark_sections([run]), *plotted, *data_sections(run)]
 
 
 def _loss_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
@@ -144,8 +169,8 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
     limit = max(float(np.nanmax(np.abs(change_DE))), 0.01)
     errors_DE = np.array([thinning.means(steps, change_errors(run, domain))[1] for domain in run.domains], dtype=float)
     shown_DE = np.array([row for _, row in thinned], dtype=np.float64)
-    figure = go.Figure(layout=layout(60 + 30 * len(run.domains)))
-    names, told_DE = [label(domain) for domain in run.domains], _by_cell(_told, shown_DE, errors_DE)
+    names = [label(domain) for domain in run.domains]
+    told_DE = _by_cell(lambda change, error: f"{change:+.3f}{format_error(error)}", shown_DE, errors_DE)
     heatmap = go.Heatmap(
         x=thinned[0][0],
         y=list(range(len(names))),
@@ -161,7 +186,7 @@ def _forgetting_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
         colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": "+.2f", "nticks": 5},
         meta="diverging",
     )
-    figure.add_trace(heatmap)
+    figure = go.Figure(heatmap, layout(60 + 30 * len(names)))
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
     figure.update_yaxes(showgrid=False, ticks="")
     figure.update_xaxes(showgrid=False, rangemode="normal", ticks="")
@@ -173,10 +198,6 @@ def _by_cell(
     word: Callable[[float, float], str], change_DE: NDArray[np.float64], error_DE: NDArray[np.float64]
 ) -> list[list[str]]:
     return [[word(*cell) for cell in zip(*rows, strict=True)] for rows in zip(change_DE, error_DE, strict=True)]
-
-
-def _told(change: float, error: float) -> str:
-    return f"{change:+.3f}{format_error(error)}"
 
 
 def _cell(change: float, error: float) -> str:
@@ -241,3 +262,17 @@ def _training_plots(run: RunFolder, thinning: Thinning) -> list[Plot]:
                 figure.add_traces(_band(x, dict(zip(("lowest", "highest"), extremes, strict=True)), NEUTRAL, 0.25))
             plots.append(Plot(title, figure))
     return plots
+
+
+def data_sections(run: RunFolder) -> list[Section]:
+    if run.data is None:
+        return []
+    every = run.data.domains.values()
+    leaks = [
+        Cell(format_count(counts.num_leaked_prompts), style="worse" if counts.num_leaked_prompts else "same")
+        for counts in every
+    ]
+    columns = [Column(heading, [Cell(of(counts)) for counts in every]) for heading, of in _DATA.items()]
+    rows = [Row(name, "" if counts.train else "only measured") for name, counts in run.data.domains.items()]
+    table = ResultTable("Domain", rows, [*columns, Column("Of these in training data", leaks)])
+    return [Section("Data", _NOTE, table=table)]

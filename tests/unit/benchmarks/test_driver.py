@@ -10,9 +10,10 @@ from rich.console import Console
 
 from orchestrator.benchmarks import harness
 from orchestrator.benchmarks.driver import evaluate
-from orchestrator.export.card import model_card
+from orchestrator.export.driver import model_card
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.report import comparison_table, write_report
+from orchestrator.views.report.comparison import comparison_table
+from orchestrator.views.report.html import write_report
 from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import FakeRun, MakeFakeRun
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.runs.benchmark_record import MetricScores, Score, TaskScores, add_scores, asked_for, scores_from
-from orchestrator.views.benchmarks import scores_table
+from orchestrator.views.report.benchmarks import scores_table
 from tests.unit.benchmarks.scores import harness_results
 
 BASE = harness_results(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.load import load_config
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.views.errors import plain_errors
+from orchestrator.views.console import plain_errors
 from tests.runs import raymix, write_run
 
 

@@ -14,10 +14,10 @@ from aiohttp.test_utils import TestServer
 from plotly.offline import get_plotlyjs
 
 from orchestrator.controller.operator import read_request, waiting_requests
+from orchestrator.dashboard.following import Snapshot
 from orchestrator.dashboard.guard import TOKEN_VARIABLE, choose_token, digest_of
 from orchestrator.dashboard.pages import RunPage
 from orchestrator.dashboard.server import HOST, build_app
-from orchestrator.dashboard.snapshots import Snapshot
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
 TOKEN = "the-token-of-this-test"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.dashboard.catalog import Catalog
+from orchestrator.dashboard.following import Snapshot, figure_patch
 from orchestrator.dashboard.pages import ComparePage, RunPage
-from orchestrator.dashboard.snapshots import Snapshot, figure_patch
 from tests.unit.benchmarks.scores import scored
 from tests.unit.conftest import MakeFakeRun
+from workers.events import log_event
 
 
 def patched(figure: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +83,14 @@ def test_one_more_step_is_a_small_message(fake_run: MakeFakeRun, tmp_path: Path)
     whole = len(json.dumps(before.whole()))
     assert len(json.dumps(message["patches"])) < whole / 20
     assert set(message["parts"]) <= {"numbers", "health", "table"}
+
+
+def test_the_newest_event_is_on_top(fake_run: MakeFakeRun, tmp_path: Path) -> None:
+    run = fake_run("live", total_steps=100, num_steps=10, every=20)
+    for step in (3, 7):
+        log_event(run.path, step, "budget", f"said at {step}")
+    shown = whole_of(RunPage(Catalog(tmp_path), "live")).parts["events"]
+    assert 0 <= shown.index("said at 7") < shown.index("said at 3")
 
 
 def test_a_new_plot_brings_the_whole_page(fake_run: MakeFakeRun, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.views.report.series import Thinning
+from orchestrator.views.report.figures import Thinning
 
 LIVE = Thinning(max_points=100, is_steady=True)
 

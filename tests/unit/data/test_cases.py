@@ -8,8 +8,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from orchestrator.inspect.reading import RefusedRow, SeenExample, read_split
-from orchestrator.inspect.showing import to_json
+from orchestrator.inspect.driver import RefusedRow, SeenExample, read_split, to_json
 from workers.config.data import DataConfig, DomainConfig
 from workers.data.preparing import plan_domain
 

@@ -147,6 +147,15 @@ def test_the_card_says_what_was_seen(fake_run: MakeFakeRun, tmp_path: Path) -> N
     assert "40 steps" in card and str(tmp_path) not in card
 
 
+def test_the_card_of_the_best_model_has_its_losses(tmp_path: Path) -> None:
+    written = planted(tmp_path, CASES["ended_worse"])
+    finished(written)
+    write_llama(written.path / "best")
+    export(written.path, tmp_path / "out", "merged", is_best=True, console=QUIET)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r"^\| math \| .* \| 2\.000 \| 1\.500 \|$", card, re.MULTILINE) and ", at step 10;" in card
+
+
 def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"there is no best/: it was removed, or .*; the model of the last step is .*/model$"

@@ -12,8 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.inspect.reading import SeenExample, read_split
-from orchestrator.inspect.showing import print_legend, print_seen, to_json
+from orchestrator.inspect.driver import SeenExample, print_legend, print_seen, read_split, to_json
 from tests.runs import write_run
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
@@ -152,9 +151,9 @@ def show(tokens: Tokens, folder: Path, **console: Any) -> str:
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)))
     output = io.StringIO()
     screen = Console(file=output, width=40, **console)
-    piece = Piece(2, 3, tokens)
+    piece, whole = Piece(2, 3, tokens), Tokens(np.zeros(50, dtype=np.int32), np.arange(50) < 9)
     print_legend(screen)
-    print_seen(SeenExample("law", "train", "a.jsonl", 7, piece, 50, 9), tokenizer, screen)
+    print_seen(SeenExample("law", "train", "a.jsonl", 7, piece, whole), tokenizer, screen)
     return output.getvalue()
 
 
@@ -188,5 +187,5 @@ def test_what_the_template_drops_is_in_the_line(tokenizer_folder: Path, tmp_path
     (seen,) = read_split(plan, "train", DataConfig(max_length=64), tokenizer)
     assert isinstance(seen, SeenExample) and "dropped" not in json.loads(to_json(seen, tokenizer))
     tokens = Tokens(seen.piece.tokens.input_ids, seen.piece.tokens.loss_mask, ("reasoning", "tools"))
-    dropping = SeenExample("law", "train", "f", 1, Piece(1, 1, tokens), 1, 1)
+    dropping = SeenExample("law", "train", "f", 1, Piece(1, 1, tokens), tokens)
     assert json.loads(to_json(dropping, tokenizer))["dropped"] == ["reasoning", "tools"]

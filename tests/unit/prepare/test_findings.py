@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.prepare.findings import look_at_data
 from orchestrator.prepare.token_stores import prepare_stores
-from orchestrator.runs.data_record import DataRecord
+from orchestrator.runs.records import DataRecord
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
 from workers.data import tokenization

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.memory import MemoryEstimate, estimate_for_shape, estimate_memory, read_shape
+from orchestrator.prepare.memory import MemoryEstimate, estimate_memory, read_shape
 
 HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
 BUCKET = 500_000_000  # DeepSpeed's, in parameters
@@ -44,7 +44,8 @@ def run_config(
 
 def estimate(folder: Path, **changes: Any) -> MemoryEstimate:
     write_config(folder)
-    return estimate_memory(run_config(folder, **changes))
+    config = run_config(folder, **changes)
+    return estimate_memory(read_shape(config), config)
 
 
 def zero(stage: int, sums: str = "float32") -> dict[str, Any]:
@@ -130,6 +131,14 @@ def test_a_large_model_at_stage_three_is_gathered_in_part(tmp_path: Path) -> Non
     assert found.parts["weights"] == found.num_parameters * 2 / 2 + (2000 / 2 + 500) * 2
 
 
+def test_at_stage_three_a_rank_updates_a_part_of_its_parameters_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text('{"zero_optimization": {"sub_group_size": 1000}}')
+    found = estimate(tmp_path, deepspeed={"zero_stage": 3, "config": str(path)})
+    sums = found.num_trainable * 4 / 2 + found.num_trainable * 4  # a rank's share, and the bucket, which holds all
+    assert found.moments["optimizer step"]["gradients"] == sums + 1000 / 2 * (4 + 8)  # a copy, and what Adam needs
+
+
 def test_the_peak_is_the_moment_that_needs_most(tmp_path: Path) -> None:
     few_tokens = estimate(tmp_path, ranks=1, length=8, micro_batch_size=1, **zero(1))
     assert few_tokens.moment == "optimizer step"
@@ -142,7 +151,9 @@ def test_the_peak_is_the_moment_that_needs_most(tmp_path: Path) -> None:
 def test_logits_are_of_the_tokens_that_count(tmp_path: Path) -> None:
     write_config(tmp_path)
     config = run_config(tmp_path)
-    whole, half = (estimate_memory(config, fraction).moments["forward pass"] for fraction in (1.0, 0.5))
+    whole, half = (
+        estimate_memory(read_shape(config), config, fraction).moments["forward pass"] for fraction in (1.0, 0.5)
+    )
     assert half["logits"] == whole["logits"] / 2
     assert half["activations"] == whole["activations"]
 
@@ -206,10 +217,10 @@ def test_activations_are_what_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model(input_ids=ids, position_ids=positions, use_cache=False)
     in_memory = sum(storage.nbytes() for storage in kept.values())
-    expected = estimate_memory(config).moments["forward pass"]["activations"]
+    expected = estimate_memory(read_shape(config), config).moments["forward pass"]["activations"]
     if checkpointing:  # plus a layer, which is computed again when its turn comes
         whole = run_config(tmp_path, dtype=dtype)
-        expected -= estimate_memory(whole).moments["forward pass"]["activations"] / LAYERS
+        expected -= estimate_memory(read_shape(whole), whole).moments["forward pass"]["activations"] / LAYERS
     assert in_memory == pytest.approx(expected, rel=0.04)
 
 
@@ -220,6 +231,6 @@ def test_families_without_heads_or_with_layers_of_unlike_sizes_have_a_shape(fami
     build(family).save_pretrained(tmp_path)
     shape = read_shape(run_config(tmp_path))
     assert shape.num_parameters == sum(p.numel() for p in build(family).parameters())
-    assert estimate_for_shape(shape, run_config(tmp_path)).total > 0
+    assert estimate_memory(shape, run_config(tmp_path)).total > 0
     told = [note for note in shape.notes if "router loss is trained, with the coefficient 0.001" in note]
     assert len(told) == (family == "mixtral")

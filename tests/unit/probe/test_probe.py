@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.run import RunConfig
 from orchestrator.probe.driver import probe
-from orchestrator.probe.hidden_states import layer_index, mean_hidden_states
+from orchestrator.probe.geometry import layer_index, mean_hidden_states
 from tests.runs import write_llama
 from workers.config.model import ModelConfig
 from workers.model.loading import load_model

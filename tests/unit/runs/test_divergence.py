@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from orchestrator.runs.divergence import find_divergence
 from orchestrator.runs.step_table import StepTable
+from orchestrator.runs.verdict import find_divergence
 
 
 def table(levels: dict[str, list[float]], num_steps: int = 100, noise: float = 0.0, seed: int = 0) -> StepTable:

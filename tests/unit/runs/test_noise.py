@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.runs.noise import is_beyond_noise
+from orchestrator.runs.verdict import is_beyond_noise
 from workers.contracts import Change, DomainFeedback
 from workers.validation.example_losses import EvaluationHistory
 from workers.validation.loss_statistics import ExampleLosses

@@ -14,8 +14,7 @@ from orchestrator.export.driver import find_result
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.records import RunSummary
 from orchestrator.runs.summary import summarise, write_summary
-from orchestrator.views.summary import summary_view
-from orchestrator.views.verdict import HARMFUL, IN_A_WORD, verdict_lines
+from orchestrator.views.summary import HARMFUL, IN_A_WORD, summary_view, verdict_lines
 from tests.unit.conftest import FakeRun
 from workers.contracts import DomainWeights
 from workers.events import log_event

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.runs.losses import mean_loss, worst_loss
-from orchestrator.tracking.records import RunRecords, StepRecord
+from orchestrator.tracking.base import RunRecords, StepRecord
 from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
 from workers.events import log_event

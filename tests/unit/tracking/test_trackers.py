@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
-from orchestrator.tracking.following import RunFollower
-from orchestrator.tracking.records import RunRecords
-from orchestrator.tracking.watch import open_tracker
+from orchestrator.tracking.base import RunRecords
+from orchestrator.tracking.watch import RunFollower, open_tracker
 from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from tests.unit.tracking.stores import Series, read_mlflow, read_tensorboard, read_times, read_wandb
 from tests.unit.tracking.test_records import cut_back

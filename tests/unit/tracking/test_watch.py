@@ -15,10 +15,8 @@ from orchestrator.config.tracking import MLflowConfig, TensorBoardConfig, WandbC
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.lock import bound_settings
 from orchestrator.tracking import watch
-from orchestrator.tracking.base import LastStep, RunIdentity
-from orchestrator.tracking.following import RunFollower
-from orchestrator.tracking.records import StepRecord
-from orchestrator.tracking.watch import TrackedRun, Watch
+from orchestrator.tracking.base import LastStep, RunIdentity, StepRecord
+from orchestrator.tracking.watch import RunFollower, TrackedRun, Watch
 from tests.unit.conftest import MakeFakeRun
 
 

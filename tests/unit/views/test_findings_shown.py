@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.runs.data_record import DataRecord, DomainCounts, Finding, StoreCounts
 from orchestrator.runs.folder import RunFolder
-from orchestrator.views.findings import print_findings
-from orchestrator.views.report import write_report
-from orchestrator.views.report.data import data_sections
+from orchestrator.runs.records import DataRecord, DomainCounts, Finding, StoreCounts
+from orchestrator.views.report.html import write_report
+from orchestrator.views.report.run_figures import data_sections
+from orchestrator.views.terminal import print_findings
 from tests.unit.conftest import MakeFakeRun
 from workers.data.report import Report
 
@@ -19,7 +19,7 @@ COUNTS = DomainCounts(
     train=STORE,
     eval=STORE.model_copy(update={"num_prompts": 7}),
     train_files=Report(num_rows=1_000, num_too_long=13, num_tokens_cut=4_321, dropped={"reasoning": 2}),
-    eval_files=Report(num_rows=500, num_too_long=4),
+    eval_files=Report(num_rows=500, num_too_long=4, num_excluded=21, num_not_chosen=22, num_targets_cut=23),
     num_leaked_prompts=6,
 )
 
@@ -37,6 +37,8 @@ def test_the_report_has_a_table_of_what_became_of_the_data(fake_run: MakeFakeRun
     shown = [{heading: cells[place].text for heading, cells in columns.items()} for place in (0, 1)]
     assert [(row.label, row.detail) for row in section.table.rows] == [("math", ""), ("law", "only measured")]
     assert (shown[0]["Rows read"], shown[0]["Too long"], shown[0]["Tokens cut"]) == ("1,500", "17", "4,321")
+    left_out = ("Cannot be used", "Excluded", "Not chosen", "Targets cut")
+    assert [shown[0][heading] for heading in left_out] == ["0", "21", "22", "23"]
     assert (shown[0]["Trained examples"], shown[0]["Repeats"], shown[1]["Repeats"]) == ("20", "15", "-")
     assert (shown[0]["Dropped by the template"], shown[0]["Held-out prompts"]) == ("reasoning 2", "7")
     leaked = columns["Of these in training data"]

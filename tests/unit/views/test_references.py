@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
-from orchestrator.views import references
-from orchestrator.views.references import ReferenceView
+from orchestrator.views.runs import ReferenceView
 from tests.unit.conftest import FakeRun
 from workers.training.plan import TrainingPlan
 
@@ -28,7 +27,7 @@ class Plans:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("orchestrator.views.runs.POLL_SECONDS", 0.02)
 
 
 def text_of(console: Console) -> str:

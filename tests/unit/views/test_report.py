@@ -18,9 +18,10 @@ from rich.console import Console
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.summary import base_losses
-from orchestrator.views.palette import color_by_name
-from orchestrator.views.report import comparison_table, write_report
-from orchestrator.views.report.series import MAX_POINTS, Thinning
+from orchestrator.views.format import color_by_name
+from orchestrator.views.report.comparison import comparison_table
+from orchestrator.views.report.figures import MAX_POINTS, Thinning
+from orchestrator.views.report.html import write_report
 from tests.unit.conftest import FakeRun, MakeFakeRun
 from workers.validation.loss_statistics import ExampleLosses
 

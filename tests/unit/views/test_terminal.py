@@ -118,7 +118,7 @@ def test_names_are_text_and_cannot_steer_the_terminal(fake_run: MakeFakeRun, is_
         pass
     with PreparationView(console) as preparation:
         for domain in HOSTILE:
-            preparation.update(domain, 1, 1)
+            preparation.update(1, 1, domain)
     console.print(summary_view(run.path))
     text = text_of(console)
     assert "[bold red]x[/]" in text and "\\x1b[2Jgone" in text
@@ -155,8 +155,8 @@ def test_preparation_elsewhere_is_one_line_per_domain() -> None:
     console = plain_console()
     with PreparationView(console) as view:
         for done in (1, 1500, 3000, 3000):
-            view.update("math", done, 3000)
-        view.update("code", 1, 2)
+            view.update(done, 3000, "math")
+        view.update(1, 2, "code")
     assert text_of(console).splitlines() == ["prepared math"]
 
 

@@ -9,14 +9,13 @@ from rich.console import Console
 from orchestrator.cluster.jobs.client import _harm
 from orchestrator.dashboard.catalog import Catalog
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage
-from orchestrator.export.card import model_card
+from orchestrator.export.driver import model_card
 from orchestrator.sweeps.compare.page import table
 from orchestrator.sweeps.compare.results import Comparison, RunResult, VariantResult
-from orchestrator.views.report import write_report
 from orchestrator.views.report.comparison import comparison_table
-from orchestrator.views.report.html import shown_verdict
+from orchestrator.views.report.html import run_values, write_report
 from orchestrator.views.runs import RunsView
-from orchestrator.views.verdict import verdict_lines, verdict_sentence
+from orchestrator.views.summary import verdict_lines, verdict_sentence
 from tests.unit.runs.test_verdict import CASES, both, finished, planted
 
 
@@ -36,7 +35,7 @@ def test_report_and_dashboard_show_every_sentence(tmp_path: Path, verdict: str, 
     write_report([folder.path], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     snapshot = RunPage(Catalog(tmp_path), "run").look()
-    assert snapshot is not None and shown_verdict(folder, summary) == {"kind": kind, "lines": lines}
+    assert snapshot is not None and run_values(folder)["verdict"] == {"kind": kind, "lines": lines}
     for shown in (page, snapshot.parts["verdict"]):
         assert f'<section class="verdict {kind}">' in shown
         assert all(f"<p>{line}</p>" in shown for line in lines)
@@ -117,7 +116,7 @@ def test_the_card_of_a_model_that_got_worse_says_it(tmp_path: Path) -> None:
 
 
 def test_the_plot_of_a_finished_run_ends_with_shares_that_were_trained_with(tmp_path: Path) -> None:
-    from orchestrator.views.palette import color_by_name
+    from orchestrator.views.format import color_by_name
     from orchestrator.views.report.figures import shares_figure
 
     folder, summary = finished(planted(tmp_path, CASES["improved"]))

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.detection import ClassifierJudgeConfig
-from orchestrator.prepare.detection.judges.base import JudgeAnswer, JudgeContext
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, JudgeAnswer, JudgeContext
 from workers.settings import narrow_seed
 
 if TYPE_CHECKING:
@@ -46,13 +45,9 @@ class ClassifierJudge:
 
     def _fit(self) -> "tuple[Pipeline, Calibrator]":
         by_domain = self._context.training_texts()
-        labelled = [
-            (text, label, number % _HELD_BACK == 0)
-            for label, domain in enumerate(self._context.domains)
-            for number, text in enumerate(by_domain[domain])
-        ]
-        fitted = [(text, label) for text, label, is_held_back in labelled if not is_held_back]
-        held_back = [(text, label) for text, label, is_held_back in labelled if is_held_back]
+        rows = [list(enumerate(by_domain[domain])) for domain in self._context.domains]
+        fitted = [(text, label) for label, texts in enumerate(rows) for place, text in texts if place % _HELD_BACK]
+        held_back = [(text, label) for label, texts in enumerate(rows) for _, text in texts[::_HELD_BACK]]
         model = _pipeline(self._context.seed)
         model.fit([text for text, _ in fitted], [label for _, label in fitted])
         answers_CD = _probabilities(model, [text for text, _ in held_back])

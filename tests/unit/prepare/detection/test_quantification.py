@@ -1,10 +1,14 @@
 """Quantification: each estimate on answers whose shares are known, and what corrects what."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 
-from orchestrator.prepare.detection.judges.calibration import Calibration, Calibrator, Floats
+from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, Floats
 from orchestrator.prepare.detection.quantification import (
+    EstimatedShares,
     average,
     correct,
     estimate_all,
@@ -18,6 +22,14 @@ NUM_DOMAINS = 4
 TRUTH = np.array([0.55, 0.25, 0.15, 0.05])
 # A judge that calls too much domain 0: how often domain (row) is called domain (column).
 CONFUSION = np.array([[0.9, 0.05, 0.03, 0.02], [0.3, 0.6, 0.05, 0.05], [0.25, 0.05, 0.65, 0.05], [0.2, 0.1, 0.1, 0.6]])
+
+
+def estimated(answers_ND: Floats, *settings: Any) -> dict[str, EstimatedShares]:
+    return estimate_all([f"d{index}" for index in range(answers_ND.shape[1])], answers_ND, *settings)
+
+
+def values_of(by_domain: Mapping[str, Any]) -> np.ndarray:
+    return np.array(list(by_domain.values()))
 
 
 def soft_answers(labels: np.ndarray, rng: np.random.Generator) -> Floats:
@@ -86,9 +98,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     covered = []
     for seed in range(4):
         answers_ND, calibration = draw("soft", seed)
-        estimate = estimate_all(answers_ND[:600], calibration, 25, 0.95, seed)["corrected"]
-        covered += ((estimate.lower_D <= TRUTH) & (estimate.upper_D >= TRUTH)).tolist()
-        assert (estimate.lower_D <= estimate.shares_D).all() and (estimate.shares_D <= estimate.upper_D).all()
+        estimate = estimated(answers_ND[:600], calibration, 25, 0.95, seed)["corrected"]
+        shares_D, (lower_D, upper_D) = values_of(estimate.shares), values_of(estimate.intervals).T
+        covered += ((lower_D <= TRUTH) & (upper_D >= TRUTH)).tolist()
+        assert (lower_D <= shares_D).all() and (shares_D <= upper_D).all()
     assert np.mean(covered) > 0.75
 
 
@@ -96,27 +109,27 @@ def test_a_smaller_calibration_set_widens_the_interval() -> None:
     answers_ND, calibration = draw("soft", 3)
     few = np.arange(0, len(calibration.labels_C), 12)
     small = Calibration(calibration.answers_CD[few], calibration.labels_C[few])
-    wide = estimate_all(answers_ND, small, 40, 0.95, 0)["corrected"].standard_errors_D
-    narrow = estimate_all(answers_ND, calibration, 25, 0.95, 0)["corrected"].standard_errors_D
+    wide = values_of(estimated(answers_ND, small, 40, 0.95, 0)["corrected"].standard_errors)
+    narrow = values_of(estimated(answers_ND, calibration, 25, 0.95, 0)["corrected"].standard_errors)
     assert (wide > 1.5 * narrow).sum() >= NUM_DOMAINS - 1
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     answers_ND, calibration = draw("soft", 0)
-    first, second = (estimate_all(answers_ND[:300], calibration, 10, 0.9, 7) for _ in range(2))
+    first, second = (estimated(answers_ND[:300], calibration, 10, 0.9, 7) for _ in range(2))
     for name in ("average", "counts", "corrected"):
-        assert first[name].upper_D.tolist() == second[name].upper_D.tolist()
+        assert first[name] == second[name]
 
 
 def test_without_calibration_there_is_no_correction() -> None:
-    assert set(estimate_all(draw("soft", 0)[0][:50], None, 10, 0.9, 0)) == {"average", "counts"}
+    assert set(estimated(draw("soft", 0)[0][:50], None, 10, 0.9, 0)) == {"average", "counts"}
 
 
 def test_one_domain_has_everything() -> None:
     answers_ND = np.ones((20, 1))
     calibration = Calibration(answers_ND, np.zeros(20, dtype=np.int64))
-    estimates = estimate_all(answers_ND, calibration, 10, 0.95, 0)
-    assert {name: estimate.shares_D.tolist() for name, estimate in estimates.items()} == {
+    estimates = estimated(answers_ND, calibration, 10, 0.95, 0)
+    assert {name: list(estimate.shares.values()) for name, estimate in estimates.items()} == {
         "average": [1.0],
         "counts": [1.0],
         "corrected": [1.0],

@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.prepare.detection import judges, rounds
-from orchestrator.prepare.detection.distribution import DetectedDistribution
-from orchestrator.prepare.detection.driver import with_detected_shares
+from orchestrator.prepare.detection.driver import distribution_view, with_detected_shares, write_page
 from orchestrator.prepare.detection.judges import JudgeAnswer
+from orchestrator.prepare.detection.quantification import DetectedDistribution
 from orchestrator.prepare.detection.rounds import find_distribution, known_distribution
-from orchestrator.prepare.detection.view import distribution_view, write_page
 from tests.unit.prepare.detection.wordy_model import SHARES, WordyModel, write_config
 
 

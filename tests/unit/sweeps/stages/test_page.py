@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.runs.folder import RunFolder
 from orchestrator.sweeps.stages import CAVEATS
 from orchestrator.sweeps.stages.page import along_figure, write_plan_page
-from orchestrator.views.report import write_report
+from orchestrator.views.report.html import write_report
 from tests.unit.conftest import MakeFakeRun
 
 

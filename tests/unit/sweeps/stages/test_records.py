@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.runs.folder import RunFolder
 from orchestrator.sweeps.stages.chain import StageRecord, plan_stages, summarise_chain
-from orchestrator.views.verdict import verdict_lines
+from orchestrator.views.summary import verdict_lines
 from tests.unit.conftest import MakeFakeRun
 from tests.unit.runs.test_verdict import both, finished, planted
 from tests.unit.sweeps.stages.staged import config, fake_stores

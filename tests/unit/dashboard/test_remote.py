@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.dashboard.guard import TOKEN_VARIABLE, digest_of
-from orchestrator.dashboard.job import LISTENS, directions, entrypoint
+from orchestrator.dashboard.remote import LISTENS, directions, entrypoint
 
 TOKEN = "a-token-that-stays-at-home"
 
 
 def test_only_a_digest_of_the_token_travels() -> None:
     command = shlex.split(entrypoint(Path("/data/my runs"), 8275, TOKEN))
-    assert command[-5:] == ["-m", "orchestrator.dashboard.job", "/data/my runs", "8275", digest_of(TOKEN)]
+    assert command[-5:] == ["-m", "orchestrator.dashboard.remote", "/data/my runs", "8275", digest_of(TOKEN)]
     assert TOKEN not in " ".join(command)
 
 
