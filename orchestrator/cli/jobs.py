@@ -78,6 +78,6 @@ def _follow(job: str, address: str | None, console: Console) -> None:
         ended = follow(job, address, console)
     except KeyboardInterrupt:
         console.print(f"{job} keeps running; to stop it: raymix stop {job}", markup=False, highlight=False)
-        raise typer.Exit(0) from None
+        return
     if ended.value != "SUCCEEDED":
         raise JobError(f"{job}: {ended.value.lower()}")

@@ -70,3 +70,11 @@ def test_completion_is_shown_and_installed_for_the_shell(tmp_path: Path, monkeyp
     (script,) = tmp_path.glob(".bash_completions/*")
     assert script.read_text().strip() == shown.strip()
     assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
+def test_ctrl_c_ends_the_log_and_not_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.cluster.jobs.client.follow", interrupted)
+    assert invoke("logs", "tuned", "-f") == "tuned keeps running; to stop it: raymix stop tuned\n"
