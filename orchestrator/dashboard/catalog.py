@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, is_finished, read_summary
-from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.step_table import StepTable
 from orchestrator.views.format import format_value, short
 from orchestrator.views.summary import HARMFUL, in_a_word
 from workers.contracts import DomainFeedback
+from workers.validation.domain_losses import mean_loss
 
 ROOT = "."  # the name of the catalog's own folder, if that is a run
 MAX_DEPTH = 6

@@ -4,5 +4,5 @@ folder, step_table                    RunFolder: all public files of a run, read
 records, benchmark_record, failure    what is in its files: events, summary.json, data.json, tasks.json
 lock                                  one driver at a time, and one configuration once something was trained
 summary, verdict                      what came of the run as a whole, and of each domain
-losses                                mean and worst loss, and standard errors
+loss_errors                           standard errors of held-out losses and of their changes
 """

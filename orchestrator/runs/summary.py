@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder, read_run
-from orchestrator.runs.losses import mean_course, worst_course
 from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
 from orchestrator.runs.verdict import DomainCourse, decide, domain_course, find_divergence, has_broken_off
 from workers.durable import write_durably
+from workers.validation.domain_losses import mean_course, worst_course
 
 
 def write_summary(folder: Path, num_bad_rows: Mapping[str, int]) -> None:

@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.losses import mean_loss, worst_loss
 from workers.clock import parse_time
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
+from workers.validation.domain_losses import mean_loss, worst_loss
 
 _STEP_COLUMNS = {
     "train_loss_nats": "loss_nats",

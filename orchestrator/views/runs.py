@@ -14,7 +14,6 @@ from rich.text import Text
 
 from orchestrator.runs.failure import read_failure
 from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, RunFolder
-from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
 from orchestrator.views.format import format_duration, format_loss, printable
 from orchestrator.views.summary import HARMFUL, in_a_word
@@ -22,6 +21,7 @@ from orchestrator.views.terminal import LiveView, progress_bars
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan
+from workers.validation.domain_losses import mean_loss
 
 POLL_SECONDS = 0.5
 _NOTE = "{task.fields[note]}"

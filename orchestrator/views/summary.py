@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.runs.folder import RunFolder, read_run
-from orchestrator.runs.losses import LossErrors, RunErrors, run_errors
+from orchestrator.runs.loss_errors import LossErrors, RunErrors, run_errors
 from orchestrator.runs.records import DomainSummary, RunSummary, Verdict
 from orchestrator.runs.verdict import has_broken_off
 from orchestrator.views.format import (

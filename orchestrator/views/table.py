@@ -19,7 +19,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.runs.losses import verdict
+from orchestrator.runs.loss_errors import verdict
 from orchestrator.views.format import NOTHING, format_error, format_loss, format_share, printable
 
 Style = Literal["", "best", "better", "worse", "same"]

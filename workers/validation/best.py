@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from workers.contracts import DomainFeedback
+from workers.validation.domain_losses import mean_loss, worst_loss
 
 Best = dict[str, Any]
 """step, criterion, loss_nats, as stored in a checkpoint's state."""
@@ -21,9 +22,9 @@ def selection_loss(criterion: str, losses: dict[str, float]) -> float:
     """
     match criterion:
         case "mean":
-            return sum(losses.values()) / len(losses)
+            return mean_loss(losses.values())
         case "worst":
-            return max(losses.values(), key=lambda loss: math.inf if math.isnan(loss) else loss)
+            return worst_loss(losses.values())
         case domain:
             return losses[domain]
 

@@ -17,7 +17,7 @@ from scipy import stats
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.runs.folder import read_run
-from orchestrator.runs.losses import differences, read_last_losses
+from orchestrator.runs.loss_errors import differences, read_last_losses
 from orchestrator.runs.records import RunSummary, Verdict
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean
 

@@ -16,11 +16,11 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig, StartConfig
 from orchestrator.runs.folder import read_run
 from orchestrator.runs.lock import bound_settings
-from orchestrator.runs.losses import mean_loss
 from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.runs.verdict import decide, domain_course
 from workers.fingerprint import fingerprint
+from workers.validation.domain_losses import mean_loss
 
 if TYPE_CHECKING:
     from orchestrator.prepare.token_stores import DomainStores

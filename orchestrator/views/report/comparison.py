@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import RunFolder, read_run
-from orchestrator.runs.losses import differences, mean_course, mean_difference, read_last_losses, run_errors
+from orchestrator.runs.loss_errors import differences, mean_difference, read_last_losses, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import evaluation_losses, summarise
 from orchestrator.views.format import (
@@ -47,6 +47,7 @@ from orchestrator.views.report.figures import (
 from orchestrator.views.summary import HARMFUL, in_a_word, verdict_lines
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
 from workers.contracts import Change
+from workers.validation.domain_losses import mean_course
 from workers.validation.loss_statistics import CLEAR
 
 _MEAN = "mean of the domains"

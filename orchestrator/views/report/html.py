@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.losses import RunErrors, run_errors
+from orchestrator.runs.loss_errors import RunErrors, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.views.format import (

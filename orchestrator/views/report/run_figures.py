@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
-from orchestrator.runs.losses import change_errors, evaluation_errors
+from orchestrator.runs.loss_errors import change_errors, evaluation_errors
 from orchestrator.runs.records import DomainCounts
 from orchestrator.runs.summary import base_losses, evaluation_losses
 from orchestrator.views.format import color_by_name, format_count, format_error

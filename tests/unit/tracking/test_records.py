@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runs.losses import mean_loss, worst_loss
 from orchestrator.tracking.base import RunRecords, StepRecord
 from tests.unit.conftest import BEGUN_AT, FakeRun, MakeFakeRun
 from workers.contracts import DomainWeights
 from workers.events import log_event
+from workers.validation.domain_losses import mean_loss, worst_loss
 
 
 def take(records: RunRecords, after: int) -> list[StepRecord]:

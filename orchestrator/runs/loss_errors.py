@@ -5,7 +5,7 @@ have none: their values are NaN in arrays and None elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,29 +16,6 @@ from orchestrator.runs.folder import RunFolder
 from workers.contracts import Change, DomainFeedback
 from workers.validation.example_losses import evaluated_steps, read_losses
 from workers.validation.loss_statistics import ExampleLosses, error_of_mean, is_clear, paired_difference
-
-Course = NDArray[np.float64]
-"""A loss at each evaluation."""
-
-
-def mean_loss(losses: Iterable[float]) -> float:
-    """The unweighted mean over domains, whatever their sizes."""
-    values = list(losses)
-    return float(np.mean(values)) if values else math.nan
-
-
-def worst_loss(losses: Iterable[float]) -> float:
-    """The highest. Python's `max` returns NaN only if it comes first, as every comparison with NaN is False."""
-    values = list(losses)
-    return float(np.max(values)) if values else math.nan
-
-
-def mean_course(losses: Mapping[str, Course], num_evaluations: int) -> Course:
-    return np.mean(list(losses.values()), axis=0) if losses else np.full(num_evaluations, np.nan)
-
-
-def worst_course(losses: Mapping[str, Course], num_evaluations: int) -> Course:
-    return np.max(list(losses.values()), axis=0) if losses else np.full(num_evaluations, np.nan)
 
 
 @dataclass(frozen=True)
