@@ -16,6 +16,8 @@ KeyPath = tuple[str | int, ...]
 Fault = tuple[KeyPath, str]
 
 _MISSING = "is missing; give it a value"
+_TAGS = ("type", "plan")
+"""Keys whose value decides which others a group has."""
 _NAME_START = "^[A-Za-z0-9][A-Za-z0-9._-]{0,"  # how the pattern of every kind of name begins
 
 
@@ -46,6 +48,8 @@ def describe(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
         if detail["type"] in ("literal_error", "path_type") and isinstance(detail["input"], dict):
             continue  # the branch for a word or a file; the one for a mapping names the fault
         what = _what(detail, key, data)
+        if detail["type"] == "union_tag_invalid":
+            key = (*key, detail["ctx"]["discriminator"].strip("'"))
         if not key and detail["type"] == "value_error":  # checks of the whole configuration begin with the key
             name, _, what = what.partition(": ")
             key = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.[\]]+", name))
@@ -109,7 +113,7 @@ def _what(detail: ErrorDetails, key: KeyPath, data: dict[str, Any]) -> str:
         case "union_tag_not_found":
             return "has no `type`; add one"
         case "union_tag_invalid":
-            return f"type {context['tag']!r} is not known{suggest(str(context['tag']), _tags(context))}"
+            return f"{context['tag']!r} is not known{suggest(str(context['tag']), _tags(context))}"
         case "literal_error":
             return f"is {found!r}; it must be {context['expected']}"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -139,6 +143,9 @@ def _unknown_key(key: KeyPath, data: dict[str, Any]) -> str:
     name = str(key[-1])
     model = _model_at(SweepConfig, key[:-1], data)
     homes = dict.fromkeys(format_path((*path, name)) for path, fields in _groups(SweepConfig, ()) if name in fields)
+    if model and format_path(key) in homes:  # a key of another kind of the same group
+        kind = next(model.model_fields[tag].default for tag in _TAGS if tag in model.model_fields)
+        return f"is not a key of {kind}{suggest(name, model.model_fields, 'known here')}"
     if homes:
         least = min(home.count(".") for home in homes)
         return f"unknown key here; it belongs at {' or '.join(home for home in homes if home.count('.') == least)}"
@@ -218,7 +225,7 @@ def _model_at(model: type[BaseModel] | None, path: KeyPath, data: Any) -> type[B
 
 def _has_tag(model: type[BaseModel], data: dict[str, Any]) -> bool:
     """Whether the data's `type` (for a plan of stages, `plan`) is that of this class."""
-    tags = [key for key in ("type", "plan") if key in model.model_fields]
+    tags = [key for key in _TAGS if key in model.model_fields]
     return any(model.model_fields[key].default == data.get(key) for key in tags)
 
 

@@ -107,7 +107,7 @@ def _compare_with_begun(config: RunConfig) -> None:
         begun = read_begun(config.folder)
         before, now = dict(flatten(bound_settings(begun))), dict(flatten(bound_settings(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        lines = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        lines = [f"{key}: was {_given(before, key)}, is {_given(now, key)}" for key in changed]
         if changed and has_trained(config.folder, begun.stage_list):
             raise ClaimError(
                 f"{config.folder} was started with another configuration; use another name, "
@@ -118,6 +118,10 @@ def _compare_with_begun(config: RunConfig) -> None:
             what = "; ".join(lines)
             log_event(config.folder, 0, "begun_anew", f"nothing was trained with the earlier settings: {what}")
     write_durably(path, config.model_dump_json(indent=1, include=_OWN_KEYS).encode())
+
+
+def _given(settings: dict[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "not given"
 
 
 def bound_settings(config: RunConfig) -> dict[str, Any]:

@@ -53,21 +53,23 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
 
 
 def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
-    """A warning if one step takes more rows than the budget or than all domains have."""
+    """A warning if one step takes more sequences than the budget or than all domains have."""
     training, num_rows = config.training, _num_rows(stores)
     batch, in_pass = training.global_batch_size, training.micro_batch_size * config.cluster.num_workers
     wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
     is_less = wanted < (batch if training.max_tokens is None else batch / 2)  # the nearest number of steps is 0
     if not is_less and batch <= num_rows:
         return None
-    given = f"all domains together have {num_rows:,} rows"
+    given = f"all domains together have {num_rows:,} sequences"
     if is_less:
         name = "epochs" if training.epochs is not None else "max_tokens"
-        given = f"training.{name} {getattr(training, name):,} is {wanted:,.4g} rows (the domains have {num_rows:,})"
+        given = (
+            f"training.{name} {getattr(training, name):,} is {wanted:,.4g} sequences (the domains have {num_rows:,})"
+        )
     fitting = int(min(wanted, num_rows)) // in_pass * in_pass
-    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} rows per pass"
+    lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} sequences per pass"
     return (
-        f"{given}, but a step trains on training.global_batch_size {batch:,} rows, which is {batch / num_rows:,.4g} "
+        f"{given}, but a step trains on training.global_batch_size {batch:,} sequences, which is {batch / num_rows:,.4g} "
         f"epochs; lower global_batch_size {lower}, or give more rows"
     )
 

@@ -154,7 +154,7 @@ def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None
         ({"training__max_steps": 11}, "training.max_steps: was 10, is 11"),
         ({"seed": 1}, "seed: was 0, is 1"),
         ({"mixing": {"type": "uniform"}}, "mixing.type: was 'versatune', is 'uniform'"),
-        ({"domains__c": {"train": "c.jsonl"}}, "domains.c.train: was None, is ['c.jsonl']"),
+        ({"domains__c": {"train": "c.jsonl"}}, "domains.c.train: was not given, is ['c.jsonl']"),
         ({"domains__b": {"train": ["x", "b.jsonl"]}}, "domains.b.train: was ['b.jsonl'], is ['x', 'b.jsonl']"),
         (
             {"domains": {"b": {"train": "b.jsonl"}, "a": {"train": "a.jsonl"}}},

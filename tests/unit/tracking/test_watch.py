@@ -134,7 +134,7 @@ def test_a_run_may_go_on_with_other_trackers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tracking", "message"),
     [
-        ("[tensorbord]", "tracking[0]: type 'tensorbord' is not known; did you mean 'tensorboard'?"),
+        ("[tensorbord]", "tracking[0].type: 'tensorbord' is not known; did you mean 'tensorboard'?"),
         ("[wandb, {type: wandb, mode: offline}]", "tracking: wandb is given twice; keep one"),
         ("[{type: wandb, projekt: x}]", "tracking[0].projekt: unknown key; did you mean 'project'?"),
     ],

@@ -96,19 +96,19 @@ def test_a_budget_of_a_step_or_more_is_nothing_to_tell_of() -> None:
 def test_a_budget_below_a_step_is_told_with_the_remedy() -> None:
     told = warning(epochs=1.5, global_batch_size=1000)
     assert told == (
-        "training.epochs 1.5 is 600 rows (the domains have 400), but a step trains on training.global_batch_size 1,000 "
-        "rows, which is 2.5 epochs; lower global_batch_size to 400, or give more rows"
+        "training.epochs 1.5 is 600 sequences (the domains have 400), but a step trains on training.global_batch_size 1,000 "
+        "sequences, which is 2.5 epochs; lower global_batch_size to 400, or give more rows"
     )
     told = warning(epochs=0.01)
-    assert told is not None and "is 4 rows (the domains have 400)" in told and "which is 0.025 epochs" in told
-    assert "lower global_batch_size and training.micro_batch_size, now 5 rows per pass" in told
+    assert told is not None and "is 4 sequences (the domains have 400)" in told and "which is 0.025 epochs" in told
+    assert "lower global_batch_size and training.micro_batch_size, now 5 sequences per pass" in told
     told = warning(max_tokens=1900)
-    assert told is not None and "training.max_tokens 1,900 is 4.75 rows" in told
+    assert told is not None and "training.max_tokens 1,900 is 4.75 sequences" in told
 
 
 def test_a_batch_of_more_rows_than_there_are_is_told_whatever_the_budget() -> None:
     told = warning(max_steps=100, global_batch_size=10_240)
-    assert told is not None and told.startswith("all domains together have 400 rows, but a step trains on ")
+    assert told is not None and told.startswith("all domains together have 400 sequences, but a step trains on ")
     assert "which is 25.6 epochs; lower global_batch_size to 400" in told
     told = warning(max_tokens=10_000_000, global_batch_size=10_240)
     assert told is not None and "which is 25.6 epochs" in told
