@@ -69,8 +69,8 @@ def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str
     fitting = int(min(wanted, num_rows)) // in_pass * in_pass
     lower = f"to {fitting:,}" if fitting else f"and training.micro_batch_size, now {in_pass:,} sequences per pass"
     return (
-        f"{given}, but a step trains on training.global_batch_size {batch:,} sequences, which is {batch / num_rows:,.4g} "
-        f"epochs; lower global_batch_size {lower}, or give more rows"
+        f"{given}, but a step trains on training.global_batch_size {batch:,} sequences, which is "
+        f"{batch / num_rows:,.4g} epochs; lower global_batch_size {lower}, or give more rows"
     )
 
 

@@ -96,8 +96,8 @@ def test_a_budget_of_a_step_or_more_is_nothing_to_tell_of() -> None:
 def test_a_budget_below_a_step_is_told_with_the_remedy() -> None:
     told = warning(epochs=1.5, global_batch_size=1000)
     assert told == (
-        "training.epochs 1.5 is 600 sequences (the domains have 400), but a step trains on training.global_batch_size 1,000 "
-        "sequences, which is 2.5 epochs; lower global_batch_size to 400, or give more rows"
+        "training.epochs 1.5 is 600 sequences (the domains have 400), but a step trains on training.global_batch_size "
+        "1,000 sequences, which is 2.5 epochs; lower global_batch_size to 400, or give more rows"
     )
     told = warning(epochs=0.01)
     assert told is not None and "is 4 sequences (the domains have 400)" in told and "which is 0.025 epochs" in told
