@@ -104,6 +104,11 @@ def _ask(
             request = ControlRequest(kind=kind, shares=shares, domains=domains, by=by, why=why)
         except ValidationError as error:
             fault = error.errors()[0]
-            where = f"{fault['loc'][-1]}: " if fault["loc"] else ""
-            raise ValueError(where + fault["msg"].removeprefix("Value error, ")) from None
+            message = fault["msg"].removeprefix("Value error, ")
+            match fault["loc"]:
+                case ("shares", domain):
+                    message = f"{domain}: is {fault['input']}; a share is a number from 0 to 1"
+                case (name, *_):
+                    message = f"--{name}: {message[0].lower()}{message[1:]}"
+            raise ValueError(message) from None
         ask(context.obj, request, Console())

@@ -115,6 +115,7 @@ class RunView(LiveView):
         if console.is_terminal:  # rich would otherwise capture other output and show it above the view
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         super().__init__(self._live, POLL_SECONDS)
+        self._steps_before = 0  # of earlier attempts: the time since then is not training
         self._pace_from: tuple[int, float] | None = None
         self._printed_up_to = -1
         self._num_events_told = 0
@@ -122,6 +123,7 @@ class RunView(LiveView):
     def _begin(self) -> None:
         self._refresh()
         self._num_events_told = len(self.run.events)  # those of earlier attempts were printed then
+        self._steps_before = self.run.metrics.last_step
         if self._live is None:
             self._print_line(f"{self._heading().plain}: {self.total_steps:,} steps")
         self._show()
@@ -138,7 +140,8 @@ class RunView(LiveView):
 
     def _show(self) -> None:
         step = self.run.metrics.last_step
-        if step > 0 and (self._pace_from is None or step < self._pace_from[0]):  # a resumed run goes back
+        is_new = step != self._steps_before
+        if is_new and (self._pace_from is None or step < self._pace_from[0]):  # a resumed run goes back
             self._pace_from = (step, time.monotonic())
         if self._live is not None:
             self._live.update(self.render(), refresh=True)

@@ -31,7 +31,7 @@ def compare(config: SweepConfig, labels: Sequence[str], num_seeds: int, console:
     everything = [run for variant in runs.values() for run in variant]
     if faults := [f"{run.name}: {format_path(key)}: {what}" for run in everything for key, what in missing_gpus(run)]:
         raise ConfigError(faults)
-    with open_work(config.output_dir / "trials.log") as work:
+    with open_work(compare_folder(config) / "trials.log") as work:
         failures = train_runs(everything, work, SideBySide(work.console), keeps_models=False)
     comparison = collect(config, runs, failures)
     page = compare_folder(config) / "compare.html"

@@ -32,7 +32,7 @@ def run_study(
     cells = build_cells(config)
     assert config.study is not None  # or there are no cells
     folder = config.folder / "study"
-    with open_work(config.output_dir / "trials.log") as work:
+    with open_work(config.output_dir / "stages" / "trials.log") as work:
         trainings = plan_trainings(cells, work.data.stores)
         work.console.print(estimate_view(estimate_study(trainings, tokens_per_second)))
         if estimate_only:

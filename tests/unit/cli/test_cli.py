@@ -78,3 +78,17 @@ def test_ctrl_c_ends_the_log_and_not_the_job(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("orchestrator.cluster.jobs.client.follow", interrupted)
     assert invoke("logs", "tuned", "-f") == "tuned keeps running; to stop it: raymix stop tuned\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["set", "law=2", "--by", "ann"], "raymix: law: is 2; a share is a number from 0 to 1"),
+        (["set", "law=much", "--by", "ann"], "raymix: law: is much; a share is a number from 0 to 1"),
+        (["pause", "--by", ""], "raymix: --by: string should have at least 1 character"),
+        (["set", "law", "--by", "ann"], "raymix: set needs a share for each domain that it names, e.g. law=0.4"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_in_a_line(tmp_path: Path, words: list[str], line: str) -> None:
+    done = CliRunner().invoke(app, ["weights", str(tmp_path), *words])
+    assert done.exit_code == 1 and done.stderr.startswith(line), done.stderr

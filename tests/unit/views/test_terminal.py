@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -149,6 +150,25 @@ def test_before_the_first_file_it_waits(tmp_path_factory: pytest.TempPathFactory
     view = RunView(folder, ["math"], 10, console)
     console.print(view.render())
     assert "waiting for the first step" in text_of(console) and "ETA -" in text_of(console)
+
+
+def test_the_time_before_a_resumed_run_trains_is_no_part_of_its_pace(
+    fake_run: MakeFakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fake_run(total_steps=60, num_steps=20, every=20)
+    now = [0.0]
+    monkeypatch.setattr("orchestrator.views.terminal.time", SimpleNamespace(monotonic=lambda: now[0]))
+    console = plain_console()
+    view = RunView(run.path, run.domains, 60, console)
+    view._begin()
+    now[0] = 600.0  # a cluster starts, models are loaded
+    run.write_steps(21, 21)
+    view._look()
+    now[0] = 660.0
+    run.write_steps(22, 40)
+    view._look()
+    last = text_of(console).splitlines()[-1]
+    assert last.startswith("step 40/60") and f"ETA {format_duration(20 * 60 / 19)}" in last
 
 
 def test_preparation_elsewhere_is_one_line_per_domain() -> None:
