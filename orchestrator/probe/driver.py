@@ -1,7 +1,7 @@
 """`raymix probe`: compare several models, or a run's base model and its result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.config.run import RunConfig
 from orchestrator.config.sweep import read_begun
 from orchestrator.prepare.detection.domain_texts import find_domain_texts
-from orchestrator.probe.geometry import Geometry, Ints, describe_geometry, mean_hidden_states
+from orchestrator.probe.geometry import Geometry, Ints, describe_geometry, layer_index, mean_hidden_states
 from orchestrator.views.format import color_by_name, format_share
 from orchestrator.views.report.figures import Plot, Section, label, layout, matrix_figure
 from orchestrator.views.report.html import render_page
@@ -47,6 +47,7 @@ def probe(
             raise ValueError(f"none of {list(names)} is a run folder; give the domains to probe with --config")
         config = read_begun(run)
     models = _models(names, config)
+    _check(models, layer)
     domains = list(config.domains)
     texts: list[str] = []
     labels: list[int] = []
@@ -66,6 +67,18 @@ def probe(
     write_durably(output, _page(done).encode("utf-8", "replace"))
     console.print(table(done).to_rich())
     console.print(f"page: {output}, numbers: {output.with_suffix('.json')}", markup=False, highlight=False)
+
+
+def _check(models: Mapping[str, ModelConfig], layer: str) -> None:
+    """Refuse a model that cannot be read, and a layer that one does not have, before any text is read."""
+    from workers.model.base_config import load_text_config  # imports transformers
+
+    for name, model in models.items():
+        try:
+            num_layers = load_text_config(model).num_hidden_layers
+        except ValueError as error:
+            raise ValueError(f"{name}: {str(error).removeprefix('model.path: ')}") from error
+        layer_index(layer, num_layers)
 
 
 def _is_run(name: str) -> bool:

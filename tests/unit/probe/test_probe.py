@@ -87,3 +87,17 @@ def test_a_run_stands_for_its_base_model_and_its_result(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "probe.json").read_text())["models"]) == ["base", "first", "second"]
     with pytest.raises(ValueError, match="with --config"):
         probe([str(tmp_path / "base")], None, "2", 8, tmp_path / "probe.html", Console(file=StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "line"),
+    [("nowhere", "0.5", r"^nowhere: no such folder: .*nowhere$"), ("base", "9", "^layer '9': give .* to 4$")],
+)
+def test_what_cannot_be_probed_is_refused_before_a_text_is_read(
+    tmp_path: Path, name: str, layer: str, line: str
+) -> None:
+    write_model(tmp_path / "base", 0)
+    config = read_config(tmp_path)
+    (tmp_path / "law.jsonl").unlink()  # it would be missed
+    with pytest.raises(ValueError, match=line):
+        probe([str(tmp_path / name)], config, layer, 8, tmp_path / "probe.html", Console(file=StringIO()))
