@@ -69,6 +69,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "PATH": f"{decoys}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "RAY_DISABLE_USAGE_STATS": "1",
+        "RAY_worker_niceness": "0",  # as in a session of raymix's own; else whatever runs beside the tests comes first
     }
     environment.pop("RAY_ADDRESS", None)
     head = [f"--port={port}", "--head", f"--dashboard-port={dashboard_port}", f"--temp-dir=/tmp/rj{port}"]
@@ -111,14 +112,21 @@ def test_without_the_right_token_nothing_is_taken(cluster: Cluster, changed: dic
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.timeout(560)
-def test_a_job_that_was_stopped_and_submitted_again_is_the_local_run(cluster: Cluster, tmp_path: Path) -> None:
-    config = write_run(tmp_path, **RUN)
-    data = yaml.safe_load(config.read_text().replace(f"{tmp_path}/", ""))  # relative paths, which travel
-    config.write_text(yaml.safe_dump(data | {"output_dir": str(tmp_path / "there")}))
-    run = tmp_path / "there" / "as-a-job"
+@pytest.fixture(scope="module")
+def job_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration with relative paths, which travel."""
+    folder = tmp_path_factory.mktemp("job")
+    config = write_run(folder, **RUN)
+    data = yaml.safe_load(config.read_text().replace(f"{folder}/", ""))
+    config.write_text(yaml.safe_dump(data | {"output_dir": str(folder / "there")}))
+    return folder
 
-    submitted = cluster.raymix("submit", "config.yaml", cwd=tmp_path)
+
+@pytest.fixture(scope="module")
+def run_by_jobs(cluster: Cluster, job_folder: Path) -> Path:
+    """The folder of a run that was a job, was stopped, and was submitted again."""
+    run = job_folder / "there" / "as-a-job"
+    submitted = cluster.raymix("submit", "config.yaml", cwd=job_folder)
     assert submitted.returncode == 0, submitted.stderr
     job = re.search(r"submitted (\S+)", submitted.stdout)[1]  # type: ignore[index]
     _wait_until(lambda: num_lines(run / "metrics.jsonl") >= 2)
@@ -131,13 +139,27 @@ def test_a_job_that_was_stopped_and_submitted_again_is_the_local_run(cluster: Cl
     assert job in listed and "stopped" in listed
     assert "stopped; run the same command to resume" in cluster.raymix("logs", job).stdout
 
-    again = cluster.raymix("submit", "config.yaml", "--wait", cwd=tmp_path)
+    again = cluster.raymix("submit", "config.yaml", "--wait", cwd=job_folder)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "step 300/300" in again.stdout and "Traceback" not in again.stdout and not again.stderr, again.stderr
+    return run
 
-    local = cluster.raymix("run", "config.yaml", "--set", f"output_dir={tmp_path / 'here'}", cwd=tmp_path)
+
+@pytest.mark.timeout(400)
+def test_a_job_that_was_stopped_and_submitted_again_is_one_run(run_by_jobs: Path) -> None:
+    assert [line["step"] for line in read_lines(run_by_jobs / "metrics.jsonl")] == list(range(1, 301))
+    begins = [line["message"] for line in read_lines(run_by_jobs / "events.jsonl") if line["kind"] == "attempt"]
+    assert len(begins) == 2 and "resumes after step" in begins[1]
+    assert (run_by_jobs / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(560)
+def test_a_run_of_jobs_is_the_local_run(cluster: Cluster, run_by_jobs: Path, job_folder: Path) -> None:
+    run = run_by_jobs
+    local = cluster.raymix("run", "config.yaml", "--set", f"output_dir={job_folder / 'here'}", cwd=job_folder)
     assert local.returncode == 0, local.stderr
-    theirs = tmp_path / "here" / "as-a-job"
+    theirs = job_folder / "here" / "as-a-job"
     assert (run / "samples.jsonl").read_bytes() == (theirs / "samples.jsonl").read_bytes()
     assert _shares(run) == _shares(theirs)
     losses = [[line["loss_nats"] for line in read_lines(folder / "metrics.jsonl")] for folder in (run, theirs)]

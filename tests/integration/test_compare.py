@@ -11,7 +11,7 @@ from orchestrator.sweeps.compare.results import MEAN, Comparison
 from tests.runs import num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
-NUM_STEPS = 40
+NUM_STEPS = 240  # long enough for Ctrl-C to arrive
 RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
 
 
@@ -23,6 +23,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cluster__num_workers=1,
         training__max_steps=NUM_STEPS,
         training__checkpoint_every=NUM_STEPS,
+        evaluation__every=NUM_STEPS // 4,
         compare={
             "target": "law",
             "variants": {
