@@ -46,6 +46,8 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
     if cluster.address == "local":
         os.environ.pop("RAY_ADDRESS", None)
+        # An actor that asks whether nodes will be taken away; the only node is this machine, with the driver on it.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker)
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
     else:

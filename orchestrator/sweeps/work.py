@@ -35,11 +35,14 @@ class Work:
         """Start Ray, or join the cluster, as the run with most workers needs it; once, however often it is asked."""
         if self._is_started:
             return
-        cluster = max(clusters, key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker)
+        asked = list(clusters)
+        cluster = max(asked, key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker)
+        # A run of one worker is a task, without a group whose resources could be lost.
+        needs_dashboard = self._frees_lost_workers and any(each.num_workers > 1 for each in asked)
         self.console.print(f"starting Ray ({cluster.address})", markup=False, highlight=False)
         if warning := crowding(cluster):
             self.console.print(warning, style="yellow", markup=False, highlight=False)
-        self._session.enter_context(ray_session(cluster, include_dashboard=self._frees_lost_workers))
+        self._session.enter_context(ray_session(cluster, include_dashboard=needs_dashboard))
         self._is_started = True
 
 
