@@ -1,6 +1,5 @@
 """The soft mask on plain torch (what stage 0 in fp32 steps): rows, bins, and what both masks do under Adam."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from tests.unit.strategies.test_cofitune_config import build
 from workers.engine.zero_state import stepped_tensors
@@ -17,13 +15,7 @@ from workers.strategies.cofitune.architectures import trained_parameters
 from workers.strategies.cofitune.importance import write_importance
 from workers.strategies.cofitune.soft_mask import attach, row_importance
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def random_importance() -> dict[str, np.ndarray]:
