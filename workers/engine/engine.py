@@ -5,8 +5,6 @@ rank's slice of the global batch, then one `step`. Shapes: B rows (sequences), L
 """
 
 import gc
-import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
@@ -21,6 +19,7 @@ from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
 from workers.engine.collectives import max_over_ranks
 from workers.engine.deepspeed_config import build_deepspeed_config
+from workers.engine.deepspeed_import import import_deepspeed
 from workers.engine.optimizer import CheckedUpdate, WideGradients, parameter_groups
 from workers.engine.router_loss import find_router_loss
 from workers.engine.trainable import load_trainable
@@ -70,7 +69,7 @@ class Engine:
     @classmethod
     def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
         """Load the model, apply the training strategy, and hand both to DeepSpeed; a collective."""
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         hidden_size = load_text_config(model_config).hidden_size
         config = build_deepspeed_config(training, model_config, dist.get_world_size(), hidden_size)
         torch.manual_seed(seed)  # new parameters (adapters) start equal on every rank and in every attempt
@@ -217,27 +216,6 @@ class Engine:
 def base_model(module: Any) -> PreTrainedModel:
     """The transformers model, without the peft wrapper."""
     return module.get_base_model() if hasattr(module, "get_base_model") else module
-
-
-def _import_deepspeed() -> Any:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    if not gc.get_freeze_count():
-        # Building an engine collects garbage up to seven times. What was imported until now never becomes garbage, and
-        # looking at half a million such objects takes 0.3 s each time.
-        gc.freeze()
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-    # Its shared-memory collectives need a compiler and a minute to build, and start slower than none.
-    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # It adopts the process group; otherwise a ZeRO-3 model loaded before the first engine sees one rank.
-    deepspeed.init_distributed(dist_backend=dist.get_backend())
-    return deepspeed
 
 
 def _forget_initial_steps(optimizer: Any) -> None:
