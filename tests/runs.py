@@ -101,6 +101,11 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def ray_processes(driver: int, name: str) -> list[int]:
+    """Ids of a driver's Ray processes of this name."""
+    return [child.pid for child in psutil.Process(driver).children(recursive=True) if name in " ".join(child.cmdline())]
+
+
 def num_lines(path: Path) -> int:
     """Lines of a file, 0 before it is there."""
     return path.read_bytes().count(b"\n") if path.exists() else 0

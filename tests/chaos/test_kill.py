@@ -7,10 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
+from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
 RUN = {"training__max_steps": 100, "training__checkpoint_every": 20}
 
@@ -41,7 +40,7 @@ def test_a_run_that_is_killed_is_the_undisturbed_run(finished: Path, tmp_path: P
     assert 0 < num_lines(run / "metrics.jsonl") < 30
     process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 21)
-    os.kill(min(_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
+    os.kill(min(ray_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
     assert process.wait(timeout=240) == 0
     assert _attempt(run) == 3
     assert_equal_runs(run, finished)
@@ -61,10 +60,10 @@ def test_a_run_that_is_killed_five_times_is_the_undisturbed_run(undisturbed: Pat
 
     process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 62)
-    os.kill(min(_processes(process.pid, "ControllerActor")), signal.SIGKILL)  # comes back unnoticed
+    os.kill(min(ray_processes(process.pid, "ControllerActor")), signal.SIGKILL)  # comes back unnoticed
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 75)
     assert _attempt(run) == len(MOMENTS) + 1
-    os.kill(min(_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
+    os.kill(min(ray_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
     assert process.wait(timeout=240) == 0
     assert _attempt(run) == len(MOMENTS) + 2
     assert_equal_runs(run, undisturbed)
@@ -73,11 +72,6 @@ def test_a_run_that_is_killed_five_times_is_the_undisturbed_run(undisturbed: Pat
 def _attempt(run: Path) -> int:
     path = run / "attempt.json"
     return int(json.loads(path.read_text())["attempt"]) if path.exists() else 0
-
-
-def _processes(driver: int, name: str) -> list[int]:
-    """Ids of the driver's Ray processes of this name."""
-    return [child.pid for child in psutil.Process(driver).children(recursive=True) if name in " ".join(child.cmdline())]
 
 
 def assert_equal_runs(run: Path, undisturbed: Path) -> None:

@@ -1,7 +1,9 @@
 """Weights changed by hand while a run trains, by the command line and over the dashboard: they hold within a step, on
-all ranks, and outlive a SIGKILL; without the dashboard's token nothing is changed."""
+all ranks, and outlive a SIGKILL of the controller or of all; without the dashboard's token nothing is changed."""
 
 import json
+import os
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.dashboards import Server, ask
-from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
+from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
 NUM_STEPS, ROWS_PER_STEP = 140, 8
 OVER_THE_PAGE: list[dict[str, Any]] = [
@@ -56,7 +58,8 @@ def rows_by_step(run: Path) -> dict[int, Counter[str]]:
 
 
 @pytest.mark.timeout(400)
-def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["controller", pytest.param("all", marks=pytest.mark.soak)])
+def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path, killed: str) -> None:
     changes = {"training__max_steps": NUM_STEPS, "training__checkpoint_every": 20, "evaluation__every": 5}
     config = write_run(tmp_path, data__packing=False, **changes)  # a row is an example, the unit of the shares
     run = tmp_path / "runs" / "small"
@@ -78,10 +81,13 @@ def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path) -
     *others, change = by_operators(run)
     assert others == over_the_page
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= change["effective_step"] + 16)
-    kill_group(process)
-
-    process = start("run", config)  # what was asked holds on, and another change is taken up
-    set_after = raymix("weights", run, "set", "add=0", "--by", "ben")  # before the run is there again
+    if killed == "controller":
+        os.kill(min(ray_processes(process.pid, "ControllerActor")), signal.SIGKILL)
+    else:
+        kill_group(process)
+        process = start("run", config)
+    # What was asked holds on, and another change, asked for before the controller is there again, is taken up.
+    set_after = raymix("weights", run, "set", "add=0", "--by", "ben")
     assert set_after.returncode == 0, set_after.stderr
     assert process.wait(timeout=240) == 0
     history = versions(run)
