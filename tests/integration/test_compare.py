@@ -12,7 +12,7 @@ from tests.runs import num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
 NUM_STEPS = 240  # long enough for Ctrl-C to arrive
-RUNS = [f"{label}-seed{seed}" for label in ("uniform", "versatune") for seed in (0, 1)]
+RUNS = ["uniform-seed0", "versatune-seed0"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     )
     folder = config.parent / "runs" / "small-compare"
-    command = ("compare", config, "--algorithms", LABELS, "--seeds", "2")
+    command = ("compare", config, "--algorithms", LABELS, "--seeds", "1")
     process = start(*command)
     runs = [folder / name for name in RUNS]
     wait_for(process, lambda: any(num_lines(run / "metrics.jsonl") >= 2 for run in runs))
@@ -71,29 +71,27 @@ def test_only_numbers_are_kept(compared: Path) -> None:
 
 def test_the_variants_that_failed_are_named_with_their_reasons(compared: Path) -> None:
     error = (compared / "stderr.txt").read_text()
-    assert "4 of 8 runs failed" in error and "Traceback" not in error
-    for seed in (0, 1):
-        (too_short,) = (line for line in error.splitlines() if f"too-short-seed{seed}: " in line)
-        (diverging,) = (line for line in error.splitlines() if f"diverging-seed{seed}: " in line)
-        assert "no training examples" in too_short
-        assert "step 2: the training loss" in diverging and "is not finite; nothing was updated" in diverging
+    assert "2 of 4 runs failed" in error and "Traceback" not in error
+    (too_short,) = (line for line in error.splitlines() if "too-short-seed0: " in line)
+    (diverging,) = (line for line in error.splitlines() if "diverging-seed0: " in line)
+    assert "no training examples" in too_short
+    assert "step 2: the training loss" in diverging and "is not finite; nothing was updated" in diverging
 
 
 def test_a_training_that_diverges_ends_before_the_update_and_leaves_no_result(compared: Path) -> None:
-    for seed in (0, 1):
-        run = compared / f"diverging-seed{seed}"
-        assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1]
-        assert not (run / "summary.json").exists() and not list(run.glob("checkpoints/step-*"))
-        assert len([line for line in read_lines(run / "events.jsonl") if line["kind"] == "attempt"]) == 1
+    run = compared / "diverging-seed0"
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1]
+    assert not (run / "summary.json").exists() and not list(run.glob("checkpoints/step-*"))
+    assert len([line for line in read_lines(run / "events.jsonl") if line["kind"] == "attempt"]) == 1
 
 
 def test_the_result_is_what_the_runs_say(compared: Path) -> None:
     comparison = Comparison.model_validate_json((compared / "compare.json").read_bytes())
-    assert set(comparison.failed) == {f"{label}-seed{seed}" for label in ("too-short", "diverging") for seed in (0, 1)}
+    assert set(comparison.failed) == {"too-short-seed0", "diverging-seed0"}
     ends = {name: json.loads((compared / name / "summary.json").read_text())["mean_loss_nats"]["end"] for name in RUNS}
     difference = comparison.variants["versatune"].differences[MEAN]
-    paired = [ends[f"versatune-seed{seed}"] - ends[f"uniform-seed{seed}"] for seed in (0, 1)]
-    assert difference.mean == pytest.approx(sum(paired) / 2) and difference.num_seeds == 2
+    assert difference.mean == pytest.approx(ends["versatune-seed0"] - ends["uniform-seed0"])
+    assert difference.num_seeds == 1
     printed = (compared / "stdout.txt").read_text()
     assert f"{comparison.variants['uniform'].means[MEAN].mean:.3f}" in printed
     assert "Traceback" not in printed and "ray::" not in printed
