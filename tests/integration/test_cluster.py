@@ -52,6 +52,17 @@ class Cluster:
             check=False,
         )
 
+    def start(self, *arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
+        """Start the command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli.main", *map(str, arguments)],
+            cwd=cwd,
+            env=self.environment | {"RAY_API_SERVER_ADDRESS": self.address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -123,40 +134,41 @@ def job_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_by_jobs(cluster: Cluster, job_folder: Path) -> Path:
-    """The folder of a run that was a job, was stopped, and was submitted again."""
+def stopped_job(cluster: Cluster, job_folder: Path) -> Path:
+    """The folder of a run that was a job, waited for by the command that submitted it, and was stopped by another."""
     run = job_folder / "there" / "as-a-job"
-    submitted = cluster.raymix("submit", "config.yaml", cwd=job_folder)
-    assert submitted.returncode == 0, submitted.stderr
-    job = re.search(r"submitted (\S+)", submitted.stdout)[1]  # type: ignore[index]
-    _wait_until(lambda: num_lines(run / "metrics.jsonl") >= 2)
-    stopped = cluster.raymix("stop", "as-a-job")
-    assert stopped.returncode == 0 and "stopped" in stopped.stdout, stopped.stderr
-    num_done = num_lines(run / "metrics.jsonl")
-    assert 2 <= num_done < 300 and not (run / "summary.json").exists()
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{num_done:08d}"]
+    with cluster.start("submit", "config.yaml", "--wait", cwd=job_folder) as submitted:
+        _wait_until(lambda: num_lines(run / "metrics.jsonl") >= 2)
+        stopped = cluster.raymix("stop", "as-a-job")
+        assert stopped.returncode == 0 and "stopped" in stopped.stdout, stopped.stderr
+        said, complaints = submitted.communicate(timeout=60)
+    assert submitted.returncode == 1 and "Traceback" not in said + complaints, said + complaints
+    assert "stopped; run the same command to resume" in said
+    (job,) = re.findall(r"submitted (\S+)", said)
     listed = cluster.raymix("status").stdout
     assert job in listed and "stopped" in listed
     assert "stopped; run the same command to resume" in cluster.raymix("logs", job).stdout
-
-    again = cluster.raymix("submit", "config.yaml", "--wait", cwd=job_folder)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "step 300/300" in again.stdout and "Traceback" not in again.stdout and not again.stderr, again.stderr
     return run
 
 
-@pytest.mark.timeout(400)
-def test_a_job_that_was_stopped_and_submitted_again_is_one_run(run_by_jobs: Path) -> None:
-    assert [line["step"] for line in read_lines(run_by_jobs / "metrics.jsonl")] == list(range(1, 301))
-    begins = [line["message"] for line in read_lines(run_by_jobs / "events.jsonl") if line["kind"] == "attempt"]
-    assert len(begins) == 2 and "resumes after step" in begins[1]
-    assert (run_by_jobs / "model" / "model.safetensors").exists()
+@pytest.mark.timeout(240)
+def test_a_job_that_is_stopped_leaves_a_run_that_can_go_on(stopped_job: Path) -> None:
+    num_done = num_lines(stopped_job / "metrics.jsonl")
+    assert 2 <= num_done < 300 and not (stopped_job / "summary.json").exists()
+    assert [path.name for path in (stopped_job / "checkpoints").iterdir()] == [f"step-{num_done:08d}"]
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(560)
-def test_a_run_of_jobs_is_the_local_run(cluster: Cluster, run_by_jobs: Path, job_folder: Path) -> None:
-    run = run_by_jobs
+def test_submitted_again_it_ends_as_the_local_run(cluster: Cluster, stopped_job: Path, job_folder: Path) -> None:
+    run = stopped_job
+    again = cluster.raymix("submit", "config.yaml", "--wait", cwd=job_folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "step 300/300" in again.stdout and "Traceback" not in again.stdout and not again.stderr, again.stderr
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(1, 301))
+    begins = [line["message"] for line in read_lines(run / "events.jsonl") if line["kind"] == "attempt"]
+    assert len(begins) == 2 and "resumes after step" in begins[1]
+
     local = cluster.raymix("run", "config.yaml", "--set", f"output_dir={job_folder / 'here'}", cwd=job_folder)
     assert local.returncode == 0, local.stderr
     theirs = job_folder / "here" / "as-a-job"
