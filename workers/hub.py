@@ -15,6 +15,8 @@ Kind = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 5.0
 _ASKED_FOR: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
 _NAMES: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+_GIVEN_UP: list[str] = []
+"""Why this process continues with the cache alone, if it does: HF_HUB_OFFLINE is then its own wish, not the user's."""
 _LOGIN = "log in (`hf auth login`, or a token in HF_TOKEN)"
 
 
@@ -36,6 +38,8 @@ def reach_hub(kind: Kind, name: str, revision: str | None = None) -> str | None:
     if constants.HF_HUB_OFFLINE:
         if cached:
             return None
+        if _GIVEN_UP:
+            raise ValueError(_not_cached(kind, what, _GIVEN_UP[0]))
         raise ValueError(
             f"{what} is not in the local cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids asking the hub; "
             "unset HF_HUB_OFFLINE, fill the cache, or give a local folder"
@@ -74,17 +78,23 @@ def _use_cache(kind: Kind, what: str, cached: bool, reason: str) -> str:
 
     place = f"the hub ({constants.ENDPOINT}) {reason}"
     if not cached:
-        no_folder = f"there is no folder of that name in {Path.cwd()}, " if kind == "model" else ""
-        raise ValueError(
-            f"{what} cannot be read: {no_folder}{place}, and it is not in the local cache "
-            f"({constants.HF_HUB_CACHE}); give a local folder, fix the network (or HF_ENDPOINT), or fill the cache "
-            "from a machine with access (`hf download`)"
-        )
+        raise ValueError(_not_cached(kind, what, place))
+    _GIVEN_UP.append(place)
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
     if datasets := sys.modules.get("datasets"):
         datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
     return f"{place}; {what} and all others are taken from the local cache ({constants.HF_HUB_CACHE})"
+
+
+def _not_cached(kind: Kind, what: str, place: str) -> str:
+    from huggingface_hub import constants
+
+    no_folder = f"there is no folder of that name in {Path.cwd()}, " if kind == "model" else ""
+    return (
+        f"{what} cannot be read: {no_folder}{place}, and it is not in the local cache ({constants.HF_HUB_CACHE}); give "
+        "a local folder, fix the network (or HF_ENDPOINT), or fill the cache from a machine with access (`hf download`)"
+    )
 
 
 def _reason(error: Exception) -> str:

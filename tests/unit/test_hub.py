@@ -19,14 +19,15 @@ from tests.runs import ROOT, write_byte_tokenizer, write_run
 CLOSED, NO_NAME = "http://127.0.0.1:9", "http://hub.invalid"  # discard, where nothing listens; a name of no machine
 SECONDS = 12  # of which Python and its libraries take some; the libraries alone try for 26 and more
 ASK = """
-import sys, time
+import json, sys, time
 from workers.hub import reach_hub
-began = time.monotonic()
-try:
-    print("NOTE", reach_hub(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None))
-except ValueError as error:
-    print("ERROR", error)
-print(time.monotonic() - began)
+for kind, name, revision in json.loads(sys.argv[1]):
+    began = time.monotonic()
+    try:
+        said = f"NOTE {reach_hub(kind, name, revision)}"
+    except ValueError as error:
+        said = f"ERROR {error}"
+    print(json.dumps([said, time.monotonic() - began]))
 """
 
 
@@ -77,14 +78,13 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
     return {**kept, **proxies, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": endpoint, **more}
 
 
-def ask(home: Path, endpoint: str, *arguments: str, **more: str) -> tuple[str, float]:
-    """What is said, and the seconds that it took."""
+def ask(home: Path, endpoint: str, *questions: tuple[str, str, str | None], **more: str) -> list[tuple[str, float]]:
+    """What is said to each (kind, name, revision), and the seconds that it took; one process asks them all."""
     done = subprocess.run(
-        [sys.executable, "-c", ASK, *arguments],
+        [sys.executable, "-c", ASK, json.dumps(questions)],
         env=environment(home, endpoint, **more), capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    said, seconds = done.stdout.splitlines()
-    return said, float(seconds)
+    return [(said, seconds) for said, seconds in map(json.loads, done.stdout.splitlines())]
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -92,7 +92,7 @@ def ask(home: Path, endpoint: str, *arguments: str, **more: str) -> tuple[str, f
 def test_a_hub_that_does_not_answer(tmp_path: Path, kind: str, fault: str) -> None:
     with silent_server() as silent:
         endpoint = {"closed": CLOSED, "no name": NO_NAME, "silent": silent}[fault]
-        said, seconds = ask(tmp_path, endpoint, kind, "someone/something")
+        ((said, seconds),) = ask(tmp_path, endpoint, (kind, "someone/something", None))
     words = "does not answer within 5 s" if fault == "silent" else "cannot be reached ("
     assert said.startswith(f"ERROR the {'model' if kind == 'model' else 'data set'} 'someone/something' cannot be read")
     assert f"the hub ({endpoint}) {words}" in said and "give a local folder" in said
@@ -100,49 +100,51 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, kind: str, fault: str) -> No
     assert seconds < SECONDS
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("gated", "is gated: accept its terms at "),
-        ("missing", "has no {kind} 'o/missing' that you may see; fix the name"),
-        ("renamed", "has no {kind} 'o/renamed' that you may see; fix the name"),
-        ("rev", "the {kind} 'o/rev' has no revision 'v9' on the hub"),
-        ("busy", "answers with status 429"),
-        ("broken", "answers with status 503"),
-    ],
-)
-def test_what_the_hub_refuses(tmp_path: Path, hub: str, name: str, words: str) -> None:
-    for kind, called in (("model", "model"), ("dataset", "data set")):
-        said, _ = ask(tmp_path, hub, kind, f"o/{name}", *(["v9"] if name == "rev" else []))
+REFUSED = {
+    "gated": "is gated: accept its terms at ",
+    "missing": "has no {kind} 'o/missing' that you may see; fix the name",
+    "renamed": "has no {kind} 'o/renamed' that you may see; fix the name",
+    "rev": "the {kind} 'o/rev' has no revision 'v9' on the hub",
+    "busy": "answers with status 429",
+    "broken": "answers with status 503",
+}
+
+
+@pytest.mark.parametrize(("kind", "called"), [("model", "model"), ("dataset", "data set")])
+def test_what_the_hub_refuses(tmp_path: Path, hub: str, kind: str, called: str) -> None:
+    questions = [(kind, f"o/{name}", "v9" if name == "rev" else None) for name in REFUSED]
+    answers = ask(tmp_path, hub, *questions)
+    for (said, _), words in zip(answers, REFUSED.values(), strict=True):
         assert said.startswith("ERROR") and words.format(kind=called) in said
 
 
 def test_what_the_hub_has(tmp_path: Path, hub: str) -> None:
-    for kind in ("model", "dataset"):
-        assert ask(tmp_path, hub, kind, "o/open")[0] == "NOTE None"
-    assert ask(tmp_path, hub, "dataset", "o/empty")[0] == "NOTE None"  # no README.md
-    assert "has no config.json on the hub" in ask(tmp_path, hub, "model", "o/empty")[0]
+    names = (("model", "o/open"), ("dataset", "o/open"), ("dataset", "o/empty"), ("model", "o/empty"))
+    *fine, (empty, _) = ask(tmp_path, hub, *((kind, name, None) for kind, name in names))
+    assert [said for said, _ in fine] == ["NOTE None"] * 3  # of a data set without a README.md too
+    assert "has no config.json on the hub" in empty
 
 
 def test_a_name_that_can_be_none(tmp_path: Path, hub: str) -> None:
-    for name in ("o/a model", "a/b/c"):
-        said, _ = ask(tmp_path, hub, "model", name)
+    names = ("o/a model", "a/b/c")
+    answers = ask(tmp_path, hub, *(("model", name, None) for name in names))
+    for name, (said, _) in zip(names, answers, strict=True):
         assert said.startswith(f"ERROR the model {name!r} is neither a folder on this machine nor a name on the hub")
 
 
 def test_offline_by_the_user_s_wish_asks_nobody(tmp_path: Path) -> None:
-    said, seconds = ask(tmp_path, CLOSED, "model", "o/m", HF_HUB_OFFLINE="1")
+    question = ("model", "o/m", None)
+    ((said, seconds),) = ask(tmp_path, CLOSED, question, HF_HUB_OFFLINE="1")
     assert "is not in the local cache" in said and "HF_HUB_OFFLINE forbids asking the hub" in said and seconds < SECONDS
     write_snapshot(tmp_path)
-    assert ask(tmp_path, CLOSED, "model", "o/m", HF_HUB_OFFLINE="1")[0] == "NOTE None"
+    assert ask(tmp_path, CLOSED, question, HF_HUB_OFFLINE="1")[0][0] == "NOTE None"
 
 
 def test_without_an_answer_the_cache_is_used_and_that_is_told(tmp_path: Path) -> None:
     write_snapshot(tmp_path)
-    said, seconds = ask(tmp_path, CLOSED, "model", "o/m")
+    (said, seconds), (other, _) = ask(tmp_path, CLOSED, ("model", "o/m", None), ("model", "o/m", "another-revision"))
     assert said.startswith(f"NOTE the hub ({CLOSED}) cannot be reached") and "are taken from the local cache" in said
-    assert seconds < SECONDS
-    assert "cannot be read" in ask(tmp_path, CLOSED, "model", "o/m", "another-revision")[0]
+    assert seconds < SECONDS and "cannot be read" in other
 
 
 def write_snapshot(home: Path, vocab_size: int = 300) -> Path:
