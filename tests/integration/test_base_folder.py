@@ -16,6 +16,7 @@ from tests.integration.plain_training import train_in_plain_torch
 from tests.integration.test_export import losses_of
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 LAST = 4
 
@@ -30,7 +31,7 @@ def changed_model(folder: Path, weights: dict[str, torch.Tensor] | None = None, 
     return folder
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", few([2, 1], 1))
 @pytest.mark.parametrize("zero_stage", [0, 3])
 @pytest.mark.parametrize("is_same", [False, True], ids=["two matrices", "one matrix twice"])
 def test_a_tie_flag_holds_where_the_files_do_not_contradict_it(
