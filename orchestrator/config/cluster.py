@@ -23,6 +23,9 @@ class ClusterConfig(Settings):
     """Ray's runtime environment (pip, env_vars, image_uri, ...) for the run's processes on a cluster that it joins."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a lost worker group is restarted from the last checkpoint before the run fails."""
+    hang_seconds: Annotated[float, Field(ge=1)] = 60
+    """A worker that reports nothing for this many seconds, or, while it trains or evaluates, shows no progress for that
+    long and for ten median steps, is killed and counts as lost; a controller that does not answer is restarted."""
 
     @field_validator("gpus_per_worker")
     @classmethod

@@ -1,16 +1,24 @@
 """The controller as a Ray actor: a name, restarts, and the handle that workers use as their `WeightsSource`.
 
 Ray restarts the process but not its memory: the constructor replays the journal, so a caller notices no more of a
-restart than a short delay. Calls may be delivered twice, which the core expects.
+restart than a short delay. Calls may be delivered twice, which the core expects. The actor also hears from the ranks
+how far they are, so that the driver can ask whether one hangs; none of that is kept.
 """
 
+import math
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 from orchestrator.controller.journal import DurableController
+from orchestrator.controller.watch import Hang, RankWatch
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from orchestrator.mixing.base import Domain
 from workers.contracts import DomainFeedback, DomainWeights
+from workers.events import log_event
+from workers.training.progress import Progress
 
 NAMESPACE = "raymix"
 
@@ -37,6 +45,27 @@ class ControllerActor(DurableController):
 
     def __init__(self, run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]) -> None:
         super().__init__(run_folder, run_id, build_mixing_algorithm(mixing, domains))
+        self._ranks = RankWatch()
+        self._driver, self._driver_until = "", math.inf  # when a driver that has not asked again counts as stopped
+
+    def hear(self, progress: Progress, rank: Any) -> None:
+        """A rank's report, and the handle of its process."""
+        now = time.monotonic()
+        self._ranks.hear(progress, rank, now)
+        if now > self._driver_until:
+            self._driver_until = math.inf
+            message = "does not run (it was stopped, or its machine is overloaded); the training goes on without it"
+            log_event(self.folder, progress.step, "hang", f"the driver {self._driver} {message}")
+
+    def find_hang(self, bound_s: float, driver: str) -> Hang | None:
+        """The rank that hangs, if one does; the driver asks several times within the bound, and says where it is."""
+        now = time.monotonic()
+        self._driver, self._driver_until = driver, now + bound_s
+        return self._ranks.find_hang(bound_s, now)
+
+    def forget(self, hang: Hang) -> None:
+        """The rank's process is gone."""
+        self._ranks.forget(hang.progress)
 
 
 class RayWeightsSource:
@@ -64,6 +93,33 @@ class RayWeightsSource:
 
     def is_stopped(self) -> bool:
         return bool(self._ask("is_stopped"))
+
+    def report(self, progress: Progress) -> None:
+        """Send this rank's progress, and wait until it has arrived."""
+        import ray
+
+        self._ask("hear", progress, ray.get_runtime_context().current_actor)
+
+    def find_hang(self, bound_s: float) -> Hang | None:
+        """The rank that hangs, if one does; ray's GetTimeoutError if the controller does not answer within the bound.
+
+        For the driver: once it has asked, the controller notes when it no longer does.
+        """
+        import ray
+
+        asking = f"on {socket.gethostname()} (pid {os.getpid()})"
+        hang: Hang | None = ray.get(self._actor.find_hang.remote(bound_s, asking), timeout=bound_s)
+        return hang
+
+    def forget(self, hang: Hang) -> None:
+        """Count the rank's process as gone."""
+        self._ask("forget", hang)
+
+    def restart(self) -> None:
+        """Kill the controller's process; Ray starts it again, and it takes up its journal."""
+        import ray
+
+        ray.kill(self._actor, no_restart=False)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         import ray

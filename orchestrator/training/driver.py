@@ -24,6 +24,7 @@ from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from orchestrator.mixing.base import Domain
 from orchestrator.runs.failure import forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
+from orchestrator.training.hangs import LOOKS, ending_hangs
 from workers.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = TorchTrainer(
             _train_rank,
-            train_loop_config={"plan": plan.model_dump(mode="json"), "source": source},
+            train_loop_config={
+                "plan": plan.model_dump(mode="json"),
+                "source": source,
+                "report_every_s": cluster.hang_seconds / LOOKS,
+            },
             torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=cluster.num_workers,
@@ -110,11 +115,13 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
                 ),
             ),
         )
-        try:
-            run_until_stopped(trainer.fit, source.stop, stopping)
-        except WorkerGroupError as error:
-            note_failure(plan.folder, _explain(error))
-            raise TrainingFailedError(_explain(error)) from error
+        with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:
+            try:
+                run_until_stopped(trainer.fit, source.stop, stopping)
+            except WorkerGroupError as error:
+                failure = "; ".join([_explain(error), *hangs])
+                note_failure(plan.folder, failure)
+                raise TrainingFailedError(failure) from error
         if source.is_stopped():
             raise KeyboardInterrupt
     if reason := read_failure(plan.folder):
@@ -128,11 +135,14 @@ def _train_rank(settings: dict[str, Any]) -> None:
     from workers.export import ExportError
     from workers.model.isolation import PackingError
     from workers.training import loop
+    from workers.training.progress import ProgressMeter, reporting
     from workers.training.trainer import NonFiniteLossError
 
-    plan = TrainingPlan.model_validate(settings["plan"])
+    plan, source = TrainingPlan.model_validate(settings["plan"]), settings["source"]
+    meter = ProgressMeter(ray.train.get_context().get_world_rank())
     try:
-        loop.train(plan, settings["source"])
+        with reporting(meter, source.report, settings["report_every_s"]):
+            loop.train(plan, source, meter)
     except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
         # All ranks raise it together, and a retry would raise it again: the run ends instead of recovering.
         if ray.train.get_context().get_world_rank() == 0:

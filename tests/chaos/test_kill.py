@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
+HANG_SECONDS = 15
 RUN = {"training__max_steps": 100, "training__checkpoint_every": 20}
 
 # Each moment of the run, and the step that metrics.jsonl must not have reached when it comes.
@@ -32,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_is_killed_is_the_undisturbed_run(finished: Path, tmp_path: Path) -> None:
     references = json.loads((finished / "reference.json").read_text())["loss_nats"]
-    config = write_run(tmp_path, mixing__reference=references)
+    config = write_run(tmp_path, mixing__reference=references, cluster__hang_seconds=HANG_SECONDS)
     run = tmp_path / "runs" / "small"
     process = start("run", config)
     wait_for(process, lambda: any((run / "checkpoints").glob("*step-00000010*")))
@@ -40,9 +42,38 @@ def test_a_run_that_is_killed_is_the_undisturbed_run(finished: Path, tmp_path: P
     assert 0 < num_lines(run / "metrics.jsonl") < 30
     process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 21)
-    os.kill(min(ray_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
+    stopped = min(ray_processes(process.pid, "RayTrainWorker"))
+    os.kill(stopped, signal.SIGSTOP)  # the worker group is replaced
     assert process.wait(timeout=240) == 0
     assert _attempt(run) == 3
+    (hang,) = _hangs(run)
+    assert f"(pid {stopped})" in hang and "has reported nothing for " in hang
+    assert_equal_runs(run, finished)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("who", ["controller", "driver"])
+def test_a_run_that_is_stopped_and_goes_on_is_the_undisturbed_run(finished: Path, tmp_path: Path, who: str) -> None:
+    references = json.loads((finished / "reference.json").read_text())["loss_nats"]
+    config = write_run(tmp_path, mixing__reference=references, cluster__hang_seconds=HANG_SECONDS)
+    run = tmp_path / "runs" / "small"
+    process = start("run", config)
+    wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 6)
+    stopped = process.pid if who == "driver" else min(ray_processes(process.pid, "ControllerActor"))
+    os.kill(stopped, signal.SIGSTOP)
+    wait_for(process, lambda: bool(_hangs(run)), timeout_s=3 * HANG_SECONDS)
+    if who == "driver":
+        os.kill(stopped, signal.SIGCONT)
+    assert process.wait(timeout=240) == 0
+    assert _attempt(run) == 1
+    (hang,) = _hangs(run)
+    host = socket.gethostname()
+    names = {
+        "driver": f"the driver on {host} (pid {stopped}) does not run",
+        "controller": "the controller did not answer",
+    }
+    assert hang.startswith(names[who])
     assert_equal_runs(run, finished)
 
 
@@ -67,6 +98,10 @@ def test_a_run_that_is_killed_five_times_is_the_undisturbed_run(undisturbed: Pat
     assert process.wait(timeout=240) == 0
     assert _attempt(run) == len(MOMENTS) + 2
     assert_equal_runs(run, undisturbed)
+
+
+def _hangs(run: Path) -> list[str]:
+    return [line["message"] for line in read_lines(run / "events.jsonl") if line["kind"] == "hang"]
 
 
 def _attempt(run: Path) -> int:

@@ -6,14 +6,15 @@ It depends neither on the mixing algorithm nor on the training strategy.
 
 from workers.contracts import WeightsSource
 from workers.training.plan import TrainingPlan
+from workers.training.progress import ProgressMeter
 from workers.training.trainer import Trainer
 
 
-def train(plan: TrainingPlan, source: WeightsSource) -> None:
+def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None = None) -> None:
     """Train from the last checkpoint, or from the base model, to the last step; then write `model/`. If the source says
-    stop, end after the previous step with a checkpoint from which the run can resume."""
+    stop, end after the previous step with a checkpoint from which the run can resume. `meter` is told of progress."""
     evaluate_every, checkpoint_every = plan.evaluation.every, plan.training.checkpoint_every
-    trainer = Trainer(plan, source)
+    trainer = Trainer(plan, source, meter or ProgressMeter())
     trainer.follow_history()
     if trainer.num_steps_done == 0:
         trainer.measure(step=0)

@@ -31,6 +31,7 @@ from workers.model.tokenizer import load_tokenizer
 from workers.signals.meter import SignalMeter, SignalPool
 from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
+from workers.training.progress import ProgressMeter
 from workers.training.step_log import StepLog
 from workers.training.weights_source import BroadcastWeightsSource
 from workers.validation.best import Best, better, with_start
@@ -44,9 +45,11 @@ class NonFiniteLossError(RuntimeError):
 class Trainer:
     """Built from the plan, at the newest complete checkpoint or at the base model."""
 
-    def __init__(self, plan: TrainingPlan, source: WeightsSource) -> None:
+    def __init__(self, plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter) -> None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         self.plan = plan
+        self.meter = meter
+        meter.enter("loading the model", 0)
         self.names = list(plan.domains)
         train_stores, eval_stores = plan.open_stores()
         self.trained = list(train_stores)
@@ -56,6 +59,7 @@ class Trainer:
         self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
+        meter.enter("preparing", self.num_steps_done)
         self._prove_isolation(train_stores, eval_stores)
         micro_batch_size, max_rows = plan.training.micro_batch_size, plan.evaluation.max_rows
         self.loss_meter = LossMeter(self.engine, eval_stores, max_rows, plan.folder, self.num_steps_done)
@@ -71,6 +75,7 @@ class Trainer:
         self.weights_version = 0
         self._last_saved = self.num_steps_done
         self._step_began = 0.0
+        meter.follow(self.engine.module)
 
     def follow_history(self) -> None:
         """Apply every version of the journal from its effective step on."""
@@ -79,6 +84,7 @@ class Trainer:
 
     def follow_weights(self, step: int) -> bool:
         """Apply the controller's version for `step`; the step's time counts from here. False: stop before this step."""
+        self.meter.enter("waiting for the weights", step)
         self._step_began = time.perf_counter()
         weights = self.source.pull(step)
         if weights is None:
@@ -91,6 +97,7 @@ class Trainer:
 
     def train_step(self, step: int) -> None:
         """One optimizer step; NonFiniteLossError, with nothing updated, if a loss or the gradient is not finite."""
+        self.meter.enter("training", step)
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
         loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
@@ -105,6 +112,7 @@ class Trainer:
                 "lower training.learning_rate, or inspect the rows of this step",
             )
         seconds = time.perf_counter() - self._step_began
+        self.meter.end_step(seconds)
         speed = batch.global_tokens / seconds
         values = {"tokens_per_second": speed, "learning_rate": rate, "grad_norm": grad_norm, "seconds": seconds}
         if self.engine.router_loss is not None:
@@ -114,6 +122,7 @@ class Trainer:
     def measure(self, step: int) -> None:
         """Evaluate every domain after `step` steps, push the results, and keep the model if it is the best;
         NonFiniteLossError if, at step 0, a loss of the model that training starts from is not finite."""
+        self.meter.enter("evaluating", step)
         began = time.perf_counter()
         losses = self.loss_meter.measure()
         if step == 0:
@@ -131,6 +140,7 @@ class Trainer:
             signal_seconds=time.perf_counter() - evaluated if signals else 0.0,
             time=utc_now(),
         )
+        self.meter.enter("pushing the evaluation", step)
         # Push first: an attempt that was fenced out fails here, before it overwrites files of the attempt that replaced
         # it. `best/` comes last: writing it takes longest, and it is chosen again if the run resumes before it is done.
         self.loader.announce(self.source.push(feedback))
@@ -141,13 +151,14 @@ class Trainer:
         if step == 0:
             self._drop_best(step)
         elif self.best is not before:
-            self._write_model(self.plan.folder / "best")
+            self._write_model(self.plan.folder / "best", step)
 
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint of `step`, unless it exists. The logs reach the disk first: a resumed run needs them."""
         if step == self._last_saved:
             return
         self._last_saved = step
+        self.meter.enter("writing the checkpoint", step)
         self.log.flush()
         training = self.plan.training
         state = {"step": step, "best": self.best}
@@ -157,14 +168,15 @@ class Trainer:
         """Write the trained model and its losses on each held-out example, if the plan asks for it."""
         if self.plan.export:
             self.loss_meter.write_last(self.plan.num_steps)
-            self._write_model(self.plan.folder / "model")
+            self._write_model(self.plan.folder / "model", self.plan.num_steps)
 
     def close(self) -> None:
         self.loader.close()
         self.log.close()
         self.engine.destroy()
 
-    def _write_model(self, folder: Path) -> None:
+    def _write_model(self, folder: Path, step: int) -> None:
+        self.meter.enter(f"writing {folder.name}/", step)
         tokenizer = load_tokenizer(self.plan.model)
         end_id = taught_end(tokenizer, self._train_stores)
         export_model(self.engine, tokenizer, folder, held_out_examples(self.loss_meter.batches), end_id)
