@@ -10,7 +10,7 @@ from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, pr
 from orchestrator.views.terminal import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
-from workers.model.base_config import is_hub_name, load_text_config, reach_model
+from workers.model.base_config import check_model_path, is_hub_name, load_text_config, reach_model
 from workers.model.tokenizer import check_token_ids
 
 
@@ -45,11 +45,13 @@ class PreparedData:
 
     def _prepare(self, config: RunConfig, domains: Mapping[str, DomainConfig]) -> dict[str, DomainStores]:
         """The token stores of these domains, after a check of the base model's files."""
-        from workers.model.loading import check_model  # imports torch, which a finished run does not need
-
         for note in _hub_notes(config, domains):
             self._console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
         model = config.model.with_absolute_paths()
+        check_model_path(model)
+        # Imports torch for seconds, which a finished run does not need, nor one whose model is not there.
+        from workers.model.loading import check_model
+
         given = {name: domain.with_absolute_paths() for name, domain in domains.items()}
         on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
         base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)

@@ -162,8 +162,16 @@ def write_snapshot(home: Path, vocab_size: int = 300) -> Path:
     return snapshot
 
 
+CHECK = """
+import atexit, sys
+from orchestrator.cli.main import main
+atexit.register(lambda: print("torch was imported:", "torch" in sys.modules))
+main()
+"""
+
+
 def check(file: Path, home: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orchestrator.cli.main", "check", str(file)]
+    command = [sys.executable, "-c", CHECK, "check", str(file)]
     return subprocess.run(command, env=environment(home, endpoint), capture_output=True, text=True, timeout=110)
 
 
@@ -173,6 +181,7 @@ def test_the_command_says_it_in_a_line(tmp_path: Path, changes: dict[str, object
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     key = "model.path" if "model" in changes else "domain 'law'"
     assert done.stderr.startswith(f"raymix: {key}: the ") and f"the hub ({CLOSED}) cannot be reached" in done.stderr
+    assert done.stdout.endswith("torch was imported: False\n")
 
 
 def test_a_run_on_the_cache_alone_goes_on(tmp_path: Path) -> None:
