@@ -25,8 +25,6 @@ def measure(case: zero_cases.Case) -> list[str]:
     import torch
     from torch import distributed
 
-    from workers.engine.zero_state import TrainedState
-
     engine = zero_cases.build_engine(case)
     lines = []
     held_out: Any = zero_cases.global_batch(99, engine.rank, engine.world_size)
@@ -38,11 +36,10 @@ def measure(case: zero_cases.Case) -> list[str]:
         norm = engine.step(zero_cases.learning_rate(step))
         evaluation = engine.forward(held_out, zero_cases.NUM_DOMAINS)[0]
         lines.append(f"step {step} {losses.tolist()} {tokens.tolist()} {norm!r} {evaluation.tolist()}")
-    trained = TrainedState(engine)
     digest = hashlib.sha256()
-    for name in sorted(trained.shapes):
-        for tensor in trained.get(name):
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for _, tensors in sorted(zero_cases.whole_state(engine).items()):
+        for tensor in tensors:
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     engine.destroy()
     return [*lines, f"masters and moments sha256 {digest.hexdigest()}"]
 

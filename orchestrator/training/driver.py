@@ -131,7 +131,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
 def _train_rank(settings: dict[str, Any]) -> None:
     import ray.train
 
-    from workers.engine.checkpoint import NonFiniteStateError
+    from workers.engine.checkpoint_writer import NonFiniteStateError
     from workers.export import ExportError
     from workers.model.isolation import PackingError
     from workers.training import loop

@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 
-from tests.integration.zero_cases import NUM_DOMAINS, Case, build_engine, global_batch, learning_rate
+from tests.integration.zero_cases import (
+    NUM_DOMAINS,
+    Case,
+    build_engine,
+    global_batch,
+    learning_rate,
+    save,
+    whole_state,
+)
 
 
 def step_gradient(case: Case) -> dict[str, torch.Tensor]:
@@ -75,11 +83,10 @@ def step_on_a_planted_gradient(case: Case, number: float) -> tuple[float, bool]:
 def _state(engine: Any) -> dict[str, torch.Tensor]:
     from workers.engine.zero_state import TrainedState
 
-    trained = TrainedState(engine)
-    parts = {f"{part} of {name}": t for name in trained.shapes for part, t in enumerate(trained.get(name))}
+    parts = {f"{part} of {name}": t for name, whole in whole_state(engine).items() for part, t in enumerate(whole)}
     batch = global_batch(99, engine.rank, engine.world_size)
     parts["losses"] = engine.forward(batch, NUM_DOMAINS)[0]
-    parts["updates"] = torch.tensor(trained.adam_step())
+    parts["updates"] = torch.tensor(TrainedState(engine).adam_step())
     return {name: tensor.detach().clone() for name, tensor in parts.items()}
 
 
@@ -94,21 +101,19 @@ def step_where_one_parameter_has_a_gradient(case: Case) -> float:
 
 def save_with_a_planted_number(case: Case, folder: Path, part: int, number: float, ranks: list[int]) -> str:
     """Plant a number into the master (0) or a moment (1, 2) of one weight on some ranks, and save; a rank's error."""
-    from workers.engine import checkpoint
     from workers.engine.zero_state import TrainedState
 
     engine = build_engine(case)
     for step in (1, 2):
         engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
         engine.step(learning_rate(step))
-    checkpoint.save(engine, folder, 2, {}, keep=1)
-    trained, name = TrainedState(engine), "model.layers.1.mlp.up_proj.weight"
-    whole = [tensor.detach().clone() for tensor in trained.get(name)]
-    if engine.rank in ranks:
-        whole[part][3, 5] = number
-    trained.set(name, whole)
+    save(engine, folder, 2, {}, keep=1)
+    for piece in TrainedState(engine).held():
+        place = 3 * 64 + 5 - piece.start
+        if piece.name == "model.layers.1.mlp.up_proj.weight" and 0 <= place < piece.length and engine.rank in ranks:
+            piece.parts[part].view(-1)[place] = number
     try:
-        checkpoint.save(engine, folder, 3, {}, keep=1)
+        save(engine, folder, 3, {}, keep=1)
     except RuntimeError as error:
         return f"{type(error).__name__}: {error}"
     finally:

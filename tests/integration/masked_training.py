@@ -18,6 +18,7 @@ from tests.integration.zero_cases import (
     build_engine,
     global_batch,
     reduced_loss,
+    whole_state,
 )
 from tests.integration.zero_cases import learning_rate as learning_rate
 
@@ -26,7 +27,7 @@ ALL = ["attention", "o", "gate", "feed_forward"]
 
 def train_watched(case: Case) -> dict[str, Any]:
     """Train a case; losses by step and after it, masters, observed changes, and how many elements the rank steps."""
-    from workers.engine.zero_state import TrainedState, stepped_tensors
+    from workers.engine.zero_state import stepped_tensors
 
     engine = build_engine(case)
     losses, observed = [], []
@@ -37,8 +38,7 @@ def train_watched(case: Case) -> dict[str, Any]:
         engine.step(learning_rate(step))
         if engine.attachment:
             observed.append(engine.attachment.observations())
-    trained = TrainedState(engine)
-    masters = {name: trained.get(name)[0].detach().clone() for name in trained.shapes}
+    masters = {name: whole[0] for name, whole in whole_state(engine).items()}
     num_stepped = sum(tensor.numel() for tensor, _ in stepped_tensors(engine))
     final = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
     engine.destroy()

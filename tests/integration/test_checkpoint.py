@@ -1,18 +1,22 @@
 """Checkpoints: going on from one is the undisturbed run, at any stage and world size; torn ones are never used."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.integration import zero_cases
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 from tests.soak import few
 from workers.engine.checkpoint import latest_checkpoint
+from workers.engine.stored_tensors import StoredTensors
 
 LAST = 8
 VARIANTS = {
@@ -64,10 +68,62 @@ def test_another_world_size_or_stage_goes_on(
     np.testing.assert_allclose(resumed["final"], undisturbed["final"], rtol=0, atol=tolerance)
 
 
-def test_many_shards_are_one_checkpoint(tmp_path: Path) -> None:
-    losses = processes(2).run(zero_cases.train_in_small_shards, Case(tiny_model(), training_of(3)), tmp_path)[0]
-    assert len(list((tmp_path / "step-00000004").glob("*.safetensors"))) > 5
-    assert losses[0] == losses[1]
+@pytest.mark.parametrize(("saved", "loaded"), [(0, 3), (3, 2), (1, 0)])
+def test_a_checkpoint_of_an_older_raymix_goes_on_bit_for_bit(saved: int, loaded: int, tmp_path: Path) -> None:
+    """Format 1: rank 0 wrote whole tensors, in several files."""
+    case = Case(tiny_model(), training_of(saved), last_step=4, save={4: tmp_path})
+    found = processes(2).run(zero_cases.train, case)[0]
+    write_format_1(tmp_path / "older" / "step-00000004", found["masters"], found["adam_step"])
+    case = Case(tiny_model(), training_of(loaded), last_step=LAST, first_step=5)
+    new, old = (
+        processes(2).run(zero_cases.train, replace(case, load=folder / "step-00000004"))
+        for folder in (tmp_path, tmp_path / "older")
+    )
+    assert old[0]["losses"] == new[0]["losses"] and old[0]["final"] == new[0]["final"]
+    assert old[1]["state"] == {"step": 4, "note": "caller's own"}
+
+
+def write_format_1(path: Path, whole: dict[str, list[torch.Tensor]], adam_step: int) -> None:
+    path.mkdir(parents=True)
+    tensors = {}
+    for number, (name, parts) in enumerate(whole.items()):
+        file = f"trainable-{number % 3:05d}.safetensors"
+        tensors[name] = {"file": file, "shape": list(parts[0].shape)}
+    for file in {entry["file"] for entry in tensors.values()}:
+        save_file(
+            {
+                f"{kind}/{name}": part
+                for name, parts in whole.items()
+                for kind, part in zip(("master", "exp_avg", "exp_avg_sq"), parts, strict=True)
+                if tensors[name]["file"] == file
+            },
+            path / file,
+        )
+    state = {"step": 4, "note": "caller's own"}
+    content = {"format": 1, "step": 4, "adam_step": adam_step, "zero_stage": 0, "world_size": 2, "tensors": tensors}
+    (path / "state.json").write_text(json.dumps(content | {"state": state}))
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in path.iterdir()
+    }
+    (path / "manifest.json").write_text(json.dumps({"files": files}))
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_ranks_write_equal_parts_that_are_deepspeeds_own_tensors(stage: int, tmp_path: Path) -> None:
+    """Each element is written once, by one rank, and together they are what DeepSpeed gathers."""
+    case = Case(tiny_model(), training_of(stage), last_step=4, save={4: tmp_path})
+    whole = processes(2).run(zero_cases.train, case)[0]["masters"]
+    folder = tmp_path / "step-00000004"
+    described = json.loads((folder / "state.json").read_text())["tensors"]
+    stored = StoredTensors(folder, described)
+    for name, tensors in whole.items():
+        assert sum(length for _, _, length in described[name]["pieces"]) == tensors[0].numel()
+        for part, tensor in zip(("master", "exp_avg", "exp_avg_sq"), tensors, strict=True):
+            assert torch.equal(stored.whole(part, name), tensor), (part, name)
+    for kind in ("masters", "moments"):
+        sizes = [(folder / f"{kind}-{rank:05d}.safetensors").stat().st_size for rank in range(2)]
+        assert max(sizes) < 1.1 * min(sizes)
 
 
 def test_another_model_is_refused_on_all_ranks_with_a_name(tmp_path: Path) -> None:
@@ -78,12 +134,14 @@ def test_another_model_is_refused_on_all_ranks_with_a_name(tmp_path: Path) -> No
         assert "absent in the checkpoint" in error
 
 
-@pytest.mark.parametrize("fault", ["shard", "rename", "state"])
-def test_a_disk_error_is_raised_on_all_ranks_and_keeps_the_previous_checkpoint(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "rank"), [("file", 0), ("file", 1), ("state", 0), ("rename", 0)])
+def test_a_disk_error_is_raised_on_all_ranks_and_keeps_the_previous_checkpoint(
+    fault: str, rank: int, tmp_path: Path
+) -> None:
     first = Case(tiny_model(), training_of(2), last_step=4, save={4: tmp_path})
     processes(2).run(zero_cases.train, first)
     second = Case(tiny_model(), training_of(2), last_step=5, save={5: tmp_path})
-    errors = processes(2).run(zero_cases.save_on_a_failing_disk, second, fault)
+    errors = processes(2).run(zero_cases.save_on_a_failing_disk, second, fault, rank)
     assert all("No space left" in error for error in errors)
     warnings: list[str] = []
     assert latest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-00000004"
@@ -97,4 +155,4 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
     processes(1).run(zero_cases.train, case)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
     manifest = json.loads((tmp_path / "step-00000004" / "manifest.json").read_text())
-    assert set(manifest["files"]) == {"state.json", "trainable-00000.safetensors"}
+    assert set(manifest["files"]) == {"state.json", "masters-00000.safetensors", "moments-00000.safetensors"}

@@ -130,6 +130,39 @@ def build_engine(case: Case) -> Any:
     return engine
 
 
+def save(engine: Any, folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write a checkpoint and wait for it."""
+    from workers.engine.checkpoint_writer import CheckpointWriter
+
+    writer = CheckpointWriter(engine, folder, keep)
+    writer.begin(step, state)
+    writer.settle(wait=True)
+
+
+def whole_state(engine: Any) -> dict[str, list[torch.Tensor]]:
+    """Master and both moments of each trainable parameter as DeepSpeed itself gathers them; a collective."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    from workers.engine.zero_state import replicated_masters
+
+    moments, parameters = ("exp_avg", "exp_avg_sq"), engine.trainable_parameters()
+    if engine.zero_stage == 0:  # it gathers nothing there: each rank has all
+        inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        masters = replicated_masters(engine.optimizer, 0)
+        kept = {name: masters.get(id(p), p) for name, p in parameters.items()}
+        whole = {name: [p.data, *(inner.state[p][key] for key in moments)] for name, p in kept.items()}
+    else:
+        if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # Stages 1 and 2 link optimizer state only after the first group's step: the second group's is not found.
+            engine.optimizer._hp_optimizer_states_linked = False
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
+        whole = {
+            name: [safe_get_full_fp32_param(p), *(safe_get_full_optimizer_state(p, key) for key in moments)]
+            for name, p in parameters.items()
+        }
+    return {name: [tensor.detach().cpu().clone() for tensor in tensors] for name, tensors in whole.items()}
+
+
 def train(case: Case) -> dict[str, Any]:
     """Train a case: per step the global loss per domain (nats per token) and the gradient norm; at last the masters."""
     from workers.engine import checkpoint
@@ -146,15 +179,14 @@ def train(case: Case) -> dict[str, Any]:
         losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
         norms.append(engine.step(learning_rate(step)))
         if step in case.save:
-            checkpoint.save(engine, case.save[step], step, {"step": step, "note": "caller's own"}, keep=2)
+            save(engine, case.save[step], step, {"step": step, "note": "caller's own"}, keep=2)
         if step in case.export:
             export_model(engine, tokenizer(), case.export[step], held_out_examples([global_batch(99)]), end_id=None)
-    trained = TrainedState(engine)
-    masters = {name: [t.detach().cpu().clone() for t in trained.get(name)] for name in trained.shapes}
+    masters = whole_state(engine)
     weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
     alone = first_examples(global_batch(99, engine.rank, engine.world_size))
     weights_alone = reduced_loss(*engine.forward(alone, NUM_DOMAINS))
-    adam_step = trained.adam_step()
+    adam_step = TrainedState(engine).adam_step()
     engine.destroy()
     return {
         "losses": losses,
@@ -302,27 +334,6 @@ def tokenizer() -> Any:
     return wrapped
 
 
-def train_in_small_shards(case: Case, folder: Path) -> tuple[list[float], list[float]]:
-    """Save in shards of 64 KiB, load, and measure before and after."""
-    from workers.engine import checkpoint
-
-    engine = build_engine(case)
-    whole = checkpoint.SHARD_BYTES
-    checkpoint.SHARD_BYTES = 2**16
-    for step in range(1, 5):
-        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
-        engine.step(learning_rate(step))
-    checkpoint.save(engine, folder, 4, {}, keep=1)
-    checkpoint.SHARD_BYTES = whole
-    losses = [reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))]
-    engine.destroy()
-    engine = build_engine(case)
-    checkpoint.load(engine, folder / "step-00000004")
-    losses.append(reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS)))
-    engine.destroy()
-    return losses[0], losses[1]
-
-
 def error_of_training(case: Case) -> str:
     """The error that this rank raises."""
     try:
@@ -332,15 +343,17 @@ def error_of_training(case: Case) -> str:
     return "no error"
 
 
-def save_on_a_failing_disk(case: Case, fault: str) -> str:
-    """Train and save where rank 0's disk is full at the shard, at state.json or at the rename; each rank's error."""
+def save_on_a_failing_disk(case: Case, fault: str, rank: int) -> str:
+    """Train and save where the disk is full for one rank at its files, at state.json or at the rename; each rank's
+    error."""
+    from contextlib import nullcontext
     from unittest.mock import patch
 
     full = OSError(28, "No space left on device")
     targets = {
-        "shard": "workers.engine.checkpoint.save_file",
+        "file": "workers.engine.checkpoint_writer.save_file",
         "state": "pathlib.Path.write_text",
-        "rename": "workers.engine.checkpoint.commit_folder",
+        "rename": "workers.engine.checkpoint_writer.commit_folder",
     }
-    with patch(targets[fault], side_effect=full):
+    with patch(targets[fault], side_effect=full) if torch.distributed.get_rank() == rank else nullcontext():
         return error_of_training(case)

@@ -1,10 +1,12 @@
-"""Collectives: rank 0 acts for all ranks, or all agree on a number."""
+"""Collectives: rank 0 acts for all ranks, all act and fail together, or all agree on a number."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+_Outcome = TypeVar("_Outcome")
 
 
 def on_rank_zero(action: Callable[[], Any]) -> Any:
@@ -26,6 +28,23 @@ def on_rank_zero(action: Callable[[], Any]) -> Any:
     if outcome[1] is not None:
         raise RuntimeError(f"rank 0 failed: {outcome[1]}")
     return outcome[0]
+
+
+def on_every_rank(action: Callable[[], _Outcome]) -> _Outcome:
+    """Run `action`, which makes no collective calls, on every rank; an error on any of them is raised on all."""
+    error: Exception | None = None
+    try:
+        outcome = action()
+    except Exception as caught:  # the other ranks must receive any error before it is raised
+        error = caught
+    errors: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for rank, message in enumerate(errors):
+        if message is not None:
+            raise RuntimeError(f"rank {rank} failed: {message}")
+    return outcome
 
 
 def sum_over_ranks(value: float, device: torch.device) -> float:

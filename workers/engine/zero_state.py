@@ -1,14 +1,14 @@
 """Masters and Adam moments in the four ways (ZeRO stages 0 to 3) in which DeepSpeed keeps them.
 
-`TrainedState` reads and replaces them whole; it is a collective: every rank makes the same calls in the same order.
-`stepped_tensors` says where each parameter is in the flat fp32 tensors that the inner optimizer steps.
+`stepped_tensors` says where each parameter is in the flat fp32 tensors that the inner optimizer steps, and
+`TrainedState` gives those places as views, so that a rank reads and replaces its own part without any other.
 At stage 0 the optimizer steps whole parameters (in bf16 their fp32 masters). At stages 1 and 2 a rank steps one flat
 piece of all parameters of a group; at stage 3 flat pieces, at least one per group, of this rank's part of each
 parameter, padded if the parameter is not divisible by the ranks.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,63 +19,86 @@ from workers.strategy import Fragment
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+PARTS = ("master", "exp_avg", "exp_avg_sq")
+"""What is kept of each trainable parameter, in float32."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements of a flattened parameter from `start` on: its master and moments in the order of `PARTS`, as views of
+    what this rank's optimizer steps."""
+
+    name: str
+    start: int
+    parts: list[torch.Tensor]
+
+    @property
+    def length(self) -> int:
+        return self.parts[0].numel()
+
+    def cut(self, first: int, end: int) -> "Piece":
+        """Elements [first, end) of this piece."""
+        return Piece(self.name, self.start + first, [part.reshape(-1)[first:end] for part in self.parts])
 
 
 class TrainedState:
-    """The fp32 master and the two Adam moments of each trainable parameter, as whole tensors, by name."""
+    """The fp32 master and the two Adam moments of each trainable parameter, by name."""
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._optimizer = engine.optimizer
         # Stage 0 in fp32 has no wrapper around torch's AdamW.
         self._inner: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         self._parameters = engine.trainable_parameters()
-        self._masters = replicated_masters(engine.optimizer, engine.zero_stage)
         self.shapes = {name: full_shape(p) for name, p in self._parameters.items()}
-        self._relink()
 
     def materialise(self) -> None:
-        """Make the optimizer create its state, with arbitrary values: DeepSpeed and Adam do so at the first step."""
+        """Make the optimizer create its state, with arbitrary values: DeepSpeed and Adam do so at the first step. A
+        collective."""
         from workers.data.batches import MeasuredRow, collate
 
         zeros = np.zeros(2, dtype=np.int64)
         batch, _ = collate([MeasuredRow(0, 0, zeros, np.arange(2), np.array([False, True]), zeros)], num_domains=1)
         self._engine.forward_backward(replace(batch, global_loss_tokens=self._engine.world_size), num_domains=1)
         self._engine.step(learning_rate=0.0)
-        self._relink()
 
-    def get(self, name: str) -> list[torch.Tensor]:
-        """Master and moments of one parameter."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def held(self) -> Iterator[Piece]:
+        """Every piece that this rank steps: at stage 0 all parameters, otherwise those of its partition."""
+        names = {id(p): name for name, p in self._parameters.items()}
+        for flat, fragments in stepped_tensors(self._engine):
+            parts = [flat.detach(), *(self._inner.state[flat][moment] for moment in PARTS[1:])]
+            for fragment in fragments:
+                if fragment.length:
+                    yield Piece(names[id(fragment.parameter)], fragment.start, [_view(p, fragment) for p in parts])
 
-        p = self._parameters[name]
-        if self._engine.zero_stage == 0:
-            master = self._masters.get(id(p), p)
-            return [master.data, *(self._inner.state[master][key] for key in _MOMENTS)]
-        return [safe_get_full_fp32_param(p), *(safe_get_full_optimizer_state(p, key) for key in _MOMENTS)]
-
-    def set(self, name: str, tensors: list[torch.Tensor]) -> None:
-        """Replace master and moments; `publish` then updates the model's weights."""
-        p = self._parameters[name]
-        if self._engine.zero_stage == 0:
-            master = self._masters.get(id(p), p)
-            for old, new in zip(self.get(name), tensors, strict=True):
-                old.copy_(new)
-            p.data.copy_(master.data)
-        elif self._engine.zero_stage == 3:
-            self._set_partition(p, tensors)
-        else:
-            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-            safe_set_full_fp32_param(p, tensors[0])
-            for key, tensor in zip(_MOMENTS, tensors[1:], strict=True):
-                safe_set_full_optimizer_state(p, tensor, key)
+    def owned(self) -> Iterator[Piece]:
+        """The pieces of which all ranks together have each element once, every rank about as many as the others."""
+        if self._engine.zero_stage:
+            yield from self.held()  # DeepSpeed divides each group, or each parameter, evenly
+            return
+        rank, world_size, offset = self._engine.rank, self._engine.world_size, 0
+        total = sum(shape.numel() for shape in self.shapes.values())
+        mine = range(rank * total // world_size, (rank + 1) * total // world_size)
+        for piece in self.held():
+            first, end = max(mine.start - offset, 0), min(mine.stop - offset, piece.length)
+            if first < end:
+                yield piece.cut(first, end)
+            offset += piece.length
 
     def publish(self) -> None:
-        """Copy the masters to the weights used for computation, which DeepSpeed does not do."""
-        if self._engine.zero_stage in (1, 2):
-            self._optimizer.update_lp_params()
+        """Copy the masters to the weights used for computation, which DeepSpeed does only in a step; a collective."""
+        optimizer = self._engine.optimizer
+        match self._engine.zero_stage:
+            case 0:
+                masters = replicated_masters(optimizer, 0)
+                for p in self._parameters.values():
+                    p.data.copy_(masters.get(id(p), p).data)
+            case 1 | 2:
+                optimizer.update_lp_params()
+            case _:  # as in the step of DeepSpeed's optimizer
+                optimizer._partition_all_parameters()
+                for group in range(len(optimizer.fp16_groups)):
+                    optimizer._reassign_or_swap_out_partitioned_parameters(group)
+                optimizer.checkpoint_event_epilogue()  # parameters that are kept whole
 
     def adam_step(self) -> int:
         """Updates done so far, which Adam's bias correction needs."""
@@ -85,30 +108,12 @@ class TrainedState:
         for state in self._inner.state.values():
             state["step"].fill_(step)
 
-    def _set_partition(self, p: Any, tensors: list[torch.Tensor]) -> None:
-        import deepspeed
-        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-        # DeepSpeed's safe_set_full_* fails if the last rank's partition is padded.
-        length = p.ds_tensor.ds_numel
-        start = self._engine.rank * length
-        pieces = []
-        for tensor in tensors:
-            piece = torch.zeros(length, dtype=torch.float32, device=tensor.device)
-            mine = tensor.flatten()[start : start + length]
-            piece[: mine.numel()] = mine
-            pieces.append(piece)
-        safe_set_local_fp32_param(p, pieces[0])
-        for key, piece in zip(_MOMENTS, pieces[1:], strict=True):
-            safe_set_local_optimizer_state(p, piece, key)
-        with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
-            p.data.copy_(tensors[0])
-
-    def _relink(self) -> None:
-        # Stages 1 and 2 link optimizer state only after the first group's step: the second group's is not found.
-        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state") and self._inner.state:
-            self._optimizer._hp_optimizer_states_linked = False
-            self._optimizer._lazy_init_hp_params_optimizer_state()
+def _view(tensor: torch.Tensor, fragment: Fragment) -> torch.Tensor:
+    """The fragment of a stepped tensor. A whole parameter keeps its shape: it need not be contiguous."""
+    if fragment.length == tensor.numel():
+        return tensor
+    return tensor.view(-1)[fragment.offset : fragment.offset + fragment.length]
 
 
 def full_shape(parameter: torch.nn.Parameter) -> torch.Size:

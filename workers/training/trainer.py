@@ -21,6 +21,7 @@ from workers.data.end_of_turn import taught_end
 from workers.data.store import TokenStore
 from workers.durable import write_durably
 from workers.engine import checkpoint
+from workers.engine.checkpoint_writer import CheckpointWriter
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.optimizer import learning_rate
@@ -56,6 +57,7 @@ class Trainer:
         self._train_stores = list(train_stores.values())
         self._checkpoints = plan.folder / "checkpoints"
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
+        self._writer = CheckpointWriter(self.engine, self._checkpoints, plan.training.keep_checkpoints)
         self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
@@ -160,9 +162,8 @@ class Trainer:
         self._last_saved = step
         self.meter.enter("writing the checkpoint", step)
         self.log.flush()
-        training = self.plan.training
-        state = {"step": step, "best": self.best}
-        checkpoint.save(self.engine, self._checkpoints, step, state, training.keep_checkpoints)
+        self._writer.begin(step, {"step": step, "best": self.best})
+        self._writer.settle(wait=True)
 
     def export(self) -> None:
         """Write the trained model and its losses on each held-out example, if the plan asks for it."""

@@ -4,14 +4,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 
 from workers.durable import commit_folder, temporary_folder
-from workers.engine import checkpoint
 from workers.engine.checkpoint import find_fault, latest_checkpoint
 
 
@@ -19,7 +15,7 @@ def make_checkpoint(folder: Path, step: int) -> Path:
     path = folder / f"step-{step:08d}"
     path.mkdir()
     files = {}
-    for name in ("state.json", "trainable-00000.safetensors"):
+    for name in ("state.json", "masters-00000.safetensors"):
         content = f"{name} of step {step}".encode()
         (path / name).write_bytes(content)
         files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -28,13 +24,13 @@ def make_checkpoint(folder: Path, step: int) -> Path:
 
 
 def flip_a_byte(path: Path) -> None:
-    content = bytearray((path / "trainable-00000.safetensors").read_bytes())
+    content = bytearray((path / "masters-00000.safetensors").read_bytes())
     content[3] ^= 1
-    (path / "trainable-00000.safetensors").write_bytes(content)
+    (path / "masters-00000.safetensors").write_bytes(content)
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped bit": (flip_a_byte, "trainable-00000.safetensors does not have the SHA-256"),
+    "a flipped bit": (flip_a_byte, "masters-00000.safetensors does not have the SHA-256"),
     "a short file": (lambda p: (p / "state.json").write_text("{"), "state.json has 1 bytes"),
     "an absent file": (lambda p: (p / "state.json").unlink(), "state.json cannot be read"),
     "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json cannot be read"),
@@ -67,26 +63,6 @@ def test_a_faulty_one_is_named_and_the_one_before_it_used(name: str, tmp_path: P
     assert len(warnings) == 1
     assert str(newer) in warnings[0] and said in warnings[0]
     assert find_fault(older) is None
-
-
-@pytest.mark.parametrize(
-    ("num_elements", "shards"),
-    [
-        ([10, 10, 10], ["ab", "c"]),  # two fill a shard to the byte
-        ([10, 11, 9], ["a", "bc"]),  # and with one element more they do not fit
-        ([4, 4, 4, 4, 4, 4], ["abcde", "f"]),
-        ([50, 1, 50, 50, 1], ["a", "b", "c", "d", "e"]),  # one that is larger than a shard has it for itself
-        ([20], ["a"]),
-    ],
-)
-def test_a_shard_holds_the_parameters_that_fit_in_order(
-    num_elements: list[int], shards: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rank 0 holds one shard at a time: of each parameter three float32 numbers an element, master and moments."""
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20 * 3 * 4)
-    shapes = {name: torch.Size([1, size]) for name, size in zip("abcdef", num_elements, strict=False)}
-    trained: Any = SimpleNamespace(shapes=shapes)  # all that a plan looks at
-    assert ["".join(names) for names in checkpoint._plan_shards(trained)] == shards
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""Writes checkpoints in parallel and in the background: training waits only while each rank copies its pieces.
+
+`begin` copies this rank's pieces to host memory, and a thread writes, flushes and hashes them. `settle` commits: once
+all ranks have written, rank 0 adds state and manifest and renames the folder, so a checkpoint is complete or absent.
+One checkpoint is under way at a time. Both calls are collectives, and an error on one rank is raised on all. A state
+that is not finite is never written.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from workers.durable import commit_folder, fsync, temporary_folder
+from workers.engine.checkpoint import FORMAT, list_checkpoints, sha256
+from workers.engine.collectives import max_over_ranks, on_every_rank, on_rank_zero
+from workers.engine.stored_tensors import entries, file_of, key_of
+from workers.engine.zero_state import PARTS, Piece, TrainedState
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+
+_Files = dict[str, dict[str, Any]]
+"""File name -> size and sha256, as in a manifest."""
+
+
+class NonFiniteStateError(RuntimeError):
+    """A master or a moment is NaN or infinite: its checkpoint would be useless and replace a good one."""
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """One that is under way, as a rank sees it."""
+
+    target: Path
+    temporary: Path
+    content: dict[str, Any]
+    pieces: list[tuple[str, int, int]]
+    """Name, start and length of each piece that this rank writes."""
+    written: "Future[_Files]"
+
+
+class CheckpointWriter:
+    """Writes checkpoints of an engine to a folder on a file system that all ranks share; keeps the newest `keep`."""
+
+    def __init__(self, engine: "Engine", folder: Path, keep: int) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._keep = keep
+        self._under_way: _Checkpoint | None = None
+        # Kept from one checkpoint to the next: memory that is new or not pinned is copied to several times slower.
+        self._copy: torch.Tensor | None = None
+
+    def begin(self, step: int, state: dict[str, Any]) -> None:
+        """Copy what the checkpoint of `step` holds, and write it in the background; `state` is any JSON content. An
+        earlier checkpoint is settled first.
+
+        Raises:
+            NonFiniteStateError: on all ranks; no checkpoint was written, and the older ones are unharmed.
+        """
+        self.settle(wait=True)
+        trained = TrainedState(self._engine)
+        self._refuse_non_finite(trained, step)
+        target = self._folder / f"step-{step:08d}"
+        temporary = on_rank_zero(lambda: _start(target))
+        pieces = list(trained.owned())
+        files = self._copy_to_host(pieces)
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "adam_step": trained.adam_step(),
+            "zero_stage": self._engine.zero_stage,
+            "world_size": self._engine.world_size,
+            "tensors": trained.shapes,
+            "state": state,
+        }
+        described = [(piece.name, piece.start, piece.length) for piece in pieces]
+        self._under_way = _Checkpoint(target, temporary, content, described, _in_background(temporary, files))
+
+    def settle(self, wait: bool) -> None:
+        """Commit the checkpoint that is under way, if there is one, once all ranks have written their files.
+
+        With `wait` False, only if they have by now; without one under way, nothing is exchanged.
+
+        Raises:
+            OSError, RuntimeError: a rank could not write; the checkpoint is absent, and the older ones are unharmed.
+        """
+        checkpoint = self._under_way
+        if checkpoint is None:
+            return
+        if not wait and max_over_ranks(not checkpoint.written.done(), self._engine.device):
+            return
+        self._under_way = None
+        files = on_every_rank(checkpoint.written.result)
+        of_ranks: list[Any] = [None] * self._engine.world_size
+        dist.gather_object((files, checkpoint.pieces), of_ranks if self._engine.rank == 0 else None)
+        on_rank_zero(lambda: _commit(checkpoint, of_ranks, self._keep))
+
+    def _copy_to_host(self, pieces: list[Piece]) -> dict[str, dict[str, torch.Tensor]]:
+        """Copies of the pieces by file and key; they stay as they are until the next call."""
+        num_elements = len(PARTS) * sum(piece.length for piece in pieces)
+        if self._copy is None or self._copy.numel() != num_elements:
+            on_gpu = self._engine.device.type == "cuda"
+            self._copy = torch.empty(num_elements, dtype=torch.float32, pin_memory=on_gpu)
+        files: dict[str, dict[str, torch.Tensor]] = {file_of(part, self._engine.rank): {} for part in PARTS}
+        offset = 0
+        for piece in pieces:
+            for part, tensor in zip(PARTS, piece.parts, strict=True):
+                copy = self._copy[offset : offset + piece.length]
+                copy.copy_(tensor.reshape(-1), non_blocking=True)
+                files[file_of(part, self._engine.rank)][key_of(part, piece.name)] = copy
+                offset += piece.length
+        if self._engine.device.type == "cuda":
+            torch.cuda.synchronize(self._engine.device)
+        return files
+
+    def _refuse_non_finite(self, trained: TrainedState, step: int) -> None:
+        tensors = {
+            f"{part} of {piece.name}": tensor
+            for piece in trained.held()
+            for part, tensor in zip(PARTS, piece.parts, strict=True)
+        }
+        # Extremes are NaN or infinite if any element is; counting costs many times more.
+        extremes = [torch.stack(tensor.aminmax()).to(self._engine.device) for tensor in tensors.values()]
+        is_bad = ~torch.stack(extremes).isfinite().all(dim=1) if extremes else torch.zeros(0, dtype=torch.bool)
+        mine = {
+            name: int(tensor.numel() - tensor.isfinite().sum())
+            for (name, tensor), bad in zip(tensors.items(), is_bad.tolist(), strict=True)
+            if bad
+        }
+        if not max_over_ranks(len(mine), self._engine.device):
+            return
+        of_ranks: list[dict[str, int]] = [{}] * self._engine.world_size
+        dist.all_gather_object(of_ranks, mine)
+        # At stage 0 every rank holds all elements. Only one rank's copy may be damaged, but all must stop.
+        merge = sum if self._engine.zero_stage else max
+        names = dict.fromkeys(name for found in of_ranks for name in found)
+        bad = [f"{name} ({merge(found.get(name, 0) for found in of_ranks):,} numbers)" for name in names]
+        raise NonFiniteStateError(
+            f"the checkpoint of step {step} was not written: {len(bad)} tensors contain NaN or infinite numbers, first "
+            f"{', '.join(bad[:3])}; resume from the previous checkpoint with a lower training.learning_rate"
+        )
+
+
+def _start(target: Path) -> Path:
+    for leftover in target.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return temporary_folder(target)
+
+
+def _in_background(folder: Path, files: Mapping[str, dict[str, torch.Tensor]]) -> "Future[_Files]":
+    """Write files of tensors in a thread, which does not keep the process from ending."""
+    written: Future[_Files] = Future()
+
+    def write() -> None:
+        try:
+            written.set_result({name: _write(folder / name, tensors) for name, tensors in files.items()})
+        except BaseException as error:  # raised again by `settle`
+            written.set_exception(error)
+
+    threading.Thread(target=write, name="checkpoint", daemon=True).start()
+    return written
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    try:
+        save_file(tensors, path)
+        fsync(path)
+        return {"size": path.stat().st_size, "sha256": sha256(path)}
+    except (OSError, SafetensorError) as error:  # a full disk is reported without a file name
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        raise OSError(f"{path} of a checkpoint was not written ({num_bytes:,} bytes): {error}") from error
+
+
+def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str, int, int]]]], keep: int) -> None:
+    temporary, target, content = checkpoint.temporary, checkpoint.target, dict(checkpoint.content)
+    content["tensors"] = entries(content["tensors"], [pieces for _, pieces in of_ranks])
+    state_file = temporary / "state.json"
+    state_file.write_text(json.dumps(content), encoding="utf-8")
+    files = {name: described for of_rank, _ in of_ranks for name, described in of_rank.items()}
+    files["state.json"] = {"size": state_file.stat().st_size, "sha256": sha256(state_file)}
+    (temporary / "manifest.json").write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    commit_folder(temporary, target)
+    # Remove older ones only now: a kill before this line costs disk space, and nothing else.
+    for old in list_checkpoints(target.parent)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
