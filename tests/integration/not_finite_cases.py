@@ -1,6 +1,7 @@
 """A training in this process, of a model or with evaluations that are not finite."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -48,6 +49,18 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
             return str(error)
     write_summary(plan.folder, dict.fromkeys(config.domains, 0))
     return ""
+
+
+def train_with_a_slow_disk(config_path: Path) -> str:
+    """Train where every file of a checkpoint takes half a second; the error, if any."""
+    from safetensors.torch import save_file
+
+    def write_slowly(*args: Any) -> None:
+        time.sleep(0.5)
+        save_file(*args)
+
+    with patch("workers.engine.checkpoint_writer.save_file", write_slowly):
+        return train(config_path, {})
 
 
 def plant_overflow(model: Path) -> None:

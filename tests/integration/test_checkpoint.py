@@ -126,6 +126,16 @@ def test_ranks_write_equal_parts_that_are_deepspeeds_own_tensors(stage: int, tmp
         assert max(sizes) < 1.1 * min(sizes)
 
 
+@pytest.mark.parametrize("stage", few(range(4), 2))
+def test_training_goes_on_while_a_checkpoint_is_written(stage: int, tmp_path: Path) -> None:
+    """It is absent until the last rank has written, whatever the others have, and holds the step it was begun at."""
+    case = Case(tiny_model(), training_of(stage), last_step=LAST)
+    seen, losses = processes(2).run(zero_cases.train_while_writing, case, tmp_path)[0]
+    assert seen == [[".step-00000004.tmp"], ["step-00000004"]]
+    resumed = processes(2).run(zero_cases.train, replace(case, first_step=5, load=tmp_path / "step-00000004"))[0]
+    assert resumed["losses"] == losses[4:]
+
+
 def test_another_model_is_refused_on_all_ranks_with_a_name(tmp_path: Path) -> None:
     processes(2).run(zero_cases.train, Case(tiny_model(), training_of(2), last_step=4, save={4: tmp_path}))
     case = Case(tiny_model(), training_of(2, strategy=LORA), load=tmp_path / "step-00000004")

@@ -59,3 +59,12 @@ def test_where_every_evaluation_is_nan_the_base_model_is_the_best(tmp_path: Path
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["best"]["step"], summary["verdict"], summary["not_finite"]) == (0, "worse_than_base", ["add"])
     assert not (folder / "best").exists() and (folder / "model").exists()
+
+
+def test_a_run_that_diverges_keeps_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    path = write_run(
+        tmp_path, **SETTINGS, training__learning_rate=1e30, training__warmup_fraction=0.0, training__checkpoint_every=1
+    )
+    error = processes(1).run(not_finite_cases.train_with_a_slow_disk, path)[0]
+    assert error.startswith("step 2: ")
+    assert [path.name for path in (tmp_path / "runs" / "small" / "checkpoints").iterdir()] == ["step-00000001"]

@@ -334,6 +334,43 @@ def tokenizer() -> Any:
     return wrapped
 
 
+def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list[list[float]]]:
+    """Begin a checkpoint of step 4 that only rank 1 cannot finish, train to the last step, and let it finish; what is
+    in the folder then and afterwards, and the losses."""
+    from threading import Event
+    from unittest.mock import patch
+
+    from safetensors.torch import save_file
+
+    from workers.engine.checkpoint_writer import CheckpointWriter
+
+    engine = build_engine(case)
+    writer, may_write = CheckpointWriter(engine, folder, keep=1), Event()
+
+    def write_when_allowed(*args: Any) -> None:
+        if engine.rank == 1:
+            assert may_write.wait(60)
+        save_file(*args)
+
+    losses, seen = [], []
+    with patch("workers.engine.checkpoint_writer.save_file", write_when_allowed):
+        for step in range(1, case.last_step + 1):
+            batch = global_batch(step, engine.rank, engine.world_size)
+            losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
+            engine.step(learning_rate(step))
+            if step == 4:
+                writer.begin(step, {})
+            writer.settle(wait=False)
+        torch.distributed.barrier()
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        torch.distributed.barrier()
+        may_write.set()
+        writer.settle(wait=True)
+        seen.append(sorted(path.name for path in folder.iterdir()))
+    engine.destroy()
+    return seen, losses
+
+
 def error_of_training(case: Case) -> str:
     """The error that this rank raises."""
     try:

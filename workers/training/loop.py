@@ -23,6 +23,7 @@ def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None
         is_last = step == plan.num_steps
         if not trainer.follow_weights(step):
             trainer.save_checkpoint(step - 1)
+            trainer.commit_checkpoint(wait=True)
             break
         trainer.train_step(step)
         # The evaluation and its push come before the checkpoint of the same step. A crash between the two repeats the
@@ -32,6 +33,7 @@ def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None
             trainer.measure(step)
         if step % checkpoint_every == 0 or is_last:
             trainer.save_checkpoint(step)
+        trainer.commit_checkpoint(wait=is_last)
     else:
         trainer.export()
 

@@ -156,14 +156,18 @@ class Trainer:
             self._write_model(self.plan.folder / "best", step)
 
     def save_checkpoint(self, step: int) -> None:
-        """Write the checkpoint of `step`, unless it exists. The logs reach the disk first: a resumed run needs them."""
+        """Begin the checkpoint of `step`, unless it exists; training waits only while it is copied. The logs reach the
+        disk first: a resumed run needs them."""
         if step == self._last_saved:
             return
         self._last_saved = step
         self.meter.enter("writing the checkpoint", step)
         self.log.flush()
         self._writer.begin(step, {"step": step, "best": self.best})
-        self._writer.settle(wait=True)
+
+    def commit_checkpoint(self, *, wait: bool) -> None:
+        """Commit the checkpoint that was begun, if all ranks have written it, or once they have."""
+        self._writer.settle(wait)
 
     def export(self) -> None:
         """Write the trained model and its losses on each held-out example, if the plan asks for it."""
@@ -250,6 +254,7 @@ class Trainer:
         """The error that ends the run, also logged as an event, because the run leaves no summary."""
         if dist.get_rank() == 0:
             log_event(self.plan.folder, step, "diverged", message)
+        self.commit_checkpoint(wait=True)  # of an earlier step
         return NonFiniteLossError(message)
 
 
