@@ -38,15 +38,43 @@ def faulty_export(case: Case, fault: str, folder: Path) -> tuple[str, list[str]]
     return error, sorted(path.name for path in folder.parent.iterdir())
 
 
+def export_now_and_later(case: Case, folder: Path) -> list[str]:
+    """Export the model of step 2 there and then, and from the masters kept of it after two steps more; what is kept
+    beside the checkpoints meanwhile."""
+    from workers.engine.checkpoint import BEST, read_best
+    from workers.engine.checkpoint_writer import CheckpointWriter
+    from workers.engine.stored_tensors import StoredTensors
+    from workers.export import KeptModel, export_model, held_out_examples, verification_loss
+
+    engine = zero_cases.build_engine(case)
+    examples = held_out_examples([zero_cases.global_batch(98, engine.rank, engine.world_size)])
+    writer = CheckpointWriter(engine, folder / "checkpoints", keep=1)
+    for step in range(1, 5):
+        batch = zero_cases.global_batch(step, engine.rank, engine.world_size)
+        engine.forward_backward(batch, zero_cases.NUM_DOMAINS)
+        engine.step(0.01)
+        if step == 2:
+            export_model(engine, zero_cases.tokenizer(), folder / "now", examples, end_id=None)
+            writer.begin(step, None, {"loss_nats": verification_loss(engine, examples)})
+        writer.settle(wait=False)
+    writer.settle(wait=True)
+    found = read_best(folder / "checkpoints")
+    assert found is not None
+    kept = KeptModel(StoredTensors(folder / "checkpoints" / BEST, found["tensors"]), found["state"]["loss_nats"])
+    export_model(engine, zero_cases.tokenizer(), folder / "later", examples, None, kept)
+    engine.destroy()
+    return sorted(path.name for path in (folder / "checkpoints").rglob("*"))
+
+
 def _forget_buffers(engine: Any, planted: ExitStack) -> None:
     """As exports were before: parameters alone."""
     import workers.export.writing as writing
 
     gather = writing._gather
 
-    def parameters_alone(engine: Any, only_trainable: bool) -> dict[str, torch.Tensor]:
+    def parameters_alone(engine: Any, *args: Any) -> dict[str, torch.Tensor]:
         names = dict(engine.module.named_parameters())
-        return {name: t for name, t in gather(engine, only_trainable).items() if name in names}
+        return {name: t for name, t in gather(engine, *args).items() if name in names}
 
     planted.enter_context(patch("workers.export.writing._gather", parameters_alone))
 

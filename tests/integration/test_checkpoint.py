@@ -15,7 +15,7 @@ from tests.integration import zero_cases
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 from tests.soak import few
-from workers.engine.checkpoint import latest_checkpoint
+from workers.engine.checkpoint import latest_checkpoint, read_best
 from workers.engine.stored_tensors import StoredTensors
 
 LAST = 8
@@ -166,3 +166,14 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
     manifest = json.loads((tmp_path / "step-00000004" / "manifest.json").read_text())
     assert set(manifest["files"]) == {"state.json", "masters-00000.safetensors", "moments-00000.safetensors"}
+
+
+def test_the_best_model_is_links_that_outlive_its_checkpoint(tmp_path: Path) -> None:
+    best = processes(1).run(zero_cases.keep_the_best, Case(tiny_model(), training_of(1), last_step=2), tmp_path)[0]
+    assert best["state"] == {"loss_nats": 1.5} and best["step"] == 1
+    assert best["linked"] == [2, 1]  # names of its masters: while there is the checkpoint, and after the next one
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000002"]
+    masters = tmp_path / "best" / "masters-00000.safetensors"
+    masters.write_bytes(masters.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"the best model in .* is damaged: masters-00000.safetensors has "):
+        read_best(tmp_path)

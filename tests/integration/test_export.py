@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.integration import zero_cases
+from tests.integration import export_cases, zero_cases
 from tests.integration.plain_training import example_nats
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
@@ -70,3 +70,17 @@ def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder).chat_template == zero_cases.tokenizer().chat_template
     assert not list(folder.rglob("*.bin"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["stage 0", "stage 2, bf16", "stage 3, bf16, tied", "stage 3, lora, bf16, tied"])
+def test_a_model_kept_by_its_masters_is_exported_later_as_it_would_have_been_then(name: str, tmp_path: Path) -> None:
+    stage, dtype, changes, tied = CASES[name]
+    case = Case(tiny_model(tied), training_of(stage, **changes), dtype)
+    kept = processes(2).run(export_cases.export_now_and_later, case, tmp_path)[0]
+    masters = [f"masters-{rank:05d}.safetensors" for rank in range(2)]
+    assert kept == ["best", "manifest.json", *masters, "state.json"]  # and no moments
+    now, later = (sorted(path for path in (tmp_path / part).rglob("*") if path.is_file()) for part in ("now", "later"))
+    assert len(now) > 3
+    for path, other in zip(now, later, strict=True):
+        assert path.relative_to(tmp_path / "now") == other.relative_to(tmp_path / "later")
+        assert path.read_bytes() == other.read_bytes(), path.name

@@ -100,6 +100,7 @@ def test_a_run_that_does_good_keeps_its_best(tmp_path: Path) -> None:
     summary = train(tmp_path)
     assert summary["verdict"] == "improved" and summary["best"]["step"] == 8
     assert (tmp_path / "runs" / "small" / "best" / "config.json").exists()
+    assert not (tmp_path / "runs" / "small" / "checkpoints" / "best").exists()  # it became that folder
 
 
 @pytest.mark.parametrize("state", ["of an older version", "as it is"])

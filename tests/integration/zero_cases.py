@@ -371,6 +371,24 @@ def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list
     return seen, losses
 
 
+def keep_the_best(case: Case, folder: Path) -> dict[str, Any]:
+    """A checkpoint of step 1, which is the best, then one of step 2; what is kept of the best, and the number of links
+    to its masters after each."""
+    from workers.engine.checkpoint import read_best
+    from workers.engine.checkpoint_writer import CheckpointWriter
+
+    engine, linked = build_engine(case), []
+    writer = CheckpointWriter(engine, folder, keep=1)
+    for step, best in ((1, {"loss_nats": 1.5}), (2, None)):
+        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
+        engine.step(learning_rate(step))
+        writer.begin(step, {}, best)
+        writer.settle(wait=True)
+        linked.append((folder / "best" / "masters-00000.safetensors").stat().st_nlink)
+    engine.destroy()
+    return {**(read_best(folder) or {}), "linked": linked}
+
+
 def error_of_training(case: Case) -> str:
     """The error that this rank raises."""
     try:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from workers.engine.engine import Engine
 
 FORMAT = 2
+BEST = "best"
+"""Folder beside the checkpoints with the masters of the best model so far."""
 _READ_FORMATS = (1, FORMAT)
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -55,6 +57,18 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None] = lambda message
             return path
         warn(f"checkpoint {path} is skipped: {fault}")
     return None
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """The content of `state.json` of the best model beside a run's checkpoints: `tensors` are the entries of its
+    masters, `state` is the caller's; None if there is none. ValueError if its files are incomplete or altered."""
+    path = folder / BEST
+    if not path.exists():
+        return None
+    if fault := find_fault(path):
+        raise ValueError(f"the best model in {path} is damaged: {fault}")
+    content: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return content
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

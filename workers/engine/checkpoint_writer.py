@@ -4,12 +4,16 @@
 all ranks have written, rank 0 adds state and manifest and renames the folder, so a checkpoint is complete or absent.
 One checkpoint is under way at a time. Both calls are collectives, and an error on one rank is raised on all. A state
 that is not finite is never written.
+
+The masters of the best model so far are kept in `best/` beside the checkpoints: links to the files of a checkpoint of
+the same step, or files of their own.
 """
 
 import json
+import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workers.durable import commit_folder, fsync, temporary_folder
-from workers.engine.checkpoint import FORMAT, list_checkpoints, sha256
+from workers.engine.checkpoint import BEST, FORMAT, list_checkpoints, sha256
 from workers.engine.collectives import max_over_ranks, on_every_rank, on_rank_zero
 from workers.engine.stored_tensors import entries, file_of, key_of
 from workers.engine.zero_state import PARTS, Piece, TrainedState
@@ -44,6 +48,8 @@ class _Checkpoint:
     target: Path
     temporary: Path
     content: dict[str, Any]
+    best: dict[str, Any] | None
+    """The state of the best model, if its masters are these and `target` is not its own folder."""
     pieces: list[tuple[str, int, int]]
     """Name, start and length of each piece that this rank writes."""
     written: "Future[_Files]"
@@ -60,20 +66,24 @@ class CheckpointWriter:
         # Kept from one checkpoint to the next: memory that is new or not pinned is copied to several times slower.
         self._copy: torch.Tensor | None = None
 
-    def begin(self, step: int, state: dict[str, Any]) -> None:
-        """Copy what the checkpoint of `step` holds, and write it in the background; `state` is any JSON content. An
-        earlier checkpoint is settled first.
+    def begin(self, step: int, state: dict[str, Any] | None, best: dict[str, Any] | None = None) -> None:
+        """Copy what the checkpoint of `step` holds, and write it in the background. An earlier one is settled first.
+
+        Args:
+            step: steps done.
+            state: any JSON content, for `load`; None: no checkpoint, only the best model.
+            best: if the model is the best so far, any JSON content for `read_best`.
 
         Raises:
             NonFiniteStateError: on all ranks; no checkpoint was written, and the older ones are unharmed.
         """
         self.settle(wait=True)
-        trained = TrainedState(self._engine)
-        self._refuse_non_finite(trained, step)
-        target = self._folder / f"step-{step:08d}"
+        trained, parts = TrainedState(self._engine), PARTS if state is not None else PARTS[:1]
+        self._refuse_non_finite(trained, parts, step)
+        target = self._folder / (BEST if state is None else f"step-{step:08d}")
         temporary = on_rank_zero(lambda: _start(target))
         pieces = list(trained.owned())
-        files = self._copy_to_host(pieces)
+        files = self._copy_to_host(pieces, parts)
         content = {
             "format": FORMAT,
             "step": step,
@@ -81,10 +91,12 @@ class CheckpointWriter:
             "zero_stage": self._engine.zero_stage,
             "world_size": self._engine.world_size,
             "tensors": trained.shapes,
-            "state": state,
+            "state": best if state is None else state,
         }
         described = [(piece.name, piece.start, piece.length) for piece in pieces]
-        self._under_way = _Checkpoint(target, temporary, content, described, _in_background(temporary, files))
+        written = _in_background(temporary, files)
+        linked = None if state is None else best
+        self._under_way = _Checkpoint(target, temporary, content, linked, described, written)
 
     def settle(self, wait: bool) -> None:
         """Commit the checkpoint that is under way, if there is one, once all ranks have written their files.
@@ -105,16 +117,16 @@ class CheckpointWriter:
         dist.gather_object((files, checkpoint.pieces), of_ranks if self._engine.rank == 0 else None)
         on_rank_zero(lambda: _commit(checkpoint, of_ranks, self._keep))
 
-    def _copy_to_host(self, pieces: list[Piece]) -> dict[str, dict[str, torch.Tensor]]:
+    def _copy_to_host(self, pieces: list[Piece], parts: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
         """Copies of the pieces by file and key; they stay as they are until the next call."""
         num_elements = len(PARTS) * sum(piece.length for piece in pieces)
         if self._copy is None or self._copy.numel() != num_elements:
             on_gpu = self._engine.device.type == "cuda"
             self._copy = torch.empty(num_elements, dtype=torch.float32, pin_memory=on_gpu)
-        files: dict[str, dict[str, torch.Tensor]] = {file_of(part, self._engine.rank): {} for part in PARTS}
+        files: dict[str, dict[str, torch.Tensor]] = {file_of(part, self._engine.rank): {} for part in parts}
         offset = 0
         for piece in pieces:
-            for part, tensor in zip(PARTS, piece.parts, strict=True):
+            for part, tensor in zip(parts, piece.parts, strict=False):
                 copy = self._copy[offset : offset + piece.length]
                 copy.copy_(tensor.reshape(-1), non_blocking=True)
                 files[file_of(part, self._engine.rank)][key_of(part, piece.name)] = copy
@@ -123,11 +135,11 @@ class CheckpointWriter:
             torch.cuda.synchronize(self._engine.device)
         return files
 
-    def _refuse_non_finite(self, trained: TrainedState, step: int) -> None:
+    def _refuse_non_finite(self, trained: TrainedState, parts: Sequence[str], step: int) -> None:
         tensors = {
             f"{part} of {piece.name}": tensor
             for piece in trained.held()
-            for part, tensor in zip(PARTS, piece.parts, strict=True)
+            for part, tensor in zip(parts, piece.parts, strict=False)
         }
         # Extremes are NaN or infinite if any element is; counting costs many times more.
         extremes = [torch.stack(tensor.aminmax()).to(self._engine.device) for tensor in tensors.values()]
@@ -182,14 +194,34 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str, int, int]]]], keep: int) -> None:
-    temporary, target, content = checkpoint.temporary, checkpoint.target, dict(checkpoint.content)
+    target, content = checkpoint.target, dict(checkpoint.content)
     content["tensors"] = entries(content["tensors"], [pieces for _, pieces in of_ranks])
-    state_file = temporary / "state.json"
-    state_file.write_text(json.dumps(content), encoding="utf-8")
     files = {name: described for of_rank, _ in of_ranks for name, described in of_rank.items()}
-    files["state.json"] = {"size": state_file.stat().st_size, "sha256": sha256(state_file)}
-    (temporary / "manifest.json").write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    commit_folder(temporary, target)
+    if checkpoint.best is not None:
+        # First: a run that resumes from the checkpoint does not choose its best model again.
+        _commit_links(checkpoint.temporary, target.parent / BEST, content | {"state": checkpoint.best}, files)
+    _seal(checkpoint.temporary, target, content, files)
     # Remove older ones only now: a kill before this line costs disk space, and nothing else.
     for old in list_checkpoints(target.parent)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _commit_links(written: Path, target: Path, content: dict[str, Any], files: _Files) -> None:
+    """Commit a folder of links to the masters in another one; copies where the file system has no links."""
+    masters = {file_of("master", rank) for rank in range(content["world_size"])}
+    temporary = temporary_folder(target)
+    for name in masters:
+        try:
+            os.link(written / name, temporary / name)
+        except OSError:
+            shutil.copyfile(written / name, temporary / name)
+    _seal(temporary, target, content, {name: files[name] for name in masters})
+
+
+def _seal(temporary: Path, target: Path, content: dict[str, Any], files: _Files) -> None:
+    """Add state and manifest to the files of a folder, and commit it."""
+    state_file = temporary / "state.json"
+    state_file.write_text(json.dumps(content), encoding="utf-8")
+    state = {"state.json": {"size": state_file.stat().st_size, "sha256": sha256(state_file)}}
+    (temporary / "manifest.json").write_text(json.dumps({"files": files | state}, indent=1), encoding="utf-8")
+    commit_folder(temporary, target)

@@ -10,6 +10,7 @@ than its chat template; unchanged, the trained model would write the template's 
 import copy
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workers.data.end_of_turn import renders_alike
 from workers.durable import commit_folder, temporary_folder
 from workers.engine.collectives import on_rank_zero
+from workers.engine.stored_tensors import StoredTensors
 from workers.export.verification import (
     ExportError,
     check_finite,
@@ -36,12 +38,28 @@ if TYPE_CHECKING:
     from workers.engine.engine import Engine
 
 _ADAPTER = "default"  # peft's, of the only adapter
+_MAX_FILE_SIZE = "5GB"
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """A model of an earlier step of the same engine, by its trained parameters."""
+
+    masters: StoredTensors
+    loss_nats: float
+    """Its `verification_loss`, measured at that step."""
 
 
 def export_model(
-    engine: "Engine", tokenizer: PreTrainedTokenizerBase, folder: Path, examples: "Batch", end_id: int | None
+    engine: "Engine",
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    examples: "Batch",
+    end_id: int | None,
+    kept: KeptModel | None = None,
 ) -> None:
-    """Write the current weights and the tokenizer to `folder`, replacing what was there; a collective.
+    """Write the current weights, or those of a kept model, and the tokenizer to `folder`, replacing what was there; a
+    collective.
 
     `examples` are for the verification (`held_out_examples`). `end_id` is the token that training taught as the end of
     a turn; None keeps the base model's end token.
@@ -50,18 +68,23 @@ def export_model(
         ExportError: weights are not finite, or the written folder is not the trained model; an older folder is
             unchanged.
     """
-    examples = on_rank_zero(lambda: examples)  # every rank has different ones
-    expected_loss = engine_loss(engine, examples)
-    weights = _gather(engine, only_trainable=_is_adapted(engine))
+    expected_loss = kept.loss_nats if kept else verification_loss(engine, examples)
+    weights = _gather(engine, _is_adapted(engine), kept.masters if kept else None)
     on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, examples, expected_loss, end_id))
+
+
+def verification_loss(engine: "Engine", examples: "Batch") -> float:
+    """Nats per token of rank 0's examples with the current weights; a collective."""
+    return engine_loss(engine, on_rank_zero(lambda: examples))
 
 
 def _is_adapted(engine: "Engine") -> bool:
     return hasattr(engine.module, "get_base_model")
 
 
-def _gather(engine: "Engine", only_trainable: bool) -> dict[str, torch.Tensor]:
-    """The model's parameters and persistent buffers, each once, on rank 0's CPU; empty on other ranks."""
+def _gather(engine: "Engine", only_trainable: bool, masters: StoredTensors | None) -> dict[str, torch.Tensor]:
+    """The model's parameters and persistent buffers, each once, on rank 0's CPU; empty on other ranks. What is trained
+    is read from `masters`, if given, and rounded as in a step."""
     import deepspeed
 
     gathered: dict[str, torch.Tensor] = {}
@@ -74,6 +97,10 @@ def _gather(engine: "Engine", only_trainable: bool) -> dict[str, torch.Tensor]:
         if id(value) in seen or (only_trainable and not value.requires_grad):
             continue
         seen.add(id(value))
+        if masters and value.requires_grad:
+            if engine.rank == 0:
+                gathered[name] = masters.whole("master", name).to(value.dtype)
+            continue
         with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
             if engine.rank == 0:
                 gathered[name] = value.detach().to("cpu", copy=True)
@@ -119,7 +146,8 @@ def _save(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor]
     model.config.use_cache = True  # training turns the cache off, but generation needs it
     try:
         # A copy of the mapping: transformers removes what it has written.
-        model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
+        state = dict(weights) if weights is not None else None
+        model.save_pretrained(folder, state_dict=state, max_shard_size=_MAX_FILE_SIZE)
     finally:
         model.config.use_cache = used
 

@@ -22,7 +22,7 @@ def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None
     for step in range(trainer.num_steps_done + 1, plan.num_steps + 1):
         is_last = step == plan.num_steps
         if not trainer.follow_weights(step):
-            trainer.save_checkpoint(step - 1)
+            trainer.save(step - 1, is_due=True)
             trainer.commit_checkpoint(wait=True)
             break
         trainer.train_step(step)
@@ -31,10 +31,10 @@ def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None
         # resumed run would never push it, and the controller would miss an update.
         if step % evaluate_every == 0 or is_last:
             trainer.measure(step)
-        if step % checkpoint_every == 0 or is_last:
-            trainer.save_checkpoint(step)
+        trainer.save(step, is_due=step % checkpoint_every == 0 or is_last)
         trainer.commit_checkpoint(wait=is_last)
     else:
         trainer.export()
 
+    trainer.export_best()
     trainer.close()

@@ -25,8 +25,9 @@ from workers.engine.checkpoint_writer import CheckpointWriter
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.optimizer import learning_rate
+from workers.engine.stored_tensors import StoredTensors
 from workers.events import log_event
-from workers.export import export_model, held_out_examples
+from workers.export import KeptModel, export_model, held_out_examples, verification_loss
 from workers.model.isolation import find_proof_row
 from workers.model.tokenizer import load_tokenizer
 from workers.signals.meter import SignalMeter, SignalPool
@@ -76,6 +77,7 @@ class Trainer:
         self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
         self.weights_version = 0
         self._last_saved = self.num_steps_done
+        self._is_best = False
         self._step_began = 0.0
         meter.follow(self.engine.module)
 
@@ -122,7 +124,7 @@ class Trainer:
         self.log.write(batch, loss_sum_D, num_tokens_D, values | (watched.observations() if watched else {}))
 
     def measure(self, step: int) -> None:
-        """Evaluate every domain after `step` steps, push the results, and keep the model if it is the best;
+        """Evaluate every domain after `step` steps, push the results, and note whether the model is the best so far;
         NonFiniteLossError if, at step 0, a loss of the model that training starts from is not finite."""
         self.meter.enter("evaluating", step)
         began = time.perf_counter()
@@ -144,7 +146,7 @@ class Trainer:
         )
         self.meter.enter("pushing the evaluation", step)
         # Push first: an attempt that was fenced out fails here, before it overwrites files of the attempt that replaced
-        # it. `best/` comes last: writing it takes longest, and it is chosen again if the run resumes before it is done.
+        # it. The best model comes last: it is chosen again if the run resumes before it is on disk.
         self.loader.announce(self.source.push(feedback))
         self.loss_meter.record(step, losses)
         if (criterion := self.plan.evaluation.best) is None:
@@ -152,18 +154,22 @@ class Trainer:
         before, self.best = self.best, better(self.best, feedback, criterion, self.names)
         if step == 0:
             self._drop_best(step)
-        elif self.best is not before:
-            self._write_model(self.plan.folder / "best", step)
+        self._is_best = self.best is not before and step > 0
 
-    def save_checkpoint(self, step: int) -> None:
-        """Begin the checkpoint of `step`, unless it exists; training waits only while it is copied. The logs reach the
-        disk first: a resumed run needs them."""
-        if step == self._last_saved:
-            return
-        self._last_saved = step
-        self.meter.enter("writing the checkpoint", step)
-        self.log.flush()
-        self._writer.begin(step, {"step": step, "best": self.best})
+    def save(self, step: int, *, is_due: bool) -> None:
+        """Begin the checkpoint of `step` if it is due and not there, and keep the model if it is the best so far.
+        Training waits only while they are copied. The logs reach the disk first: a resumed run needs them."""
+        state = {"step": step, "best": self.best} if is_due and step != self._last_saved else None
+        best = None
+        if self._is_best:
+            self._is_best = False
+            best = {"step": step, "loss_nats": verification_loss(self.engine, self._examples())}
+        if state:
+            self._last_saved = step
+            self.log.flush()
+        if state or best:
+            self.meter.enter("writing the checkpoint", step)
+            self._writer.begin(step, state, best)
 
     def commit_checkpoint(self, *, wait: bool) -> None:
         """Commit the checkpoint that was begun, if all ranks have written it, or once they have."""
@@ -173,18 +179,32 @@ class Trainer:
         """Write the trained model and its losses on each held-out example, if the plan asks for it."""
         if self.plan.export:
             self.loss_meter.write_last(self.plan.num_steps)
-            self._write_model(self.plan.folder / "model", self.plan.num_steps)
+            self._write_model("model", self.plan.num_steps)
+
+    def export_best(self) -> None:
+        """Turn the best model, if one has been kept since this was last done, into the folder `best/`."""
+        content = on_rank_zero(lambda: checkpoint.read_best(self._checkpoints))
+        if content is None:
+            return
+        folder, state = self._checkpoints / checkpoint.BEST, content["state"]
+        kept = KeptModel(StoredTensors(folder, content["tensors"]), state["loss_nats"])
+        self._write_model("best", state["step"], kept)
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         self.loader.close()
         self.log.close()
         self.engine.destroy()
 
-    def _write_model(self, folder: Path, step: int) -> None:
-        self.meter.enter(f"writing {folder.name}/", step)
+    def _write_model(self, name: str, step: int, kept: KeptModel | None = None) -> None:
+        self.meter.enter(f"writing {name}/", step)
         tokenizer = load_tokenizer(self.plan.model)
         end_id = taught_end(tokenizer, self._train_stores)
-        export_model(self.engine, tokenizer, folder, held_out_examples(self.loss_meter.batches), end_id)
+        export_model(self.engine, tokenizer, self.plan.folder / name, self._examples(), end_id, kept)
+
+    def _examples(self) -> Batch:
+        return held_out_examples(self.loss_meter.batches)
 
     def _watch(self, step: int) -> Attachment | None:
         """The strategy's attachment, set to observe this step; None before steps without an evaluation."""
@@ -227,8 +247,10 @@ class Trainer:
         return best
 
     def _drop_best(self, step: int) -> None:
-        """Remove a `best/` from steps that are repeated, or from an older raymix that did not count step 0."""
+        """Remove a best model from steps that are repeated, or from an older raymix that did not count step 0."""
         folder = self.plan.folder
+        if dist.get_rank() == 0:
+            shutil.rmtree(self._checkpoints / checkpoint.BEST, ignore_errors=True)
         if dist.get_rank() == 0 and (folder / "best").exists():
             shutil.rmtree(folder / "best")
             why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts again"
@@ -255,6 +277,7 @@ class Trainer:
         if dist.get_rank() == 0:
             log_event(self.plan.folder, step, "diverged", message)
         self.commit_checkpoint(wait=True)  # of an earlier step
+        self.export_best()
         return NonFiniteLossError(message)
 
 
