@@ -2,12 +2,12 @@
 
     python benchmarks/checkpoints.py [--layers 20] [--stage 3] [--rounds 3]
 
-A Llama of 300 M parameters with random weights on four gloo ranks, float32, in small buckets: it needs 12 GiB. Of each
-checkpoint: the bytes of each rank, its peak memory above that before, and for how long training waits (`begin`, and the commit) against the time from the
-end of `begin` until the last rank has written and flushed its files. The first checkpoint also allocates its host
-memory; the others reuse it. Then two steps of training with a checkpoint between them: their time while it is written,
-and without one. Last, a small model and a small run go on from four ranks with two and then three: the loaded masters
-and moments are compared bit by bit with the saved ones, and the samples with those of an undisturbed run.
+A Llama of 300 M parameters with random weights on four gloo ranks, bfloat16, in small buckets. Of each checkpoint: the
+bytes of each rank, its peak memory above that before, and for how long training waits (`begin`, and the commit) against
+the time from the end of `begin` until the last rank has written and flushed its files. The first checkpoint also
+allocates its host memory; the others reuse it. Then a step of training, alone and while a checkpoint is written. Last,
+a small model and a small run go on from four ranks with two and then three: the loaded masters and moments are compared
+bit by bit with the saved ones, and the samples with those of an undisturbed run.
 """
 
 import argparse
@@ -26,13 +26,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.integration import zero_cases
+from tests.integration import zero_cases, zero_processes
 from tests.integration.zero_processes import ZeroProcesses
 from tests.runs import write_run
 
 NUM_RANKS = 4
 MIB = 2**20
-SMALL_BUCKETS = {"reduce_bucket_size": 2**24, "sub_group_size": 2**24}
+SMALL_BUCKETS = {
+    "reduce_bucket_size": 2**23,
+    "sub_group_size": 2**24,
+    "stage3_prefetch_bucket_size": 2**20,
+    "stage3_max_live_parameters": 2**24,
+    "stage3_max_reuse_distance": 2**24,
+}
+"""So that four ranks fit into 16 GiB beside each other."""
 
 
 def write_model(folder: Path, num_layers: int) -> Path:
@@ -206,6 +213,7 @@ def resize_state(group: ZeroProcesses, stage: int, folder: Path, step: int) -> t
 
 
 def main() -> None:
+    zero_processes._TIMEOUT_SECONDS = 1800
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--stage", type=int, default=3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.integration import zero_cases
+from tests.integration import checkpoint_cases, zero_cases
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 from tests.soak import few
@@ -130,7 +130,7 @@ def test_ranks_write_equal_parts_that_are_deepspeeds_own_tensors(stage: int, tmp
 def test_training_goes_on_while_a_checkpoint_is_written(stage: int, tmp_path: Path) -> None:
     """It is absent until the last rank has written, whatever the others have, and holds the step it was begun at."""
     case = Case(tiny_model(), training_of(stage), last_step=LAST)
-    seen, losses = processes(2).run(zero_cases.train_while_writing, case, tmp_path)[0]
+    seen, losses = processes(2).run(checkpoint_cases.train_while_writing, case, tmp_path)[0]
     assert seen == [[".step-00000004.tmp"], ["step-00000004"]]
     resumed = processes(2).run(zero_cases.train, replace(case, first_step=5, load=tmp_path / "step-00000004"))[0]
     assert resumed["losses"] == losses[4:]
@@ -151,7 +151,7 @@ def test_a_disk_error_is_raised_on_all_ranks_and_keeps_the_previous_checkpoint(
     first = Case(tiny_model(), training_of(2), last_step=4, save={4: tmp_path})
     processes(2).run(zero_cases.train, first)
     second = Case(tiny_model(), training_of(2), last_step=5, save={5: tmp_path})
-    errors = processes(2).run(zero_cases.save_on_a_failing_disk, second, fault, rank)
+    errors = processes(2).run(checkpoint_cases.save_on_a_failing_disk, second, fault, rank)
     assert all("No space left" in error for error in errors)
     warnings: list[str] = []
     assert latest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-00000004"
@@ -169,7 +169,9 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
 
 
 def test_the_best_model_is_links_that_outlive_its_checkpoint(tmp_path: Path) -> None:
-    best = processes(1).run(zero_cases.keep_the_best, Case(tiny_model(), training_of(1), last_step=2), tmp_path)[0]
+    best = processes(1).run(checkpoint_cases.keep_the_best, Case(tiny_model(), training_of(1), last_step=2), tmp_path)[
+        0
+    ]
     assert best["state"] == {"loss_nats": 1.5} and best["step"] == 1
     assert best["linked"] == [2, 1]  # names of its masters: while there is the checkpoint, and after the next one
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000002"]
