@@ -127,7 +127,7 @@ def _one_checkpoint(writer: Any, number: int) -> dict[str, float]:
             time.sleep(0.005)
         dist.barrier()
         written = time.perf_counter()
-        writer.settle(wait=True)
+        writer.settle(wait=False)  # as training does
         committed = time.perf_counter()
         return {
             "copy": copied - began,
@@ -150,6 +150,8 @@ def print_large(ranks: list[dict[str, Any]]) -> None:
         stalls = [max(rank["copy"] for rank in each) + max(rank["commit"] for rank in each) for each in rounds]
         writes = [max(rank["write"] for rank in each) for each in rounds]
         ratio = statistics.median(stall / write for stall, write in zip(stalls, writes, strict=True))
+        print(f"{name}: copy {[round(max(r['copy'] for r in each), 2) for each in rounds]} s, commit", end=" ")
+        print(f"{[round(max(r['commit'] for r in each), 2) for each in rounds]} s")
         waits, takes = statistics.median(stalls), statistics.median(writes)
         print(f"{name}: training waits {waits:.2f} s, writing takes {takes:.2f} s: {100 * ratio:.1f} %", flush=True)
     alone, beside = (max(rank[key] for rank in ranks) for key in ("alone", "beside"))

@@ -115,7 +115,13 @@ class CheckpointWriter:
         files = on_every_rank(checkpoint.written.result)
         of_ranks: list[Any] = [None] * self._engine.world_size
         dist.gather_object((files, checkpoint.pieces), of_ranks if self._engine.rank == 0 else None)
-        on_rank_zero(lambda: _commit(checkpoint, of_ranks, self._keep))
+        on_rank_zero(lambda: _commit(checkpoint, of_ranks))
+        if self._engine.rank == 0:
+            # Only now: a kill before this line costs disk space, and nothing else. Training need not wait for it.
+            removal = threading.Thread(target=_remove_older, args=(self._folder, self._keep), daemon=True)
+            removal.start()
+            if wait:
+                removal.join()
 
     def _copy_to_host(self, pieces: list[Piece], parts: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
         """Copies of the pieces by file and key; they stay as they are until the next call."""
@@ -193,7 +199,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         raise OSError(f"{path} of a checkpoint was not written ({num_bytes:,} bytes): {error}") from error
 
 
-def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str, int, int]]]], keep: int) -> None:
+def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str, int, int]]]]) -> None:
     target, content = checkpoint.target, dict(checkpoint.content)
     content["tensors"] = entries(content["tensors"], [pieces for _, pieces in of_ranks])
     files = {name: described for of_rank, _ in of_ranks for name, described in of_rank.items()}
@@ -201,8 +207,10 @@ def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str
         # First: a run that resumes from the checkpoint does not choose its best model again.
         _commit_links(checkpoint.temporary, target.parent / BEST, content | {"state": checkpoint.best}, files)
     _seal(checkpoint.temporary, target, content, files)
-    # Remove older ones only now: a kill before this line costs disk space, and nothing else.
-    for old in list_checkpoints(target.parent)[:-keep]:
+
+
+def _remove_older(folder: Path, keep: int) -> None:
+    for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 
