@@ -11,6 +11,7 @@ from pydantic import ConfigDict, model_validator
 from orchestrator.config.plan import PlanConfig
 from orchestrator.config.sections import CoarseSearchConfig, CompareConfig, StudyConfig
 from orchestrator.searches import AnySearchConfig, Search, SearchedRun, build_search
+from workers.bounded import read_model
 from workers.nearest import meant, refuse_unknown
 
 
@@ -95,4 +96,4 @@ class SweepConfig(PlanConfig):
 
 def read_begun(folder: Path) -> PlanConfig:
     """The configuration that a run's folder was started with, whichever version of raymix wrote it."""
-    return SweepConfig.model_validate_json((folder / "config.json").read_bytes()).plan
+    return read_model(folder / "config.json", SweepConfig).plan

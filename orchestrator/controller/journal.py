@@ -14,12 +14,21 @@ import math
 from pathlib import Path
 from threading import Event
 
+from pydantic import BaseModel
+
 from orchestrator.controller.core import ControllerCore
 from orchestrator.controller.operator import describe_change, forget_request, read_request, waiting_requests
 from orchestrator.mixing import MixingAlgorithm
+from workers.bounded import read_model
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
 from workers.events import log_event
+
+
+class _Attempt(BaseModel):
+    """attempt.json."""
+
+    attempt: int
 
 
 class DurableController:
@@ -102,13 +111,13 @@ class DurableController:
         restores its internal values without a file for every algorithm's state, and keeps every version that workers
         trained with, even if a newer release would decide differently.
         """
-        versions = [DomainWeights.model_validate_json(path.read_bytes()) for path in self._files("weights")]
+        versions = [read_model(path, DomainWeights) for path in self._files("weights")]
         (self.folder / "mixing.jsonl").write_text("")
         begun = self.core.begin(recorded=versions[0] if versions else None)
         if not versions:
             self._write("weights", f"{begun.version:06d}", begun)
         for path in self._files("feedback"):
-            feedback = DomainFeedback.model_validate_json(path.read_bytes())
+            feedback = read_model(path, DomainFeedback)
             self._replay_operator(versions, feedback.step)
             number = len(self.core.versions)
             decision = self.core.observe(feedback, recorded=versions[number] if number < len(versions) else None)
@@ -123,7 +132,7 @@ class DurableController:
             )
         attempt_file = self.folder / "attempt.json"
         if attempt_file.exists():
-            self.core.attempt = max(self.core.attempt, int(json.loads(attempt_file.read_text())["attempt"]))
+            self.core.attempt = max(self.core.attempt, read_model(attempt_file, _Attempt).attempt)
 
     def _replay_operator(self, versions: list[DomainWeights], last_step: float) -> None:
         """Take over the operator's versions that come next and apply from `last_step` or earlier."""

@@ -21,9 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from orchestrator.mixing.base import Shares, normalise
+from workers.bounded import read_model
 from workers.contracts import SHARE_SUM_TOLERANCE, DomainWeights
 from workers.durable import write_durably
 from workers.settings import Settings
@@ -132,12 +133,8 @@ def waiting_requests(run_folder: Path) -> list[str]:
 
 
 def read_request(run_folder: Path, request_id: str) -> ControlRequest:
-    """A waiting request; ValueError if the file is not one."""
-    path = run_folder / _FOLDER / f"{request_id}.json"
-    try:
-        return ControlRequest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
+    """A waiting request; OSError or ValueError if the file is not one."""
+    return read_model(run_folder / _FOLDER / f"{request_id}.json", ControlRequest)
 
 
 def forget_request(run_folder: Path, request_id: str) -> None:
@@ -146,12 +143,12 @@ def forget_request(run_folder: Path, request_id: str) -> None:
 
 def newest_version(run_folder: Path) -> DomainWeights:
     """The latest version of the weights; ValueError if there is none."""
-    return DomainWeights.model_validate_json(_version_files(run_folder)[-1].read_bytes())
+    return read_model(_version_files(run_folder)[-1], DomainWeights)
 
 
 def read_versions(run_folder: Path) -> list[DomainWeights]:
     """All versions of the weights, oldest first; ValueError if there are none."""
-    return [DomainWeights.model_validate_json(path.read_bytes()) for path in _version_files(run_folder)]
+    return [read_model(path, DomainWeights) for path in _version_files(run_folder)]
 
 
 def _version_files(run_folder: Path) -> list[Path]:

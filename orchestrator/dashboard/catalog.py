@@ -3,28 +3,52 @@
 A name is a path below that folder. Names come from browsers, so none may lead out of it, by `..`, a link or otherwise.
 """
 
-import json
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, TypeVar
 
 from orchestrator.dashboard.states import FileKey, State, lock_holders, run_state
-from orchestrator.runs.folder import REFERENCE_PROGRESS_FILE, is_finished, read_summary
+from orchestrator.runs.benchmark_record import TASK_FILE
+from orchestrator.runs.folder import CONFIG_FILE, ISOLATION_FILE, REFERENCE_PROGRESS_FILE, SUMMARY_FILE
+from orchestrator.runs.growing import MAX_LINES_BYTES, Mark, mark_of, parse_line, reason_of
+from orchestrator.runs.lock import LOCK_FILE
+from orchestrator.runs.records import DATA_FILE, RunSummary
 from orchestrator.runs.step_table import StepTable
 from orchestrator.views.format import format_value, short
 from orchestrator.views.summary import HARMFUL, in_a_word
+from workers.bounded import (
+    MAX_RECORD_BYTES,
+    UnfitJSONError,
+    UnreadableFileError,
+    check_regular,
+    open_regular,
+    parse_json,
+    read_bytes,
+    read_model,
+    read_object,
+)
 from workers.contracts import DomainFeedback
 from workers.validation.domain_losses import mean_loss
 
 ROOT = "."  # the name of the catalog's own folder, if that is a run
 MAX_DEPTH = 6
 TAIL_BYTES = 1 << 16
+RETRY_SECONDS = 60.0  # until a run with a problem is read again though its files seem the same
+_WRITTEN = (
+    *(CONFIG_FILE, "metrics.jsonl", "feedback", "weights", "events.jsonl", SUMMARY_FILE),
+    REFERENCE_PROGRESS_FILE,
+)
+_SHOWN_LATER = dict.fromkeys((DATA_FILE, TASK_FILE, ISOLATION_FILE), MAX_RECORD_BYTES) | dict.fromkeys(
+    ("events.jsonl", "mixing.jsonl"), MAX_LINES_BYTES
+)
+_MARKS = ("metrics.jsonl", "events.jsonl", "weights", "feedback", LOCK_FILE)
+Value = TypeVar("Value")
 _NO_RUNS_INSIDE = frozenset(
     {"weights", "feedback", "checkpoints", "model", "best", "signals", "requests", "token-stores"}
 )
@@ -38,20 +62,22 @@ class UnknownRunError(LookupError):
 class Glance:
     name: str
     title: str
-    mixing: str
-    state: State
-    step: int
-    total_steps: int | None
-    mean_loss_nats: float
-    base_loss_nats: float
-    tokens_per_second: float
-    seconds_per_step: float
-    begun_at: float
-    written_at: float
-    tries: str
+    mixing: str = "-"
+    state: State = "stopped"
+    step: int = 0
+    total_steps: int | None = None
+    mean_loss_nats: float = math.nan
+    base_loss_nats: float = math.nan
+    tokens_per_second: float = math.nan
+    seconds_per_step: float = math.nan
+    begun_at: float = 0.0
+    written_at: float = 0.0
+    tries: str = ""
     """Settings that a search gave to the run."""
-    verdict: str
+    verdict: str = ""
     """The verdict in a word, if it is harmful; else empty."""
+    problem: str = ""
+    """Which of its files cannot be used, and why."""
 
     @property
     def group(self) -> str:
@@ -68,8 +94,8 @@ class Glance:
 class Catalog:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._is_run: dict[Path, tuple[int, bool]] = {}
-        self._glances: dict[str, tuple[tuple[float, ...], Glance]] = {}
+        self._is_run: dict[Path, tuple[Mark, bool]] = {}
+        self._glances: dict[str, tuple[tuple[Mark | None, ...], Glance, float]] = {}
 
     def folder(self, name: str) -> Path:
         """The folder of a run; "." is the catalog's own. UnknownRunError if there is no such run below that folder."""
@@ -78,9 +104,10 @@ class Catalog:
             raise UnknownRunError(f"no run {name!r}")
         try:
             folder = (self.root / path).resolve()
+            is_inside = folder.is_relative_to(self.root) and folder.is_dir()
         except (OSError, RuntimeError, ValueError):  # a cycle of links, or an impossible file name
             raise UnknownRunError(f"no run {name!r}") from None
-        if not folder.is_relative_to(self.root) or not self._holds_run(folder):
+        if not is_inside or not self._holds_run(folder):
             raise UnknownRunError(f"no run {name!r} in {self.root}")
         return folder
 
@@ -94,7 +121,7 @@ class Catalog:
         begun: dict[str, float] = {}
         for name in self.names():
             with suppress(OSError):
-                begun[name] = (self.root / name / "config.json").stat().st_mtime
+                begun[name] = _begun_at(self.root / name)
         return sorted(begun, key=lambda name: begun[name], reverse=True)[:count]
 
     def glances(self) -> list[Glance]:
@@ -114,9 +141,12 @@ class Catalog:
     def _walk(self, folder: Path, depth: int) -> Iterator[Path]:
         try:
             entries = list(os.scandir(folder))
+        except PermissionError:  # a run, as far as one can tell
+            yield folder
+            return
         except OSError:
             return
-        if any(entry.name == "config.json" for entry in entries) and self._holds_run(folder):
+        if any(entry.name == CONFIG_FILE for entry in entries) and self._holds_run(folder):
             yield folder
         for entry in entries:
             is_hidden = entry.name.startswith(".") or entry.name in _NO_RUNS_INSIDE
@@ -124,98 +154,146 @@ class Catalog:
                 yield from self._walk(Path(entry.path), depth - 1)
 
     def _holds_run(self, folder: Path) -> bool:
-        """Whether config.json is that of a run: a model folder has one too."""
-        path = folder / "config.json"
+        """Whether config.json is that of a run, or may be as far as one can tell. A model folder has one too."""
+        path = folder / CONFIG_FILE
         try:
-            mark = path.stat().st_mtime_ns
+            mark = mark_of(path.stat())
             known = self._is_run.get(folder)
             if known is None or known[0] != mark:
-                config = json.loads(path.read_bytes())
-                is_run = isinstance(config, dict) and isinstance(config.get("domains"), dict) and "mixing" in config
-                known = self._is_run[folder] = (mark, is_run)
-        except (OSError, ValueError, RecursionError):
+                known = self._is_run[folder] = (mark, _is_of_run(read_bytes(path), folder))
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except (OSError, UnreadableFileError):  # a model has a file there, or nothing
+            return True
         return known[1]
 
     def _glance(self, name: str, holders: dict[FileKey, int]) -> Glance | None:
-        folder = self.root / name
+        folder, now = self.root / name, time.monotonic()
         try:
-            written_at = last_written(folder)
-            mark = (written_at, float(is_finished(folder)))
+            written_at, mark = last_written(folder), _marks(folder)
             known = self._glances.get(name)
-            if known is None or known[0] != mark:
-                known = self._glances[name] = (mark, _look(name, folder, written_at))
-        except (OSError, ValueError):  # just deleted or rewritten
+            if known is None or known[0] != mark or (known[1].problem and now > known[2]):
+                known = self._glances[name] = (mark, _look(name, folder, written_at), now + RETRY_SECONDS)
+            glance = known[1]
+            state = run_state(folder, holders, glance.step > 0, written_at, glance.seconds_per_step)
+        except FileNotFoundError:  # just deleted
             return None
-        glance = known[1]
-        return replace(glance, state=run_state(folder, holders, glance.step > 0, written_at, glance.seconds_per_step))
+        except OSError as error:
+            return Glance(name=name, title=folder.name, state="unreadable", problem=reason_of(error))
+        return replace(glance, state="unreadable" if glance.problem else state)
+
+
+def _is_of_run(config: bytes, folder: Path) -> bool:
+    with suppress(ValueError):
+        if _names_domains(parse_json(config)):
+            return True
+    return any(os.path.lexists(folder / name) for name in _MARKS)  # half a file, or worse, beside a run's others
+
+
+def _names_domains(config: Any) -> bool:
+    return isinstance(config, dict) and isinstance(config.get("domains"), dict) and "mixing" in config
 
 
 def last_written(folder: Path) -> float:
-    """When a running run last wrote one of its files, in seconds since the epoch."""
-    times = [(folder / "config.json").stat().st_mtime]
-    for part in ("metrics.jsonl", "feedback", "weights", "events.jsonl", "summary.json", REFERENCE_PROGRESS_FILE):
-        with suppress(FileNotFoundError):
+    """When a running run last wrote one of its files, in seconds since the epoch; FileNotFoundError without a run."""
+    times = [folder.stat().st_mtime]
+    for part in _WRITTEN:
+        with suppress(OSError):
             times.append((folder / part).stat().st_mtime)
-    return max(times)
+    return max(times[1:], default=times[0])
+
+
+def _marks(folder: Path) -> tuple[Mark | None, ...]:
+    """Change with what a glance shows."""
+    marks: list[Mark | None] = []
+    for part in _WRITTEN:
+        try:
+            marks.append(mark_of((folder / part).stat()))
+        except OSError:
+            marks.append(None)
+    return tuple(marks)
 
 
 def _look(name: str, folder: Path, written_at: float) -> Glance:
-    config = json.loads((folder / "config.json").read_bytes())
-    domains = list(config["domains"])
-    steps = _tail(folder / "metrics.jsonl")
-    base, latest = _mean_loss(folder, domains, is_last=False), _mean_loss(folder, domains, is_last=True)
-    training, mixing = config.get("training"), config["mixing"]
-    summary = read_summary(folder)
-    total = training.get("max_steps") if isinstance(training, dict) else None
+    problems: list[str] = []
+
+    def read(part: str, reader: Callable[[Path], Value]) -> Value | None:
+        try:
+            return reader(folder / part)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            problems.append(f"{part}: {reason_of(error)}")
+            return None
+
+    if not _names_domains(config := read(CONFIG_FILE, read_object) or {}) and not problems:
+        problems.append(f"{CONFIG_FILE}: is not that of a run: no object `domains`, or no `mixing`")
+    domains, training, mixing = (
+        found if isinstance(found := config.get(key), dict) else {} for key in ("domains", "training", "mixing")
+    )
+    steps, summary = StepTable(), read(SUMMARY_FILE, partial(read_model, model=RunSummary))
+    read("metrics.jsonl", partial(_read_tail, steps))
+    read("weights", _numbered)
+    numbers = read("feedback", _numbered) or []
+    base, latest = (
+        read(f"feedback/{number}", partial(read_model, model=DomainFeedback)) if number else None
+        for number in ("00000000.json" if numbers else "", max(numbers, default=""))
+    )
+    for part, max_bytes in _SHOWN_LATER.items():
+        read(part, partial(check_regular, max_bytes=max_bytes))
+    total = training.get("max_steps")
     return Glance(
         name=name,
         title=str(config.get("name") or folder.name),
-        mixing=str(mixing.get("type", "-")) if isinstance(mixing, dict) else "-",
-        state="stopped",
+        mixing=str(mixing.get("type", "-")),
         step=summary.steps if summary else steps.last_step,
         total_steps=summary.steps if summary else total if isinstance(total, int) else None,
-        mean_loss_nats=latest,
-        base_loss_nats=base,
+        mean_loss_nats=mean_loss(map(latest.loss_nats, domains)) if latest else math.nan,
+        base_loss_nats=mean_loss(map(base.loss_nats, domains)) if base else math.nan,
         tokens_per_second=summary.tokens_per_second if summary else steps.recent_tokens_per_second(),
         seconds_per_step=steps.recent_seconds_per_step(),
-        begun_at=(folder / "config.json").stat().st_mtime,
+        begun_at=_begun_at(folder),
         written_at=written_at,
         tries=_tries(folder),
         verdict=in_a_word(summary.verdict) if summary and summary.verdict in HARMFUL else "",
+        problem="; ".join(problems),
     )
+
+
+def _begun_at(folder: Path) -> float:
+    try:
+        return (folder / CONFIG_FILE).stat().st_mtime
+    except OSError:
+        return folder.stat().st_mtime
 
 
 def _tries(folder: Path) -> str:
     """The settings that a search gave to this run, by the last part of their keys."""
     try:
-        changes = json.loads((folder / "trial.json").read_bytes())["changes"]
+        changes = read_object(folder / "trial.json")["changes"]
         return ", ".join(f"{short(key)} {format_value(value)}" for key, value in changes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a run of a search, or an unknown format
         return ""
 
 
-def _tail(path: Path) -> StepTable:
-    """The last lines of a file of steps."""
-    table = StepTable()
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return table
+def _read_tail(table: StepTable, path: Path) -> None:
+    """Add the last lines of a file of steps; UnfitJSONError, after the others, for one that no run has written."""
+    with open_regular(path, MAX_LINES_BYTES) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+        lines = file.read(TAIL_BYTES).split(b"\n")
+    unfit = None
     for line in lines[:-1]:  # the first may be half a line, which is not JSON
-        with suppress(ValueError, TypeError, KeyError, AttributeError):
-            table.append(json.loads(line))
-    return table
+        try:
+            if (record := parse_line(line)) is not None:
+                table.append(record)
+        except UnfitJSONError as error:
+            unfit = UnfitJSONError(f"a line {error}")
+        except (ValueError, TypeError, KeyError, OverflowError):
+            pass
+    if unfit is not None:
+        raise unfit
 
 
-def _mean_loss(folder: Path, domains: list[str], is_last: bool) -> float:
-    """Mean held-out loss over the domains, of the base model or at the last evaluation; NaN without one."""
-    try:
-        names = [path.name for path in (folder / "feedback").iterdir() if path.match("[0-9]*.json")]
-        name = max(names, default="") if is_last else "00000000.json"
-        feedback = DomainFeedback.model_validate_json((folder / "feedback" / name).read_bytes())
-    except (OSError, ValidationError):
-        return math.nan
-    return mean_loss(map(feedback.loss_nats, domains))
+def _numbered(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.name[:1].isdecimal() and entry.name.endswith(".json")]

@@ -16,13 +16,42 @@ import time
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 OUTLINE = "sections"  # the part with the placeholders of all figures
 POLL_SECONDS = 1.0
 REST = 9.0  # pause in multiples of a look's CPU time: at most a tenth of a core
 MAX_UNSENT = 30
+LOOKING = "looking"  # the name of threads that read run folders
+Result = TypeVar("Result")
 MAX_IDLE_PAGES = 8  # a long run takes 24 MB
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    """The result of `work`, in a thread of its own: one that waits for a slow disk holds up neither other work nor the
+    end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Result | None, error: BaseException | None) -> None:
+        if future.done():  # nobody waits any more
+            return
+        if error is None:
+            future.set_result(cast(Result, result))
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, fault = None, None
+        try:
+            result = work()
+        except Exception as error:
+            fault = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, fault)
+
+    threading.Thread(target=run, name=LOOKING, daemon=True).start()
+    return await future
 
 
 @dataclass(frozen=True)
@@ -100,8 +129,9 @@ class FollowedPage:
 
     async def prepare(self) -> None:
         """Take a first look while the browser still loads the page; errors are reported to followers later."""
-        with suppress(Exception):
-            await asyncio.to_thread(self._look)
+        if not self._lock.locked():
+            with suppress(Exception):
+                await in_thread(self._look)
 
     async def follow(self, idle_seconds: float) -> AsyncGenerator[str | None, None]:
         """Yield messages as JSON: everything first, then changes; None after `idle_seconds` without any."""
@@ -133,7 +163,7 @@ class FollowedPage:
             await asyncio.sleep(max(POLL_SECONDS, REST * self._look_seconds))
 
     async def _look_once(self) -> None:
-        new = await asyncio.to_thread(self._look)
+        new = await in_thread(self._look)
         message = None
         if new is not None and new is not self._snapshot:
             message = new.whole() if self._snapshot is None else new.changes(self._snapshot)

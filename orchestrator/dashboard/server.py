@@ -9,7 +9,11 @@
 
 import asyncio
 import gzip
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -25,7 +29,7 @@ from rich.console import Console
 
 from orchestrator.controller.operator import ControlRequest, submit_request
 from orchestrator.dashboard.catalog import ROOT, Catalog, UnknownRunError
-from orchestrator.dashboard.following import MAX_IDLE_PAGES, FollowedPage, Pages
+from orchestrator.dashboard.following import LOOKING, MAX_IDLE_PAGES, FollowedPage, Pages, in_thread
 from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, holds_token, only_this_machine, opening
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage, templates
 from orchestrator.views.report.html import asset
@@ -33,6 +37,7 @@ from orchestrator.views.report.html import asset
 MAX_BODY_BYTES = 1 << 16
 HOST = "127.0.0.1"
 MAX_COMPARED = 40
+PATIENCE_SECONDS = 1.0  # with what is being read when the server ends
 BEAT_SECONDS = 15.0  # so that a closed connection is noticed
 _OWN = ("dashboard.css", "live.js", "list.js", "steer.js")
 
@@ -77,6 +82,13 @@ def serve_with(root: Path, port: int, digest: str, announce: Callable[[str], Non
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder of the runs, the output_dir of the configuration")
     asyncio.run(_serve(root, port, digest, announce))
+    looking = [thread for thread in threading.enumerate() if thread.name == LOOKING]
+    until = time.monotonic() + PATIENCE_SECONDS
+    for thread in looking:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in looking):  # Python aborts if one is in compiled code when it ends
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def _serve(root: Path, port: int, digest: str, announce: Callable[[str], None]) -> None:
@@ -116,7 +128,7 @@ class _Server:
         task.cancel()
 
     async def _warm_up(self) -> None:
-        names = await asyncio.to_thread(self.catalog.newest, MAX_IDLE_PAGES)
+        names = await in_thread(lambda: self.catalog.newest(MAX_IDLE_PAGES))
         await self._read(names[:1])
         for name, (data, _) in self._files.items():
             self._packed[name] = await asyncio.to_thread(gzip.compress, data, 6)
@@ -168,7 +180,7 @@ class _Server:
         try:
             folder = self.catalog.folder(request.match_info["name"] or ROOT)
             asked = ControlRequest.model_validate_json(await request.read())
-            request_id = await asyncio.to_thread(submit_request, folder, asked)
+            request_id = await in_thread(lambda: submit_request(folder, asked))
         except UnknownRunError as error:
             return _refused(404, str(error))
         except ValidationError as error:

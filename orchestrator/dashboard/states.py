@@ -12,13 +12,14 @@ import numpy as np
 from orchestrator.runs.folder import RunFolder, is_finished
 from orchestrator.views.format import format_duration
 
-State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped"]
-"""Stopped early: by a search, and not to be resumed."""
+State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped", "unreadable"]
+"""Stopped early: by a search, and not to be resumed. Unreadable, in the list: some of its files cannot be used."""
 
 ENDED: frozenset[State] = frozenset({"finished", "stopped early"})
 
 SILENCE_SECONDS = 60.0
 SILENCE_STEPS = 5
+MAX_PROBLEMS = 20  # shown
 SLOW_STEP = 3.0  # times the median
 _LOCKS = Path("/proc/locks")
 
@@ -110,6 +111,9 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
         Fact("Last checkpoint", _last_checkpoint(run)),
         Fact("Not a number", f"{non_finite:,}", non_finite > 0),
         *_bad_rows(run),
+    ]
+    facts += [
+        Fact("Unreadable", f"{name}: {reason}", True) for name, reason in list(run.problems.items())[:MAX_PROBLEMS]
     ]
     if run.num_unreadable_lines:
         facts.append(Fact("Unreadable lines", f"{run.num_unreadable_lines:,}", True))

@@ -1,6 +1,5 @@
 """`raymix export`: copy or convert a run's result and write its card, all or nothing."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.controller.operator import describe_change
 from orchestrator.runs.benchmark_record import asked_for
-from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.folder import SUMMARY_FILE, RunFolder, read_run
 from orchestrator.runs.summary import summarise
 from orchestrator.views.console import redirect_output
 from orchestrator.views.format import (
@@ -25,6 +24,7 @@ from orchestrator.views.format import (
     printable,
 )
 from orchestrator.views.summary import HARMFUL, no_best_reason, verdict_lines, verdict_sentence
+from workers.bounded import UnreadableFileError, read_object
 from workers.durable import commit_folder, temporary_folder
 from workers.model.base_config import base_name, is_hub_name
 
@@ -83,6 +83,8 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
 def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
     """A finished run and the folder of its model; ValueError if it has not finished, or has no such model."""
     run = read_run(run_folder)
+    if (reason := run.problems.get(SUMMARY_FILE)) is not None:
+        raise UnreadableFileError(run_folder / SUMMARY_FILE, reason)
     if run.summary is None:
         raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
     source = run_folder / ("best" if is_best else "model")
@@ -97,7 +99,7 @@ def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
 
 def _base_of(run: RunFolder, source: Path, kind: Kind) -> str:
     if kind == "adapter":  # of a run that started from another run's model it belongs to that model
-        named = json.loads((source / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        named = read_object(source / "adapter" / "adapter_config.json")
         return str(named["base_model_name_or_path"])
     return str(run.setting("model", "path"))
 

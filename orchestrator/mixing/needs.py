@@ -5,7 +5,6 @@ The annotation of a field tells its meaning: `Initial` and `BaseDistribution` ar
 reading files and filling in measured numbers go by these marks, never by the names of fields.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from workers.bounded import UnreadableFileError, read_json
 from workers.nearest import meant
 from workers.settings import LocalPath
 
@@ -55,7 +55,7 @@ class ByDomain:
 
     def read(self, path: Path) -> dict[str, float]:
         """The numbers in a file; ValueError if it is not JSON, KeyError or TypeError if it is another kind of file."""
-        return cast(dict[str, float], json.loads(path.read_text())[self.key_in_file])
+        return cast(dict[str, float], read_json(path)[self.key_in_file])
 
     def source(self, value: object) -> Source | None:
         """The word or file that is a field's value; None for numbers and for other words."""
@@ -127,6 +127,8 @@ class NumbersFile:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             raise ValueError(f"{self.path}: {where}{first['msg'].removeprefix('Value error, ')}") from None
+        except UnreadableFileError as error:
+            raise ValueError(f"{self.path}: not {self.kind.kind_of_file}: it {error.reason}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: not {self.kind.kind_of_file}: {error}") from None
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from workers.bounded import UnreadableFileError, read_model
 from workers.durable import write_durably
 
 TASK_FILE = "tasks.json"
@@ -88,12 +89,11 @@ def read_scores(run_folder: Path) -> list[TaskScores]:
     """The scores in tasks.json, none if it does not exist; ValueError if it is damaged."""
     path = run_folder / TASK_FILE
     try:
-        return TaskFile.model_validate_json(path.read_bytes()).tasks
+        return read_model(path, TaskFile).tasks
     except FileNotFoundError:
         return []
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ValueError(f"{path} is damaged ({reason}); move it away and evaluate again") from None
+    except UnreadableFileError as error:
+        raise ValueError(f"{path} is damaged ({error.reason}); move it away and evaluate again") from None
 
 
 def add_scores(run_folder: Path, scores: Sequence[TaskScores]) -> list[TaskScores]:

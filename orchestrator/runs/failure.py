@@ -4,6 +4,7 @@ import errno
 import json
 from pathlib import Path
 
+from workers.bounded import read_object
 from workers.durable import write_durably
 
 _FILE = "failure.json"
@@ -15,9 +16,13 @@ def note_failure(folder: Path, reason: str) -> None:
 
 
 def read_failure(folder: Path) -> str | None:
-    """Why the run's last attempt has no result; None if no reason is recorded."""
-    path = folder / _FILE
-    return str(json.loads(path.read_text())["message"]) if path.exists() else None
+    """Why the run's last attempt has no result; None if it has not failed."""
+    try:
+        return str(read_object(folder / _FILE).get("message", "no reason is recorded"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"no reason is known: {explain(error)}"
 
 
 def forget_failure(folder: Path) -> None:

@@ -1,130 +1,39 @@
 """A run's public files, read while they are being written.
 
-    config.json, data.json, summary.json   read once each, as soon as they exist
+    config.json, data.json, isolation.json, summary.json   read once each, as soon as they exist
     tasks.json                        read when it changes: it appears after the run has ended, and grows
     reference-progress.json           read when it changes: it is removed when the reference losses are known
     weights/*.json, feedback/*.json   one small file per version or evaluation; only new or changed files are read
     *.jsonl                           only appended lines are read, the last one once its newline is there
 
-`RunFolder.refresh` reads what is new. Terminal, report and dashboard show a run by nothing else.
+`RunFolder.refresh` reads what is new. Terminal, report and dashboard show a run by nothing else. Whatever is in the
+place of a file, it ends in bounded time and memory; a file that cannot be used is named in `problems`.
 """
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.runs.benchmark_record import TASK_FILE, TaskFile, TaskScores
-from orchestrator.runs.records import DATA_FILE, DataRecord, Event, ReferenceProgress, RunSummary
-from orchestrator.runs.step_table import StepTable
+from orchestrator.runs.growing import LineTail, Mark, ModelFolder, mark_of, reason_of
+from orchestrator.runs.records import DATA_FILE, DataRecord, Event, IsolationRecord, ReferenceProgress, RunSummary
+from orchestrator.runs.step_table import StepTable, TableFullError
+from workers.bounded import UnreadableFileError, read_model, read_object
 from workers.clock import format_time
 from workers.contracts import DomainFeedback, DomainWeights
 
 REFERENCE_PROGRESS_FILE = "reference-progress.json"
-BLOCK_BYTES = 1 << 24
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class LineTail:
-    """Complete lines appended to a file since it was last read."""
-
-    def __init__(self, path: Path, on_restart: Callable[[], None] | None = None) -> None:
-        self.path = path
-        self.num_unreadable = 0
-        self._offset = 0
-        self._inode: int | None = None
-        self._on_restart = on_restart
-
-    def new_blocks(self) -> Iterator[bytes]:
-        """Complete lines, many at a time."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            self._restart_if_rewritten(os.fstat(file.fileno()))
-            file.seek(self._offset)
-            while block := file.read(BLOCK_BYTES):
-                block += file.readline()
-                whole = block[: block.rfind(b"\n") + 1]
-                self._offset += len(whole)
-                if whole:
-                    yield whole
-                if len(whole) < len(block):  # the last line is not complete yet
-                    return
-
-    def new_records(self) -> Iterator[dict[str, Any]]:
-        for block in self.new_blocks():
-            yield from self.records(block)
-
-    def records(self, block: bytes) -> Iterator[dict[str, Any]]:
-        for line in block.split(b"\n")[:-1]:
-            record = parse_line(line)
-            if record is None:
-                self.num_unreadable += 1
-            else:
-                yield record
-
-    def _restart_if_rewritten(self, stat: os.stat_result) -> None:
-        """A resumed run may truncate or replace the file."""
-        if self._offset and (stat.st_size < self._offset or stat.st_ino != self._inode):
-            self._offset = 0
-            if self._on_restart is not None:
-                self._on_restart()
-        self._inode = stat.st_ino
-
-
-def parse_line(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line; None if it is not one."""
-    try:
-        record = json.loads(line)
-    except ValueError:  # a killed writer left half a line, to which the next one was appended
-        return None
-    return record if isinstance(record, dict) else None
-
-
-class ModelFolder(Generic[Model]):
-    """The files `<number>.json` of a folder, in order of their number."""
-
-    def __init__(self, path: Path, model: type[Model]) -> None:
-        self.path = path
-        self.model = model
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._models: dict[int, Model] = {}
-
-    def refresh(self) -> bool:
-        """Read new and changed files; True if there were any."""
-        try:
-            entries = [(e.name, e.stat()) for e in os.scandir(self.path) if e.name.endswith(".json")]
-        except FileNotFoundError:
-            return False
-        changed = False
-        for name, stat in entries:
-            mark = (stat.st_mtime_ns, stat.st_size)
-            number = name.removesuffix(".json")
-            if self._seen.get(name) == mark or not number.isdecimal():
-                continue
-            self._seen[name] = mark
-            model = load_model(self.path / name, self.model)
-            if model is not None:
-                self._models[int(number)] = model
-                changed = True
-        return changed
-
-    def models(self) -> list[Model]:
-        return [self._models[number] for number in sorted(self._models)]
-
-
-def load_model(path: Path, model: type[Model]) -> Model | None:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):  # not there yet, or incomplete: the next refresh reads it
-        return None
+CONFIG_FILE = "config.json"
+ISOLATION_FILE = "isolation.json"
+SUMMARY_FILE = "summary.json"
+MAX_EVENTS = 100_000
+_NUMBERS = (CONFIG_FILE, "metrics.jsonl", "weights", "feedback")
+Value = TypeVar("Value")
 
 
 def is_finished(folder: Path) -> bool:
@@ -133,17 +42,20 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> "RunFolder":
-    """A run's files as they are now."""
+    """A run's files as they are now; ValueError if one cannot be used that its numbers are computed from."""
     run = RunFolder(folder)
     run.refresh()
+    for name, reason in run.problems.items():
+        if name.partition("/")[0] in _NUMBERS:
+            raise UnreadableFileError(folder / name, reason)
     return run
 
 
 def read_summary(folder: Path) -> RunSummary | None:
     """A run's summary.json alone; None if it is missing or unreadable."""
     try:
-        return load_model(folder / "summary.json", RunSummary)
-    except OSError:
+        return read_model(folder / SUMMARY_FILE, RunSummary)
+    except (OSError, ValueError):
         return None
 
 
@@ -155,12 +67,14 @@ class RunFolder:
         self.config: dict[str, Any] = {}
         self.summary: RunSummary | None = None
         self.data: DataRecord | None = None
+        self.isolation: IsolationRecord | None = None
         self.metrics = StepTable()
         self.mixing = StepTable()
         self.events: list[Event] = []
         self.tasks: list[TaskScores] = []
         self.reference: ReferenceProgress | None = None
-        self._marks: dict[str, tuple[int, int] | None] = {}
+        self._bad_files: dict[str, str] = {}
+        self._marks: dict[str, Mark | None] = {}
         self._weights = ModelFolder(path / "weights", DomainWeights)
         self._feedback = ModelFolder(path / "feedback", DomainFeedback)
         self._metrics_tail = LineTail(path / "metrics.jsonl")
@@ -169,15 +83,18 @@ class RunFolder:
 
     def refresh(self) -> bool:
         """Read what was written since the last call; True if anything was."""
+        before = self._bad_files.copy()
         changed = [self._refresh_fixed(), self._refresh_changing(), self._weights.refresh(), self._feedback.refresh()]
         changed += [self._extend(self._metrics_tail, self.metrics), self._extend(self._mixing_tail, self.mixing)]
-        num_before = len(self.events)
-        for record in self._events_tail.new_records():
-            try:
-                self.events.append(Event.model_validate(record))
-            except ValidationError:
-                self._events_tail.num_unreadable += 1
-        return any(changed) or len(self.events) > num_before
+        return any([*changed, self._extend_events(), before != self._bad_files])
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """The files that cannot be used, relative to the folder, and why."""
+        found = {tail.path.name: tail.problem for tail in self._tails if tail.problem} | self._bad_files
+        for part, problems in (("weights", self._weights.problems), ("feedback", self._feedback.problems)):
+            found |= {f"{part}/{name}".rstrip("/"): reason for name, reason in problems.items()}
+        return found
 
     @property
     def weights(self) -> list[DomainWeights]:
@@ -192,8 +109,11 @@ class RunFolder:
     @property
     def num_unreadable_lines(self) -> int:
         """Complete lines that are not valid records."""
-        tails = (self._metrics_tail, self._mixing_tail, self._events_tail)
-        return sum(tail.num_unreadable for tail in tails)
+        return sum(tail.num_unreadable for tail in self._tails)
+
+    @property
+    def _tails(self) -> tuple[LineTail, ...]:
+        return self._metrics_tail, self._mixing_tail, self._events_tail
 
     @property
     def name(self) -> str:
@@ -236,40 +156,84 @@ class RunFolder:
 
     def _refresh_fixed(self) -> bool:
         """Read the files that never change, if they have appeared."""
-        before = self.config, self.summary, self.data
-        with suppress(FileNotFoundError):
-            self.config = self.config or parse_line((self.path / "config.json").read_bytes()) or {}
-        self.summary = self.summary or load_model(self.path / "summary.json", RunSummary)
-        self.data = self.data or load_model(self.path / DATA_FILE, DataRecord)
-        return (self.config, self.summary, self.data) != before
+        before = self.config, self.summary, self.data, self.isolation
+        if not self.config and self._has_changed(CONFIG_FILE):
+            self.config = self._read(CONFIG_FILE, read_object) or {}
+        if self.summary is None and self._has_changed(SUMMARY_FILE):
+            self.summary = self._read(SUMMARY_FILE, partial(read_model, model=RunSummary))
+        if self.data is None and self._has_changed(DATA_FILE):
+            self.data = self._read(DATA_FILE, partial(read_model, model=DataRecord))
+        if self.isolation is None and self._has_changed(ISOLATION_FILE):
+            self.isolation = self._read(ISOLATION_FILE, partial(read_model, model=IsolationRecord))
+        return (self.config, self.summary, self.data, self.isolation) != before
 
     def _refresh_changing(self) -> bool:
         if has_new_tasks := self._has_changed(TASK_FILE):
-            found = load_model(self.path / TASK_FILE, TaskFile)
+            found = self._read(TASK_FILE, partial(read_model, model=TaskFile))
             self.tasks = found.tasks if found else []
         if has_new_reference := self._has_changed(REFERENCE_PROGRESS_FILE):
-            self.reference = load_model(self.path / REFERENCE_PROGRESS_FILE, ReferenceProgress)
+            self.reference = self._read(REFERENCE_PROGRESS_FILE, partial(read_model, model=ReferenceProgress))
         return has_new_tasks or has_new_reference
 
     def _has_changed(self, name: str) -> bool:
-        """Whether a file has changed since it was last read; a file that is still missing has not."""
+        """Whether a small file has changed since it was last read; a file that is still missing has not."""
+        mark: Mark | None = None
         try:
-            stat = (self.path / name).stat()
-            mark = (stat.st_mtime_ns, stat.st_size)
+            mark = mark_of((self.path / name).stat())
         except FileNotFoundError:
-            mark = None
+            self._bad_files.pop(name, None)
+        except OSError as error:
+            self._bad_files[name] = reason_of(error)
         before, self._marks[name] = self._marks.get(name), mark
         return mark != before
 
-    @staticmethod
-    def _extend(tail: LineTail, table: StepTable) -> bool:
-        num_before, unreadable_before = len(table), tail.num_unreadable
-        for block in tail.new_blocks():
-            if table.extend(block):
-                continue
-            for record in tail.records(block):
+    def _read(self, name: str, read: Callable[[Path], Value]) -> Value | None:
+        """The content of a small file; None if it is missing or cannot be used."""
+        with self._noting(name):
+            return read(self.path / name)
+        return None
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """Note why a file cannot be used instead of raising it."""
+        self._bad_files.pop(name, None)
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._bad_files[name] = reason_of(error)
+            if isinstance(error, OSError):  # it may pass: the next look tries again
+                self._marks.pop(name, None)
+
+    def _extend_events(self) -> bool:
+        tail, num_before = self._events_tail, (len(self.events), self._events_tail.num_unreadable)
+        with self._noting(tail.path.name):
+            for record in tail.new_records():
                 try:
-                    table.append(record)
-                except (KeyError, TypeError, ValueError):
+                    self.events.append(Event.model_validate(record))
+                except ValidationError:
                     tail.num_unreadable += 1
-        return len(table) != num_before or tail.num_unreadable != unreadable_before
+                if len(self.events) >= MAX_EVENTS:
+                    tail.give_up(f"has {MAX_EVENTS:,} events or more; later ones are not read")
+                    break
+        return (len(self.events), tail.num_unreadable) != num_before
+
+    def _extend(self, tail: LineTail, table: StepTable) -> bool:
+        before = len(table), tail.num_unreadable
+        with self._noting(tail.path.name):
+            for block in tail.new_blocks():
+                try:
+                    if not table.extend(block):
+                        _append_all(tail, block, table)
+                except TableFullError as error:
+                    tail.give_up(str(error))
+        return (len(table), tail.num_unreadable) != before
+
+
+def _append_all(tail: LineTail, block: bytes, table: StepTable) -> None:
+    for record in tail.records(block):
+        try:
+            table.append(record)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            tail.num_unreadable += 1

@@ -82,7 +82,7 @@ def read_last_losses(run: RunFolder) -> dict[str, ExampleLosses]:
         return {}
     try:
         return read_losses(run.path, feedback[-1].step)
-    except ValueError:  # damaged, and everything else can be shown without it
+    except (OSError, ValueError):  # damaged, and everything else can be shown without it
         return {}
 
 

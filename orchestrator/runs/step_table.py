@@ -18,9 +18,17 @@ from pyarrow import json as arrow_json
 from workers.clock import parse_time
 
 MIN_BLOCK_BYTES = 1 << 16  # smaller blocks are parsed line by line, which is fast enough
-MAX_LINE_BYTES = 1 << 20  # of a block
+MAX_LINE_BYTES = 1 << 20  # of a block, for the lines that are parsed at once
+MAX_STEP = 2**53  # whole numbers up to here are exact as floats
+MAX_NUMBERS = 1 << 27  # a gigabyte
+_MAX_DEPTH = 20  # of a block
+_NOT_64_BITS = 2.0**63  # a larger number may be an integer that no line may have
 NUM_RECENT_STEPS = 50  # the current speed is averaged over these
 _TIME = pa.field("time", pa.timestamp("us", "UTC"))
+
+
+class TableFullError(RuntimeError):
+    """A file has more numbers than a table may hold."""
 
 
 class StepTable:
@@ -78,9 +86,13 @@ class StepTable:
         return float(self.recent("num_tokens", step).mean()) / seconds if seconds > 0 else math.nan
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one line. A resumed run repeats steps: the later line replaces those of the lost attempt."""
-        step = int(record["step"])
+        """Add one line. A resumed run repeats steps: the later line replaces those of the lost attempt.
+
+        KeyError, TypeError or ValueError if it is not a line of numbers with a step; TableFullError.
+        """
+        step = _step_of(record)
         row = dict(_numbers(record))
+        self._check_room(len(row.keys() | self._columns.keys()), 1)
         self._cut(step)
         num_before = len(self._steps)
         self._steps.append(step)
@@ -97,6 +109,7 @@ class StepTable:
         columns = _parse(block) if len(block) >= MIN_BLOCK_BYTES else None
         if columns is None:
             return False
+        self._check_room(len(columns.keys() | self._columns.keys()), len(columns["step"]))
         steps = columns.pop("step").astype(np.int64)
         lowest_after = np.minimum.accumulate(steps[::-1])[::-1]
         is_last = np.append(steps[:-1] < lowest_after[1:], True)
@@ -114,6 +127,11 @@ class StepTable:
             if key not in self._columns:
                 self._columns[key] = array("d", [math.nan]) * num_before
 
+    def _check_room(self, num_columns: int, num_new: int) -> None:
+        if num_columns * (len(self._steps) + num_new) > MAX_NUMBERS:
+            at = f"{len(self._steps):,} steps of {num_columns:,} numbers"
+            raise TableFullError(f"has more than {MAX_NUMBERS:,} numbers: no more is read after {at}")
+
     def _cut(self, step: int) -> None:
         """Remove `step` and everything after it."""
         if self._steps and self._steps[-1] >= step:
@@ -121,6 +139,13 @@ class StepTable:
             del self._steps[num_kept:]
             for values in self._columns.values():
                 del values[num_kept:]
+
+
+def _step_of(record: dict[str, Any]) -> int:
+    step = float(record["step"])
+    if not (0 <= step <= MAX_STEP and step.is_integer()):
+        raise ValueError(f"{record['step']} is not the number of a step")
+    return int(step)
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -134,24 +159,47 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
 
 
 def _parse(block: bytes) -> dict[str, NDArray[np.float64]] | None:
-    """The columns of a block of lines; None if a line is not a record of numbers with a step."""
+    """The columns of a block of lines; None if it is not certain that each line is a record of numbers with a step."""
     try:
-        first = json.loads(block[: block.index(b"\n")])
+        # A key that comes later stays. With others, arrow would make a column for each, of any number.
+        keys = _merged(*(json.loads(line) for line in (block[: block.index(b"\n")], block[:-1].rpartition(b"\n")[2])))
+        schema = pa.schema([_TIME if field.name == _TIME.name else field for field in _struct(keys)])
+        if _num_values(keys) * block.count(b"\n") > len(block):  # most lines lack most of these
+            return None
         read = arrow_json.ReadOptions(block_size=MAX_LINE_BYTES)  # one thread for each part of this size
-        schema = pa.schema([_TIME if field.name == _TIME.name else field for field in _struct(first)])
-        parse = arrow_json.ParseOptions(explicit_schema=schema)
+        parse = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
         table = arrow_json.read_json(pa.BufferReader(block), read, parse).combine_chunks()
         columns = dict(_columns(zip(table.column_names, table.itercolumns(), strict=True)))
-    except (ValueError, AttributeError):  # pyarrow's errors are ValueErrors; JSON other than an object has no items
+    # pyarrow's errors are ValueErrors; JSON other than an object has no items
+    except (ValueError, AttributeError, RecursionError):
         return None
     steps = columns.get("step")
     if steps is None or table.num_rows != block.count(b"\n") or not np.array_equal(steps, np.trunc(steps)):
         return None
+    if steps.min() < 0 or steps.max() > MAX_STEP or any(map(_has_large, columns.values())):
+        return None
     return columns
 
 
-def _struct(record: dict[str, Any]) -> pa.StructType:
-    return pa.struct([(k, _struct(v) if isinstance(v, dict) else pa.float64()) for k, v in record.items()])
+def _has_large(values: NDArray[np.float64]) -> bool:
+    size = np.abs(values)
+    return bool(((size >= _NOT_64_BITS) & (size < math.inf)).any())
+
+
+def _merged(one: Any, other: Any) -> Any:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other if one is None else one
+    return one | {key: _merged(one.get(key), value) for key, value in other.items()}
+
+
+def _struct(record: dict[str, Any], depth: int = 0) -> pa.StructType:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+    return pa.struct([(k, _struct(v, depth + 1) if isinstance(v, dict) else pa.float64()) for k, v in record.items()])
+
+
+def _num_values(record: dict[str, Any]) -> int:
+    return sum(_num_values(value) if isinstance(value, dict) else 1 for value in record.values())
 
 
 def _columns(named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tuple[str, NDArray[np.float64]]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder, read_run
-from orchestrator.runs.records import BestEvaluation, DomainSummary, IsolationRecord, LossCourse, RunSummary
+from orchestrator.runs.records import BestEvaluation, DomainSummary, LossCourse, RunSummary
 from orchestrator.runs.verdict import DomainCourse, decide, domain_course, find_divergence, has_broken_off
 from workers.durable import write_durably
 from workers.validation.domain_losses import mean_course, worst_course
@@ -66,7 +66,6 @@ def _compute_summary(run: RunFolder) -> RunSummary:
     )
     weights = run.weights
     started_at, ended_at = run.times
-    isolation = run.path / "isolation.json"
     return RunSummary(
         name=run.name,
         steps=run.metrics.last_step,
@@ -84,7 +83,7 @@ def _compute_summary(run: RunFolder) -> RunSummary:
         best=None
         if best is None
         else BestEvaluation(step=int(steps[best]), criterion=criterion, loss_nats=float(judged_E[best])),
-        isolation=IsolationRecord.model_validate_json(isolation.read_bytes()) if isolation.exists() else None,
+        isolation=run.isolation,
         mean_loss_nats=_course(steps, mean_E, best),
         worst_loss_nats=_course(steps, worst_E, best),
         domains={

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.runs.folder import RunFolder
+from workers.bounded import read_object
 from workers.clock import parse_time
 from workers.contracts import DomainFeedback, DomainWeights
 from workers.durable import write_durably
@@ -192,7 +193,7 @@ class LastStep:
     def read(self) -> int:
         """The step; -1 if it is not known."""
         try:
-            known = json.loads(self._path.read_text())
+            known = read_object(self._path)
             return int(known["last_step"]) if known["place"] == self._place else -1
         except (OSError, ValueError, KeyError, TypeError):  # none yet, or truncated
             return -1

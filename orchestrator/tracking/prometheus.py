@@ -56,10 +56,7 @@ class PrometheusMetrics:
 
     def look(self) -> None:
         """Export what is new in the run's files."""
-        try:
-            if not self._run.refresh():
-                return
-        except OSError:  # a stalled file system: the next look catches up
+        if not self._run.refresh():
             return
         for name, values in newest(self._run).items():
             for label, value in values.items():

@@ -59,8 +59,7 @@ class RunFollower:
                 log_event(self._records.run.path, self._records.run.metrics.last_step, "tracking", message)
 
     def _pass_on(self, is_over: bool = False) -> None:
-        with suppress(OSError):  # a stalled file system: the next look catches up
-            self._records.refresh(is_over)
+        self._records.refresh(is_over)
         run = self._records.run
         if self._tracker is None and self._records.has_begun:
             self._tracker = self._open(RunIdentity(run.path, self._run_id, run.name, run.config))

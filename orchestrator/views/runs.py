@@ -1,6 +1,5 @@
 """Many runs in the terminal, read from their files: the runs of a sweep, and the reference runs of a waiting run."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from orchestrator.runs.records import ReferenceCourse, ReferenceProgress
 from orchestrator.views.format import format_duration, format_loss, printable
 from orchestrator.views.summary import HARMFUL, in_a_word
 from orchestrator.views.terminal import LiveView, progress_bars
+from workers.bounded import read_object
 from workers.clock import utc_now
 from workers.durable import write_durably
 from workers.training.plan import TrainingPlan
@@ -65,7 +65,7 @@ class RunsView(LiveView):
             try:
                 is_news = run.refresh()
                 outcome = self._outcome(run)
-            except (OSError, ValueError):  # a stalled file system, a half-written file: the next look catches up
+            except (OSError, ValueError):  # a stalled file system, a damaged file: the next look catches up
                 continue
             if outcome is not None:
                 self._end(folder, outcome)
@@ -79,7 +79,7 @@ class RunsView(LiveView):
             harm = f", {in_a_word(run.summary.verdict)}" if run.summary.verdict in HARMFUL else ""
             return f"mean loss {format_loss(end)}{harm}, {seconds} of training"
         if (stopped := run.path / "stopped.json").exists():
-            return f"ended early, after step {json.loads(stopped.read_text())['step']}"
+            return f"ended early, after step {read_object(stopped).get('step')}"
         failure = read_failure(run.path)
         return None if failure is None else f"failed: {failure}"
 
@@ -140,11 +140,7 @@ class ReferenceView(LiveView):
                 (self._folder / REFERENCE_PROGRESS_FILE).unlink(missing_ok=True)
 
     def _look(self) -> None:
-        try:
-            is_news = any([run.refresh() for run in self._runs.values()])
-        except OSError:  # a stalled file system: the next look catches up
-            return
-        if is_news:
+        if any([run.refresh() for run in self._runs.values()]):
             self._show()
 
     def _show(self) -> None:

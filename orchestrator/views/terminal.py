@@ -121,7 +121,7 @@ class RunView(LiveView):
         self._num_events_told = 0
 
     def _begin(self) -> None:
-        self._refresh()
+        self.run.refresh()
         self._num_events_told = len(self.run.events)  # those of earlier attempts were printed then
         self._steps_before = self.run.metrics.last_step
         if self._live is None:
@@ -129,14 +129,8 @@ class RunView(LiveView):
         self._show()
 
     def _look(self) -> None:
-        if self._refresh():
+        if self.run.refresh():
             self._show()
-
-    def _refresh(self) -> bool:
-        try:
-            return self.run.refresh()
-        except OSError:  # a stalled file system must not end the run, which is only being watched
-            return False
 
     def _show(self) -> None:
         step = self.run.metrics.last_step

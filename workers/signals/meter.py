@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from workers.bounded import MAX_EXAMPLES_BYTES, read_object
 from workers.data.batches import build_batch
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
@@ -238,7 +239,7 @@ def _mean_by_example(hidden_BLH: torch.Tensor, example_BL: NDArray[np.int64], nu
 def _read_base(path: Path, digest: str, spans: list[Span]) -> dict[Span, list[float]] | None:
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
+    content = read_object(path, MAX_EXAMPLES_BYTES)
     if content["pool"] != digest or set(content["nats_sum"]) != set(spans):
         raise ValueError(f"{path}: it is for other examples than this run's; start again under another name")
     return {span: [math.nan if x is None else x for x in content["nats_sum"][span]] for span in spans}

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from workers.bounded import read_model
 from workers.contracts import DomainFeedback
 from workers.validation.domain_losses import mean_loss, worst_loss
 
@@ -42,8 +41,8 @@ def with_start(best: Best | None, run_folder: Path, criterion: str | None, names
     if criterion is None:
         return best
     try:
-        start = DomainFeedback.model_validate_json((run_folder / "feedback" / "00000000.json").read_bytes())
-    except (OSError, ValidationError):  # nothing to compare with
+        start = read_model(run_folder / "feedback" / "00000000.json", DomainFeedback)
+    except (OSError, ValueError):  # nothing to compare with
         return best
     found = better(None, start, criterion, names)
     return found if found and (best is None or found["loss_nats"] <= best["loss_nats"]) else best

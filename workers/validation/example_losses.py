@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workers.bounded import MAX_EXAMPLES_BYTES, open_regular
 from workers.durable import write_durably
 from workers.validation.held_out import HeldOutSample
 from workers.validation.loss_statistics import ExampleLosses
@@ -71,7 +72,9 @@ def read_losses(run_folder: Path, step: int) -> dict[str, ExampleLosses]:
     """The evaluation after `step` steps; FileNotFoundError if it does not exist, ValueError if it is damaged."""
     path = evaluation_path(run_folder, step)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path, MAX_EXAMPLES_BYTES) as opened, np.load(opened, allow_pickle=False) as file:
+            if (size := sum(part.file_size for part in file.zip.infolist())) > MAX_EXAMPLES_BYTES:
+                raise ValueError(f"unpacks to {size:,} bytes, and at most {MAX_EXAMPLES_BYTES:,} are read")
             arrays = {name: file[name] for name in file.files}
         domain_E, losses = arrays["domain"], {}
         for d, name in enumerate(arrays["domains"].tolist()):
@@ -83,7 +86,7 @@ def read_losses(run_folder: Path, step: int) -> dict[str, ExampleLosses]:
                 int(arrays["num_held_out"][d]),
             )
         return losses
-    except (KeyError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, IndexError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is damaged: {error}; delete it; differences from it are then shown without an error"
         ) from error

@@ -29,6 +29,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from orchestrator.prepare.detection.judges.base import Calibration, Calibrator, Floats, Ints
+from workers.bounded import read_model
 from workers.durable import write_durably
 
 _EM_TOLERANCE = 1e-7
@@ -201,7 +202,7 @@ class DetectedDistribution(BaseModel):
     def read(cls, path: Path) -> Self:
         """The distribution in a file; ValueError if it is not a distribution.json."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return read_model(path, cls)
         except ValueError as error:
             raise ValueError(f"{path}: not a distribution that `raymix detect` wrote: {error}") from None
 

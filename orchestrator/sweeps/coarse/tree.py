@@ -31,9 +31,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from orchestrator.runs.records import DomainSummary
+from workers.bounded import UnreadableFileError, read_model
 
 Range = tuple[float, float]
 """(from, to] of the depth, in fractions."""
@@ -184,9 +185,9 @@ def read_task_scores(folders: Sequence[Path]) -> dict[Path, ModelScores]:
     for folder in folders:
         path = folder / SCORES_FILE
         try:
-            scores[folder] = ModelScores.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f'{path}: not {{"speciality": number, "versatility": number}}: {error}') from None
+            scores[folder] = read_model(path, ModelScores)
+        except UnreadableFileError as error:
+            raise ValueError(f'{path}: not {{"speciality": number, "versatility": number}}: {error.reason}') from None
     return scores
 
 

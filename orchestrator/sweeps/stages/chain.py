@@ -2,14 +2,13 @@
 what a plan leaves to be read: the lines of stages.json, and one summary of the whole chain.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from orchestrator.config.plan import PlanConfig, find_parent, stage_run
 from orchestrator.config.run import RunConfig
@@ -19,6 +18,7 @@ from orchestrator.runs.lock import bound_settings
 from orchestrator.runs.records import DomainSummary, LossCourse, RunSummary
 from orchestrator.runs.summary import summarise
 from orchestrator.runs.verdict import decide, domain_course
+from workers.bounded import read_model
 from workers.fingerprint import fingerprint
 from workers.validation.domain_losses import mean_loss
 
@@ -134,9 +134,13 @@ class StageRecord(BaseModel):
         )
 
 
+class _Stages(RootModel[list[StageRecord]]):
+    """stages.json."""
+
+
 def read_records(folder: Path) -> list[StageRecord]:
     """The chain of a plan, as its stages.json tells it."""
-    return [StageRecord.model_validate(entry) for entry in json.loads((folder / "stages.json").read_text())]
+    return read_model(folder / "stages.json", _Stages).root
 
 
 def summarise_chain(name: str, folders: Sequence[Path]) -> RunSummary:

@@ -8,7 +8,6 @@ points are paired. A loss is a ratio of sums over what was drawn: nats over toke
 held-out examples only, not training noise; with few seeds it is too narrow.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.sweeps.study.results import ResultRow
+from workers.bounded import MAX_EXAMPLES_BYTES, read_json
 
 Array = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def load_points(rows: Sequence[ResultRow], domain: str, seeds_NS: Array, rng: np
 
 def read_measured_losses(run_folder: Path, domain: str) -> tuple[Array, Array]:
     """Summed loss in nats and loss tokens of each held-out example of a domain, (R,), in the order of the store."""
-    columns = json.loads((run_folder / "evaluation.json").read_text())["domains"][domain]
+    columns = read_json(run_folder / "evaluation.json", MAX_EXAMPLES_BYTES, not_finite=True)["domains"][domain]
     row_R = np.array(columns["row"])
     example_R = np.array(columns.get("example", np.zeros_like(row_R)))  # older versions measured packed rows
     order_R = np.lexsort((example_R, row_R))

@@ -26,6 +26,7 @@ from orchestrator.runs.folder import is_finished, read_run
 from orchestrator.searches.base import Metric, Proposal, State, score_losses
 from orchestrator.searches.space import Point, SearchSpace
 from orchestrator.sweeps.stages.chain import digest_run
+from workers.bounded import read_model, read_object
 from workers.contracts import DomainFeedback
 from workers.durable import write_durably
 from workers.fingerprint import fingerprint
@@ -98,7 +99,7 @@ class Trials:
         return [point for path in files if (point := self._known_point(path)) is not None]
 
     def _known_point(self, path: Path) -> Point | None:
-        point: Point | None = json.loads(path.read_text()).get("point")
+        point: Point | None = read_object(path).get("point")
         if point is None or not self.space.holds(point):
             return None
         try:
@@ -118,6 +119,12 @@ def note_trial(folder: Path, changes: Mapping[str, Any], point: Point | None = N
 def is_done(folder: Path) -> bool:
     """Whether a trial's training is over permanently: at its end, or ended early."""
     return is_finished(folder) or (folder / STOPPED_FILE).exists()
+
+
+class _Trial(BaseModel):
+    """trial.json, as far as a page shows it."""
+
+    changes: dict[str, Any]
 
 
 class Evaluation(BaseModel):
@@ -179,7 +186,7 @@ def collect(folders: Iterable[Path], trials: Trials) -> list[TrialRecord]:
     records = []
     for folder in folders:
         state, reason = _state(folder)
-        changes = json.loads((folder / TRIAL_FILE).read_text())["changes"]
+        changes = read_model(folder / TRIAL_FILE, _Trial).changes
         records.append(read_trial(trials, folder, changes, state, [folder], reason))
     return records
 

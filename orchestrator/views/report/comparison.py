@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from orchestrator.runs.benchmark_record import asked_for
-from orchestrator.runs.folder import RunFolder, read_run
+from orchestrator.runs.folder import RunFolder
 from orchestrator.runs.loss_errors import differences, mean_difference, read_last_losses, run_errors
 from orchestrator.runs.records import LossCourse, RunSummary
 from orchestrator.runs.summary import evaluation_losses, summarise
@@ -46,6 +46,7 @@ from orchestrator.views.report.figures import (
 )
 from orchestrator.views.summary import HARMFUL, in_a_word, verdict_lines
 from orchestrator.views.table import Cell, Column, Remark, ResultTable, Row, best_marked
+from workers.bounded import UnreadableFileError
 from workers.contracts import Change
 from workers.validation.domain_losses import mean_course
 from workers.validation.loss_statistics import CLEAR
@@ -106,10 +107,13 @@ def _figure(rows: Mapping[str, Sequence[Change | None]], colors: Mapping[str, st
 
 
 def load_runs(run_folders: Sequence[Path]) -> list[RunFolder]:
-    """The runs as they are now; ValueError if a folder is not that of a run."""
-    runs = [read_run(folder) for folder in dict.fromkeys(run_folders)]
+    """The runs as they are now, without files that cannot be used; ValueError if a folder is not that of a run."""
+    runs = [RunFolder(folder) for folder in dict.fromkeys(run_folders)]
     for run in runs:
+        run.refresh()
         if not (run.config or run.weights or len(run.metrics)):
+            for name, reason in run.problems.items():
+                raise UnreadableFileError(run.path / name, reason)
             raise ValueError(f"{run.path} is not the folder of a run: no config.json, weights/ or metrics.jsonl in it")
     return runs
 
@@ -147,12 +151,20 @@ def runs_table(runs: Sequence[RunFolder]) -> ResultTable:
         columns,
         explanation=_EXPLANATION + (_BENCHMARKS if benchmarks else ""),
         notes=[f"{ERROR_NOTE}.{paired}"],
-        remarks=[remark_on(label, run, result) for label, run, result in told if _needs_remark(result)],
+        remarks=[
+            *(remark_on(label, run, result) for label, run, result in told if _needs_remark(result)),
+            *(_unreadable(label, run) for label, run in zip(labels, runs, strict=True) if run.problems),
+        ],
     )
 
 
 def remark_on(label: str, run: RunFolder, result: RunSummary) -> Remark:
     return Remark(label, verdict_lines(run, result), is_bad=result.verdict in HARMFUL)
+
+
+def _unreadable(label: str, run: RunFolder) -> Remark:
+    files = [f"{name}: {reason}" for name, reason in run.problems.items()]
+    return Remark(label, ["Some of its files cannot be used; the rest is shown without them.", *files], is_bad=True)
 
 
 def _needs_remark(result: RunSummary) -> bool:

@@ -77,6 +77,7 @@ def run_values(run: RunFolder) -> dict[str, Any]:
         "events": run.events[-MAX_EVENTS_SHOWN:],
         "num_events": len(run.events),
         "num_unreadable_lines": run.num_unreadable_lines,
+        "problems": run.problems,
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.runs.folder import LineTail, RunFolder
+from orchestrator.runs.folder import RunFolder
+from orchestrator.runs.growing import LineTail
 from orchestrator.runs.step_table import StepTable
 from tests.unit.conftest import MakeFakeRun
 
@@ -172,7 +173,7 @@ def test_speed_is_tokens_over_seconds_not_a_mean_of_speeds(tmp_path: Path) -> No
 
 
 def test_a_line_finished_while_the_file_is_read_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.runs.folder.BLOCK_BYTES", 12)
+    monkeypatch.setattr("orchestrator.runs.growing.BLOCK_BYTES", 12)
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
     tail = LineTail(path)

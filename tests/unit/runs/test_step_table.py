@@ -49,7 +49,9 @@ def some_records(num_steps: int = 60) -> list[Record]:
         if step % 7:
             record["time"] = format_time(1.8e9 + 1.5 * step)
         if step == 30:
-            record |= {"rows": {"math": None}, "loss_nats": 2, "mask": {}}
+            record |= {"rows": {"math": None}, "loss_nats": 2}
+        if step > 30:
+            record["mask"] = {}
         if step == 31:
             record |= {"loss_nats": math.nan, "grad_norm": math.inf}
         records.append(record)
@@ -82,6 +84,18 @@ def test_blocks_and_lines_follow_each_other() -> None:
     table = by_lines(records[:25])
     assert table.extend(block_of(records[25:]))
     assert_same(table, by_lines(records))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [{"step": 1}, *({"step": step, f"only {step}": 1.0} for step in range(2, 30)), {"step": 30}],
+        [{"step": 1} | {f"key {index}": 1.0 for index in range(1000)}, *({"step": step} for step in range(2, 1000))],
+    ],
+)
+def test_columns_that_few_lines_have_are_not_made_for_a_whole_block(records: list[Record]) -> None:
+    """Of arrow's columns each has a number for every line: gigabytes for a block that is made for it."""
+    assert not StepTable().extend(block_of(records))
 
 
 @pytest.mark.parametrize("steps", [[1, 2, 3, 2, 3, 4], [5, 3, 4, 1], [2, 2, 2], [1, 2, 3, 1]])
