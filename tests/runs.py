@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from socket import SOCK_DGRAM
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -104,6 +105,17 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 def ray_processes(driver: int, name: str) -> list[int]:
     """Ids of a driver's Ray processes of this name."""
     return [child.pid for child in psutil.Process(driver).children(recursive=True) if name in " ".join(child.cmdline())]
+
+
+def listening(driver: int) -> list[tuple[str, str]]:
+    """Address, and process with port, of whatever waits for others in a driver and the processes that it started."""
+    found = []
+    for process in [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for socket in process.net_connections("inet"):
+                if socket.status == psutil.CONN_LISTEN or (socket.type == SOCK_DGRAM and not socket.raddr):
+                    found.append((socket.laddr.ip, f"{' '.join(process.cmdline())[:100]}: port {socket.laddr.port}"))
+    return found
 
 
 def num_lines(path: Path) -> int:

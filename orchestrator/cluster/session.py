@@ -5,6 +5,7 @@ worker group fits into it, and how many do.
 import json
 import os
 import signal
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,12 +15,25 @@ from typing import Any
 
 from orchestrator.config.cluster import ClusterConfig
 
+_TOKEN = Path.home() / ".ray" / "auth_token"
 _PREFIX = "prom_metrics_raymix_"  # of the files by which Prometheus finds sessions
 _ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     # Ray starts workers at niceness 15, which would give anything else on the machine priority over the training.
     "RAY_worker_niceness": "0",
+}
+LOOPBACK = "lo"
+"""The network interface that no other machine reaches."""
+_LOCAL_ENVIRONMENT = {
+    # The only option by which Ray listens on 127.0.0.1 alone, as it does by itself on other systems: an address given
+    # to ray.init is replaced by one that others reach. Read when Ray is imported.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # What torch opens between ranks.
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
+    # An actor that asks whether nodes will be taken away; the only node is this machine, with the driver on it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
@@ -34,21 +48,26 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     Ray frees the resources of a worker group whose driver died only if its dashboard is running. Searches continue
     after that, so they set `include_dashboard`.
 
-    Ray protects a cluster that it starts here with a token (in ~/.ray), unless RAY_AUTH_MODE says otherwise. SIGTERM
-    becomes a KeyboardInterrupt inside the session, so that it ends a run like Ctrl-C.
+    A cluster that it starts here listens on 127.0.0.1 only. Other users of the machine cannot open its folder (in
+    raymix-UID of the temporary folder, unless RAY_TMPDIR names another place) or the token (in ~/.ray) by which Ray
+    protects it, unless RAY_AUTH_MODE says otherwise.
+
+    SIGTERM becomes a KeyboardInterrupt inside the session, so that it ends a run like Ctrl-C.
 
     ClusterError in place of Ray's errors.
     """
+    is_local = cluster.address == "local"
+    for name, value in (_ENVIRONMENT | (_LOCAL_ENVIRONMENT if is_local else {})).items():
+        os.environ.setdefault(name, value)
     import ray  # not above: this module is imported by verbs that may find nothing to run
 
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
-    if cluster.address == "local":
+    if is_local:
         os.environ.pop("RAY_ADDRESS", None)
-        # An actor that asks whether nodes will be taken away; the only node is this machine, with the driver on it.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        _TOKEN.parent.mkdir(mode=0o700, exist_ok=True)
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker)
+        if "RAY_TMPDIR" not in os.environ:
+            settings |= {"_temp_dir": str(_folder_of_this_user())}
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
     else:
         settings |= {"address": cluster.address}
@@ -62,16 +81,30 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
         if type(error) is not Exception:  # the type that Ray raises if its node does not start in time
             raise
         raise ClusterError(f"Ray did not start: {error}") from error
+    if is_local:
+        with suppress(FileNotFoundError):  # no token is used
+            _TOKEN.chmod(0o600)  # Ray creates it for all to read
     # The SIGTERM handler that ray.init sets would abort the process.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with announced_to_prometheus() if cluster.address == "local" else nullcontext():
+        with announced_to_prometheus() if is_local else nullcontext():
             yield
     except ray.exceptions.RayError as error:
         raise ClusterError(f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _folder_of_this_user() -> Path:
+    """A folder for Ray's sessions inside one that only this user can open: Ray opens its own to all."""
+    private = Path(tempfile.gettempdir()) / f"raymix-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    status = private.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ClusterError(f"{private} is not this user's folder; remove it, or set TMPDIR to another place")
+    private.chmod(0o700)
+    return private / "ray"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -92,6 +125,9 @@ def announced_to_prometheus() -> Iterator[None]:
     path = folder / f"{_PREFIX}{os.getpid()}.json"
     targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
     with suppress(OSError):  # a run must not fail because of metrics
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o1777)  # other users' sessions are announced there too
         _remove_stale(folder)
         # Prometheus ignores the file until it has its final name.
         unnamed = path.with_suffix(".tmp")

@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.cluster.session import check_resources
+from orchestrator.cluster.session import LOOPBACK, check_resources
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import start_controller
 from orchestrator.controller.journal import DurableController
@@ -86,10 +85,13 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from orchestrator.cluster.local_group import LocalTorchConfig
+
     plan, cluster = run.plan, run.cluster
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes)
     forget_failure(plan.folder)
+    config_class = LocalTorchConfig if cluster.address == "local" else TorchConfig
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
     # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
@@ -100,7 +102,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
                 "source": source,
                 "report_every_s": cluster.hang_seconds / LOOKS,
             },
-            torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            torch_config=config_class(backend="nccl" if cluster.gpus_per_worker else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=cluster.num_workers,
                 use_gpu=cluster.gpus_per_worker > 0,
@@ -184,8 +186,8 @@ def _join_group_of_one() -> None:
     # The variables that DeepSpeed reads, as a launcher would set them.
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    meeting_place = Path(tempfile.mkdtemp(prefix="raymix-group-")) / "store"
-    dist.init_process_group(backend, init_method=f"file://{meeting_place}", rank=0, world_size=1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # else the interface that the machine's name leads to
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def run_until_stopped(

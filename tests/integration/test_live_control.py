@@ -4,15 +4,18 @@ all ranks, and outlive a SIGKILL of the controller or of all; without the dashbo
 import json
 import os
 import signal
+import stat
 import subprocess
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.dashboards import Server, ask
-from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
+from tests.runs import kill_group, listening, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
 NUM_STEPS, ROWS_PER_STEP = 140, 8
 OVER_THE_PAGE: list[dict[str, Any]] = [
@@ -49,6 +52,19 @@ def steer_over_the_page(server: Server, process: subprocess.Popen[bytes], run: P
     return by_operators(run)
 
 
+def assert_kept_to_this_machine_and_user(driver: int) -> None:
+    """Ray with its agents and workers, torch and gloo of both ranks."""
+    waiting = listening(driver)
+    assert len(waiting) > 15
+    assert not [each for each in waiting if not ip_address(each[0].removeprefix("::ffff:")).is_loopback]
+    token = Path.home() / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    raylet = psutil.Process(min(ray_processes(driver, "--raylet_socket_name")))
+    (socket,) = (word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--raylet_socket_name="))
+    modes = [stat.S_IMODE(folder.stat().st_mode) for folder in Path(socket).parents]
+    assert 0o700 in modes  # in which no other user gets to what is inside
+
+
 def rows_by_step(run: Path) -> dict[int, Counter[str]]:
     """Rows of each domain that the two ranks trained on together."""
     rows: dict[int, Counter[str]] = {}
@@ -67,6 +83,7 @@ def test_shares_set_and_pinned_by_hand_hold_from_their_step_on(tmp_path: Path, k
     server = Server(tmp_path / "runs")
     process = start("run", config)
     wait_for(process, lambda: num_lines(run / "metrics.jsonl") >= 12)
+    assert_kept_to_this_machine_and_user(process.pid)
     over_the_page = steer_over_the_page(server, process, run)
     assert [(version["by"], version["why"]) for version in over_the_page] == [
         ("cleo", request.get("why", "")) for request in OVER_THE_PAGE
