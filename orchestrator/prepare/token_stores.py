@@ -1,8 +1,8 @@
 """Token stores of all domains: one task for each part of a file, then one for each store; cached stores are reused.
 
-The tasks run on Ray if it is running, else one after the other in this process. The driver loads the tokenizer and
-passes it to them: to choose a tokenizer class, transformers imports the model's configuration class and with it torch.
-So a task neither imports torch nor accesses the hub.
+The tasks run on Ray if it is running and the files are not small, else one after the other in this process. The driver
+loads the tokenizer and passes it to them: to choose a tokenizer class, transformers imports the model's configuration
+class and with it torch. So a task neither imports torch nor accesses the hub.
 """
 
 import os
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import ray
     from transformers import PreTrainedTokenizerBase
 
+_SMALL_BYTES = 2**20
+"""Of files that are tokenised before a worker of Ray has started."""
 OnProgress = Callable[[float, float, str], None]
 """Called with (done, total, domain), in bytes of the domain's files, or in rows of a data set on the hub."""
 
@@ -105,8 +107,12 @@ def _build_missing(
 ) -> None:
     import ray
 
-    # Ray does not resolve references inside a list, so a worker fetches the tokenizer once for all its tasks.
-    run = partial(_run_on_ray, [ray.put(tokenizer)]) if ray.is_initialized() else partial(_run_here, tokenizer)
+    tasks = [task for plan in plans for task in plan.tasks]
+    if not ray.is_initialized() or _are_small(tasks):
+        run = partial(_run_here, tokenizer)
+    else:
+        # Ray does not resolve references inside a list, so a worker fetches the tokenizer once for all its tasks.
+        run = partial(_run_on_ray, [ray.put(tokenizer)])
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     try:
         tokenizing = [(task, data, building[plan.domain]) for plan in plans for task in plan.tasks]
@@ -134,6 +140,10 @@ def _build_missing(
     finally:
         for folder in building.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _are_small(tasks: Sequence[ShardTask]) -> bool:
+    return all(task.source.hub is None for task in tasks) and sum(map(_size, tasks)) <= _SMALL_BYTES
 
 
 def _size(task: ShardTask) -> float:

@@ -83,9 +83,9 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
     from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    from orchestrator.cluster.local_group import LocalTorchConfig
+    from orchestrator.cluster.worker_group import LeanTrainer, LocalTorchConfig
 
     plan, cluster = run.plan, run.cluster
     check_resources(cluster)
@@ -95,7 +95,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
     # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
-        trainer = TorchTrainer(
+        trainer = LeanTrainer(
             _train_rank,
             train_loop_config={
                 "plan": plan.model_dump(mode="json"),

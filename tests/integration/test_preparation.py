@@ -35,6 +35,12 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture
+def on_ray(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local Ray, on which even small files are prepared."""
+    monkeypatch.setattr(token_stores, "_SMALL_BYTES", 0)
+
+
+@pytest.fixture
 def domains(tmp_path: Path) -> dict[str, DomainConfig]:
     def write(name: str, count: int, tail: str = "") -> Path:
         path = tmp_path / name
@@ -54,7 +60,7 @@ def model(tokenizer_folder: Path) -> ModelConfig:
 
 
 def test_ray_and_no_ray_make_the_same_stores_and_only_once(
-    local_ray: None,
+    on_ray: None,
     domains: dict[str, DomainConfig],
     model: ModelConfig,
     tmp_path: Path,
@@ -87,7 +93,7 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
 
 
 def test_a_task_that_tokenises_imports_neither_torch_nor_deepspeed(
-    local_ray: None, domains: dict[str, DomainConfig], model: ModelConfig, tmp_path: Path
+    on_ray: None, domains: dict[str, DomainConfig], model: ModelConfig, tmp_path: Path
 ) -> None:
     tokenizer = token_stores.cached_tokenizer(model, tmp_path)
 
@@ -105,7 +111,7 @@ def test_a_task_that_tokenises_imports_neither_torch_nor_deepspeed(
 
 
 def test_a_bad_row_in_a_task_is_told_in_plain_words(
-    local_ray: None, domains: dict[str, DomainConfig], model: ModelConfig, tmp_path: Path
+    on_ray: None, domains: dict[str, DomainConfig], model: ModelConfig, tmp_path: Path
 ) -> None:
     strict = DATA.model_copy(update={"bad_rows": "fail"})
     with pytest.raises(ValueError) as error:
@@ -114,6 +120,20 @@ def test_a_bad_row_in_a_task_is_told_in_plain_words(
     assert str(error.value).startswith(f"domain 'code': {tmp_path / 'c.jsonl'}:401: not JSON")
     assert "Traceback" not in str(error.value) and "ray" not in str(error.value).lower()
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_small_files_are_prepared_before_a_worker_would_have_started(
+    local_ray: None,
+    domains: dict[str, DomainConfig],
+    model: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_stores, "_run_on_ray", None)
+    assert prepare_stores(domains, DATA, model, tmp_path / "cache")["math"].train.num_examples == 1000
+    monkeypatch.setattr(token_stores, "_SMALL_BYTES", 50_000)  # each file is smaller, not all together
+    with pytest.raises(TypeError):
+        prepare_stores(domains, DATA, model, tmp_path / "another")
 
 
 def test_a_cached_store_is_still_held_to_the_limit(

@@ -1,7 +1,4 @@
-"""The process group of workers that are all on this machine: they meet over a file.
-
-Over TCP, as Ray Train has it, the first rank would open a store to which any machine that reaches it may write.
-"""
+"""Ray Train's worker group as raymix needs it."""
 
 import os
 import shutil
@@ -10,14 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.worker import get_dashboard_url
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+
+
+class LeanTrainer(TorchTrainer):
+    """Ray Train's trainer without two actors that would do nothing, and whose processes take seconds to start."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        idle: tuple[type[RayTrainCallback], ...] = (DatasetsCallback,)  # for Ray Data, which no run uses
+        if not get_dashboard_url():  # whom the cleaner asks whether Ray Train's controller is alive
+            idle += (PlacementGroupCleanerCallback,)
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]  # v2's
+        return [each for each in callbacks if not isinstance(each, idle)]
 
 
 class LocalTorchConfig(TorchConfig):
-    """Ray Train's settings for torch, with a group that meets over a file."""
+    """Ray Train's settings for torch where all workers are on this machine: their process group meets over a file.
+
+    Over TCP, as Ray Train has it, the first rank would open a store to which any machine that reaches it may write.
+    """
 
     @property
     def backend_cls(self) -> type["LocalBackend"]:
