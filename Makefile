@@ -5,6 +5,9 @@ CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
+# Else each of the many processes that tests start would compile the modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all unit lint format types clean
 

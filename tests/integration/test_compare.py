@@ -11,7 +11,7 @@ from orchestrator.sweeps.compare.results import MEAN, Comparison
 from tests.runs import num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
-NUM_STEPS = 720  # long enough for Ctrl-C to arrive
+NUM_STEPS = 320  # long enough for Ctrl-C to arrive
 RUNS = ["uniform-seed0", "versatune-seed0"]
 
 

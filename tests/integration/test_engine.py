@@ -13,6 +13,7 @@ from tests.integration import zero_cases
 from tests.integration.plain_training import example_nats, train_in_plain_torch
 from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 STAGES = (0, 1, 2, 3)
 
@@ -22,7 +23,7 @@ def reference() -> dict[str, Any]:
     return train_in_plain_torch(tiny_model())
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", few([2, 1], 1))
 @pytest.mark.parametrize("zero_stage", STAGES)
 def test_twenty_steps_equal_plain_torch(zero_stage: int, world_size: int) -> None:
     case = Case(tiny_model(), training_of(zero_stage), measure_every=5)
@@ -32,7 +33,7 @@ def test_twenty_steps_equal_plain_torch(zero_stage: int, world_size: int) -> Non
 
 
 @pytest.mark.parametrize("way", ["mask", "lengths", "separate"])
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", few([3, 1], 1))
 def test_every_way_of_keeping_examples_apart_trains_alike(zero_stage: int, way: str) -> None:
     """With single examples the ranks have unlike numbers of forward passes, of which each is a collective."""
     case = Case(tiny_model(), training_of(zero_stage), measure_every=5, way=way)
@@ -44,7 +45,7 @@ def test_every_way_of_keeping_examples_apart_trains_alike(zero_stage: int, way: 
 @pytest.mark.parametrize(
     "changes", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"activation_checkpointing": True}]
 )
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("zero_stage", few([3, 2], 1))
 def test_micro_batches_and_checkpointing_change_no_loss(zero_stage: int, changes: dict[str, Any]) -> None:
     case = Case(tiny_model(), training_of(zero_stage, **changes), last_step=6)
     result = processes(2).run(zero_cases.train, case)[0]
@@ -73,7 +74,7 @@ def test_head_on_loss_positions_only_changes_nothing() -> None:
     assert gradient_difference < 1e-6
 
 
-@pytest.mark.parametrize("zero_stage", STAGES)
+@pytest.mark.parametrize("zero_stage", few(STAGES, 2))
 def test_bfloat16_stays_near_float32_and_keeps_float32_masters(zero_stage: int) -> None:
     case = Case(tiny_model(), training_of(zero_stage), dtype="bfloat16")
     result = processes(2).run(zero_cases.train, case)[0]

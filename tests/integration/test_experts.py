@@ -9,9 +9,10 @@ from tests.integration import expert_cases
 from tests.integration.expert_cases import tiny_experts
 from tests.integration.zero_cases import Case, training_of
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 
-@pytest.mark.parametrize("strategy", [{"type": "full"}, {"type": "lora", "rank": 4}], ids=["full", "lora"])
+@pytest.mark.parametrize("strategy", few([{"type": "lora", "rank": 4}, {"type": "full"}], 1))
 @pytest.mark.parametrize(
     ("family", "way"), [("qwen3_moe", "positions"), ("qwen3_moe", "separate"), ("jamba", "separate")]
 )

@@ -11,6 +11,7 @@ from tests.integration import export_cases, zero_cases
 from tests.integration.plain_training import example_nats
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
+from tests.soak import few
 
 LAST = 4
 ADAPTERS = {"strategy": {**LORA, "alpha": 256.0, "dropout": 0.0}}  # so strong that four steps move the loss
@@ -39,7 +40,7 @@ def losses_of(model: Any, alone: bool = False) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 4))
 def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     stage, dtype, changes, tied = CASES[name]
     folder = tmp_path / "model"

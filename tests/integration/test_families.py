@@ -36,7 +36,7 @@ def base(folder: Path, family: str) -> tuple[Path, dict[str, Any]]:
     return written, plain_training(written)
 
 
-@pytest.mark.parametrize(("zero_stage", "strategy"), few([(1, "full"), (1, "lora"), (3, "full"), (3, "lora")], 2))
+@pytest.mark.parametrize(("zero_stage", "strategy"), few([(3, "lora"), (1, "full"), (1, "lora"), (3, "full")], 1))
 @pytest.mark.parametrize("family", few(FAMILIES, 3))
 def test_what_is_trained_and_exported_is_what_plain_transformers_computes(
     family: str, zero_stage: int, strategy: str, folder: Path

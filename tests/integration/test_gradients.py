@@ -62,7 +62,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_told(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", few([1, 2, 3], 2))
 def test_the_same_holds_with_the_optimizer_offloaded(zero_stage: int, dtype: str, tmp_path: Path) -> None:
     file = tmp_path / "offload.json"
     offload = {"device": "cpu", "pin_memory": False}

@@ -144,6 +144,11 @@ def test_the_same_command_again_only_shows_the_summary(finished: Path) -> None:
     assert num_lines(finished / "events.jsonl") == lines_before
 
 
+def test_a_finished_run_is_not_steered(finished: Path) -> None:
+    late = raymix("weights", finished, "set", "law=0.2", "--by", "ben")
+    assert late.returncode == 1 and "this run is finished" in late.stderr
+
+
 def test_another_configuration_is_refused_under_the_same_name(finished: Path) -> None:
     refused = raymix("run", finished.parents[1] / "config.yaml", "--set", "training.learning_rate=0.1", timeout_s=30)
     assert refused.returncode == 1
