@@ -1,6 +1,7 @@
 """What all tests share: a model folder with a tokenizer of bytes, and optional material beside the checkout."""
 
 import fcntl
+import gc
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.runs import raymix, write_byte_tokenizer, write_run
+
+# What the tests import stays: otherwise each collection of garbage would look through a million objects of it.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from orchestrator.runs.benchmark_record import TaskFile
 from orchestrator.runs.records import DataRecord
 from tests.integration.plain_scores import PlainModel, write_tasks
-from tests.runs import DOMAINS, num_lines, raymix, read_lines
+from tests.runs import DOMAINS, ROOT, num_lines, raymix, read_lines
 from workers.contracts import DomainFeedback, DomainWeights
 
 
@@ -142,6 +144,18 @@ def test_the_same_command_again_only_shows_the_summary(finished: Path) -> None:
     assert again.returncode == 0
     assert "law" in again.stdout
     assert num_lines(finished / "events.jsonl") == lines_before
+
+
+def test_once_it_has_ended_its_summary_is_shown_without_ray_torch_or_transformers(finished: Path) -> None:
+    code = (
+        "import sys; from orchestrator.cli.main import app\n"
+        "app(['run', sys.argv[1]], standalone_mode=False)\n"
+        "print(*{'ray', 'torch', 'transformers', 'deepspeed', 'pandas'} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, str(finished.parents[1] / "config.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "report.html" in done.stdout and all(name in done.stdout for name in DOMAINS)
+    assert done.stderr.strip() == ""
 
 
 def test_a_finished_run_is_not_steered(finished: Path) -> None:
