@@ -29,6 +29,16 @@ def forget_failure(folder: Path) -> None:
     (folder / _FILE).unlink(missing_ok=True)
 
 
+def find_full_disk(error: BaseException) -> OSError | None:
+    """The system error behind an error that says that there is no room, also behind one of a Ray task."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _NO_ROOM:
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None
+
+
 def explain(error: BaseException) -> str:
     """An error in one line; a system error with its file, and with advice if the disk is full."""
     if isinstance(error, OSError) and error.strerror is not None:

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from threading import Event
 from types import FrameType
@@ -21,7 +21,7 @@ from orchestrator.controller.actor import start_controller
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from orchestrator.mixing.base import Domain
-from orchestrator.runs.failure import forget_failure, note_failure, read_failure
+from orchestrator.runs.failure import explain, find_full_disk, forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.hangs import LOOKS, ending_hangs
 from workers.training.plan import TrainingPlan
@@ -141,6 +141,8 @@ def _train_rank(settings: dict[str, Any]) -> None:
     from workers.training.trainer import NonFiniteLossError
 
     plan, source = TrainingPlan.model_validate(settings["plan"]), settings["source"]
+    if read_failure(plan.folder):  # noted by the group before this one, which Ray Train replaces whatever it died of
+        return
     meter = ProgressMeter(ray.train.get_context().get_world_rank())
     try:
         with reporting(meter, source.report, settings["report_every_s"]):
@@ -149,6 +151,12 @@ def _train_rank(settings: dict[str, Any]) -> None:
         # All ranks raise it together, and a retry would raise it again: the run ends instead of recovering.
         if ray.train.get_context().get_world_rank() == 0:
             note_failure(plan.folder, str(error))
+    except Exception as error:
+        if full := find_full_disk(error):
+            reason = explain(OSError(full.errno, full.strerror, str(full.filename or plan.folder)))
+            with suppress(OSError):  # if there is no room for it either, the worker group fails max_failures times
+                note_failure(plan.folder, f"{reason}; the same command then resumes from the last checkpoint")
+        raise
 
 
 def _explain(error: "WorkerGroupError") -> str:

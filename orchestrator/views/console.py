@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import typer
@@ -41,8 +41,9 @@ def redirect_descriptors(target: int, *descriptors: int) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # a full disk, whose error may be on its way through here
+                stream.flush()
         for kept, descriptor in zip(real, descriptors, strict=True):
             os.dup2(kept, descriptor)
             os.close(kept)

@@ -9,8 +9,10 @@ The masters of the best model so far are kept in `best/` beside the checkpoints:
 the same step, or files of their own.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -196,7 +198,15 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": sha256(path)}
     except (OSError, SafetensorError) as error:  # a full disk is reported without a file name
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        raise OSError(f"{path} of a checkpoint was not written ({num_bytes:,} bytes): {error}") from error
+        number, reason = _system_error(error)
+        raise OSError(number, f"{reason}, writing {num_bytes:,} bytes of a checkpoint", str(path)) from error
+
+
+def _system_error(error: OSError | SafetensorError) -> tuple[int, str]:
+    """Its number, and what it means."""
+    found = re.search(r"os error (\d+)", str(error))  # all that safetensors has of the number
+    number = (isinstance(error, OSError) and error.errno) or (found and int(found[1]))
+    return (number, os.strerror(number)) if number else (errno.EIO, str(error))
 
 
 def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str, int, int]]]]) -> None:
