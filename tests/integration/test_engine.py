@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,74 @@ def test_head_on_loss_positions_only_changes_nothing() -> None:
     kept, full, gradient_difference = processes(1).run(zero_cases.losses_with_and_without_logits_to_keep, case)[0]
     np.testing.assert_allclose(kept, full, rtol=1e-6)
     assert gradient_difference < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", few(STAGES, 2))
+def test_losses_in_chunks_train_as_plain_torch(zero_stage: int, dtype: str) -> None:
+    """The ranks need unlike numbers of chunks, and at stage 3 gather the head for all of them together."""
+    case = Case(tiny_model(), training_of(zero_stage), dtype=dtype, measure_every=5, targets_in_chunk=5)
+    result = processes(2).run(zero_cases.train, case)[0]
+    loss_tolerance, norm_tolerance = (1e-4, 1e-4) if dtype == "float32" else (0.03, 0.02)
+    np.testing.assert_allclose(result["losses"], reference()["losses"], rtol=0, atol=loss_tolerance)
+    np.testing.assert_allclose(result["norms"], reference()["norms"], rtol=norm_tolerance)
+
+
+def nothing_stays_gathered(folder: Path) -> dict[str, Any]:
+    """Stage 3 where every weight is partitioned, however small: by default all of a tiny model stay gathered."""
+    file = folder / "zero3.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}))
+    return {"zero_stage": 3, "config": str(file)}
+
+
+@pytest.mark.parametrize("way", ["positions", "separate"])
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_rank_with_few_targets_takes_chunks_because_another_must(is_tied: bool, way: str, tmp_path: Path) -> None:
+    """At stage 3, where every pass is a collective; here a single rank's pass is too large for one chunk."""
+    training = training_of(3, micro_batch_size=1, deepspeed=nothing_stays_gathered(tmp_path))
+    case = Case(tiny_model(is_tied), training, last_step=3, way=way, measure_every=2)
+    whole = processes(2).run(zero_cases.train, case)[0]
+    divided = processes(2).run(zero_cases.train, replace(case, targets_in_chunk=27))[0]
+    np.testing.assert_allclose(divided["losses"], whole["losses"], rtol=1e-5)
+    np.testing.assert_allclose(divided["norms"], whole["norms"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        {"target_modules": ["q_proj", "lm_head"], "use_dora": True, "dropout": 0.0},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "dropout": 0.0},
+    ],
+)
+@pytest.mark.parametrize("zero_stage", few([3, 2], 1))
+def test_adapters_of_the_head_train_in_chunks_alike(zero_stage: int, adapters: dict[str, Any], tmp_path: Path) -> None:
+    training = training_of(zero_stage, strategy={**zero_cases.LORA, **adapters})
+    if zero_stage == 3:
+        training["deepspeed"] = nothing_stays_gathered(tmp_path)
+    case = Case(tiny_model(), training, last_step=4)
+    whole = processes(2).run(zero_cases.train, case)[0]
+    divided = processes(2).run(zero_cases.train, replace(case, targets_in_chunk=5))[0]
+    assert any("lm_head" in name for name in divided["masters"])
+    np.testing.assert_allclose(divided["losses"], whole["losses"], rtol=1e-5)
+    np.testing.assert_allclose(divided["norms"], whole["norms"], rtol=1e-4)
+
+
+def test_signals_read_the_same_hidden_states_and_losses_in_chunks() -> None:
+    case = Case(tiny_model(), training_of(0))
+    nats_N, hidden_BLH = processes(1).run(zero_cases.losses_and_hidden_states, case)[0]
+    in_chunks = processes(1).run(zero_cases.losses_and_hidden_states, replace(case, targets_in_chunk=5))[0]
+    torch.testing.assert_close(in_chunks[0], nats_N, rtol=1e-6, atol=1e-6)
+    assert torch.equal(in_chunks[1], hidden_BLH)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_logits_of_more_than_a_chunk_exist(dtype: str) -> None:
+    case = Case(tiny_model(), training_of(1, micro_batch_size=4), dtype=dtype)
+    most, *whole = processes(1).run(zero_cases.largest_logits, case)[0]
+    fewer, *divided = processes(1).run(zero_cases.largest_logits, replace(case, targets_in_chunk=8))[0]
+    assert most > 40
+    assert fewer == 8
+    np.testing.assert_allclose(divided, whole, rtol=1e-6 if dtype == "float32" else 1e-3)
 
 
 @pytest.mark.parametrize("zero_stage", few(STAGES, 2))

@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,23 @@ def plain_step(micro_batch_size: int, router_coefficient: float) -> tuple[float,
     return float(router_loss.detach()), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("micro_batch_size", [2, 8])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("micro_batch_size", "checkpointing", "targets_in_chunk"),
+    [(2, False, None), (2, True, None), (8, False, None), (8, True, None), (8, False, 7)],
+)
 def test_router_loss_and_its_gradient_are_those_of_plain_transformers(
-    micro_batch_size: int, checkpointing: bool
+    micro_batch_size: int, checkpointing: bool, targets_in_chunk: int | None
 ) -> None:
     training = training_of(0, micro_batch_size=micro_batch_size, activation_checkpointing=checkpointing)
-    loss_sums, router_loss, gradients = processes(1).run(zero_cases.router_losses, Case(tiny_mixtral(), training))[0]
+    case = Case(tiny_mixtral(), training, targets_in_chunk=targets_in_chunk)
+    loss_sums, router_loss, gradients = processes(1).run(zero_cases.router_losses, case)[0]
     expected, expected_gradients = plain_step(micro_batch_size, COEFFICIENT)
     assert router_loss == pytest.approx(expected, rel=1e-5)
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
     # What is measured and fed back is cross-entropy alone, and the key turns the rest off.
     off = {**training, "router_loss": False}
-    sums_without, none, gradients_without = processes(1).run(zero_cases.router_losses, Case(tiny_mixtral(), off))[0]
+    sums_without, none, gradients_without = processes(1).run(zero_cases.router_losses, replace(case, training=off))[0]
     assert (loss_sums, none) == (sums_without, 0.0)
     _, expected_without = plain_step(micro_batch_size, 0.0)
     for name, gradient in expected_without.items():

@@ -13,6 +13,7 @@ import torch
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
 from workers.data.batches import Batch
+from workers.model.chunked_loss import LOGITS_LIMIT, gradient_bytes
 from workers.validation.held_out import HeldOutSample, draw_sample
 from workers.validation.loss_statistics import ExampleLosses
 
@@ -46,6 +47,7 @@ class Case:
     way: str | None = None  # how packed examples are kept apart, where it is not to be by their positions
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     revision: str | None = None
+    targets_in_chunk: int | None = None  # whose losses are computed together; None: as many as the limit allows
 
 
 @functools.cache
@@ -123,7 +125,12 @@ def learning_rate(step: int) -> float:
 def build_engine(case: Case) -> Any:
     """The engine of a case."""
     from workers.engine.engine import Engine
+    from workers.model import chunked_loss
 
+    size = case.targets_in_chunk
+    chunked_loss.LOGITS_LIMIT = size * chunked_loss.CHUNK_LOGIT_BYTES * VOCABULARY if size else LOGITS_LIMIT
+    # So small a model's logits take less memory than the gradient of its head.
+    chunked_loss.gradient_bytes = (lambda parameters: 0) if size else gradient_bytes
     model = ModelConfig(path=str(case.model), dtype=case.dtype, attention=case.attention, revision=case.revision)
     engine = Engine.build(model, TrainingConfig.model_validate(dict(case.training)), seed=3)
     engine.packed.way = case.way or engine.packed.way  # type: ignore[assignment]
@@ -231,6 +238,42 @@ def losses_with_and_without_logits_to_keep(case: Case) -> tuple[list[float], lis
     difference = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
     engine.destroy()
     return results[0], results[1], difference
+
+
+def losses_and_hidden_states(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token of four rows, as signals read them."""
+    engine = build_engine(case)
+    nats_N, hidden_BLH = engine.forward_tokens(first_rows(global_batch(1), 4))
+    engine.destroy()
+    return nats_N, hidden_BLH
+
+
+def first_rows(batch: Batch, count: int) -> Batch:
+    """The batch without the other rows."""
+    arrays = ("input_ids_BL", "position_ids_BL", "loss_mask_BL", "domain_B", "row_B")
+    return replace(batch, **{name: getattr(batch, name)[:count] for name in arrays})
+
+
+def largest_logits(case: Case) -> tuple[int, list[float], list[float]]:
+    """Of a step and an evaluation: the most targets whose logits were in memory at once, and the loss sums."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    rows = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if "log_softmax" in str(function):
+                rows.append(result.numel() // VOCABULARY)
+            return result
+
+    engine = build_engine(case)
+    batch = global_batch(1, engine.rank, engine.world_size)
+    with Watch():
+        trained = engine.forward_backward(batch, NUM_DOMAINS)[0].tolist()
+        measured = engine.forward(batch, NUM_DOMAINS)[0].tolist()
+    engine.destroy()
+    return max(rows), trained, measured
 
 
 def router_losses(case: Case) -> tuple[list[float], float, dict[str, torch.Tensor]]:

@@ -138,11 +138,11 @@ class Engine:
         those after the final norm; they are undefined for padding.
         """
         self.module.eval()
+        passes = self._passes(batch, len(batch.domain_B), cut=False)  # which may try the model on other tokens
         hidden: list[torch.Tensor] = []
         decoder = find_decoder(base_model(self.module))
         watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
         try:
-            passes = self._passes(batch, len(batch.domain_B), cut=False)
             nats = [self.packed.nats(one_pass) for one_pass in passes]
         finally:
             watch.remove()
@@ -210,7 +210,10 @@ class Engine:
             # Ranks need different numbers of passes for single examples. Under ZeRO-3 every pass gathers parameters
             # from all ranks, so a rank that is done makes idle passes: without them the others would wait forever.
             passes += [idle_pass()] * (int(max_over_ranks(len(passes), self.device)) - len(passes))
-        return passes
+        return self.packed.plan_losses(passes, self._on_any_rank if self.zero_stage == 3 else bool)
+
+    def _on_any_rank(self, is_so: bool) -> bool:
+        return bool(max_over_ranks(is_so, self.device))
 
 
 def base_model(module: Any) -> PreTrainedModel:

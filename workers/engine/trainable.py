@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
 from workers.model.base_config import read_model_type
+from workers.model.chunked_loss import attach_chunked_loss
 from workers.model.loading import check_partitions, load_model, partitioned
+from workers.model.tail import parameters_after_decoder
 from workers.strategies import STRATEGIES
 
 # Classes of transformers: MixtralExperts, DbrxExpertGLU, JetMoeParallelExperts.
@@ -26,6 +28,7 @@ def load_trainable(model_config: ModelConfig, training: TrainingConfig, config: 
     trainable = STRATEGIES[training.strategy.type].apply(model, training.strategy)
     if is_partitioned:
         _gather_experts_together(trainable)
+        _gather_head_for_loss(model)
     return trainable
 
 
@@ -50,3 +53,13 @@ def _gather_experts_together(model: torch.nn.Module) -> None:
     for module in model.modules():
         if _EXPERTS.search(type(module).__name__):
             set_z3_leaf_module(module, True)
+
+
+def _gather_head_for_loss(model: PreTrainedModel) -> None:
+    """Make DeepSpeed gather the head once for all chunks of a pass's losses, whose number differs between ranks."""
+    import deepspeed
+
+    with suppress(ValueError):  # without a known decoder there are no chunks
+        loss = attach_chunked_loss(model)
+        for parameter in parameters_after_decoder(model):
+            deepspeed.zero.register_external_parameter(loss, parameter)

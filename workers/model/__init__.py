@@ -4,5 +4,6 @@ base_config, base_folder, model_files    what its files say and whether they fit
 tokenizer                                its tokenizer, or why it does not load
 loading                                  its weights
 packed_forward, isolation                packed rows through the model, and the proof that they stay apart
+chunked_loss, tail                       losses of so many tokens that their logits would not fit into memory
 importance                               scores of its heads and neurons, for CoFiTune
 """

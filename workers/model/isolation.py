@@ -175,7 +175,8 @@ class _Proof:
         self._forward.way = way
         self._forward.model.train(is_training)
         losses = np.zeros(batch.input_ids_BL.size)
-        for one_pass in passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass):
+        passes = passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass)
+        for one_pass in self._forward.plan_losses(passes):
             losses[one_pass.target_origin_N] = self._forward.nats(one_pass).double().cpu().numpy()
         return losses.reshape(batch.input_ids_BL.shape)
 

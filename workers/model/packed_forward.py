@@ -7,12 +7,14 @@
                 lengths (causal-conv1d, mamba-ssm, flash-linear-attention, flash attention)
     separate    every example as a separate sequence: right for any causal model, and slower
 
-All have the same targets, and `isolation.py` proves which is right for a model. B rows of the batch, S sequences of the
-pass, L tokens, K positions whose next token counts, N targets, V vocabulary.
+All have the same targets, and `isolation.py` proves which is right for a model. Where the logits of a pass would take
+too much memory, its losses are computed in chunks (`chunked_loss.py`), if that is right for the model. B rows of the
+batch, S sequences of the pass, L tokens, K positions whose next token counts, N targets, V vocabulary.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,10 +25,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
+from workers.model.chunked_loss import find_chunked_loss
+
 if TYPE_CHECKING:
     from workers.data.batches import Batch
 
 Way = Literal["positions", "mask", "lengths", "separate"]
+
+_PROOF_LENGTH = 8  # tokens
+_PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats; a shape of its own is rounded in its own way
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class ForwardPass:
     domain_N: NDArray[np.int64]
     origin_SL: NDArray[np.int64]
     """A token's position in the batch's flattened rows; -1 in the padding of single examples."""
+    in_chunks: bool = False
+    """Whether its losses are computed in chunks."""
 
     @property
     def target_origin_N(self) -> NDArray[np.int64]:
@@ -164,6 +173,8 @@ class PackedForward:
         self._takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         self._named = parameters.keys()
         self.keeps_logits = "logits_to_keep" in self._named  # whether the head can skip positions without a target
+        self._loss = find_chunked_loss(model)
+        self._loss_is_right: bool | None = None
 
     def why_not(self, way: Way) -> str | None:
         """Why the model cannot be called in this way, or None."""
@@ -175,19 +186,69 @@ class PackedForward:
             return "the model takes no sequence lengths"
         return None
 
+    def plan_losses(
+        self, passes: Iterable[ForwardPass], on_any_rank: Callable[[bool], bool] = bool
+    ) -> list[ForwardPass]:
+        """The passes with `in_chunks` set: on all, if that saves memory in one of them.
+
+        Under ZeRO-3 `on_any_rank` makes the ranks agree, which gather the head's weights together.
+        """
+        passes = list(passes)
+        # Without a head that skips positions, logits are of all of them; with it, of those that any sequence needs.
+        sizes = (len(one.input_ids_SL) * len(self._kept_columns(one)) for one in passes)
+        if on_any_rank(self._loss.saves_memory(max(sizes, default=0))) and self._proves_chunks():
+            return [replace(one, in_chunks=True) for one in passes]
+        return passes
+
     def nats(self, one_pass: ForwardPass) -> torch.Tensor:
-        """Loss of each target, (N,), float32, in nats."""
+        """Loss of each target, (N,), float32, in nats. For the backward pass, all must have the same weight."""
+        ids_SL, positions_SL = self.to_device(one_pass.input_ids_SL), self.to_device(one_pass.position_ids_SL)
         column_N, length = one_pass.column_N, one_pass.input_ids_SL.shape[1]
-        keep_K = np.unique(column_N) if self.keeps_logits and len(column_N) else np.arange(length)
+        target_N = self.to_device(one_pass.target_N)
+        if one_pass.in_chunks:
+            place_N = self.to_device(one_pass.sequence_N * length + column_N)
+            with self._loss.instead_of_logits(place_N, target_N):
+                nats_N: torch.Tensor = self.output(ids_SL, positions_SL)
+            return nats_N
+        keep_K = self._kept_columns(one_pass)
         # If every position counts, selecting all would only copy, and scatter in the backward pass.
         kept = {"logits_to_keep": self.to_device(keep_K)} if len(keep_K) < length else {}
-        ids_SL, positions_SL = self.to_device(one_pass.input_ids_SL), self.to_device(one_pass.position_ids_SL)
         logits_SKV = self.output(ids_SL, positions_SL, **kept).logits
         index_N = self.to_device(one_pass.sequence_N * len(keep_K) + np.searchsorted(keep_K, column_N))
         logits_NV = logits_SKV.flatten(0, 1)
         if len(column_N) < len(logits_NV):  # otherwise selecting all would only copy
             logits_NV = logits_NV.index_select(0, index_N)
-        return F.cross_entropy(logits_NV.float(), self.to_device(one_pass.target_N), reduction="none")
+        return F.cross_entropy(logits_NV.float(), target_N, reduction="none")
+
+    def _kept_columns(self, one_pass: ForwardPass) -> NDArray[np.int64]:
+        if self.keeps_logits and len(one_pass.column_N):
+            return np.unique(one_pass.column_N)
+        return np.arange(one_pass.input_ids_SL.shape[1])
+
+    @torch.no_grad()
+    def _proves_chunks(self) -> bool:
+        """Whether a few tokens have the same losses in chunks as from the model's logits; measured once."""
+        if self._loss_is_right is not None:
+            return self._loss_is_right
+        ids_1L = np.arange(_PROOF_LENGTH)[None] % self.model.config.get_text_config().vocab_size
+        column_N, zero_N = np.arange(_PROOF_LENGTH - 1), np.zeros(_PROOF_LENGTH - 1, dtype=np.int64)
+        short = ForwardPass(ids_1L, np.arange(_PROOF_LENGTH)[None], zero_N, column_N, ids_1L[0, 1:], zero_N, ids_1L)
+        # Every second target alone, as in a chunk: the others' hidden states must not be missed.
+        some = replace(short, sequence_N=zero_N[::2], column_N=column_N[::2], target_N=ids_1L[0, 1::2], in_chunks=True)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            difference = float((self.nats(short)[::2] - self.nats(some)).abs().max())
+            fault = None if difference <= _PROOF_TOLERANCE[self.model.dtype] else f"differ by {difference:.2g} nats"
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            self.recover()
+            fault = f"fail ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+        self.model.train(was_training)
+        self._loss_is_right = fault is None
+        if fault:
+            name = type(self.model).__name__
+            warnings.warn(f"{name}: losses in chunks {fault}; the logits of a pass stay in memory", stacklevel=2)
+        return self._loss_is_right
 
     def recover(self) -> None:
         """Clean up after a failed call: ZeRO-3 gathers parameters as it goes and releases them later."""
