@@ -11,6 +11,7 @@ Not included: the memory of the process itself and of the device's runtime, and 
 Offloading in a custom DeepSpeed file is not subtracted.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 GIB = 2**30
 _FP32 = 4  # bytes
 _ADAM_TEMPORARIES = 8  # bytes per parameter that torch's AdamW needs in a step on the CPU; on a GPU it is fused
-_LOGIT_BYTES = 12  # per logit, in float32: its logarithm, and the gradients of the loss and of the logit
 # DeepSpeed's defaults, in parameters.
 _ZERO_DEFAULTS = {
     "reduce_bucket_size": 500_000_000,
@@ -52,6 +52,8 @@ class ModelShape:
     attention: str
     """The kernel: sdpa, eager or flash_attention_2."""
     vocab_size: int
+    num_trained_after_decoder: int
+    """Parameters: the head's, if it is trained."""
     num_positions: int | None
     """Tokens per sequence that the model supports; None if its configuration does not say."""
     notes: tuple[str, ...] = ()
@@ -88,12 +90,12 @@ class MemoryEstimate:
 def estimate_memory(shape: ModelShape, config: RunConfig, loss_fraction: float = 1.0) -> MemoryEstimate:
     """Estimate for a model of this shape: no weights are read.
 
-    Only `loss_fraction` of a sequence's tokens count for the loss; logits of the others are not kept.
+    Only `loss_fraction` of a sequence's tokens count for the loss; logits of the others are not kept, and those of many
+    tokens never all at once.
     """
     rank = _Rank(shape, config)
     held, (in_forward, in_backward, in_step) = rank.held(), rank.gradients()
-    logits = rank.num_tokens * loss_fraction * shape.vocab_size * _LOGIT_BYTES
-    kept = {"activations": rank.activations(), "logits": logits}
+    kept = {"activations": rank.activations()} | rank.loss(loss_fraction)
     moments = {
         "forward pass": held | kept | {"gradients": in_forward},
         "backward pass": held | {"gradients": in_backward},
@@ -130,6 +132,7 @@ def read_shape(config: RunConfig) -> ModelShape:
         num_heads=heads,
         attention=resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0),
         vocab_size=text.vocab_size,
+        num_trained_after_decoder=_num_trained_after_decoder(model),
         num_positions=getattr(text, "max_position_embeddings", None),
         notes=tuple(notes),
     )
@@ -219,6 +222,16 @@ class _Rank:
                 kept = share + num_in_bucket * _FP32
                 return kept, kept + num_filled * _FP32, kept + self.num_stepped * _FP32 + adam
 
+    def loss(self, loss_fraction: float) -> dict[str, float]:
+        """Bytes of the logits: of all loss tokens, or of a chunk of them where that takes less with its gradients."""
+        from workers.model.chunked_loss import LOGIT_BYTES, LOGITS_LIMIT
+
+        whole = self.num_tokens * loss_fraction * self.shape.vocab_size * LOGIT_BYTES
+        gradients = self.shape.num_trained_after_decoder * (_FP32 + (self.width if self.width < _FP32 else 0))
+        if whole <= LOGITS_LIMIT + gradients:
+            return {"logits": whole}
+        return {"logits": float(LOGITS_LIMIT)} | ({"gradient of the head": float(gradients)} if gradients else {})
+
     def activations(self) -> float:
         """Bytes that the forward pass keeps for the backward pass, without the logits."""
         width, shape, data = self.width, self.shape, self.config.data
@@ -234,6 +247,15 @@ class _Rank:
         if self.config.training.activation_checkpointing:
             return self.num_tokens * (layers * width * shape.hidden_size + layer + norm)
         return self.num_tokens * (layers * layer + norm)
+
+
+def _num_trained_after_decoder(model: Any) -> int:
+    from workers.model.tail import parameters_after_decoder
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with suppress(ValueError):  # without a known decoder the losses are never computed in chunks
+        return sum(p.numel() for p in parameters_after_decoder(base) if p.requires_grad)
+    return 0
 
 
 def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:

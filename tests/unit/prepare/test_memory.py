@@ -158,6 +158,38 @@ def test_logits_are_of_the_tokens_that_count(tmp_path: Path) -> None:
     assert half["activations"] == whole["activations"]
 
 
+def large_head(folder: Path, length: int, **changes: Any) -> dict[str, float]:
+    """Of a vocabulary of 152,000, at the end of the forward pass; a rank has ROWS sequences of this length."""
+    config = run_config(folder, length=length, **changes)
+    described = LlamaConfig(
+        vocab_size=152_000,
+        hidden_size=HIDDEN,
+        intermediate_size=NEURONS,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+    )
+    described.save_pretrained(folder)
+    return estimate_memory(read_shape(config), config).moments["forward pass"]
+
+
+@pytest.mark.parametrize(("dtype", "of_gradient"), [("bfloat16", 4 + 2), ("float32", 4)])
+def test_logits_are_those_of_a_chunk_where_that_takes_less(tmp_path: Path, dtype: str, of_gradient: int) -> None:
+    """768 MiB, and the gradient of the head: a sum of the chunks' in float32, and bfloat16 ones of a chunk."""
+    gradient = 152_000 * HIDDEN * of_gradient
+    last_whole = (768 * 2**20 + gradient) // (152_000 * 12 * ROWS)
+    few = large_head(tmp_path, int(last_whole), dtype=dtype)
+    assert few["logits"] == last_whole * ROWS * 152_000 * 12
+    assert "gradient of the head" not in few
+    many = large_head(tmp_path, int(last_whole) + 1, dtype=dtype)
+    assert (many["logits"], many["gradient of the head"]) == (768 * 2**20, gradient)
+
+
+def test_the_head_that_lora_leaves_frozen_has_no_gradient(tmp_path: Path) -> None:
+    frozen = large_head(tmp_path, 4096, strategy={"type": "lora"})
+    assert frozen["logits"] == 768 * 2**20
+    assert "gradient of the head" not in frozen
+
+
 def test_cofitune_counts_its_modules_only(tmp_path: Path) -> None:
     full = estimate(tmp_path, strategy={"type": "full"})
     some = estimate(tmp_path, strategy={"type": "cofitune", "layers": [0.25, 0.5], "mask": "none"})
