@@ -9,7 +9,7 @@ STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all unit lint format types clean
+.PHONY: help setup demo test test-all scorecard unit lint format types clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -24,6 +24,9 @@ test: unit ## Run the tests; files that start Ray or train run two at a time
 
 test-all: unit ## Run all tests, the long ones as well
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
+
+scorecard: setup ## Run the tests of the reliability scorecard, and print which promises are held
+	$(BIN)/python -m tests.scorecard
 
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security tests/golden
