@@ -5,16 +5,21 @@ worker group fits into it, and how many do.
 import json
 import os
 import signal
+import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.cluster import ClusterConfig
 
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
+
+_ANSWERS_WITHIN_SECONDS = 5.0
 _TOKEN = Path.home() / ".ray" / "auth_token"
 _PREFIX = "prom_metrics_raymix_"  # of the files by which Prometheus finds sessions
 _ENVIRONMENT = {
@@ -94,6 +99,20 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def explain_loss(error: "RayError") -> str:
+    """What an error of Ray in the middle of a run means, and what to do."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    resumes = "the same command resumes from the last checkpoint"
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_SECONDS).close()
+    except OSError:
+        return f"the cluster's head node ({address}) does not answer; once the cluster is there again, {resumes}"
+    return f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}; {resumes}"
 
 
 def _folder_of_this_user() -> Path:

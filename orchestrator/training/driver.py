@@ -15,7 +15,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.cluster.session import LOOPBACK, check_resources
+from orchestrator.cluster.session import LOOPBACK, check_resources, explain_loss
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import start_controller
 from orchestrator.controller.journal import DurableController
@@ -81,6 +81,7 @@ def train(run: ReadyRun, *, in_this_process: bool = False, stopping: Event | Non
 def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     """With Ray Train's worker group, one rank per worker, and the controller's actor."""
     # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig
@@ -124,6 +125,8 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
                 failure = "; ".join([_explain(error), *hangs])
                 note_failure(plan.folder, failure)
                 raise TrainingFailedError(failure) from error
+            except RayError as error:  # not of a worker: a lost head node
+                raise TrainingFailedError(explain_loss(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
     if reason := read_failure(plan.folder):
