@@ -23,7 +23,7 @@ from orchestrator.runs.folder import is_finished
 from orchestrator.runs.records import DomainCounts, Finding
 from orchestrator.sweeps.stages.chain import plan_stages
 from orchestrator.training.plan import budget_warning, count_steps, domain_sizes, mean_tokens_per_row, row_shares
-from orchestrator.views.format import NOTHING, format_share, printable
+from orchestrator.views.format import NOTHING, format_choices, format_share, printable
 from orchestrator.views.terminal import print_findings
 
 _WIDEST = 1000
@@ -91,7 +91,8 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         max_length=config.data.max_length,
         tokens=round(num_rows * mean_tokens_per_row(known or config, stores)),
         algorithm=config.mixing.type,
-        workers=config.cluster.num_workers,
+        workers=config.group_sizes[-1],
+        group_sizes=config.group_sizes,
         zero_stage=config.training.deepspeed.zero_stage,
         domains=_domains(config, stores, record.domains, shares, num_rows),
         memory=_memory_need(config, stores, shape),
@@ -102,6 +103,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
             *([] if known else [Finding(severity="note", kind="shares", where="mixing.initial", message=_UNKNOWN)]),
             *_warnings("left_aside", "", left_aside(config)),
             *_warnings("crowding", "cluster", [crowding(config.cluster)]),
+            *_warnings("group", "cluster.num_workers", [_single_size(config)]),
             *_warnings("budget", "training", [budget_warning(known or config, stores)]),
             *context_warning(config.data.max_length, shape.num_positions),
             *end_of_turn_warning(config, stores),
@@ -133,6 +135,18 @@ def _domains(
 
 def _warnings(kind: str, where: str, messages: Iterable[str | None]) -> list[Finding]:
     return [Finding(severity="warning", kind=kind, where=where, message=message) for message in messages if message]
+
+
+def _single_size(config: RunConfig) -> str | None:
+    """A warning if an elastic group can have one size only."""
+    training, cluster = config.training, config.cluster
+    if cluster.max_workers == cluster.min_workers or len(config.group_sizes) > 1:
+        return None
+    return (
+        f"of {cluster.min_workers} to {cluster.max_workers} workers, only {cluster.min_workers} can share "
+        f"training.global_batch_size {training.global_batch_size} in passes of training.micro_batch_size "
+        f"{training.micro_batch_size}: the group keeps its size; raise global_batch_size, or lower micro_batch_size"
+    )
 
 
 def _memory_need(config: RunConfig, stores: Mapping[str, DomainStores], shape: ModelShape) -> MemoryNeed:
@@ -208,7 +222,7 @@ def print_plan(plan: CheckedPlan, console: Console) -> None:
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
     of_model = ("context", "end_of_turn")
     print_findings(console, (finding for finding in plan.findings if finding.kind not in of_model))
-    console.print(_need(plan.memory), soft_wrap=soft_wrap)
+    console.print(_need(plan), soft_wrap=soft_wrap)
     for note in plan.training_notes:
         console.print(Text(note), soft_wrap=soft_wrap)
     print_findings(console, (finding for finding in plan.findings if finding.kind in of_model))
@@ -227,7 +241,7 @@ def _facts(plan: CheckedPlan) -> Text:
     return Text.assemble(
         (printable(plan.name), "bold"),
         f"  {plan.steps:,} steps x {plan.global_batch_size} sequences of at most {plan.max_length:,} tokens"
-        f", {plan.algorithm}, {plan.workers} x ZeRO-{plan.zero_stage}",
+        f", {plan.algorithm}, {format_choices(plan.group_sizes)} x ZeRO-{plan.zero_stage}",
     )
 
 
@@ -248,9 +262,11 @@ def _domain_table(plan: CheckedPlan) -> Table:
     return table
 
 
-def _need(memory: MemoryNeed) -> Text:
+def _need(plan: CheckedPlan) -> Text:
+    memory = plan.memory
+    rank = "rank of the smallest group" if len(plan.group_sizes) > 1 else "rank"
     detail = ", ".join(f"{part} {gib:.2f}" for part, gib in memory.parts_gib.items())
     return Text(
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
-        f"about {memory.peak_gib:.2f} GiB per rank at its peak, the {memory.moment} ({detail})"
+        f"about {memory.peak_gib:.2f} GiB per {rank} at its peak, the {memory.moment} ({detail})"
     )

@@ -85,11 +85,13 @@ class CheckedPlan(Record):
     """Approximate number of tokens to train on."""
     algorithm: str
     workers: int
-    """Ranks."""
+    """Ranks; the most of them, for an elastic group."""
+    group_sizes: list[int]
+    """The sizes that the worker group can have, smallest first."""
     zero_stage: int
     domains: dict[str, CheckedDomain]
     memory: MemoryNeed
-    """Estimated memory of a rank."""
+    """Estimated memory of a rank, in the smallest group."""
     training_notes: list[str]
     """Sentences about what is trained: the matrices with an adapter, the router loss."""
     isolation: IsolationPlan | None

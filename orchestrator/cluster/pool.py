@@ -55,7 +55,7 @@ class WorkerPool(Generic[Job, Result]):
     def _map_on_ray(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         import ray
 
-        self._start_actors(min(self._cluster.num_workers, len(jobs)))
+        self._start_actors(min(self._cluster.min_workers, len(jobs)))
         waiting = iter(enumerate(jobs))
         pending: dict[Any, tuple[int, Any]] = {}
         for actor, (index, job) in zip(self._actors, waiting, strict=False):

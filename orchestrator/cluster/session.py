@@ -70,7 +70,7 @@ def ray_session(cluster: ClusterConfig, include_dashboard: bool = False) -> Iter
     if is_local:
         os.environ.pop("RAY_ADDRESS", None)
         _TOKEN.parent.mkdir(mode=0o700, exist_ok=True)
-        num_cpus = max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker)
+        num_cpus = max(os.cpu_count() or 1, cluster.min_workers * cluster.cpus_per_worker)
         if "RAY_TMPDIR" not in os.environ:
             settings |= {"_temp_dir": str(_folder_of_this_user())}
         settings |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": include_dashboard}
@@ -180,10 +180,10 @@ def check_resources(cluster: ClusterConfig) -> None:
 
     there = ray.cluster_resources()
     for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        needed = each * cluster.num_workers
+        needed = each * cluster.min_workers
         if needed > there.get(kind, 0):
             raise ResourceError(
-                f"cluster.num_workers {cluster.num_workers} x {each} {kind} = {needed:g} {kind}, but the cluster has "
+                f"cluster.num_workers {cluster.min_workers} x {each} {kind} = {needed:g} {kind}, but the cluster has "
                 f"{there.get(kind, 0):g}; lower cluster.num_workers or cluster.{kind.lower()}s_per_worker, or add nodes"
             )
 
@@ -203,5 +203,5 @@ def num_side_by_side(nodes: Iterable[Mapping[str, float]], clusters: Iterable[Cl
     for cluster in clusters:
         each = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
         room = [min(node.get(kind, 0.0) / amount for kind, amount in each.items() if amount) for node in nodes]
-        counts.append(sum(map(int, room)) // cluster.num_workers)
+        counts.append(sum(map(int, room)) // cluster.max_workers)
     return max(1, min(counts))

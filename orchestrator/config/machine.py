@@ -132,7 +132,7 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
     if cluster.address != "local" or not cluster.gpus_per_worker:
         return []
     there = _count_gpus()
-    groups = {"cluster.num_workers": cluster.num_workers}
+    groups = {"cluster.num_workers": cluster.min_workers}
     if config.mixing.needs.references == "computed":
         groups["reference.num_workers"] = config.reference.num_workers
     wanted = {key: number * cluster.gpus_per_worker for key, number in groups.items()}
@@ -164,11 +164,11 @@ def unwritable_output(config: RunConfig) -> list[Fault]:
 
 def crowding(cluster: ClusterConfig) -> str | None:
     """A warning if a local run's workers need more CPUs than this machine has, and so share them."""
-    there, wanted = os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker
+    there, wanted = os.cpu_count() or 1, cluster.min_workers * cluster.cpus_per_worker
     if cluster.address != "local" or wanted <= there:
         return None
     return (
-        f"cluster.num_workers {cluster.num_workers} x cluster.cpus_per_worker {cluster.cpus_per_worker} = {wanted} "
+        f"cluster.num_workers {cluster.min_workers} x cluster.cpus_per_worker {cluster.cpus_per_worker} = {wanted} "
         f"CPUs, but this machine has {there}: the workers will share them and run more slowly"
     )
 

@@ -71,17 +71,23 @@ class RunConfig(Settings):
         return [name for name, domain in self.domains.items() if domain.is_trained]
 
     @property
+    def group_sizes(self) -> list[int]:
+        """The sizes that the worker group can have, smallest first."""
+        return self.cluster.group_sizes(self.training.global_batch_size, self.training.micro_batch_size)
+
+    @property
     def cache_dir(self) -> Path:
         """Folder of the token stores."""
         return self.data.cache_dir or self.output_dir / "token-stores"
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        rows, ranks, micro = self.training.global_batch_size, self.cluster.num_workers, self.training.micro_batch_size
+        rows, ranks, micro = self.training.global_batch_size, self.cluster.min_workers, self.training.micro_batch_size
         if rows % (ranks * micro):
             near = max(rows // (ranks * micro), 1) * ranks * micro
+            key = "cluster.num_workers" if self.cluster.num_workers == ranks else "cluster.num_workers.min"
             raise ValueError(
-                f"training.global_batch_size: {rows} is not divisible by cluster.num_workers {ranks} x "
+                f"training.global_batch_size: {rows} is not divisible by {key} {ranks} x "
                 f"training.micro_batch_size {micro} = {ranks * micro}; use for example {near}"
             )
         return self

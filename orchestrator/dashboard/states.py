@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from orchestrator.runs.folder import RunFolder, is_finished
-from orchestrator.views.format import format_duration
+from orchestrator.views.format import format_duration, format_workers
 
 State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped", "unreadable"]
 """Stopped early: by a search, and not to be resumed. Unreadable, in the list: some of its files cannot be used."""
@@ -99,7 +99,7 @@ def health_facts(run: RunFolder, state: State, process: int | None) -> list[Fact
     num_attempts = max(1, sum(event.kind == "attempt" for event in run.events))
     non_finite = sum(event.kind.startswith("non_finite") for event in run.events)
     num_workers, stage = run.setting("cluster", "num_workers"), run.setting("training", "deepspeed", "zero_stage")
-    workers = ("-" if num_workers is None else f"{num_workers}") + ("" if stage is None else f", ZeRO-{stage}")
+    workers = format_workers(num_workers) + ("" if stage is None else f", ZeRO-{stage}")
     elsewhere = "on another machine" if state in ("running", "waiting") else "not running"
     driver = elsewhere if process is None else f"process {process}"
     facts = [

@@ -143,7 +143,7 @@ class _Rank:
 
     def __init__(self, shape: ModelShape, config: RunConfig) -> None:
         self.shape, self.config, training = shape, config, config.training
-        self.stage, self.num_ranks = training.deepspeed.zero_stage, config.cluster.num_workers
+        self.stage, self.num_ranks = training.deepspeed.zero_stage, config.cluster.min_workers
         self.width = 2 if config.model.dtype == "bfloat16" else _FP32
         self.on_gpu = config.cluster.gpus_per_worker > 0
         self.num_tokens = training.micro_batch_size * config.data.max_length

@@ -126,7 +126,7 @@ class SideBySide(Crew):
         """Submit it. A task whose process is lost is tried again, and resumes; one that failed would fail again."""
         import ray  # here and not above: a run that is finished does without
 
-        cluster, is_alone = run.cluster, run.cluster.num_workers == 1
+        cluster, is_alone = run.cluster, run.cluster.max_workers == 1
         # One worker is the task itself. More have a separate placement group, which Ray Train asks for.
         num_cpus, num_gpus = (cluster.cpus_per_worker, cluster.gpus_per_worker) if is_alone else (0, 0)
         task: Any = ray.remote(train).options(

@@ -36,9 +36,9 @@ class Work:
         if self._is_started:
             return
         asked = list(clusters)
-        cluster = max(asked, key=lambda cluster: cluster.num_workers * cluster.cpus_per_worker)
+        cluster = max(asked, key=lambda cluster: cluster.min_workers * cluster.cpus_per_worker)
         # A run of one worker is a task, without a group whose resources could be lost.
-        needs_dashboard = self._frees_lost_workers and any(each.num_workers > 1 for each in asked)
+        needs_dashboard = self._frees_lost_workers and any(each.max_workers > 1 for each in asked)
         self.console.print(f"starting Ray ({cluster.address})", markup=False, highlight=False)
         if warning := crowding(cluster):
             self.console.print(warning, style="yellow", markup=False, highlight=False)

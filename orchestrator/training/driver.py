@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.cluster.session import LOOPBACK, check_resources, explain_loss
 from orchestrator.config.cluster import ClusterConfig
-from orchestrator.controller.actor import start_controller
+from orchestrator.controller.actor import RayWeightsSource, start_controller
 from orchestrator.controller.journal import DurableController
 from orchestrator.mixing import ResolvedMixing, build_mixing_algorithm
 from orchestrator.mixing.base import Domain
@@ -28,6 +28,7 @@ from workers.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from ray.train import WorkerGroupError
+    from ray.train.torch import TorchTrainer
 
 _CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry a failing start forever
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -82,42 +83,15 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     """With Ray Train's worker group, one rank per worker, and the controller's actor."""
     # Takes seconds: Ray Train imports torch, pandas and pyarrow, which only a driver that trains needs.
     from ray.exceptions import RayError
-    from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig
-
-    from orchestrator.cluster.worker_group import LeanTrainer, LocalTorchConfig
+    from ray.train import WorkerGroupError
 
     plan, cluster = run.plan, run.cluster
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes)
     forget_failure(plan.folder)
-    config_class = LocalTorchConfig if cluster.address == "local" else TorchConfig
-    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
     # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
-        trainer = LeanTrainer(
-            _train_rank,
-            train_loop_config={
-                "plan": plan.model_dump(mode="json"),
-                "source": source,
-                "report_every_s": cluster.hang_seconds / LOOKS,
-            },
-            torch_config=config_class(backend="nccl" if cluster.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=cluster.num_workers,
-                use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
-            ),
-            run_config=RayRunConfig(
-                name="train",
-                storage_path=storage,
-                failure_config=FailureConfig(
-                    max_failures=cluster.max_failures,
-                    controller_failure_limit=_CONTROLLER_FAILURES,  # type: ignore[call-arg]  # v2's
-                ),
-            ),
-        )
+        trainer = _build_trainer(run, source, storage)
         with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:
             try:
                 run_until_stopped(trainer.fit, source.stop, stopping)
@@ -131,6 +105,45 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
             raise KeyboardInterrupt
     if reason := read_failure(plan.folder):
         raise TrainingFailedError(reason)
+
+
+def _build_trainer(run: ReadyRun, source: RayWeightsSource, storage: str) -> "TorchTrainer":
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig
+
+    from orchestrator.cluster.elastic import ElasticRun, ElasticTrainer
+    from orchestrator.cluster.worker_group import LeanTrainer, LocalTorchConfig
+
+    plan, cluster = run.plan, run.cluster
+    sizes = cluster.group_sizes(plan.training.global_batch_size, plan.training.micro_batch_size)
+    is_elastic = len(sizes) > 1
+    config_class = LocalTorchConfig if cluster.address == "local" else TorchConfig
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}
+    settings: dict[str, Any] = {
+        "train_loop_config": {
+            "plan": plan.model_dump(mode="json"),
+            "source": source,
+            "report_every_s": cluster.hang_seconds / LOOKS,
+        },
+        "torch_config": config_class(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        "scaling_config": ScalingConfig(
+            num_workers=(sizes[0], sizes[-1]) if is_elastic else sizes[0],  # type: ignore[arg-type]  # v2's
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
+        ),
+        "run_config": RayRunConfig(
+            name="train",
+            storage_path=storage,
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=_CONTROLLER_FAILURES,  # type: ignore[call-arg]  # v2's
+            ),
+        ),
+    }
+    if is_elastic:
+        return ElasticTrainer(_train_rank, run=ElasticRun(plan.folder, plan.num_steps, sizes), **settings)
+    return LeanTrainer(_train_rank, **settings)
 
 
 def _train_rank(settings: dict[str, Any]) -> None:

@@ -46,6 +46,19 @@ def format_count(count: float | None) -> str:
     return NOTHING if count is None or not math.isfinite(count) else f"{count:,.0f}"
 
 
+def format_choices(numbers: Sequence[int]) -> str:
+    """`4`; `2, 4 or 8`"""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def format_workers(setting: Any) -> str:
+    """The number of workers in a run's configuration: `4`; `2 to 8` for an elastic group."""
+    if isinstance(setting, Mapping):
+        return f"{setting.get('min', NOTHING)} to {setting.get('max', NOTHING)}"
+    return NOTHING if setting is None else f"{setting}"
+
+
 def format_loss(loss_nats: float | None) -> str:
     """1.234"""
     return NOTHING if loss_nats is None or not math.isfinite(loss_nats) else f"{loss_nats:.3f}"

@@ -31,6 +31,7 @@ from orchestrator.views.format import (
     format_error,
     format_loss,
     format_share,
+    format_workers,
     printable,
 )
 from orchestrator.views.table import change_cell
@@ -156,9 +157,10 @@ class RunView(LiveView):
 
     def _heading(self) -> Text:
         run = self.run
+        num_workers = run.setting("cluster", "num_workers")
         parts = [
             (run.setting("mixing", "type"), "{}"),
-            (run.setting("cluster", "num_workers"), "{} workers"),
+            (format_workers(num_workers) if num_workers else None, "{} workers"),
             (run.setting("training", "deepspeed", "zero_stage"), "ZeRO-{}"),
         ]
         facts = "".join(f"  {template.format(printable(value))}" for value, template in parts if value is not None)

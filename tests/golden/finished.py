@@ -228,6 +228,7 @@ def checked_plan() -> CheckedPlan:
         tokens=45_000_000,
         algorithm="versatune",
         workers=2,
+        group_sizes=[2],
         zero_stage=2,
         domains=domains,
         memory=MemoryNeed(

@@ -1,12 +1,10 @@
 """Runs and searches as jobs of a real cluster of two raylets that wants a token."""
 
 import contextlib
-import functools
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,10 +21,10 @@ import yaml
 from orchestrator.controller.operator import waiting_requests
 from orchestrator.sweeps.tune.trials import SearchRecord
 from tests.dashboards import ask
+from tests.raylets import TOKEN, free_port, ray_environment, start_raylet
 from tests.runs import ROOT, kill_group, num_lines, read_lines, write_run
 from tests.unit.conftest import make_fake_run_in
 
-TOKEN = "0123456789abcdef" * 4
 RUN = {
     "training__max_steps": 300,
     "training__checkpoint_every": 300,
@@ -67,35 +65,20 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("r")
-    port, dashboard_port = _free_port(), _free_port()
-    binaries = Path(sys.executable).parent
+    port, dashboard_port = free_port(), free_port()
     decoys = folder / "decoys"  # the nodes' PATH has another Python, without Ray
     decoys.mkdir()
     for name in ("python", "python3"):
         (decoys / name).write_text("#!/bin/sh\necho \"No module named 'pyarrow'\"; exit 1\n")
         (decoys / name).chmod(0o755)
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "PATH": f"{decoys}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "RAY_DISABLE_USAGE_STATS": "1",
-        "RAY_worker_niceness": "0",  # as in a session of raymix's own; else whatever runs beside the tests comes first
-    }
-    environment.pop("RAY_ADDRESS", None)
+    environment = ray_environment(PATH=f"{decoys}{os.pathsep}{os.environ['PATH']}")
     head = [f"--port={port}", "--head", f"--dashboard-port={dashboard_port}", f"--temp-dir=/tmp/rj{port}"]
-    head.append(f"--dashboard-agent-listen-port={_free_port()}")  # jobs need it: another Ray here may have the default
+    head.append(f"--dashboard-agent-listen-port={free_port()}")  # jobs need it: another Ray here may have the default
     node = [f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2"]
     processes = []
     try:
         for number, arguments in enumerate((head, node)):
-            log_path = folder / f"node{number}.log"
-            with log_path.open("wb") as log:
-                command = [binaries / "ray", "start", "--block", "--num-cpus=1", *arguments]
-                processes.append(
-                    subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-                )
-            _wait_until(functools.partial(_says, log_path, "--block"))
+            processes.append(start_raylet(folder / f"node{number}.log", environment, *arguments))
         yield Cluster(f"http://127.0.0.1:{dashboard_port}", environment)
     finally:
         for process in processes:
@@ -282,18 +265,8 @@ def _shares(run: Path) -> list[tuple[int, dict[str, float]]]:
     return [(version["effective_step"], version["shares"]) for version in versions]
 
 
-def _says(path: Path, words: str) -> bool:
-    return words in path.read_text()
-
-
 def _wait_until(is_time: Callable[[], bool], timeout_s: float = 120) -> None:
     until = time.monotonic() + timeout_s
     while not is_time():
         assert time.monotonic() < until, "the moment never came"
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

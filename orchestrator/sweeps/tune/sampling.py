@@ -167,7 +167,7 @@ def tune_folder(search: Path) -> Iterator[Path]:
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
     """One worker is the trial itself. More have a separate placement group, which Ray Train asks for."""
-    if cluster.num_workers > 1:
+    if cluster.max_workers > 1:
         return tune.PlacementGroupFactory([_DRIVER_BUNDLE])
     return tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}])
 
@@ -217,7 +217,7 @@ class TrialTraining:
                 quiet = Console(quiet=True)
                 ready = resolve_run(self._run, run_id, self._trials.stores, quiet, _already_measured).without_models()
                 with track([ready.tracked]):
-                    train(ready, in_this_process=ready.cluster.num_workers == 1, stopping=self._stopping)
+                    train(ready, in_this_process=ready.cluster.max_workers == 1, stopping=self._stopping)
                     write_summary(folder, ready.num_bad_rows)
         except KeyboardInterrupt:  # `stop`
             pass

@@ -176,6 +176,18 @@ def test_programs_are_told_the_plan_all_counts_and_the_findings(tmp_path: Path) 
     assert rows == pytest.approx(30 * 8)
 
 
+@pytest.mark.parametrize(("most", "sizes", "heading"), [(4, [1, 2, 4], "1, 2 or 4 x ZeRO-2"), (3, [1], "1 x ZeRO-2")])
+def test_the_sizes_of_an_elastic_group_are_told(tmp_path: Path, most: int, sizes: list[int], heading: str) -> None:
+    rows = {4: 8, 3: 2}[most]
+    file = write_run(tmp_path, cluster__num_workers={"min": 1, "max": most}, training__global_batch_size=rows)
+    found, _ = check_json(file)
+    assert (found["group_sizes"], found["workers"]) == (sizes, sizes[-1])
+    text = " ".join(print_plan(file).split())
+    assert f", versatune, {heading}" in text and ("rank of the smallest group" in text) == (most == 4)
+    told = "of 1 to 3 workers, only 1 can share training.global_batch_size 2 in passes of training.micro_batch_size 2"
+    assert (told in text) == (most == 3)
+
+
 def test_programs_are_told_every_stage(tmp_path: Path) -> None:
     stages = [{"name": "first", "domains": ["add", "law"]}, {"name": "second", "domains": ["copy"]}]
     found, code = check_json(write_run(tmp_path, stages=stages, mixing={"type": "uniform"}))

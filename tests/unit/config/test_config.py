@@ -60,6 +60,25 @@ def test_the_batch_size_that_an_error_names_is_accepted(rows: int, ranks: int, m
     config(training=training | {"global_batch_size": near}, cluster={"num_workers": ranks})
 
 
+@pytest.mark.parametrize(
+    ("cluster", "rows", "sizes"),
+    [
+        ({"num_workers": 4}, 32, [4]),
+        ({"num_workers": {"min": 2, "max": 8}}, 32, [2, 4, 8]),
+        ({"num_workers": {"min": 1, "max": 6}}, 48, [1, 2, 3, 4, 6]),
+        ({"num_workers": {"min": 2, "max": 3}}, 32, [2]),
+    ],
+)
+def test_a_group_has_sizes_among_which_a_step_can_be_divided(
+    cluster: dict[str, Any], rows: int, sizes: list[int]
+) -> None:
+    resolved = config(cluster=cluster, training={"max_steps": 1, "global_batch_size": rows, "micro_batch_size": 4})
+    assert resolved.group_sizes == sizes
+    assert resolved.model_dump(mode="json")["cluster"]["num_workers"] == cluster["num_workers"]
+    assert type(resolved).model_validate_json(resolved.model_dump_json()) == resolved
+    assert resolved.cluster.replaced(max_failures=9).num_workers == resolved.cluster.num_workers
+
+
 LARGEST_SEED = 2**64 - 1
 
 

@@ -26,7 +26,7 @@ def write_config(folder: Path, kind: type[PreTrainedConfig] = LlamaConfig) -> No
 
 
 def run_config(
-    folder: Path, gpus: int = 0, ranks: int = 2, dtype: str = "bfloat16", length: int = LENGTH, **training: Any
+    folder: Path, gpus: int = 0, ranks: Any = 2, dtype: str = "bfloat16", length: int = LENGTH, **training: Any
 ) -> RunConfig:
     settings = {"max_steps": 1, "deepspeed": {"zero_stage": 2}, "micro_batch_size": ROWS, "global_batch_size": 64}
     return RunConfig.model_validate(
@@ -69,6 +69,10 @@ def test_what_a_stage_shards(tmp_path: Path, stage: int, dtype: str, weights: fl
     for held in found.moments.values():
         assert held["weights"] == found.num_parameters * weights
         assert held["optimizer"] == found.num_trainable * optimizer
+
+
+def test_an_elastic_group_is_estimated_at_its_smallest(tmp_path: Path) -> None:
+    assert estimate(tmp_path, ranks={"min": 2, "max": 8}) == estimate(tmp_path, ranks=2) != estimate(tmp_path, ranks=8)
 
 
 @pytest.mark.parametrize(

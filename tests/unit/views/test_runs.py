@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cluster.session import num_side_by_side
-from orchestrator.config.cluster import ClusterConfig
+from orchestrator.config.cluster import ClusterConfig, WorkerRange
 from orchestrator.sweeps import crews
 from orchestrator.views.runs import RunsView
 from tests.unit.conftest import make_fake_run_in
@@ -26,6 +26,7 @@ from tests.unit.conftest import make_fake_run_in
         ([{"CPU": 64.0, "GPU": 1.0}], [ClusterConfig(gpus_per_worker=0.5)], 2),
         ([{"CPU": 64.0}, {"CPU": 4.0, "GPU": 4.0}], [ClusterConfig(gpus_per_worker=1, cpus_per_worker=2)], 2),
         ([{"CPU": 2.0}], [ClusterConfig(num_workers=3)], 1),
+        ([{"CPU": 8.0}], [ClusterConfig(num_workers=WorkerRange(min=2, max=4))], 2),
     ],
 )
 def test_as_many_run_side_by_side_as_have_room(

@@ -69,6 +69,21 @@ def test_red_means_forgotten_and_green_learned(fake_run: MakeFakeRun) -> None:
     assert re.search(r"\x1b\[32m *-", next(line for line in lines if "learned" in line))
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [(1, "1 worker"), (4, "4 workers"), ({"min": 1, "max": 2}, "1 to 2 workers"), ({"max": "\n"}, "- to \\n workers")],
+)
+def test_the_heading_says_how_many_workers_there_may_be(fake_run: MakeFakeRun, setting: object, said: str) -> None:
+    run = fake_run(total_steps=40)
+    config = json.loads((run.path / "config.json").read_text())
+    config["cluster"]["num_workers"] = setting
+    (run.path / "config.json").write_text(json.dumps(config))
+    console = plain_console()
+    with RunView(run.path, run.domains, 40, console):
+        pass
+    assert f"  {said}  ZeRO-2" in text_of(console).splitlines()[0]
+
+
 def test_elsewhere_one_plain_line_per_evaluation(fake_run: MakeFakeRun) -> None:
     run = fake_run(total_steps=60, num_steps=20, every=20)
     console = plain_console()
