@@ -63,9 +63,9 @@ class ControllerActor(DurableController):
         self._driver, self._driver_until = driver, now + bound_s
         return self._ranks.find_hang(bound_s, now)
 
-    def forget(self, hang: Hang) -> None:
-        """The rank's process is gone."""
-        self._ranks.forget(hang.progress)
+    def forget(self, progress: Progress) -> None:
+        """The process that reported this is gone, or trains no more."""
+        self._ranks.forget(progress)
 
 
 class RayWeightsSource:
@@ -111,9 +111,9 @@ class RayWeightsSource:
         hang: Hang | None = ray.get(self._actor.find_hang.remote(bound_s, asking), timeout=bound_s)
         return hang
 
-    def forget(self, hang: Hang) -> None:
-        """Count the rank's process as gone."""
-        self._ask("forget", hang)
+    def forget(self, progress: Progress) -> None:
+        """Expect no more reports of the process that reported this. Does not wait."""
+        self._actor.forget.remote(progress)
 
     def restart(self) -> None:
         """Kill the controller's process; Ray starts it again, and it takes up its journal."""

@@ -173,6 +173,8 @@ def _train_rank(settings: dict[str, Any]) -> None:
             with suppress(OSError):  # if there is no room for it either, the worker group fails max_failures times
                 note_failure(plan.folder, f"{reason}; the same command then resumes from the last checkpoint")
         raise
+    finally:
+        source.forget(meter.read())  # a rank whose group is lost waits to be replaced, and does not hang
 
 
 def _explain(error: "WorkerGroupError") -> str:

@@ -41,7 +41,7 @@ def ending_hangs(source: RayWeightsSource, run_folder: Path, bound_s: float) -> 
                     tell(hang.progress.step, f"{hang}; {again}")
                     ray.kill(hang.actor)
                 if hang:
-                    source.forget(hang)
+                    source.forget(hang.progress)
             except ray.exceptions.GetTimeoutError:
                 message = (
                     f"the controller did not answer for {bound_s:g} s; its process was killed and is started again"
