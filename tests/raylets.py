@@ -27,7 +27,7 @@ def ray_environment(**changed: str) -> dict[str, str]:
 
 
 def start_raylet(log_path: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a node of one CPU, and wait until it is up. Ray gives it 30 seconds; on a busy machine it is tried again."""
+    """Start a node of one CPU, and wait until it is up. Ray gives it 30 seconds; a busy machine may need more tries."""
     command = [Path(sys.executable).parent / "ray", "start", "--block", "--num-cpus=1", *arguments]
     for _ in range(_TRIES):
         with log_path.open("wb") as log:

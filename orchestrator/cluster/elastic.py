@@ -5,7 +5,6 @@ last checkpoint. While a group trains it only grows, and only when a checkpoint 
 trained twice but the few steps between the checkpoint and the end of the group.
 """
 
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus,
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from orchestrator.cluster.session import answers
 from orchestrator.cluster.worker_group import LeanTrainer
 from workers.engine.checkpoint import list_checkpoints
 from workers.events import log_event
 
 _LOOK_EVERY_SECONDS = 1.0  # for room, while a group waits for it
-_ANSWERS_WITHIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,9 @@ class SizePolicy(ElasticScalingPolicy):
             reserved = ray.get(asked, timeout=AUTOSCALING_REQUESTS_GET_TIMEOUT_S)
         except ray.exceptions.RayError:  # it is busy, or being restarted
             return None
-        there = {node["NodeID"] for node in ray.nodes() if node["NodeID"] in reserved and answers(node)}
-        return {node: resources for node, resources in reserved.items() if node in there}
+        # Ray takes a lost node to be alive for up to half a minute.
+        at = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
+        return {node: resources for node, resources in reserved.items() if node in at and answers(*at[node])}
 
     def _tell(self, message: str) -> None:
         log_event(self._run.folder, self._run.last_saved(), "group", message)
@@ -157,16 +157,6 @@ class FailuresWithoutProgress(DefaultFailurePolicy):
             self._failed_after = step
             self._worker_group_failures = self._controller_failures = 0
         return super().make_decision(training_failed_error)
-
-
-def answers(node: Mapping[str, Any]) -> bool:
-    """Whether a node of `ray.nodes()` accepts connections: Ray takes a lost one to be alive for up to half a minute."""
-    address = node["NodeManagerAddress"], node["NodeManagerPort"]
-    try:
-        with socket.create_connection(address, timeout=_ANSWERS_WITHIN_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def count_free(nodes: Iterable[Mapping[str, float]], each: Mapping[str, float]) -> int:

@@ -108,11 +108,18 @@ def explain_loss(error: "RayError") -> str:
     address = ray.get_runtime_context().gcs_address
     host, _, port = address.rpartition(":")
     resumes = "the same command resumes from the last checkpoint"
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_SECONDS).close()
-    except OSError:
+    if not answers(host, int(port)):
         return f"the cluster's head node ({address}) does not answer; once the cluster is there again, {resumes}"
     return f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}; {resumes}"
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a process of a cluster accepts connections."""
+    try:
+        socket.create_connection((host, port), timeout=_ANSWERS_WITHIN_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _folder_of_this_user() -> Path:

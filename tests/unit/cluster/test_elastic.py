@@ -13,7 +13,8 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from orchestrator.cluster import elastic
-from orchestrator.cluster.elastic import ElasticRun, FailuresWithoutProgress, SizePolicy, answers, count_free
+from orchestrator.cluster.elastic import ElasticRun, FailuresWithoutProgress, SizePolicy, count_free
+from orchestrator.cluster.session import answers
 from tests.runs import read_lines
 
 SIZES = (2, 4, 8)
@@ -150,9 +151,9 @@ def test_losses_count_until_the_next_checkpoint(run: ElasticRun) -> None:
 
 def test_a_node_whose_raylet_is_gone_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as raylet:
-        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
-        assert answers(node)
-    assert not answers(node)
+        address = raylet.getsockname()
+        assert answers(*address)
+    assert not answers(*address)
 
 
 def test_workers_fit_whole_on_a_node() -> None:
