@@ -10,6 +10,7 @@ formats                   a row of any known layout -> Example (messages, or a p
 templates                 Example -> token ids and loss mask
 tokenization, report      one shard of a source -> flat token files; bad and too long rows counted
 packing                   lengths -> which examples share a sequence
+runs, placement           examples in the order of their sequences, on disk: memory does not grow with their number
 store                     flat token files -> TokenStore: packed and memory-mapped
 preparing                 a domain -> its tasks and the key of its stores
 schedule, batches         token stores and weights -> the sequences of a step -> batches

@@ -1,13 +1,14 @@
 """The token store: packed rows (sequences) of one domain on disk, memory-mapped and read-only.
 
 A store is a folder of plain .npy arrays and a manifest.json, written last, with the size of every array. `build_store`
-fills it block by block, so memory stays flat. The stores of a domain are `<cache>/<key>/train` and `.../eval`;
+fills it part by part, so memory stays flat. The stores of a domain are `<cache>/<key>/train` and `.../eval`;
 `publish` names the finished pair in one rename, so a second builder finds it complete.
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.config.data import DataConfig
-from workers.data.packing import Packing, pack_examples
+from workers.data.placement import Examples, PlacedExamples, spread, write_distinct
+from workers.data.runs import GrowingArray
 from workers.data.tokenization import Side, TokenShard
 from workers.durable import fsync
 
@@ -27,7 +29,6 @@ _ARRAYS = ("input_ids", "position_ids", "loss_mask", "row_lengths", "row_loss_to
 _HASHES = ("prompts", "examples")
 _FACTS = ("fingerprint", "num_rows", "num_examples", "num_tokens", "num_loss_tokens", "max_length")
 _MANIFEST = "manifest.json"
-_BLOCK_TOKENS = 2**20
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,23 @@ def build_store(
 
     `chosen` are the indices of the examples to take, counted over all shards; default: all.
     """
-    examples = _Examples([shard for shard in shards if shard.num_examples[side]], side, chosen)
-    packing = pack_examples(examples.lengths, data.max_length, data.packing)
+    examples = Examples(shards, side, chosen)
     folder.mkdir()
-    num_loss_tokens = _write_rows(folder, examples, packing, data.max_length, pad_id)
-    # Distinct and ascending, so that others can be searched in them.
-    hashes = {name: np.unique(examples.hashes(name)) for name in _HASHES}
-    for name, distinct in hashes.items():
-        np.save(folder / f"{name}.npy", distinct)
+    with PlacedExamples(folder, examples, data.max_length, data.packing) as placed:
+        num_loss_tokens = _write_rows(folder, placed, data.max_length, pad_id)
+    num_prompts, num_distinct = (
+        write_distinct(folder / f"{name}.npy", examples, name, placed.num_examples) for name in _HASHES
+    )
     manifest = {
         "store_version": STORE_VERSION,
         **about,
         "max_length": data.max_length,
-        "num_rows": packing.num_rows,
-        "num_examples": len(examples.lengths),
-        "num_tokens": int(examples.lengths.sum(dtype=np.int64)),
+        "num_rows": placed.num_rows,
+        "num_examples": placed.num_examples,
+        "num_tokens": placed.num_tokens,
         "num_loss_tokens": num_loss_tokens,
-        "num_prompts": len(hashes["prompts"]),
-        "num_distinct_examples": len(hashes["examples"]),
+        "num_prompts": num_prompts,
+        "num_distinct_examples": num_distinct,
         "array_bytes": {name: (folder / f"{name}.npy").stat().st_size for name in _ARRAYS + _HASHES},
     }
     for name in _ARRAYS + _HASHES:
@@ -142,59 +142,44 @@ def publish(building: Path, final: Path) -> None:
         shutil.rmtree(building)
 
 
-class _Examples:
-    """The examples of one side, over all shards."""
-
-    def __init__(self, shards: list[TokenShard], side: Side, chosen: NDArray[np.int64] | None) -> None:
-        lengths = [np.asarray(shard.array(side, "lengths")) for shard in shards]
-        taken = slice(None) if chosen is None else chosen
-        self.lengths = np.concatenate(lengths)[taken]
-        self._shard_of = np.repeat(np.arange(len(shards)), [len(part) for part in lengths])[taken]
-        self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])[taken]
-        self._side, self._shards, self._taken = side, shards, taken
-        self._input_ids = [shard.array(side, "input_ids") for shard in shards]
-        self._loss_masks = [shard.array(side, "loss_mask") for shard in shards]
-
-    def hashes(self, name: str) -> NDArray[np.uint64]:
-        return np.concatenate([np.asarray(shard.array(self._side, name)) for shard in self._shards])[self._taken]
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        shard, start = self._shard_of[index], self._starts[index]
-        end = start + self.lengths[index]
-        return self._input_ids[shard][start:end], self._loss_masks[shard][start:end]
-
-
-def _write_rows(folder: Path, examples: _Examples, packing: Packing, max_length: int, pad_id: int) -> int:
+def _write_rows(folder: Path, placed: PlacedExamples, max_length: int, pad_id: int) -> int:
     """Write all arrays; the number of loss tokens."""
-    shape = (packing.num_rows, max_length)
     positions = np.uint16 if max_length <= 2**16 else np.int32
-    arrays = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-        for name, dtype in (("input_ids", np.int32), ("position_ids", positions), ("loss_mask", np.bool_))
+    of_tokens = {"input_ids": np.int32, "position_ids": positions, "loss_mask": np.bool_}
+    num_loss_tokens = 0
+    with ExitStack() as stack:
+        files = {}
+        for name in _ARRAYS:
+            shape = (max_length,) if name in of_tokens else ()
+            array = GrowingArray(folder / f"{name}.npy", of_tokens.get(name, np.int32), shape)
+            files[name] = stack.enter_context(closing(array))
+        for number, rows in enumerate(placed.parts):
+            arrays = _lay_out(placed.read(number), rows, max_length, pad_id)
+            num_loss_tokens += int(arrays["row_loss_tokens"].sum(dtype=np.int64))
+            for name, file in files.items():
+                file.append(arrays[name])
+    return num_loss_tokens
+
+
+def _lay_out(
+    examples: Mapping[str, NDArray[Any]], rows: range, max_length: int, pad_id: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays of these rows, from their examples in order."""
+    lengths, row_E = examples["lengths"], examples["rows"] - rows.start
+    first_R = np.searchsorted(row_E, np.arange(len(rows)))  # every row has an example
+    start_E = np.cumsum(lengths, dtype=np.int64) - lengths
+    used = spread(row_E * max_length + start_E - start_E[first_R][row_E], lengths)
+    input_ids_RL = np.full((len(rows), max_length), pad_id, dtype=np.int32)
+    position_ids_RL = np.zeros((len(rows), max_length), dtype=np.int32)
+    loss_mask_RL = np.zeros((len(rows), max_length), dtype=np.bool_)
+    input_ids_RL.reshape(-1)[used] = examples["input_ids"]
+    position_ids_RL.reshape(-1)[used] = spread(np.zeros_like(start_E), lengths)
+    loss_mask_RL.reshape(-1)[used] = examples["loss_mask"]
+    return {
+        "input_ids": input_ids_RL,
+        "position_ids": position_ids_RL,
+        "loss_mask": loss_mask_RL,
+        "row_lengths": np.add.reduceat(lengths, first_R),
+        "row_loss_tokens": loss_mask_RL.sum(axis=1),
+        "row_examples": np.bincount(row_E, minlength=len(rows)),
     }
-    row_lengths, row_loss_tokens = np.zeros((2, packing.num_rows), dtype=np.int32)
-    rows_per_block = max(1, _BLOCK_TOKENS // max_length)
-    for first in range(0, packing.num_rows, rows_per_block):
-        rows = range(first, min(first + rows_per_block, packing.num_rows))
-        input_ids_BL = np.full((len(rows), max_length), pad_id, dtype=np.int32)
-        position_ids_BL = np.zeros((len(rows), max_length), dtype=positions)
-        loss_mask_BL = np.zeros((len(rows), max_length), dtype=np.bool_)
-        for at, row in enumerate(rows):
-            end = 0
-            for index in packing.examples[packing.offsets[row] : packing.offsets[row + 1]]:
-                ids, mask = examples[index]
-                start, end = end, end + len(ids)
-                input_ids_BL[at, start:end] = ids
-                position_ids_BL[at, start:end] = np.arange(len(ids))
-                loss_mask_BL[at, start:end] = mask
-            row_lengths[row] = end
-        arrays["input_ids"][first : rows.stop] = input_ids_BL
-        arrays["position_ids"][first : rows.stop] = position_ids_BL
-        arrays["loss_mask"][first : rows.stop] = loss_mask_BL
-        row_loss_tokens[rows.start : rows.stop] = loss_mask_BL.sum(axis=1)
-    for array in arrays.values():
-        array.flush()
-    np.save(folder / "row_lengths.npy", row_lengths)
-    np.save(folder / "row_loss_tokens.npy", row_loss_tokens)
-    np.save(folder / "row_examples.npy", np.diff(packing.offsets).astype(np.int32))
-    return int(row_loss_tokens.sum(dtype=np.int64))

@@ -64,11 +64,10 @@ class TokenShard(Settings):
     num_examples: dict[Side, int]
     report: Report
 
-    def array(self, side: Side, name: str) -> NDArray[Any]:
-        path = self.folder / f"{side}.{name}"
-        if path.stat().st_size == 0:  # nothing to map
-            return np.empty(0, dtype=_DTYPES[name])
-        return np.memmap(path, dtype=_DTYPES[name], mode="r")
+    def array(self, side: Side, name: str, start: int = 0, num_values: int = -1) -> NDArray[Any]:
+        """A flat file, or at most this many of its values from `start` on."""
+        dtype = np.dtype(_DTYPES[name])
+        return np.fromfile(self.folder / f"{side}.{name}", dtype, num_values, offset=start * dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.data.packing import Packing, pack_examples
+from workers.data.packing import Packing, RowAssignment, count_lengths, pack_examples
 
 
 def row_lengths(packing: Packing, lengths: np.ndarray) -> list[int]:
@@ -39,6 +39,35 @@ def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
 
 def test_of_equally_full_rows_the_one_opened_last_is_taken() -> None:
     assert rows_of([6, 6, 6, 3, 3], 10) == [[0], [1, 4], [2, 3]]
+
+
+def place_one_by_one(lengths: list[int], max_length: int) -> list[int]:
+    """The row of each example, by the rule: the smallest sufficient room, and the row that reached it last."""
+    rooms: list[tuple[int, int]] = []  # (room, row), the latest last
+    rows = [0] * len(lengths)
+    num_rows = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        fitting = [room for room, _ in rooms if room >= lengths[index]]
+        if fitting:
+            place = max(at for at, (room, _) in enumerate(rooms) if room == min(fitting))
+            room, row = rooms.pop(place)
+        else:
+            room, row, num_rows = max_length, num_rows, num_rows + 1
+        rows[index] = row
+        rooms.append((room - lengths[index], row))
+    return rows
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.integers(1, 30), max_size=120), st.integers(30, 64), st.integers(1, 50))
+def test_placing_equal_lengths_together_and_in_blocks_is_placing_one_by_one(
+    values: list[int], max_length: int, per_block: int
+) -> None:
+    lengths = np.array(values, dtype=np.int32)
+    assignment = RowAssignment(count_lengths(lengths, max_length))
+    blocks = [lengths[start : start + per_block] for start in range(0, len(lengths), per_block)]
+    rows = [row for block in blocks for row in assignment.take(block).tolist()]
+    assert rows == place_one_by_one(values, max_length)
 
 
 def test_without_packing_a_row_holds_one_example() -> None:
