@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, prepare_stores
-from orchestrator.views.terminal import PreparationView
+from orchestrator.views.preparation import PreparationView
 from workers.config.data import DomainConfig
 from workers.hub import reach_hub
 from workers.model.base_config import check_model_path, is_hub_name, load_text_config, reach_model

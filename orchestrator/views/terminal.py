@@ -1,4 +1,4 @@
-"""What live views share, and a run in the terminal: its data, and its progress, read from its files only.
+"""What live views share, and a run in the terminal: its progress, read from its files only, and findings.
 
 In a terminal the views are live; elsewhere (a file, a pipe, a job's log) they write plain lines, one per evaluation.
 Domain names and messages come from the user's files, so everything is printed as text, never as markup, and terminal
@@ -16,7 +16,7 @@ from typing import Any, Self
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
@@ -251,26 +251,6 @@ def _describe_event(event: Event) -> str:
 
 def _format_speed(tokens_per_second: float) -> str:
     return f"{format_count(tokens_per_second)} tokens/s"
-
-
-class PreparationView(LiveView):
-    """Progress of preparing the domains: bars in a terminal, elsewhere a line for each domain when it is done."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._progress = progress_bars(console, TaskProgressColumn())
-        super().__init__(self._progress)
-        self._tasks: dict[str, TaskID] = {}
-        self._finished: set[str] = set()
-
-    def update(self, done: float, total: float, domain: str) -> None:
-        done, total = int(done), int(total)  # parts are added up in any order, so the sums may differ by rounding
-        if domain not in self._tasks:
-            self._tasks[domain] = self._progress.add_task(printable(domain), total=total)
-        self._progress.update(self._tasks[domain], completed=done, total=total)
-        if not self.console.is_terminal and done >= total and domain not in self._finished:
-            self._finished.add(domain)
-            self.console.print(Text(f"prepared {printable(domain)}"), soft_wrap=True)
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:

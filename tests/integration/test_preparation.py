@@ -66,14 +66,17 @@ def test_ray_and_no_ray_make_the_same_stores_and_only_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    progress: list[tuple[float, float, str]] = []
+    progress: list[tuple[float, float, str, int]] = []
     made = prepare_stores(domains, DATA, model, tmp_path / "ray", lambda *news: progress.append(news))
     assert made["math"].train.num_examples == 1000 and made["math"].eval.num_examples == 40
     assert made["code"].train.num_examples + made["code"].eval.num_examples == 400
     assert made["code"].report.num_bad_rows == 1
     for domain in domains:
-        done = [news[0] for news in progress if news[2] == domain]
-        assert (done == sorted(done) and done[0] == 0 and done[-1] == progress[-1][1]) or domain != progress[-1][2]
+        news = [(done, num_rows) for done, _, of, num_rows in progress if of == domain]
+        total = next(total for _, total, of, _ in progress if of == domain)
+        assert news == sorted(news) and news[0] == (0, 0)
+        assert news[-1] == (pytest.approx(total), made[domain].report.num_rows)
+        assert sum(done > 0.99 * total for done, _ in news) == 1  # not before its stores are made
     assert {path.name for path in (tmp_path / "ray").iterdir()} == {
         pair.train.folder.parent.name for pair in made.values()
     }

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.views.format import format_duration, printable
+from orchestrator.views.preparation import PreparationView
 from orchestrator.views.summary import summary_view
-from orchestrator.views.terminal import PreparationView, RunView
+from orchestrator.views.terminal import RunView
 from tests.unit.conftest import FakeRun, MakeFakeRun
 
 HOSTILE = ("[bold red]x[/]", "\x1b[2Jgone", "<script>alert(1)</script>", "plain")
@@ -134,7 +135,7 @@ def test_names_are_text_and_cannot_steer_the_terminal(fake_run: MakeFakeRun, is_
         pass
     with PreparationView(console) as preparation:
         for domain in HOSTILE:
-            preparation.update(1, 1, domain)
+            preparation.update(1, 1, domain, 5)
     console.print(summary_view(run.path))
     text = text_of(console)
     assert "[bold red]x[/]" in text and "\\x1b[2Jgone" in text
@@ -186,13 +187,42 @@ def test_the_time_before_a_resumed_run_trains_is_no_part_of_its_pace(
     assert last.startswith("step 40/60") and f"ETA {format_duration(20 * 60 / 19)}" in last
 
 
-def test_preparation_elsewhere_is_one_line_per_domain() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, as the view of a preparation sees it."""
+    now = [100.0]
+    monkeypatch.setattr("orchestrator.views.preparation.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_preparation_elsewhere_is_a_line_a_minute_and_one_per_domain(clock: list[float]) -> None:
     console = plain_console()
     with PreparationView(console) as view:
-        for done in (1, 1500, 3000, 3000):
-            view.update(done, 3000, "math")
-        view.update(1, 2, "code")
-    assert text_of(console).splitlines() == ["prepared math"]
+        for domain in ("math", "code"):
+            view.update(0, 1000, domain, 0)
+        for second in (20, 40, 60, 80, 100, 200):
+            clock[0] = 100.0 + second
+            view.update(5 * second, 1000, "math", 30 * second)
+        view.update(0.1 + 0.2 + 999.7, 0.3 + 999.7000000000001, "math", 6000)  # equal but for rounding
+        clock[0] += 50.0
+        view.update(250, 1000, "code", 1000)
+        clock[0] += 10.0
+        view.update(300, 1000, "code", 1200)
+    assert text_of(console).splitlines() == [
+        "preparing math: 30%, 30 rows/s, 2 min 20 s left",
+        "prepared math: 6,000 rows, 30 rows/s",
+        "preparing code: 30%, 20 rows/s, 2 min 20 s left",
+    ]
+
+
+def test_preparation_in_a_terminal_shows_share_rate_and_time_left(clock: list[float]) -> None:
+    console = terminal_console(90)
+    with PreparationView(console) as view:
+        view.update(0, 1000, "math", 0)
+        clock[0] += 90.0
+        view.update(250, 1000, "math", 18_000)
+    last = re.sub("\x1b[^A-Za-z]*[A-Za-z]", "", text_of(console)).splitlines()[-1]
+    assert "math" in last and "25%" in last and "200 rows/s, 4 min 30 s left" in last
 
 
 def test_the_summary_names_losses_and_places(fake_run: MakeFakeRun) -> None:
