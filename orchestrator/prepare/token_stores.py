@@ -21,6 +21,7 @@ from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
 from workers.data.chat_template import freeze_date
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
+from workers.data.reading import Blocks, find_lines
 from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
@@ -117,7 +118,8 @@ def _build_missing(
         run = partial(_run_on_ray, [ray.put(tokenizer)])
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     try:
-        tokenizing = [(task, data, building[plan.domain]) for plan in plans for task in plan.tasks]
+        places = _find_lines(run, tasks)
+        tokenizing = [(task, data, building[task.domain], places.get(task.source.path)) for task in tasks]
         progress = {plan.domain: _Progress(plan, on_progress) for plan in plans}
         shards: dict[str, dict[int, TokenShard]] = defaultdict(dict)
         for index, shard in run(_tokenize, tokenizing):
@@ -187,8 +189,20 @@ def _load_frozen(model: ModelConfig, cache_dir: Path) -> tuple["PreTrainedTokeni
     return tokenizer, freeze_date(tokenizer, cache_dir)
 
 
-def _tokenize(tokenizer: "PreTrainedTokenizerBase", task: ShardTask, data: DataConfig, building: Path) -> TokenShard:
-    return tokenize_shard(task, data, tokenizer, building)
+def _find_lines(run: Callable[..., Iterator[tuple[int, Any]]], tasks: Sequence[ShardTask]) -> dict[Path | None, Any]:
+    """By file that several tasks read, where its blocks of lines are, as a task takes them."""
+    divided = list(dict.fromkeys(task.source.path for task in tasks if task.source.path and task.shard.count > 1))
+    return {divided[index]: found for index, found in run(_look_for_lines, [(path,) for path in divided])}
+
+
+def _look_for_lines(tokenizer: "PreTrainedTokenizerBase", path: Path) -> Blocks | None:
+    return find_lines(path)
+
+
+def _tokenize(
+    tokenizer: "PreTrainedTokenizerBase", task: ShardTask, data: DataConfig, building: Path, blocks: Blocks | None
+) -> TokenShard:
+    return tokenize_shard(task, data, tokenizer, building, blocks)
 
 
 def _pack(

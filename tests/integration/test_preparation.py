@@ -101,7 +101,7 @@ def test_a_task_that_tokenises_imports_neither_torch_nor_deepspeed(
     tokenizer = token_stores.cached_tokenizer(model, tmp_path)
 
     def look(tokenizer: "PreTrainedTokenizerBase", task: ShardTask) -> tuple[int, str, set[str]]:
-        shard = token_stores._tokenize(tokenizer, task, DATA, tmp_path)
+        shard = token_stores._tokenize(tokenizer, task, DATA, tmp_path, None)
         return shard.num_examples["train"], fingerprint_tokenizer(tokenizer), set(sys.modules)
 
     fingerprint = fingerprint_tokenizer(tokenizer)

@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
 MAX_ROW_BYTES = 8 * 2**20
 
 Frame = tuple[int, bytes | None]
@@ -53,6 +56,29 @@ def split_lines(chunks: Iterator[bytes], line: int = 1, keeps_all: bool = False)
         yield line, None
     elif text := rest if keeps_all else rest.strip(_SPACE):
         yield line, text
+
+
+def find_blocks(chunks: Iterator[bytes], lines_per_block: int) -> NDArray[np.int64]:
+    """Where each block of this many lines begins, as `split_lines` counts them, and where the last one ends; bytes."""
+    starts = [np.zeros(1, dtype=np.int64)]
+    num_lines = num_bytes = 0
+    is_open = False  # whether the chunk before ended with a \r, which may be half of a \r\n
+    for chunk in chunks:
+        text = np.frombuffer(chunk, dtype=np.uint8)
+        is_end = text == ord("\n")
+        after_open = np.full(int(is_open and not is_end[0]), num_bytes)
+        is_open = False
+        if b"\r" in chunk:
+            is_return = text == ord("\r")
+            is_return[:-1] &= ~is_end[1:]
+            is_open, is_return[-1] = bool(is_return[-1]), False
+            is_end |= is_return
+        begins = np.concatenate([after_open, np.flatnonzero(is_end) + num_bytes + 1])
+        starts.append(begins[lines_per_block - 1 - num_lines % lines_per_block :: lines_per_block])
+        num_lines += len(begins)
+        num_bytes += len(chunk)
+    blocks = np.concatenate(starts)
+    return blocks if blocks[-1] == num_bytes else np.append(blocks, num_bytes)
 
 
 def split_json(chunks: Iterator[bytes]) -> Iterator[Frame]:

@@ -9,20 +9,27 @@ or a CSV row is where it starts, that of a Parquet or Arrow row its number from 
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from workers.config.data import DataConfig
 from workers.data.arrow_rows import read_ipc, read_parquet
 from workers.data.contents import foreign_file, foreign_text, read_head
-from workers.data.files import BadRow, Rows, Shard, split_suffix
-from workers.data.framing import MAX_ROW_BYTES, DamagedFile, split_json, split_lines
+from workers.data.files import ROWS_PER_BLOCK, BadRow, Rows, Shard, split_suffix
+from workers.data.framing import MAX_ROW_BYTES, DamagedFile, Frame, find_blocks, split_json, split_lines
 from workers.data.text_rows import LIST_COLUMNS, read_csv, read_json
 
 ZSTD_WINDOW_MIB: int = DataConfig.model_fields["zstd_window_mib"].default
+
+Blocks = NDArray[np.int64]
+"""Bytes at which blocks of ROWS_PER_BLOCK lines begin, and where the last one ends."""
+SplitRows = Callable[[Iterator[bytes]], Iterator[Frame]]
 
 _CHUNK_BYTES = 2**18
 # A Zstandard block of 4 bytes can expand to 128 KiB, so this much input gives at most 2 MiB of output.
@@ -43,9 +50,18 @@ _MARKS = (
 
 
 def read_rows(
-    path: Path, shard: Shard, zstd_window_mib: int = ZSTD_WINDOW_MIB, list_columns: frozenset[str] = LIST_COLUMNS
+    path: Path,
+    shard: Shard,
+    zstd_window_mib: int = ZSTD_WINDOW_MIB,
+    list_columns: frozenset[str] = LIST_COLUMNS,
+    blocks: Blocks | None = None,
 ) -> Rows:
-    """The shard's rows; ValueError if the file type is unknown. `list_columns` of a CSV file may hold JSON lists."""
+    """The shard's rows; ValueError if the file type is unknown.
+
+    Args:
+        list_columns: columns of a CSV file that may hold JSON lists.
+        blocks: what `find_lines` found in the file, so that only the shard's bytes are read.
+    """
     layout, compression = split_suffix(path)
     try:
         head = read_head(path)
@@ -58,10 +74,42 @@ def read_rows(
         return read_parquet(path, shard)
     if layout in (".arrow", ".feather"):
         return read_ipc(path, shard)
-    return _rows_of_text(path, shard, layout, _read_text(path, compression, zstd_window_mib), list_columns)
+    split = {".json": split_json}.get(layout, split_lines)
+    if blocks is not None:
+        split = partial(_split_blocks, path, shard, blocks)
+    return _rows_of_text(path, shard, layout, _read_text(path, compression, zstd_window_mib), list_columns, split)
 
 
-def _rows_of_text(path: Path, shard: Shard, layout: str, chunks: Iterator[bytes], list_columns: frozenset[str]) -> Rows:
+def find_lines(path: Path) -> Blocks | None:
+    """Where the blocks of lines begin that shards consist of, and where the last one ends; None for a file that has to
+    be read from its start: compressed, not of lines of JSON, not UTF-8, or with a blank beginning."""
+    layout, compression = split_suffix(path)
+    if compression or layout not in (".jsonl", ".ndjson"):
+        return None
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head.strip() or any(head.startswith(mark) for mark, _ in _MARKS):
+        return None
+    blocks = find_blocks(_chunks(path), ROWS_PER_BLOCK)
+    return blocks if head[: blocks[1]].strip() else None
+
+
+def _split_blocks(path: Path, shard: Shard, blocks: Blocks, _: Iterator[bytes]) -> Iterator[Frame]:
+    """The lines of the shard's blocks."""
+    with path.open("rb") as file:
+        for block in range(shard.index, len(blocks) - 1, shard.count):
+            start, end = int(blocks[block]), int(blocks[block + 1])
+            file.seek(start)
+            sizes = [min(_CHUNK_BYTES, end - at) for at in range(start, end, _CHUNK_BYTES)]
+            chunks: Iterator[bytes] = (file.read(size) for size in sizes)
+            if block == 0:
+                chunks = chain([next(chunks).removeprefix(codecs.BOM_UTF8)], chunks)
+            yield from split_lines(chunks, block * ROWS_PER_BLOCK + 1)
+
+
+def _rows_of_text(
+    path: Path, shard: Shard, layout: str, chunks: Iterator[bytes], list_columns: frozenset[str], split: SplitRows
+) -> Rows:
     head, is_whole, chunks = _peek(chunks)
     if reason := foreign_text(path, head, is_whole, layout):
         if shard.owns(1):
@@ -72,7 +120,7 @@ def _rows_of_text(path: Path, shard: Shard, layout: str, chunks: Iterator[bytes]
         if layout in (".csv", ".tsv"):
             yield from read_csv(str(path), shard, chunks, layout, list_columns)
         else:
-            yield from read_json(str(path), shard, split_json if layout == ".json" else split_lines, chunks)
+            yield from read_json(str(path), shard, split, chunks)
     except DamagedFile as error:
         line = max(error.line, 1)
         if shard.owns(line):

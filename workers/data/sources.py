@@ -23,7 +23,7 @@ from workers.data.formats.example import Example, ExcludedRow, is_excluded
 from workers.data.formats.refusals import find_refusal, harmless_names
 from workers.data.formats.values import RowError
 from workers.data.locations import find_files
-from workers.data.reading import ZSTD_WINDOW_MIB, read_rows
+from workers.data.reading import ZSTD_WINDOW_MIB, Blocks, read_rows
 from workers.data.text_rows import LIST_COLUMNS
 from workers.hub import reach_hub
 from workers.settings import Settings
@@ -35,7 +35,7 @@ _ROWS_TO_DETECT = 100
 _SHARD_BYTES = 16 * 2**20  # of text
 _SHARD_ROWS = 16_384
 _TEXT_BYTES_PER_PACKED_BYTE = 4
-# Every task reads (but does not tokenise) the whole of a file of lines, so more shards do not pay off.
+# Every task reads (but does not tokenise) the whole of a compressed file, so more shards do not pay off.
 _MAX_SHARDS = 32
 
 
@@ -91,12 +91,14 @@ def plan_sources(
         raise ValueError(f"domain {domain!r}: {error}") from error
 
 
-def read_examples(source: Source, shard: Shard) -> Iterator[Example | ExcludedRow | BadRow]:
-    """The examples of a shard, and a marker for each row that is not one."""
+def read_examples(
+    source: Source, shard: Shard, blocks: Blocks | None = None
+) -> Iterator[Example | ExcludedRow | BadRow]:
+    """The examples of a shard, and a marker for each row that is not one. `blocks` as `read_rows` takes them."""
     if source.path is None:
         rows = _read_hub(source, shard)
     else:
-        rows = read_rows(source.path, shard, source.zstd_window_mib, _list_columns(source.fields))
+        rows = read_rows(source.path, shard, source.zstd_window_mib, _list_columns(source.fields), blocks)
     harmless = None if source.harmless is None else set(source.harmless)
     by_field = [exclusion for exclusion in source.exclude if exclusion.field is not None]
     by_text = [exclusion for exclusion in source.exclude if exclusion.field is None]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from workers.config.data import DataConfig
 from workers.data.files import BadRow, Shard
 from workers.data.formats.example import Example, ExcludedRow
+from workers.data.reading import Blocks
 from workers.data.report import Report, check_bad_rows
 from workers.data.sources import Source, read_examples
 from workers.data.templates import Tokens, tokenize_examples
@@ -94,15 +95,21 @@ def hash_example(tokens: Tokens) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def tokenize_shard(task: ShardTask, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", parent: Path) -> TokenShard:
-    """Write the shard's flat files into a new folder in `parent`."""
+def tokenize_shard(
+    task: ShardTask,
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    parent: Path,
+    blocks: Blocks | None = None,
+) -> TokenShard:
+    """Write the shard's flat files into a new folder in `parent`. `blocks` as `read_rows` takes them."""
     folder = Path(tempfile.mkdtemp(prefix="tokens-", dir=parent))
     num_examples: dict[Side, int] = dict.fromkeys(SIDES, 0)
     report = Report()
     with ExitStack() as stack:
         names = [(side, name) for side in SIDES for name in _DTYPES]
         files = {(side, name): stack.enter_context((folder / f"{side}.{name}").open("wb")) for side, name in names}
-        for rows in _batches(read_examples(task.source, task.shard)):
+        for rows in _batches(read_examples(task.source, task.shard, blocks)):
             examples = [row for row in rows if isinstance(row, Example)]
             results = tokenize_examples(tokenizer, examples)
             report = Report.merged([report, _report_batch(task, data, rows, examples, results)])
