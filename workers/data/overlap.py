@@ -4,12 +4,13 @@ Sorted arrays are searched in each other, so comparing stores of a million examp
 reads nothing but their hashes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+_HASHES_PER_RANGE = 2**20
 Hashes = NDArray[np.uint64]
 """(N,) distinct, ascending."""
 
@@ -41,14 +42,27 @@ def find_within(sought: Mapping[str, Hashes], places: Mapping[str, Hashes]) -> d
 
 
 def find_shared(domains: Mapping[str, Hashes]) -> dict[str, Overlap]:
-    """How many of each domain's hashes each other domain also has."""
-    everything = np.sort(np.concatenate([np.empty(0, np.uint64), *domains.values()]))
-    shared = np.unique(everything[1:][everything[1:] == everything[:-1]])
-    within = {name: shared[_is_in(shared, hashes)] for name, hashes in domains.items()}
-    overlaps = find_within(within, within)
-    for name, overlap in overlaps.items():
-        overlap.by_domain.pop(name, None)
+    """How many of each domain's hashes each other domain also has. Memory does not grow with their number."""
+    overlaps = {name: Overlap() for name in domains}
+    for part in _ranges(domains):
+        everything = np.sort(np.concatenate([np.empty(0, np.uint64), *part.values()]))
+        shared = np.unique(everything[1:][everything[1:] == everything[:-1]])
+        within = {name: shared[_is_in(shared, hashes)] for name, hashes in part.items()}
+        for name, found in find_within(within, within).items():
+            overlaps[name].num_any += found.num_any
+            for other, num in found.by_domain.items():
+                if other != name:
+                    overlaps[name].by_domain[other] = overlaps[name].by_domain.get(other, 0) + num
     return overlaps
+
+
+def _ranges(domains: Mapping[str, Hashes]) -> Iterator[dict[str, Hashes]]:
+    """The hashes in one range of values after the other."""
+    num_parts = sum(map(len, domains.values())) // _HASHES_PER_RANGE + 1
+    edges = np.array([2**64 * part // num_parts for part in range(num_parts)], dtype=np.uint64)
+    bounds = {name: np.append(np.searchsorted(hashes, edges), len(hashes)) for name, hashes in domains.items()}
+    for part in range(num_parts):
+        yield {name: hashes[bounds[name][part] : bounds[name][part + 1]] for name, hashes in domains.items()}
 
 
 def _is_in(sought: Hashes, hashes: Hashes) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from workers.data import overlap
 from workers.data.overlap import find_shared, find_within
 
 
@@ -35,6 +36,15 @@ def test_what_domains_share_is_counted_for_each_pair(seed: int) -> None:
             other: len(sets[name] & hashes) for other, hashes in others.items() if sets[name] & hashes
         }
         assert found.num_any == len(sets[name] & set().union(*others.values()))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_shared_is_added_up_over_ranges_of_hashes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    domains = {name: np.unique(rng.integers(0, 80, 30).astype(np.uint64) << np.uint64(57)) for name in "abc"}
+    whole = find_shared(domains)
+    monkeypatch.setattr(overlap, "_HASHES_PER_RANGE", 7)
+    assert find_shared(domains) == whole and sum(found.num_any for found in whole.values()) > 10
 
 
 def test_nothing_to_look_at() -> None:
