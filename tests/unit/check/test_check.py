@@ -141,7 +141,7 @@ def test_columns_that_are_zero_everywhere_are_left_out(tmp_path: Path) -> None:
     plan = print_plan(file, "mixing={type: uniform}", "training.global_batch_size=4")
     header = next(line for line in plan.splitlines() if line.startswith("domain"))
     assert header.split() == ["domain", "share", "examples", "sequences", "tokens", "eval", "epochs"]
-    assert "law: " not in plan
+    assert not [line for line in plan.splitlines() if line.startswith("law: ")]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -151,7 +151,7 @@ def test_no_figure_of_the_table_is_cut_off(tmp_path: Path, is_terminal: bool) ->
     text = console.export_text()
     lines = text[text.index("domain share") :].replace("too long", "too-long").splitlines()  # past the progress
     header, *rows = [line.split() for line in lines if re.match(r"(domain|add|copy|law) ", line)]
-    assert header[0] == "domain" and header[-1] == "epochs" and "\u2026" not in text
+    assert header[0] == "domain" and header[-1] == "epochs" and "\u2026" not in "".join(lines)
     assert [len(row) for row in rows] == [len(header)] * 3
 
 
