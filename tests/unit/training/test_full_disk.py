@@ -25,6 +25,9 @@ class Source:
     def report(self, progress: object) -> None:
         raise AssertionError(progress)
 
+    def forget(self, progress: object) -> None:
+        """The rank leaves the group."""
+
 
 @pytest.fixture
 def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
