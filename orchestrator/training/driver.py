@@ -174,7 +174,8 @@ def _train_rank(settings: dict[str, Any]) -> None:
                 note_failure(plan.folder, f"{reason}; the same command then resumes from the last checkpoint")
         raise
     finally:
-        source.forget(meter.read())  # a rank whose group is lost waits to be replaced, and does not hang
+        with suppress(Exception):  # a controller that is gone must not hide why the rank ends
+            source.forget(meter.read())  # a rank whose group is lost waits to be replaced, and does not hang
 
 
 def _explain(error: "WorkerGroupError") -> str:
