@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.test_kill import assert_equal_runs
 from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
-NUM_STEPS, CHECKPOINT_EVERY = 1500, 20
+NUM_STEPS, CHECKPOINT_EVERY = 2500, 20
 RUN = {
     "training__max_steps": NUM_STEPS,
     "training__checkpoint_every": CHECKPOINT_EVERY,
@@ -56,7 +56,7 @@ class Beset:
 
     def hold_driver(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
-        time.sleep(self.rng.uniform(1, 30))
+        time.sleep(self.rng.uniform(1, 10))
         self.process.send_signal(signal.SIGCONT)
 
     def faults(self) -> dict[str, Callable[[], None]]:
@@ -85,7 +85,7 @@ def test_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     while beset.process.poll() is None:
         # Once it trains again: a run that is only ever started again gets nowhere.
         wait_for(beset.process, partial(has_moved, beset, num_lines(metrics)), timeout_s=300)
-        time.sleep(beset.rng.uniform(1, 15))
+        time.sleep(beset.rng.uniform(1, 6))
         if is_done(beset):
             break
         name, fault = beset.rng.choice(list(beset.faults().items()))
