@@ -89,12 +89,29 @@ def _tokenize_documents(tokenizer: "PreTrainedTokenizerBase", examples: list[Exa
     texts = [example.text for example in examples]
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    encoded = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
+    encoded = _encode(tokenizer, texts)
     whole = [
         np.asarray(ids if example.has_template else [*before, *ids, *after], dtype=np.int32)
         for example, ids in zip(examples, encoded, strict=True)
     ]
     return [Tokens(ids, np.ones(len(ids), dtype=np.bool_)) for ids in whole]
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """Ids of each text, without special tokens around them. Where nothing but the library's own call would be made of
+    them, the tokenizer beneath it is asked for ids alone: to note the characters of each takes a third of the time."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    own = ("__call__", "_encode_plus")
+    if not (tokenizer.is_fast and all(getattr(kind, name) is getattr(PreTrainedTokenizerFast, name) for name in own)):
+        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, **_TOKENIZER_OPTIONS)["input_ids"]
+        return encoded
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _tokenize_conversations(tokenizer: "PreTrainedTokenizerBase", examples: list[Example]) -> list[Tokens | str]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from tokenizers import processors
 
+from tests.unit.model.test_travelling_tokenizer import CLASSES
 from workers.data.formats.example import Example
 from workers.data.templates import BUILT_IN_CHAT_TEMPLATE, Tokens, tokenize_examples
 
@@ -122,3 +124,38 @@ def test_the_template_of_a_real_model(shared_material: Path) -> None:
     results = tokenize_examples(tokenizer, [Example(1, tuple(row)) for row in rows])
     for row, result in zip(rows, results, strict=True):
         assert targets(tokenizer, result) == [row[-1]["content"] + "<|eos|>"]
+
+
+HARD_TEXTS = [
+    "Hello, world?",
+    "  two  spaces ",
+    "é ü ß 汉字 😀 e\u0301",
+    "a\n\n\tb\r\nc",
+    "x " * 50,
+    "1+1=2</s><pad>",
+    "<s>Hello<eos>",
+]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+@pytest.mark.parametrize("name", CLASSES)
+def test_documents_have_the_ids_of_the_tokenizers_own_call(name: str, splits: bool) -> None:
+    tokenizer = getattr(transformers, name)(**CLASSES[name])
+    tokenizer.split_special_tokens = splits
+    tokenizer.pad_token = tokenizer.pad_token or "<pad>"
+    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in HARD_TEXTS]
+    # Leaves the tokenizer set to that.
+    tokenizer(HARD_TEXTS, truncation=True, max_length=3, padding="max_length", split_special_tokens=not splits)
+    documents = [Example(line, text=text, has_template=True) for line, text in enumerate(HARD_TEXTS, start=1)]
+    results = tokenize_examples(tokenizer, documents)
+    assert [result.input_ids.tolist() for result in results if isinstance(result, Tokens)] == expected
+
+
+def test_a_tokenizer_with_a_call_of_its_own_is_called() -> None:
+    class Shouting(transformers.Qwen2Tokenizer):
+        def _encode_plus(self, text: Any, **options: Any) -> Any:
+            return super()._encode_plus([each.upper() for each in text], **options)
+
+    tokenizer = Shouting(**CLASSES["Qwen2Tokenizer"])
+    (result,) = tokenize_examples(tokenizer, [Example(1, text="abc", has_template=True)])
+    assert isinstance(result, Tokens) and tokenizer.decode(result.input_ids) == "ABC"
