@@ -29,7 +29,7 @@ scorecard: setup ## Run the tests of the reliability scorecard, and print which 
 	$(BIN)/python -m tests.scorecard
 
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit tests/contract tests/security tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/contract tests/security tests/golden
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

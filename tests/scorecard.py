@@ -83,7 +83,7 @@ ROWS = {
             "orchestrator/training/driver.py",
             "max_failures=cluster.max_failures",
             "max_failures=0",
-            "chaos/test_kill.py::test_a_run_that_is_killed_is_the_undisturbed_run",
+            "chaos/test_kill.py::test_a_run_whose_rank_is_killed_is_the_undisturbed_run",
         ),
     ),
     "R5": Row(
@@ -190,7 +190,11 @@ ROWS = {
             "unit/data/test_batches.py::test_no_batch_of_an_old_mix_after_its_announcement",
         ),
     ),
-    "R14": Row("a slow rank: shares unchanged, and it is named", ()),
+    "R14": Row(
+        "a slow rank: shares unchanged, and it is named",
+        ("chaos/test_slow_rank.py", "unit/controller/test_watch.py"),
+        Fault("orchestrator/controller/watch.py", "_SLOW = 2.0", "_SLOW = 200.0", "unit/controller/test_watch.py"),
+    ),
     "R15": Row("1,000 workers at one controller: answers in time, memory flat", ()),
     "R16": Row(
         "at every step each domain is within a row of its share; weight 0 is never drawn",

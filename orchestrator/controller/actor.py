@@ -52,6 +52,8 @@ class ControllerActor(DurableController):
         """A rank's report, and the handle of its process."""
         now = time.monotonic()
         self._ranks.hear(progress, rank, now)
+        if slow := self._ranks.find_slow():
+            log_event(self.folder, progress.step, "slow_rank", slow)
         if now > self._driver_until:
             self._driver_until = math.inf
             message = "does not run (it was stopped, or its machine is overloaded); the training goes on without it"

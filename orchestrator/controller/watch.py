@@ -1,10 +1,12 @@
-"""Which rank of a run hangs, by what the ranks report about themselves. Pure: the caller gives the time."""
+"""Which rank of a run hangs or is slow, by what the ranks report about themselves. Pure: the caller gives the time."""
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
 from workers.training.progress import Progress
 
+_SLOW = 2.0  # times as long as the others' forward passes
 _STEPS = 10  # without a sign of progress that make a hang, if they are longer than the bound
 
 
@@ -26,6 +28,7 @@ class RankWatch:
 
     def __init__(self) -> None:
         self._reports: dict[int, tuple[float, Progress, Any]] = {}
+        self._slow: set[tuple[str, int]] = set()  # host and pid of those that were named
 
     def hear(self, progress: Progress, actor: Any, now: float) -> None:
         """Take a rank's report; it replaces that of the process that had the rank before."""
@@ -36,6 +39,27 @@ class RankWatch:
         _, newest, _ = self._reports.get(progress.rank, (0.0, None, None))
         if newest and (newest.host, newest.pid) == (progress.host, progress.pid):
             del self._reports[progress.rank]
+
+    def find_slow(self) -> str | None:
+        """The rank whose forward passes take twice as long as the others' or longer; each process is named once.
+
+        At ZeRO stage 3 every pass gathers weights from all ranks, so the passes take equally long, and none is named.
+        """
+        median_s = {rank: report.median_pass_s for rank, (_, report, _) in self._reports.items()}
+        known = {rank: seconds for rank, seconds in median_s.items() if seconds is not None}
+        if len(known) < 2 or len(known) < len(median_s):
+            return None
+        slowest = max(known, key=lambda rank: known[rank])
+        _, report, _ = self._reports[slowest]
+        usual_s = statistics.median(seconds for rank, seconds in known.items() if rank != slowest)
+        if known[slowest] < _SLOW * usual_s or (report.host, report.pid) in self._slow:
+            return None
+        self._slow.add((report.host, report.pid))
+        return (
+            f"rank {slowest} on {report.host} (pid {report.pid}) is slow, and the others wait for it in every step: "
+            f"its forward passes take {known[slowest]:.2g} s, the other ranks' {usual_s:.2g} s (medians); see what "
+            "else runs on its machine"
+        )
 
     def find_hang(self, bound_s: float, now: float) -> Hang | None:
         """The rank that hangs, if one does: it reports nothing for `bound_s` seconds, or, in a steady phase, shows no

@@ -134,6 +134,7 @@ def stopped_job(cluster: Cluster, job_folder: Path) -> Path:
     return run
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(240)
 def test_a_job_that_is_stopped_leaves_a_run_that_can_go_on(stopped_job: Path) -> None:
     num_done = num_lines(stopped_job / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""`raymix compare` as a user runs it: stopped by Ctrl-C, started again; variants that fail before or in training."""
+"""`raymix compare` as a user runs it: variants that fail before or in training; stopped by Ctrl-C and started again."""
 
 import json
 import os
@@ -11,19 +11,17 @@ from orchestrator.sweeps.compare.results import MEAN, Comparison
 from tests.runs import num_lines, raymix, read_lines, start, wait_for, write_run
 
 LABELS = "uniform,versatune,too-short,diverging"
-NUM_STEPS = 320  # long enough for Ctrl-C to arrive
+NUM_STEPS = 40
 RUNS = ["uniform-seed0", "versatune-seed0"]
 
 
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a comparison that was stopped inside its first runs, and done by the same command."""
-    config = write_run(
-        tmp_path_factory.mktemp("compare"),
+def write_comparison(folder: Path, num_steps: int) -> Path:
+    return write_run(
+        folder,
         cluster__num_workers=1,
-        training__max_steps=NUM_STEPS,
-        training__checkpoint_every=NUM_STEPS,
-        evaluation__every=NUM_STEPS // 4,
+        training__max_steps=num_steps,
+        training__checkpoint_every=num_steps,
+        evaluation__every=num_steps // 4,
         compare={
             "target": "law",
             "variants": {
@@ -32,8 +30,26 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         },
     )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison that is done, but for the variants that fail."""
+    config = write_comparison(tmp_path_factory.mktemp("compare"), NUM_STEPS)
     folder = config.parent / "runs" / "small-compare"
-    command = ("compare", config, "--algorithms", LABELS, "--seeds", "1")
+    done = raymix("compare", config, "--algorithms", LABELS, "--seeds", "1")
+    assert done.returncode == 1, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder
+
+
+@pytest.mark.soak
+def test_stopped_runs_are_resumed_and_all_others_are_done(tmp_path: Path) -> None:
+    num_steps = 320  # long enough for Ctrl-C to arrive
+    config = write_comparison(tmp_path, num_steps)
+    folder = config.parent / "runs" / "small-compare"
+    command = ("compare", config, "--algorithms", "uniform,versatune", "--seeds", "1")
     process = start(*command)
     runs = [folder / name for name in RUNS]
     wait_for(process, lambda: any(num_lines(run / "metrics.jsonl") >= 2 for run in runs))
@@ -43,23 +59,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert under_way
     for run in under_way:  # though no checkpoint was due for a long time
         step = read_lines(run / "metrics.jsonl")[-1]["step"]
-        assert step < NUM_STEPS and [path.name for path in run.glob("checkpoints/*")] == [f"step-{step:08d}"]
+        assert step < num_steps and [path.name for path in run.glob("checkpoints/*")] == [f"step-{step:08d}"]
         assert not (run / "summary.json").exists() and not (run / "failure.json").exists()
     done = raymix(*command)
-    assert done.returncode == 1, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout)
-    (folder / "stderr.txt").write_text(done.stderr)
-    (folder / "stopped.json").write_text(json.dumps([run.name for run in under_way]))
-    return folder
-
-
-def test_stopped_runs_are_resumed_and_all_others_are_done(compared: Path) -> None:
-    stopped = json.loads((compared / "stopped.json").read_text())
-    for name in RUNS:
-        assert [line["step"] for line in read_lines(compared / name / "metrics.jsonl")] == list(range(1, NUM_STEPS + 1))
-        assert (compared / name / "summary.json").exists()
-        begins = [line["message"] for line in read_lines(compared / name / "events.jsonl") if line["kind"] == "attempt"]
-        assert ("resumes after step" in begins[-1]) == (name in stopped)
+    assert done.returncode == 0, done.stderr
+    for run in runs:
+        assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(1, num_steps + 1))
+        assert (run / "summary.json").exists()
+        begins = [line["message"] for line in read_lines(run / "events.jsonl") if line["kind"] == "attempt"]
+        assert ("resumes after step" in begins[-1]) == (run in under_way)
 
 
 def test_only_numbers_are_kept(compared: Path) -> None:

@@ -73,7 +73,9 @@ def test_reloaded_model_is_the_trained_one(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("name", ["stage 0", "stage 2, bf16", "stage 3, bf16, tied", "stage 3, lora, bf16, tied"])
+@pytest.mark.parametrize(
+    "name", few(["stage 0", "stage 2, bf16", "stage 3, bf16, tied", "stage 3, lora, bf16, tied"], 2)
+)
 def test_a_model_kept_by_its_masters_is_exported_later_as_it_would_have_been_then(name: str, tmp_path: Path) -> None:
     stage, dtype, changes, tied = CASES[name]
     case = Case(tiny_model(tied), training_of(stage, **changes), dtype)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-_STEPS = 50  # whose median counts
+_LAST = 50  # steps, and forward passes, whose median counts
+_FEWEST_PASSES = 10  # that have a median: the first take longer than others
 _STEADY = ("training", "evaluating")  # phases in which a forward pass follows the other
 
 
@@ -35,6 +36,8 @@ class Progress:
     """Seconds since the last sign of progress."""
     median_step_s: float | None
     """Median duration of the last steps; None before the first."""
+    median_pass_s: float | None
+    """Median duration of the last forward passes; None before the tenth."""
 
     @property
     def is_steady(self) -> bool:
@@ -53,7 +56,9 @@ class ProgressMeter:
         self._clock = clock
         self._phase, self._step = "starting", 0
         self._seen = clock()
-        self._step_seconds: deque[float] = deque(maxlen=_STEPS)
+        self._step_seconds: deque[float] = deque(maxlen=_LAST)
+        self._passes: deque[tuple[Any, Any]] = deque(maxlen=_LAST)
+        self._pass_began: Any = None
 
     def enter(self, phase: str, step: int) -> None:
         """A phase begins, after `step` steps or, while training, in it."""
@@ -65,11 +70,12 @@ class ProgressMeter:
         self._seen = self._clock()
 
     def follow(self, module: "nn.Module") -> None:
-        """Take every forward pass of the module for a sign of progress from now on."""
-        module.register_forward_hook(self._see)
+        """Take every forward pass of the module for a sign of progress, and note how long it takes, from now on."""
+        module.register_forward_pre_hook(self._begin_pass)
+        module.register_forward_hook(self._end_pass)
 
     def read(self) -> Progress:
-        seconds = list(self._step_seconds)
+        seconds, passes = list(self._step_seconds), _durations(list(self._passes))
         return Progress(
             rank=self._rank,
             host=socket.gethostname(),
@@ -78,10 +84,33 @@ class ProgressMeter:
             step=self._step,
             quiet_s=self._clock() - self._seen,
             median_step_s=statistics.median(seconds) if seconds else None,
+            median_pass_s=statistics.median(passes) if len(passes) >= _FEWEST_PASSES else None,
         )
 
-    def _see(self, *_: Any) -> None:
+    def _begin_pass(self, *_: Any) -> None:
+        self._pass_began = _now()
+
+    def _end_pass(self, *_: Any) -> None:
+        self._passes.append((self._pass_began, _now()))
         self._seen = self._clock()
+
+
+def _now() -> Any:
+    """A moment of the device: on a GPU a forward pass returns long before it is computed."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _durations(passes: list[tuple[Any, Any]]) -> list[float]:
+    """Seconds of each pass that the device has computed."""
+    if passes and isinstance(passes[0][0], float):
+        return [end - begin for begin, end in passes]
+    return [begin.elapsed_time(end) / 1000 for begin, end in passes if end.query()]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which rank hangs, by hand-written reports."""
+"""Which rank hangs or is slow, by hand-written reports."""
 
 from dataclasses import replace
 
@@ -10,8 +10,14 @@ from workers.training.progress import Progress
 BOUND = 60.0
 
 
-def report(rank: int, phase: str = "training", quiet_s: float = 0.1, median_step_s: float | None = 1.0) -> Progress:
-    return Progress(rank, f"node{rank}", 100 + rank, phase, 7, quiet_s, median_step_s)
+def report(
+    rank: int,
+    phase: str = "training",
+    quiet_s: float = 0.1,
+    median_step_s: float | None = 1.0,
+    median_pass_s: float | None = None,
+) -> Progress:
+    return Progress(rank, f"node{rank}", 100 + rank, phase, 7, quiet_s, median_step_s, median_pass_s)
 
 
 def test_ranks_that_report_and_go_on_do_not_hang() -> None:
@@ -63,3 +69,36 @@ def test_a_process_that_is_gone_is_forgotten_and_its_successor_is_not() -> None:
     assert watch.find_hang(BOUND, now=1100.0) is not None
     watch.forget(report(0))
     assert watch.find_hang(BOUND, now=1100.0) is None
+
+
+@pytest.mark.parametrize(
+    ("median_pass_s", "slow"),
+    [
+        ([0.1, 0.1, 0.5], 2),
+        ([0.2, 0.1, 0.1], 0),
+        ([0.19, 0.1, 0.1], None),
+        ([0.5, 0.5, 0.5], None),
+        ([0.5, 0.1], 0),
+        ([0.1, None, 0.5], None),  # one has not begun
+        ([0.5], None),
+    ],
+)
+def test_the_rank_that_the_others_wait_for_is_named_once(median_pass_s: list[float | None], slow: int | None) -> None:
+    watch = RankWatch()
+    for rank, seconds in enumerate(median_pass_s):
+        watch.hear(report(rank, median_pass_s=seconds), f"actor {rank}", now=1000.0)
+    told = watch.find_slow()
+    assert (told is not None) == (slow is not None)
+    if told:
+        assert told.startswith(f"rank {slow} on node{slow} (pid {100 + slow}) is slow") and "0.1 s" in told
+    assert watch.find_slow() is None
+
+
+def test_a_slow_process_that_took_the_rank_of_a_slow_one_is_named_too() -> None:
+    watch = RankWatch()
+    for rank, seconds in enumerate((0.5, 0.1)):
+        watch.hear(report(rank, median_pass_s=seconds), f"actor {rank}", now=1000.0)
+    assert watch.find_slow() is not None
+    watch.hear(replace(report(0, median_pass_s=0.5), pid=200), "successor", now=1001.0)
+    told = watch.find_slow()
+    assert told is not None and "(pid 200)" in told

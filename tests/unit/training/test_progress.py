@@ -1,6 +1,7 @@
 """A rank's report about itself."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -66,3 +67,18 @@ def test_reports_go_on_after_one_that_failed_and_end_with_the_block() -> None:
         if thread.name == "progress":
             thread.join(5)
             assert not thread.is_alive()
+
+
+def test_the_duration_of_forward_passes_is_their_median() -> None:
+    class Sleeps(torch.nn.Module):
+        def forward(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    meter, module = ProgressMeter(), Sleeps()
+    meter.follow(module)
+    for seconds in (0.3, *[0.02] * 4, *[0.05] * 4):
+        module(seconds)
+    assert meter.read().median_pass_s is None  # too few to be told from the first
+    for _ in range(4):
+        module(0.05)
+    assert meter.read().median_pass_s == pytest.approx(0.05, abs=0.02)
