@@ -3,6 +3,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; done)
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
+WITHOUT := -m 'not soak'
 STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 # Else each of the many processes that tests start would compile the modules anew.
@@ -19,17 +20,20 @@ setup: $(STAMP) ## Create or update .venv
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
 
-test: unit ## Run the tests; files that start Ray or train run two at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not soak' tests/chaos tests/integration
+test: runs ## Run the tests; files that start Ray or train run two at a time
 
-test-all: unit ## Run all tests, the long ones as well
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/integration
+test-all: runs ## Run all tests, the long ones as well
+test-all: WITHOUT :=
+
+.PHONY: runs
+runs: unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(WITHOUT) tests/chaos tests/integration
 
 scorecard: setup ## Run the tests of the reliability scorecard, and print which promises are held
 	$(BIN)/python -m tests.scorecard
 
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/contract tests/security tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(WITHOUT) tests/unit tests/contract tests/security tests/golden
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

@@ -195,7 +195,16 @@ ROWS = {
         ("chaos/test_slow_rank.py", "unit/controller/test_watch.py"),
         Fault("orchestrator/controller/watch.py", "_SLOW = 2.0", "_SLOW = 200.0", "unit/controller/test_watch.py"),
     ),
-    "R15": Row("1,000 workers at one controller: answers in time, memory flat", ()),
+    "R15": Row(
+        "1,000 workers at one controller: nothing lost, memory flat (how soon it answers: benchmarks/controller.py)",
+        ("unit/controller/test_many_workers.py",),
+        Fault(
+            "orchestrator/controller/core.py",
+            "feedback.step > self._last_counted",
+            "feedback.step >= self._last_counted",
+            "unit/controller/test_many_workers.py",
+        ),
+    ),
     "R16": Row(
         "at every step each domain is within a row of its share; weight 0 is never drawn",
         ("unit/data/test_apportionment.py", "unit/data/test_schedule.py"),

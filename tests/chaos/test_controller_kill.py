@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak import few
 from tests.unit.controller.test_journal import feedback, open_controller
 from workers.contracts import DomainWeights
 
@@ -60,10 +61,11 @@ def untroubled(tmp_path_factory: pytest.TempPathFactory) -> list[DomainWeights]:
     return controller.history()
 
 
-def test_killed_twenty_times_at_random(tmp_path: Path, untroubled: list[DomainWeights]) -> None:
+@pytest.mark.parametrize("times", few([8, 20], 1))
+def test_killed_again_and_again_at_random(tmp_path: Path, untroubled: list[DomainWeights], times: int) -> None:
     choice = random.Random(0)
     acknowledged: dict[int, DomainWeights] = {}
-    for _ in range(20):
+    for _ in range(times):
         process = child(tmp_path, NUM_STEPS)
         assert process.stdout is not None
         lines = [process.stdout.readline()]  # it is up: importing is over
@@ -77,7 +79,7 @@ def test_killed_twenty_times_at_random(tmp_path: Path, untroubled: list[DomainWe
         check(tmp_path, acknowledged)
     assert child(tmp_path, NUM_STEPS).wait(60) == 0
     assert open_controller(tmp_path).history() == untroubled
-    assert open_controller(tmp_path).core.attempt == 21
+    assert open_controller(tmp_path).core.attempt == times + 1
 
 
 @pytest.mark.parametrize("die_after", ["feedback/00000007.json", "weights/000008.json", "weights/000000.json"])

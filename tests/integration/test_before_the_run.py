@@ -11,6 +11,7 @@ from tests.integration.masked_training import base_weights
 from tests.runs import DOMAINS, raymix, read_lines, write_run
 from workers.strategies.cofitune.importance import read_importance
 
+pytestmark = pytest.mark.soak
 DETECTION = {
     "texts_per_round": 24,
     "max_texts": 48,
@@ -46,7 +47,6 @@ def config(detected: Path) -> Path:
     return detected
 
 
-@pytest.mark.soak
 def test_it_starts_from_what_its_base_model_knows(config: Path) -> None:
     run = config.parent / "runs" / "small"
     found = DetectedDistribution.read(run / "distribution.json")
@@ -74,7 +74,6 @@ def test_the_distribution_is_found_again_without_a_cluster_a_model_or_a_new_text
     assert {path: path.stat().st_mtime_ns for path in batches} == times
 
 
-@pytest.mark.soak
 def test_it_measures_importance_and_trains_under_it(config: Path) -> None:
     folder = config.parent / "runs" / "small"
     importance = read_importance([folder / "importance.safetensors"])

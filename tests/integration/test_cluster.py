@@ -25,6 +25,7 @@ from tests.raylets import TOKEN, free_port, ray_environment, start_raylet
 from tests.runs import ROOT, kill_group, num_lines, read_lines, write_run
 from tests.unit.conftest import make_fake_run_in
 
+pytestmark = pytest.mark.soak
 RUN = {
     "training__max_steps": 300,
     "training__checkpoint_every": 300,
@@ -134,7 +135,6 @@ def stopped_job(cluster: Cluster, job_folder: Path) -> Path:
     return run
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(240)
 def test_a_job_that_is_stopped_leaves_a_run_that_can_go_on(stopped_job: Path) -> None:
     num_done = num_lines(stopped_job / "metrics.jsonl")
@@ -142,7 +142,6 @@ def test_a_job_that_is_stopped_leaves_a_run_that_can_go_on(stopped_job: Path) ->
     assert [path.name for path in (stopped_job / "checkpoints").iterdir()] == [f"step-{num_done:08d}"]
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(560)
 def test_submitted_again_it_ends_as_the_local_run(cluster: Cluster, stopped_job: Path, job_folder: Path) -> None:
     run = stopped_job
@@ -210,7 +209,6 @@ def test_runs_that_only_the_cluster_sees_are_shown_and_steered(cluster: Cluster,
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.soak
 def test_a_search_whose_driver_was_killed_goes_on_and_leaves_every_cpu_free(cluster: Cluster, tmp_path: Path) -> None:
     search = {
         "type": "random",

@@ -17,6 +17,7 @@ BROAD = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
 WEIGHT = 0.5
 NUM_STEPS = 6
 
+pytestmark = pytest.mark.soak
 Candidate = tuple[tuple[float, float], str]
 
 

@@ -206,6 +206,7 @@ def test_benchmarks_are_scored_as_by_hand_and_without_a_network(
     assert "exact_match" in done.stdout and not any(word in done.stdout for word in ("Traceback", "WARNING", "it/s"))
 
 
+@pytest.mark.soak
 def test_references_are_computed_once(finished: Path) -> None:
     folders = sorted(path.name.rsplit("-", 1)[0] for path in (finished.parent / "references").glob("*-*"))
     assert folders == sorted(DOMAINS)

@@ -1,5 +1,6 @@
 """A name on the hub that cannot be read is told in one line, within seconds, whatever the network does."""
 
+import itertools
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from tests.runs import ROOT, write_byte_tokenizer, write_run
+from tests.soak import few
 
 CLOSED, NO_NAME = "http://127.0.0.1:9", "http://hub.invalid"  # discard, where nothing listens; a name of no machine
 SECONDS = 12  # of which Python and its libraries take some; the libraries alone try for 26 and more
@@ -87,8 +89,9 @@ def ask(home: Path, endpoint: str, *questions: tuple[str, str, str | None], **mo
     return [(said, seconds) for said, seconds in map(json.loads, done.stdout.splitlines())]
 
 
-@pytest.mark.parametrize("kind", ["model", "dataset"])
-@pytest.mark.parametrize("fault", ["closed", "no name", "silent"])
+@pytest.mark.parametrize(
+    ("fault", "kind"), few(itertools.product(["closed", "no name", "silent"], ["model", "dataset"]), 3)
+)
 def test_a_hub_that_does_not_answer(tmp_path: Path, kind: str, fault: str) -> None:
     with silent_server() as silent:
         endpoint = {"closed": CLOSED, "no name": NO_NAME, "silent": silent}[fault]
