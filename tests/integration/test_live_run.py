@@ -1,5 +1,5 @@
 """A run under way, steered by a person over the page and the command line, scraped by a real Prometheus as deploy/
-configures it, and written down by all trackers: what was set by hand holds within a step, on all ranks, and outlives a
+configures it, and written down by trackers: what was set by hand holds within a step, on all ranks, and outlives a
 SIGKILL of the controller or of all; without the dashboard's token nothing is changed."""
 
 import json
@@ -142,13 +142,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         training__checkpoint_every=100_000,
         evaluation__every=5,
         data__packing=False,  # a row is an example, the unit of the shares
-        tracking=["tensorboard", "mlflow", "wandb"],
+        tracking=["tensorboard"],
     )
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_metrics_report_interval_ms", "1000")  # else 10 s
-        environment.setenv("WANDB_MODE", "offline")
-        environment.setenv("WANDB_ERROR_REPORTING", "false")
-        environment.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         process = start("run", config)
     running = Running(process, folder / "runs" / NAME)
     try:
@@ -205,23 +202,38 @@ def test_what_was_set_and_pinned_by_hand_holds_from_its_step_on(running: Running
     assert_versions_hold(running.folder, first, second, read_lines(running.folder / "metrics.jsonl")[-1]["step"])
 
 
-def test_all_trackers_hold_shares_and_losses_of_every_domain(running: Running) -> None:
+def test_a_tracker_holds_shares_and_losses_of_every_domain(running: Running) -> None:
     running.stop()  # the tests above want it under way
     assert not announcement(running).exists()
-    folder = running.folder
+    assert_tracked(running.folder, read_tensorboard(running.folder / "tensorboard"))
+
+
+@pytest.mark.soak
+def test_all_trackers_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    done = raymix("run", write_run(tmp_path, tracking=["tensorboard", "mlflow", "wandb"]))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "small"
     _, mlflow = read_mlflow(f"sqlite:///{folder.parent / 'mlflow.db'}", evaluations(folder)[0].run_id)
     _, wandb = read_wandb(folder / "wandb")
     for series in (read_tensorboard(folder / "tensorboard"), mlflow, wandb):
-        steps = [step for step, _ in series["train_loss_nats"]]
-        assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > 20
-        told = [feedback for feedback in evaluations(folder) if feedback.step <= steps[-1]]
-        begun = {weights.effective_step: weights for weights in versions(folder) if weights.effective_step <= steps[-1]}
-        for domain in DOMAINS:
-            losses = [(feedback.step, pytest.approx(feedback.loss_nats(domain), rel=1e-5)) for feedback in told]
-            assert series[f"loss_nats/{domain}"] == losses
-            shares = dict(series[f"share/{domain}"])
-            for step, weights in begun.items():  # of several versions from one step on, the last
-                assert shares[step] == pytest.approx(weights.shares[domain], rel=1e-5)
+        assert_tracked(folder, series)
+
+
+def assert_tracked(folder: Path, series: dict[str, Any]) -> None:
+    """Every step, evaluation and version up to the last step is there, with the values of the run's own files."""
+    steps = [step for step, _ in series["train_loss_nats"]]
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > 20
+    told = [feedback for feedback in evaluations(folder) if feedback.step <= steps[-1]]
+    begun = {weights.effective_step: weights for weights in versions(folder) if weights.effective_step <= steps[-1]}
+    for domain in DOMAINS:
+        losses = [(feedback.step, pytest.approx(feedback.loss_nats(domain), rel=1e-5)) for feedback in told]
+        assert series[f"loss_nats/{domain}"] == losses
+        shares = dict(series[f"share/{domain}"])
+        for step, weights in begun.items():  # of several versions from one step on, the last
+            assert shares[step] == pytest.approx(weights.shares[domain], rel=1e-5)
     assert not [line for line in (folder / "events.jsonl").read_text().splitlines() if '"tracking"' in line]
 
 
