@@ -4,8 +4,9 @@
 
 A worker here is a coroutine without a model that calls the real actor over Ray. In training only the first rank of a
 run calls; here every worker does. Latencies: each worker pulls once a second, as at the begin of a step, and after
-every tenth step pushes an evaluation. All workers push the same one, so the first is counted and written to disk, and
-the others are repetitions, which at-least-once delivery brings too. Memory: the largest number of workers pull and push
+every tenth step pushes an evaluation; as the workers of many runs, each is at a step of its own. All workers push the
+same evaluation of a step, so the first is counted and written to disk, and the others are repetitions, which
+at-least-once delivery brings too. Memory: the largest number of workers pull and push
 without a pause until all messages are sent; resident memory of the controller's process is read after every twentieth.
 """
 
@@ -52,9 +53,10 @@ class Load:
         assert answer is not None
 
     async def steps(self, first: int, last: int, pause_s: float) -> None:
-        """One worker's calls for these steps."""
+        """One worker's calls for these steps, or as many that begin up to nine steps later."""
         await asyncio.sleep(random.random() * pause_s)
-        for step in range(first, last):
+        later = random.randrange(EVERY)
+        for step in range(first + later, last + later):
             began = time.perf_counter()
             await self.call("pull", step)
             if step % EVERY == 0:
