@@ -46,7 +46,8 @@ class ClusterConfig(Settings):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker; 0 trains on the CPU."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """CPUs per worker."""
+    """CPUs per worker. With `address: local` and without GPUs, workers share all cores of the machine, if these are
+    more."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray's runtime environment (pip, env_vars, image_uri, ...) for the run's processes on a cluster that it joins."""
     max_failures: Annotated[int, Field(ge=0)] = 3

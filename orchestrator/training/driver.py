@@ -125,6 +125,7 @@ def _build_trainer(run: ReadyRun, source: RayWeightsSource, storage: str) -> "To
             "plan": plan.model_dump(mode="json"),
             "source": source,
             "report_every_s": cluster.hang_seconds / LOOKS,
+            "cores": _cores(cluster),
         },
         "torch_config": config_class(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         "scaling_config": ScalingConfig(
@@ -146,8 +147,15 @@ def _build_trainer(run: ReadyRun, source: RayWeightsSource, storage: str) -> "To
     return LeanTrainer(_train_rank, **settings)
 
 
+def _cores(cluster: ClusterConfig) -> int | None:
+    """Cores that the ranks of a machine share between them. None where Ray gives each rank its own: on a cluster, whose
+    other cores may be somebody else's; and on a GPU, where they would not help."""
+    return os.cpu_count() if cluster.address == "local" and not cluster.gpus_per_worker else None
+
+
 def _train_rank(settings: dict[str, Any]) -> None:
     import ray.train
+    import torch
 
     from workers.engine.checkpoint_writer import NonFiniteStateError
     from workers.export import ExportError
@@ -159,6 +167,9 @@ def _train_rank(settings: dict[str, Any]) -> None:
     plan, source = TrainingPlan.model_validate(settings["plan"]), settings["source"]
     if read_failure(plan.folder):  # noted by the group before this one, which Ray Train replaces whatever it died of
         return
+    if settings["cores"] is not None:
+        num_ranks = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(settings["cores"] // num_ranks, torch.get_num_threads()))
     meter = ProgressMeter(ray.train.get_context().get_world_rank())
     try:
         with reporting(meter, source.report, settings["report_every_s"]):
