@@ -10,7 +10,7 @@ STAMP := .venv/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all scorecard unit lint format types clean
+.PHONY: help setup demo gpu test test-all scorecard unit lint format types clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -19,6 +19,9 @@ setup: $(STAMP) ## Create or update .venv
 
 demo: setup ## Train a small model on six generated domains, on the CPU, in minutes
 	$(BIN)/raymix demo
+
+gpu: setup ## Check numbers, memory and speed on one GPU, within ten minutes; without one it says so
+	$(BIN)/python benchmarks/gpu.py
 
 test: runs ## Run the tests; files that start Ray or train run two at a time
 

@@ -57,7 +57,8 @@ def measure(data: Path, models: list[Path], small: Path, output: Path) -> list[d
     """A line for each model and stage: predicted and measured peak of a rank, in MiB."""
     import torch
 
-    from orchestrator.prepare.memory import estimate_memory, read_shape
+    from orchestrator.prepare.memory import estimate_memory
+    from orchestrator.prepare.model_shape import read_shape
     from orchestrator.prepare.token_stores import prepare_stores, training_stores
     from orchestrator.training.plan import build_plan
 

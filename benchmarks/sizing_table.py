@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.prepare.memory import GIB, MemoryEstimate, ModelShape, estimate_memory, read_shape
+from orchestrator.prepare.memory import GIB, MemoryEstimate, estimate_memory
+from orchestrator.prepare.model_shape import ModelShape, read_shape
 
 GPUS, GPUS_A_NODE, STAGES = (1, 8, 16, 64), 8, (1, 2, 3)
 STRATEGIES: dict[str, dict[str, Any]] = {"full": {"type": "full"}, "LoRA": {"type": "lora", "rank": 16}}

@@ -22,10 +22,13 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": 1,
 }
+_WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, tied": {"tie_word_embeddings": True},
+    "llama, wide": _WIDE,
+    "llama, wide, tied": _WIDE | {"tie_word_embeddings": True},
     "qwen2, tied": {"tie_word_embeddings": True},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "mixtral": _EXPERTS,

@@ -36,6 +36,9 @@ LocalPath = Annotated[Path, BeforeValidator(expand_path)]
 LocalPathOrName = Annotated[str, BeforeValidator(expand_path), Field(min_length=1)]
 """A folder on this machine, or a name on the hub."""
 
+NewSwitch = Annotated[bool, Field(exclude_if=lambda is_on: not is_on)]
+"""A switch that older versions did not have. While it is off it is in no dump, so digests of runs stay as they were."""
+
 
 def narrow_seed(seed: int) -> int:
     """The seed for libraries that take only 32 bits (scikit-learn, Optuna); smaller seeds are unchanged."""

@@ -17,7 +17,8 @@ from orchestrator.mixing import initial_weights
 from orchestrator.prepare.data import PreparedData
 from orchestrator.prepare.detection.driver import with_known_shares
 from orchestrator.prepare.findings import look_at_data
-from orchestrator.prepare.memory import GIB, ModelShape, estimate_memory, read_shape
+from orchestrator.prepare.memory import GIB, estimate_memory
+from orchestrator.prepare.model_shape import ModelShape, read_shape
 from orchestrator.prepare.token_stores import DomainStores, cached_tokenizer, template_day, training_stores
 from orchestrator.runs.folder import is_finished
 from orchestrator.runs.records import DomainCounts, Finding
@@ -97,7 +98,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         domains=_domains(config, stores, record.domains, shares, num_rows),
         memory=_memory_need(config, stores, shape),
         training_notes=list(shape.notes),
-        isolation=_isolation(config, stores, shape.num_parameters),
+        isolation=_isolation(config, stores, shape),
         findings=[
             *record.findings,
             *([] if known else [Finding(severity="note", kind="shares", where="mixing.initial", message=_UNKNOWN)]),
@@ -158,6 +159,7 @@ def _memory_need(config: RunConfig, stores: Mapping[str, DomainStores], shape: M
         peak_gib=memory.total_gib,
         moment=memory.moment,
         parts_gib={part: size / GIB for part, size in memory.parts.items() if size},
+        offloaded_gib=memory.offloaded / GIB,
     )
 
 
@@ -176,8 +178,9 @@ def end_of_turn_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -
     return _warnings("end_of_turn", "model.chat_template", [message])
 
 
-def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parameters: int) -> IsolationPlan | None:
-    """How packed examples are kept apart, proved on the model itself if it is a local folder and fits into memory.
+def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], shape: ModelShape) -> IsolationPlan | None:
+    """How packed examples are kept apart, proved on the model itself if it is a local folder, fits into memory and will
+    be trained with a kernel that works here.
 
     A few tokens of a sequence show which way is right; the run itself also proves it on a whole sequence. ValueError if
     no way of packing gives the model correct losses.
@@ -187,8 +190,9 @@ def _isolation(config: RunConfig, stores: Mapping[str, DomainStores], num_parame
     row = find_proof_row(store for pair in stores.values() for store in (pair.train, pair.eval) if store)
     if row is None:
         return None
-    size = num_parameters * (2 if config.model.dtype == "bfloat16" else 4)
-    if not Path(config.model.path).expanduser().is_dir() or size > psutil.virtual_memory().available / 2:
+    size = shape.num_parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    is_here = Path(config.model.path).expanduser().is_dir() and size <= psutil.virtual_memory().available / 2
+    if not is_here or shape.attention not in ("sdpa", "eager"):
         return IsolationPlan(message="packed examples: how they are kept apart will be proved when the run starts")
     import torch
 
@@ -266,7 +270,8 @@ def _need(plan: CheckedPlan) -> Text:
     memory = plan.memory
     rank = "rank of the smallest group" if len(plan.group_sizes) > 1 else "rank"
     detail = ", ".join(f"{part} {gib:.2f}" for part, gib in memory.parts_gib.items())
+    offloaded = f"; {memory.offloaded_gib:.2f} GiB of host memory or disk besides" if memory.offloaded_gib else ""
     return Text(
         f"{memory.num_parameters:,} parameters, {memory.num_trainable:,} trainable; "
-        f"about {memory.peak_gib:.2f} GiB per {rank} at its peak, the {memory.moment} ({detail})"
+        f"about {memory.peak_gib:.2f} GiB per {rank} at its peak, the {memory.moment} ({detail}){offloaded}"
     )

@@ -43,6 +43,8 @@ class MemoryNeed(Record):
     """When the peak is reached."""
     parts_gib: dict[str, float]
     """What the memory holds at the peak."""
+    offloaded_gib: float = 0.0
+    """What a DeepSpeed file moves from the GPU to host memory or disk."""
 
 
 class IsolationPlan(Record):

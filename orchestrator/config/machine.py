@@ -15,8 +15,11 @@ from orchestrator.config.tracking import missing_package
 from workers.data.files import BadRow, Shard
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
+from workers.model import liger
 from workers.model.model_files import refuse_adapter
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
+from workers.strategies.lora import quantised
+from workers.strategies.lora.config import LoraStrategyConfig
 
 
 def missing_files(config: RunConfig) -> list[Fault]:
@@ -29,7 +32,17 @@ def missing_files(config: RunConfig) -> list[Fault]:
         *_files_of_numbers(config),
         *_strategy(config),
         *((("tracking", i), what) for i, each in enumerate(config.tracking) if (what := missing_package(each))),
+        *_packages(config),
     ]
+
+
+def _packages(config: RunConfig) -> Iterator[Fault]:
+    """Optional packages of the training."""
+    strategy = config.training.strategy
+    if isinstance(strategy, LoraStrategyConfig) and strategy.use_qlora and (what := quantised.why_not()):
+        yield ("training", "strategy", "use_qlora"), what
+    if config.model.liger and (what := liger.why_not()):
+        yield ("model", "liger"), what
 
 
 def _domain_files(config: RunConfig) -> Iterator[Fault]:

@@ -7,22 +7,18 @@ neurons (Llama, Qwen, ...), counted like the layers in Korthikanti et al. (arXiv
 attention keeps scores. Only trained parameters have gradients and optimizer state, and no activations are kept below
 the lowest trained layer.
 
-Not included: the memory of the process itself and of the device's runtime, and the allocator's fragmentation.
-Offloading in a custom DeepSpeed file is not subtracted.
+Not included: the memory of the process itself and of the device's runtime, and the allocator's fragmentation. What a
+custom DeepSpeed file offloads from a GPU is counted separately, as memory of the host.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.config.run import RunConfig
+from orchestrator.prepare.model_shape import ModelShape
 from workers.engine.deepspeed_config import build_deepspeed_config
-from workers.strategies import STRATEGIES
 from workers.strategies.cofitune import CoFiTuneConfig
-from workers.strategies.lora.matrices import find_reach
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from workers.strategies.lora.quantised import BYTES_PER_WEIGHT
 
 GIB = 2**30
 _FP32 = 4  # bytes
@@ -37,36 +33,14 @@ _ZERO_DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """The properties of a model that determine its memory, under its training strategy."""
-
-    num_parameters: int
-    num_trainable: int
-    num_layers_back: int
-    """Decoder layers that the backward pass goes through."""
-    hidden_size: int
-    intermediate_size: int
-    attention_size: int
-    """Number of heads times their width."""
-    num_heads: int
-    attention: str
-    """The kernel: sdpa, eager or flash_attention_2."""
-    vocab_size: int
-    num_trained_after_decoder: int
-    """Parameters: the head's, if it is trained."""
-    num_positions: int | None
-    """Tokens per sequence that the model supports; None if its configuration does not say."""
-    notes: tuple[str, ...] = ()
-    """Lines about what is trained: the matrices with an adapter, the router loss."""
-
-
-@dataclass(frozen=True)
 class MemoryEstimate:
     """Memory of one rank, in bytes: for each moment of a step, what is allocated then, by name."""
 
     num_parameters: int
     num_trainable: int
     moments: dict[str, dict[str, float]]
+    offloaded: float = 0.0
+    """Bytes that a rank on a GPU keeps in host memory, or on disk, instead."""
 
     @property
     def moment(self) -> str:
@@ -101,41 +75,7 @@ def estimate_memory(shape: ModelShape, config: RunConfig, loss_fraction: float =
         "backward pass": held | {"gradients": in_backward},
         "optimizer step": held | {"gradients": in_step},
     }
-    return MemoryEstimate(shape.num_parameters, shape.num_trainable, moments)
-
-
-def read_shape(config: RunConfig) -> ModelShape:
-    """Of the configured model under its training strategy, built on the meta device: shapes without memory."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from workers.engine.router_loss import describe_router_loss
-    from workers.model.base_config import model_class, resolve_attention
-
-    described = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
-    strategy = config.training.strategy
-    with torch.device("meta"):
-        model = STRATEGIES[strategy.type].apply(AutoModelForCausalLM.from_config(described), strategy)
-    text: Any = model.config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 0  # state space models have none
-    neurons = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    notes = list(find_reach(model).lines()) if strategy.type == "lora" else []
-    if config.training.router_loss and (line := describe_router_loss(model)):
-        notes.append(line)
-    return ModelShape(
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        num_layers_back=_num_layers_back(model, text.num_hidden_layers),
-        hidden_size=text.hidden_size,
-        intermediate_size=max(neurons) if isinstance(neurons, list | tuple) else neurons,
-        attention_size=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0,
-        num_heads=heads,
-        attention=resolve_attention(config.model, model_class(described), config.cluster.gpus_per_worker > 0),
-        vocab_size=text.vocab_size,
-        num_trained_after_decoder=_num_trained_after_decoder(model),
-        num_positions=getattr(text, "max_position_embeddings", None),
-        notes=tuple(notes),
-    )
+    return MemoryEstimate(shape.num_parameters, shape.num_trainable, moments, rank.offloaded())
 
 
 class _Rank:
@@ -150,6 +90,9 @@ class _Rank:
         self.has_more_passes = training.global_batch_size > training.micro_batch_size * self.num_ranks
         given = build_deepspeed_config(training, config.model, self.num_ranks, shape.hidden_size)["zero_optimization"]
         self.zero = {name: int(given.get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
+        # On the CPU all of it is the same memory.
+        self.offloads_optimizer = self.on_gpu and _is_offloaded(given, "offload_optimizer")
+        self.offloads_weights = self.on_gpu and self.stage == 3 and _is_offloaded(given, "offload_param")
         stepped = shape.num_trainable / (self.num_ranks if self.stage else 1)
         # Parameters that a rank updates at a time.
         self.num_stepped = min(stepped, self.zero["sub_group_size"] / self.num_ranks) if self.stage == 3 else stepped
@@ -157,7 +100,10 @@ class _Rank:
     def held(self) -> dict[str, float]:
         """What is allocated all the time: weights, and the optimizer's master weights and moments."""
         stage, width, shape = self.stage, self.width, self.shape
-        weights = shape.num_parameters * width / (self.num_ranks if stage == 3 else 1)
+        num_held = 0 if self.offloads_weights else shape.num_parameters - shape.num_quantised
+        weights = num_held * width / (self.num_ranks if stage == 3 else 1)
+        # One quantised matrix at a time is there as it is computed with.
+        weights += shape.num_quantised * BYTES_PER_WEIGHT + shape.largest_quantised * width
         if stage == 3:
             # Gathered weights are kept for the backward pass if it needs them again soon.
             live = self.zero["stage3_max_reuse_distance"] / 2 + self.zero["stage3_prefetch_bucket_size"]
@@ -167,7 +113,15 @@ class _Rank:
         masked = isinstance(strategy, CoFiTuneConfig) and strategy.mask != "none"
         mask = 13 if masked else 0  # bytes for the factors and their bins, and the weights before and after masking
         optimizer = shape.num_trainable * (2 * _FP32 + masters + mask) / (self.num_ranks if stage >= 1 else 1)
-        return {"weights": weights, "optimizer": optimizer}
+        return {"weights": weights, "optimizer": 0.0 if self.offloads_optimizer else optimizer}
+
+    def offloaded(self) -> float:
+        """What a DeepSpeed file moves off the GPU: a rank's part of the weights; or of masters, moments, a float32
+        gradient, and a copy of the weights from which the GPU's are renewed."""
+        share = self.shape.num_trainable / (self.num_ranks if self.stage else 1)
+        of_optimizer = share * (4 * _FP32 + self.width) if self.offloads_optimizer else 0.0
+        of_weights = self.shape.num_parameters * self.width / self.num_ranks if self.offloads_weights else 0.0
+        return of_optimizer + of_weights
 
     def gradients(self) -> tuple[float, float, float]:
         """Bytes at the end of the forward pass, at the end of the backward pass, and in the optimizer step.
@@ -178,6 +132,8 @@ class _Rank:
         tensor.
         """
         width = self.width
+        if self.offloads_optimizer and self.stage >= 2:
+            return self._offloaded_gradients()
         if width < _FP32 and self.config.training.deepspeed.gradient_dtype == "float32":
             return self._wide_gradients()
         every = self.shape.num_trainable * width
@@ -222,6 +178,14 @@ class _Rank:
                 kept = share + num_in_bucket * _FP32
                 return kept, kept + num_filled * _FP32, kept + self.num_stepped * _FP32 + adam
 
+    def _offloaded_gradients(self) -> tuple[float, float, float]:
+        """The same if they leave the GPU as they are reduced: only buckets are there. Stage 3 keeps its own."""
+        sums = self.config.training.deepspeed.gradient_dtype
+        width = _FP32 if self.stage == 3 and sums == "float32" else self.width
+        bucket = self.zero["reduce_bucket_size"] * width
+        copies = min(self.zero["reduce_bucket_size"], self.shape.num_trainable) * _FP32
+        return bucket, bucket + copies, bucket if self.stage == 3 else 0.0
+
     def loss(self, loss_fraction: float) -> dict[str, float]:
         """Bytes of the logits: of all loss tokens, or of a chunk of them where that takes less with its gradients."""
         from workers.model.chunked_loss import LOGIT_BYTES, LOGITS_LIMIT
@@ -249,22 +213,5 @@ class _Rank:
         return self.num_tokens * (layers * layer + norm)
 
 
-def _num_trained_after_decoder(model: Any) -> int:
-    from workers.model.tail import parameters_after_decoder
-
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with suppress(ValueError):  # without a known decoder the losses are never computed in chunks
-        return sum(p.numel() for p in parameters_after_decoder(base) if p.requires_grad)
-    return 0
-
-
-def _num_layers_back(model: "PreTrainedModel", num_layers: int) -> int:
-    """Decoder layers that the backward pass goes through, from the last down to the lowest trained one."""
-    import torch
-
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
-    in_layers = {id(p) for stack in layers for p in stack.parameters()}
-    if not layers or any(p.requires_grad and id(p) not in in_layers for p in model.parameters()):
-        return num_layers
-    trained = [i for i, layer in enumerate(layers[0]) if any(p.requires_grad for p in layer.parameters())]
-    return num_layers - min(trained, default=num_layers)
+def _is_offloaded(zero_optimization: dict[str, Any], section: str) -> bool:
+    return (zero_optimization.get(section) or {}).get("device", "none") != "none"

@@ -112,6 +112,8 @@ class IsolationRecord(BaseModel):
     difference_nats: float | None = None
     num_tokens: int = 0
     refused: dict[str, str] = {}
+    attention: str = ""
+    refused_attention: dict[str, str] = {}
 
 
 class RunSummary(BaseModel):

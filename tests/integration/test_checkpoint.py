@@ -25,6 +25,10 @@ VARIANTS = {
     **{f"stage {stage}, lora": ({"zero_stage": stage}, "float32", {"strategy": LORA}) for stage in (0, 2, 3)},
     **{f"stage {stage}, lora, bf16": ({"zero_stage": stage}, "bfloat16", {"strategy": LORA}) for stage in (0, 1, 3)},
     **{
+        f"stage {stage}, qlora, bf16": ({"zero_stage": stage}, "bfloat16", {"strategy": LORA | {"use_qlora": True}})
+        for stage in (0, 2)
+    },
+    **{
         f"stage {stage}, bf16 sums": ({"zero_stage": stage, "gradient_dtype": "bfloat16"}, "bfloat16", {})
         for stage in range(4)
     },

@@ -49,6 +49,12 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     },
 }
 
+IN_FOUR_BITS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    **{f"qlora, {stage}": ("llama, wide", stage, LORA | {"use_qlora": True}) for stage in (2, 1, 0)},
+    "qlora, dora": ("llama, wide", 2, LORA | {"use_qlora": True, "use_dora": True}),
+    "qlora, tied head": ("llama, wide, tied", 2, LORA | {"use_qlora": True, "modules_to_save": ["lm_head"]}),
+}
+
 
 def partitioned(stage: int, folder: Path, **changes: Any) -> dict[str, Any]:
     """The tests' training; at stage 3 with every parameter in parts, where DeepSpeed would keep small ones whole."""
@@ -63,9 +69,27 @@ def attention_of(family: str) -> Literal["sdpa", "eager"]:
     return "eager" if family == "gpt_oss" else "sdpa"
 
 
-@pytest.mark.parametrize("name", few(CASES, 5))
+def in_four_bits(family: str) -> Any:
+    """A base model as transformers itself quantises it, with the settings of the QLoRA paper."""
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        family_model(family), quantization_config=settings, attn_implementation=attention_of(family)
+    )
+    for module in model.modules():  # bitsandbytes cannot repack such small matrices for the CPU
+        module.support_avx512bf16_for_cpu = False
+    return model
+
+
+@pytest.mark.parametrize("name", [*few(CASES, 5), *few(IN_FOUR_BITS, 1)])
 def test_a_reloaded_export_has_the_losses_of_the_engine(name: str, tmp_path: Path) -> None:
-    family, stage, strategy = CASES[name]
+    family, stage, strategy = (CASES | IN_FOUR_BITS)[name]
     folder = tmp_path / "model"
     training = partitioned(stage, tmp_path, strategy=strategy)
     case = Case(family_model(family), training, last_step=LAST, export={LAST: folder}, attention=attention_of(family))
@@ -85,7 +109,8 @@ def test_a_reloaded_export_has_the_losses_of_the_engine(name: str, tmp_path: Pat
     if strategy["type"] == "lora":
         from peft import PeftModel
 
-        assert losses_of(PeftModel.from_pretrained(original, folder / "adapter"), alone=True) == pytest.approx(
+        base = in_four_bits(family) if strategy.get("use_qlora") else original
+        assert losses_of(PeftModel.from_pretrained(base, folder / "adapter"), alone=True) == pytest.approx(
             trained["final_alone"], abs=2e-5
         )
         moved = [key for key, (master, *_) in trained["masters"].items() if "lora_B" in key or "embedding_A" in key]

@@ -80,7 +80,7 @@ def imports(*folders: str, at_once: bool = False) -> dict[str, set[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body if at_once else ast.walk(tree):
             for module in {name.partition(".")[0] for name in module_names(node)} - sys.stdlib_module_names - OWN:
-                for distribution in distributions_of_modules().get(module, [module]):
+                for distribution in distributions_of_modules().get(module, [canonicalize_name(module)]):
                     found.setdefault(distribution, set()).add(str(path.relative_to(ROOT)))
     return found
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from workers.settings import LocalPath, LocalPathOrName, Settings
+from workers.settings import LocalPath, LocalPathOrName, NewSwitch, Settings
+
+Attention = Literal["auto", "flash_attention_3", "flash_attention_2", "flex_attention", "sdpa", "eager"]
 
 
 class ModelConfig(Settings):
@@ -15,9 +17,12 @@ class ModelConfig(Settings):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the forward and backward pass; the optimizer keeps float32 master weights."""
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention implementation in transformers. `auto` uses sdpa if the model's family has it, otherwise eager;
-    `flash_attention_2` needs a GPU and a package and is never chosen automatically."""
+    attention: Attention = "auto"
+    """Attention implementation in transformers. `auto` uses the first of this list that the model's family, the GPU and
+    the installed packages have, and with which the model's losses are measured to be right before the first step."""
+    liger: NewSwitch = False
+    """Compute norms and feed-forward layers with the fused kernels of liger-kernel, where it has them for the model's
+    family: less memory for activations, and faster. Needs a GPU."""
     chat_template: LocalPath | None = None
     """Jinja file to use instead of the tokenizer's chat template."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from workers.settings import LocalPath, Settings, expand_path
 from workers.strategies import StrategyConfig
 from workers.strategies.full import FullConfig
+from workers.strategies.lora.config import LoraStrategyConfig
 
 
 class DeepSpeedConfig(Settings):
@@ -91,6 +92,15 @@ class TrainingConfig(Settings):
     @classmethod
     def _a_file_or_a_mapping(cls, value: Any) -> Any:
         return {"config": value} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay_whole(self) -> Self:
+        if isinstance(self.strategy, LoraStrategyConfig) and self.strategy.use_qlora and self.deepspeed.zero_stage == 3:
+            raise ValueError(
+                "strategy.use_qlora: not at deepspeed.zero_stage 3, where bitsandbytes would keep all gathered weights "
+                "from the forward to the backward pass, so that each rank held the whole model; use stage 0, 1 or 2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

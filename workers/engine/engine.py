@@ -17,15 +17,17 @@ from transformers import PreTrainedModel
 
 from workers.config.model import ModelConfig
 from workers.config.training import TrainingConfig
-from workers.engine.collectives import max_over_ranks
+from workers.engine.collectives import max_over_ranks, on_every_rank
 from workers.engine.deepspeed_config import build_deepspeed_config
 from workers.engine.deepspeed_import import import_deepspeed
 from workers.engine.optimizer import CheckedUpdate, WideGradients, parameter_groups
 from workers.engine.router_loss import find_router_loss
 from workers.engine.trainable import load_trainable
 from workers.engine.zero_state import stepped_tensors
+from workers.model.attention import attention_kernels
 from workers.model.base_config import load_text_config
-from workers.model.isolation import Isolation, prove_isolation
+from workers.model.isolation import Isolation
+from workers.model.kernel_choice import prove_kernel, prove_liger
 from workers.model.loading import find_decoder
 from workers.model.packed_forward import ForwardPass, PackedForward, idle_pass, passes_over
 from workers.strategies import STRATEGIES
@@ -88,9 +90,12 @@ class Engine:
         return cls(engine, model_config, training, seed)
 
     def prove_isolation(self, row: "Batch | None") -> Isolation:
-        """Choose how packed examples are kept apart, using the same row on all ranks; a collective. PackingError if no
-        way of packing gives this model correct losses."""
-        return prove_isolation(self.packed, row, partial(max_over_ranks, device=self.device))
+        """Choose the kernels and how packed examples are kept apart, using the same row on all ranks; a collective.
+        PackingError if no way of packing gives this model correct losses; ValueError if a requested kernel does not."""
+        over_ranks = partial(max_over_ranks, device=self.device)
+        if self.model_config.liger:
+            prove_liger(self.packed, row, over_ranks)
+        return prove_kernel(self.packed, row, self._kernels(), over_ranks)
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulate the gradient of this rank's rows; returns their loss sums (nats) and loss tokens by domain."""
@@ -180,6 +185,14 @@ class Engine:
             self.deepspeed.destroy()
         del self.deepspeed, self.module, self.optimizer, self.attachment
         gc.collect()
+
+    def _kernels(self) -> list[str]:
+        """The attention kernels that all ranks could use."""
+        model, on_gpu = self.packed.model, self.device.type == "cuda"
+        mine = on_every_rank(lambda: attention_kernels(self.model_config, type(model), model.config, on_gpu))
+        of_ranks: list[list[str]] = [[]] * self.world_size
+        dist.all_gather_object(of_ranks, mine)
+        return [kernel for kernel in mine if all(kernel in theirs for theirs in of_ranks)]
 
     def _sum_by_domain(
         self, batch: "Batch", num_domains: int, compute_nats: Callable[[ForwardPass], torch.Tensor]

@@ -32,6 +32,7 @@ from workers.export.verification import (
 )
 from workers.model.base_config import base_name
 from workers.model.loading import load_model
+from workers.strategies.lora.quantised import computed_weights
 
 if TYPE_CHECKING:
     from workers.data.batches import Batch
@@ -211,6 +212,9 @@ def merge_adapter(
     from peft import PeftModel
 
     base: Any = load_model(engine.model_config)
+    with torch.no_grad():
+        for name, computed in computed_weights(engine.module):  # of QLoRA: what was trained is on top of these
+            base.get_parameter(name).copy_(computed)
     _untie(base, weights)
     adapted: Any = PeftModel.from_pretrained(base, folder)
     _compare_adapter(adapted, weights)

@@ -1,10 +1,9 @@
-"""A base model according to its config.json: its location, type, sizes and attention kernel. No weight is read.
+"""A base model according to its config.json: its location, type and sizes. No weight is read.
 
 transformers is imported inside functions: its configuration classes import torch, which a process that needs only one
 of these functions (to tokenise, for example) should not have to load.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from workers.model.model_files import read_model_config, refuse_quantised
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_FLASH = "flash_attention_2"
 _OF_A_RUN = ("model", "best")  # folders of every run, whose names alone mean nothing
 
 
@@ -106,37 +104,6 @@ def _refuse_other_kinds(path: str, described: "PreTrainedConfig") -> None:
         f"model.path: {path} (model_type {kind!r}) is {what}, and raymix trains causal language models; "
         "use one of them (Llama, Qwen, Mistral, Gemma, ...)"
     )
-
-
-def resolve_attention(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str:
-    """The kernel by transformers' name; `auto` is sdpa if the family has it, otherwise eager. ValueError if the
-    requested kernel does not work for this family, or on this machine."""
-    works = ["sdpa", "eager"] if family._supports_sdpa else ["eager"]
-    if config.attention == "auto":
-        return works[0]
-    if config.attention == _FLASH:
-        obstacle = _obstacle_to_flash(config, family, on_gpu)
-    else:
-        obstacle = None if config.attention in works else f"{family.__name__} has no such kernel in transformers"
-    if obstacle:
-        raise ValueError(
-            f"model.attention: {config.attention} does not work here: {obstacle}; "
-            f"use {' or '.join(works)}, or auto, which is {works[0]} for this model"
-        )
-    return config.attention
-
-
-def _obstacle_to_flash(config: ModelConfig, family: type["PreTrainedModel"], on_gpu: bool) -> str | None:
-    others = getattr(family, "_compatible_flash_implementations", None)
-    if not family._supports_flash_attn or (others is not None and _FLASH not in others):
-        return f"{family.__name__} has no such kernel in transformers"
-    if not on_gpu:
-        return "it needs a GPU (cluster.gpus_per_worker)"
-    if config.dtype == "float32":
-        return "it computes in bfloat16 only, and model.dtype is float32"
-    if not (find_spec("flash_attn") or find_spec("kernels")):
-        return "the package flash-attn is not installed"
-    return None
 
 
 def is_hub_name(path: str) -> bool:

@@ -12,7 +12,8 @@ change the loss of earlier ones, in models that are not causal; those are refuse
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ _DESCRIPTIONS: dict[Way, str] = {
 }
 # Mean difference over an example's tokens, nats. In bfloat16 a row and its examples alone are rounded differently
 # (0.004 to 0.02 on small models of a hundred families), but rows of one shape that differ in a masked example hardly.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 _INFLUENCE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.01}
 _SHORT_LENGTHS = (24, 17, 9)
 _ROWS_LOOKED_AT = 256
@@ -56,8 +57,14 @@ class Isolation:
     """Mean change of a token's loss by packing, for the worst example; None without a row of several examples."""
     num_tokens: int  # tokens of the measured row
     refused: dict[str, str]  # the ways tried before, and why they were refused
+    attention: str = ""  # the kernel with which this was measured
+    refused_attention: dict[str, str] = field(default_factory=dict)  # faster kernels, and why they were refused
 
     def __str__(self) -> str:
+        refused = "".join(f"; not {kernel}: {why}" for kernel, why in self.refused_attention.items())
+        return f"{self._way()}; attention: {self.attention}{refused}" if self.attention else self._way()
+
+    def _way(self) -> str:
         if self.difference_nats is None:
             return "every sequence holds a single example, so there is nothing to keep apart"
         measured = f"{self.difference_nats:.1e} nats per token at most, on a sequence of {self.num_tokens:,} tokens"
@@ -96,7 +103,7 @@ def prove_isolation(
         return Isolation("positions", None, 0, {})
     proof = _Proof(forward, row, over_ranks)
     refused: dict[str, str] = {}
-    with _without_noise(forward.model):
+    with without_noise(forward.model):
         for way in WAYS:
             fault = forward.why_not(way) or proof.find_fault(way)
             if fault is None:
@@ -109,7 +116,7 @@ def prove_isolation(
     )
 
 
-_CALL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError)
+CALL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError)
 """What a model raises if it does not know an argument, or has no kernel for it."""
 
 
@@ -119,7 +126,7 @@ class _Proof:
     def __init__(self, forward: PackedForward, row: Batch, over_ranks: Callable[[float], float]) -> None:
         self._forward = forward
         self._over_ranks = over_ranks
-        self._tolerance = _TOLERANCE[forward.model.dtype]
+        self._tolerance = TOLERANCE[forward.model.dtype]
         short = shorten(row)
         self._row, self._short = row, _twice(short)
         self._is_longer = row.input_ids_BL.size > short.input_ids_BL.size
@@ -147,7 +154,7 @@ class _Proof:
             if not influence <= _INFLUENCE_TOLERANCE[self._forward.model.dtype]:
                 return f"other tokens in one example change another's loss by {influence:.2g} nats per token"
             return self._find_fault_of_long_row(way) if self._is_longer and way != "separate" else None
-        except _CALL_ERRORS as error:
+        except CALL_ERRORS as error:
             self._forward.recover()
             return f"the model refuses it ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
@@ -155,7 +162,7 @@ class _Proof:
         """The definition: whole examples, one per pass, without padding; it also exposes models that are not causal."""
         try:
             return self._losses(self._short, "separate", cut=False, tokens_per_pass=1)
-        except _CALL_ERRORS as error:
+        except CALL_ERRORS as error:
             raise PackingError(
                 f"the model cannot be called on a single example ({type(error).__name__}: {error}); check that "
                 "transformers and peft support this family with this training.strategy"
@@ -169,27 +176,43 @@ class _Proof:
             return f"in a sequence of {self.num_tokens:,} tokens a loss differs by {self.difference:.2g} nats per token"
         return None
 
-    def _losses(
-        self, batch: Batch, way: Way, *, is_training: bool = True, cut: bool = True, tokens_per_pass: int | None = None
-    ) -> Losses:
-        self._forward.way = way
-        self._forward.model.train(is_training)
-        losses = np.zeros(batch.input_ids_BL.size)
-        passes = passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass)
-        for one_pass in self._forward.plan_losses(passes):
-            losses[one_pass.target_origin_N] = self._forward.nats(one_pass).double().cpu().numpy()
-        return losses.reshape(batch.input_ids_BL.shape)
+    def _losses(self, batch: Batch, way: Way, **more: Any) -> Losses:
+        return token_losses(self._forward, batch, way, **more)
 
     def _compare(self, batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:
-        """Mean difference of the most different example, over all rows and ranks, from `first_example` of a row on."""
-        example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the same in all rows
-        is_target_L = batch.loss_mask_BL[0]
-        counts = np.bincount(example_L[is_target_L])
-        means = [
-            np.bincount(example_L[is_target_L], weights=difference_L[is_target_L]) / np.maximum(counts, 1)
-            for difference_L in np.abs(ours_BL - theirs_BL)
-        ]
-        return self._over_ranks(float(np.max(np.array(means)[:, first_example:])))
+        return self._over_ranks(worst_difference(batch, ours_BL, theirs_BL, first_example))
+
+
+@torch.no_grad()
+def token_losses(
+    forward: PackedForward,
+    batch: Batch,
+    way: Way,
+    *,
+    is_training: bool = True,
+    cut: bool = True,
+    tokens_per_pass: int | None = None,
+) -> Losses:
+    """Of a model without noise; it keeps the way and the mode."""
+    forward.way = way
+    forward.model.train(is_training)
+    losses = np.zeros(batch.input_ids_BL.size)
+    passes = passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass)
+    for one_pass in forward.plan_losses(passes):
+        losses[one_pass.target_origin_N] = forward.nats(one_pass).double().cpu().numpy()
+    return losses.reshape(batch.input_ids_BL.shape)
+
+
+def worst_difference(batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:
+    """Mean difference of the most different example, over all rows, from `first_example` of a row on."""
+    example_L = np.cumsum(batch.position_ids_BL[0] == 0) - 1  # the same in all rows
+    is_target_L = batch.loss_mask_BL[0]
+    counts = np.bincount(example_L[is_target_L])
+    means = [
+        np.bincount(example_L[is_target_L], weights=difference_L[is_target_L]) / np.maximum(counts, 1)
+        for difference_L in np.abs(ours_BL - theirs_BL)
+    ]
+    return float(np.max(np.array(means)[:, first_example:]))
 
 
 def shorten(row: Batch) -> Batch:
@@ -225,7 +248,7 @@ def _twice(row: Batch) -> Batch:
 
 
 @contextmanager
-def _without_noise(model: PreTrainedModel) -> Iterator[None]:
+def without_noise(model: PreTrainedModel) -> Iterator[None]:
     """Turn off dropout and router jitter; afterwards restore them and the model's mode."""
     was_training = model.training
     holders = [*model.modules(), model.config, model.config.get_text_config()]  # some families read their config

@@ -12,8 +12,10 @@ from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deeps
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
-from workers.model.base_config import check_model_path, explain, model_class, read_model_type, resolve_attention
+from workers.model.attention import attention_kernels, plain_kernel
+from workers.model.base_config import check_model_path, explain, model_class, read_model_type
 from workers.model.base_folder import BaseModel, read_base
+from workers.model.liger import check_liger
 
 
 def check_model(
@@ -24,7 +26,9 @@ def check_model(
     path = check_model_path(config)
     described = read_model_type(config, path)
     family: Any = model_class(described)
-    resolve_attention(config, family, on_gpu)
+    attention_kernels(config, family, described, on_gpu)
+    if config.liger:
+        check_liger(described.model_type, on_gpu)
     if zero_stage == 3:
         check_partitions(described)
     if checkpointing and not family.supports_gradient_checkpointing:
@@ -44,7 +48,8 @@ def check_partitions(config: PreTrainedConfig) -> None:
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
-    """The causal language model in the configured precision; every weight comes from a safetensors file.
+    """The causal language model in the configured precision; every weight comes from a safetensors file. It has the
+    attention kernel that works on any device: training sets a faster one.
 
     As in plain transformers, tied weights stay separate if the files have different values for them; the model's
     configuration then says so. A collective under ZeRO-3.
@@ -56,14 +61,13 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     partitioning = deepspeed_config()  # of ZeRO-3, if DeepSpeed is to partition the model
     unset_hf_deepspeed_config()
     described = read_model_type(config, path)
-    attention = resolve_attention(config, model_class(described), torch.cuda.is_available())
     base = read_base(config, path, may_download=True)
     doubled = base.doubled if base else {}
     if doubled:
         # Whether they differ is known once loaded; under ZeRO-3, transformers would tie them unchecked.
         _set_tying(described, False)
     with partitioned(partitioning):
-        model = _load(config, path, described, attention)
+        model = _load(config, path, described)
     _refuse_non_finite(model, config.path)
     if doubled and all(_is_equal(model.get_parameter(a), model.get_parameter(b)) for a, b in doubled.items()):
         _set_tying(model.config, True)
@@ -98,7 +102,7 @@ def partitioned(settings: dict[str, Any] | None) -> Iterator[None]:
         del held
 
 
-def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention: str) -> PreTrainedModel:
+def _load(config: ModelConfig, path: str, described: PreTrainedConfig) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
@@ -108,7 +112,7 @@ def _load(config: ModelConfig, path: str, described: PreTrainedConfig, attention
             config=described,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=attention,
+            attn_implementation=plain_kernel(config, model_class(described)),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -1,5 +1,6 @@
 """The memory estimate: what ZeRO shards, what a strategy trains, and what autograd keeps of a forward pass."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from orchestrator.config.run import RunConfig
-from orchestrator.prepare.memory import MemoryEstimate, estimate_memory, read_shape
+from orchestrator.prepare.memory import MemoryEstimate, estimate_memory
+from orchestrator.prepare.model_shape import read_shape
 
 HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
 BUCKET = 500_000_000  # DeepSpeed's, in parameters
@@ -270,3 +272,52 @@ def test_families_without_heads_or_with_layers_of_unlike_sizes_have_a_shape(fami
     assert estimate_memory(shape, run_config(tmp_path)).total > 0
     told = [note for note in shape.notes if "router loss is trained, with the coefficient 0.001" in note]
     assert len(told) == (family == "mixtral")
+
+
+def offloaded(folder: Path, stage: int, *sections: str, gpus: int = 1, sums: str = "float32") -> MemoryEstimate:
+    path = folder / "deepspeed.json"
+    zero_optimization = {section: {"device": "cpu"} for section in sections} | {"reduce_bucket_size": 1000}
+    path.write_text(json.dumps({"zero_optimization": zero_optimization}))
+    return estimate(folder, gpus=gpus, deepspeed={"zero_stage": stage, "config": str(path), "gradient_dtype": sums})
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_offloaded_optimizer_leaves_buckets_on_the_gpu(tmp_path: Path, stage: int) -> None:
+    """Two ranks, bfloat16: masters, moments and a gradient in float32, and the weights that renew the GPU's."""
+    found, kept = offloaded(tmp_path, stage, "offload_optimizer"), offloaded(tmp_path, stage)
+    assert found.offloaded == found.num_trainable * (4 + 8 + 4 + 2) / 2
+    assert kept.offloaded == 0
+    for moment, held in found.moments.items():
+        assert held["optimizer"] == 0 < kept.moments[moment]["optimizer"]
+        assert held["weights"] == kept.moments[moment]["weights"]
+        assert held["gradients"] <= 1000 * (4 + 4), moment
+    assert found.total < kept.total
+
+
+def test_offloaded_weights_are_only_those_that_are_gathered(tmp_path: Path) -> None:
+    found, kept = offloaded(tmp_path, 3, "offload_param"), offloaded(tmp_path, 3)
+    assert found.offloaded == found.num_parameters * 2 / 2
+    assert found.parts["weights"] == kept.parts["weights"] - found.offloaded
+    assert found.parts["optimizer"] == kept.parts["optimizer"]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_on_the_cpu_offloading_moves_nothing(tmp_path: Path, stage: int) -> None:
+    found = offloaded(tmp_path, stage, "offload_optimizer", gpus=0)
+    assert (found.offloaded, found.moments) == (0, offloaded(tmp_path, stage, gpus=0).moments)
+
+
+def test_qlora_stores_matrices_in_four_bits_and_computes_with_one_at_a_time(tmp_path: Path) -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    LlamaConfig(vocab_size=100, num_key_value_heads=4, **wide).save_pretrained(tmp_path)
+    lora, qlora = (
+        run_config(tmp_path, strategy={"type": "lora", "rank": 4, "use_qlora": is_on}) for is_on in (False, True)
+    )
+    before, found = (estimate_memory(read_shape(config), config) for config in (lora, qlora))
+    num_quantised = 3 * (4 * 64 * 64 + 3 * 64 * 128)
+    stored = num_quantised * (0.5 + 1 / 64 + 4 / (64 * 256))
+    assert before.num_parameters == found.num_parameters
+    assert found.parts["weights"] == before.parts["weights"] - num_quantised * 2 + stored + 64 * 128 * 2
+    assert found.parts["optimizer"] == before.parts["optimizer"]
+    notes = read_shape(qlora).notes
+    assert f"stored in 4 bits: 21 matrices with {num_quantised:,} parameters" in notes

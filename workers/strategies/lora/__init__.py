@@ -2,14 +2,17 @@
 
 config.py     the settings, and the matrices that they name; a name that matches nothing is an error
 matrices.py   the matrices of a model that can have an adapter, and those that have one
+quantised.py  the frozen matrices in 4 bits
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from workers.strategies.lora.config import LoraStrategyConfig, find_targets
+from workers.strategies.lora.quantised import quantise
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["LoraStrategyConfig", "apply", "config_class"]
 
 config_class = LoraStrategyConfig
+# peft imports it wherever it is installed, and it then complains that optional parts are missing.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
@@ -26,6 +31,8 @@ def apply(model: "PreTrainedModel", config: LoraStrategyConfig) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
     targets = find_targets(model, config)
+    if config.use_qlora:
+        quantise(model, config.modules_to_save)
     adapters = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from workers.settings import NewSwitch
 from workers.strategies.lora.matrices import Matrix, find_matrices
 from workers.strategy import StrategySettings
 
@@ -33,6 +34,10 @@ class LoraStrategyConfig(StrategySettings):
     output head. `raymix check` prints which matrices these are."""
     modules_to_save: list[str] = Field(default_factory=list)
     """Modules to train in full in addition to the adapters, such as lm_head or embed_tokens."""
+    use_qlora: NewSwitch = False
+    """Store the frozen linear layers of the decoder in 4 bits (QLoRA, arXiv 2305.14314; NF4 with double quantisation,
+    by bitsandbytes): a quarter of their memory, slower passes, and a base model whose weights are rounded. The exported
+    model has these rounded weights in model.dtype, as it was trained. Not at ZeRO stage 3."""
     use_rslora: bool = False
     """Multiply the update by alpha / sqrt(rank) instead (rank-stabilised LoRA, arXiv 2312.03732)."""
     use_dora: bool = False

@@ -80,7 +80,7 @@ def adapted_names(model: Any) -> set[str]:
     from peft.tuners.lora import LoraLayer
 
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    return {f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}" for name, module in layers}
+    return {f"{plain_name(name)}.{getattr(module, 'parameter_name', 'weight')}" for name, module in layers}
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -91,10 +91,11 @@ def _parameters(model: Any) -> Iterator[tuple[str, Any, Any, Any]]:
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}"
             if not _OTHER_THAN_BASE.search(name):
-                yield _plain(name), module, parent, parameter
+                yield plain_name(name), module, parent, parameter
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name in the base model, from one in a model wrapped by peft."""
     return _WRAPPING.sub("", name)
 
 
