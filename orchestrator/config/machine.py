@@ -16,6 +16,8 @@ from workers.data.files import BadRow, Shard
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
 from workers.model.model_files import refuse_adapter
+from workers.storage.addresses import uri_of
+from workers.storage.client import StorageError, check_writable, impatient
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
@@ -38,8 +40,9 @@ def _domain_files(config: RunConfig) -> Iterator[Fault]:
             for i, path in enumerate(paths):
                 key: KeyPath = ("domains", name, part, i)
                 try:
-                    files = find_files(path).files
-                except (ValueError, OSError) as error:
+                    with impatient():
+                        files = find_files(path).files
+                except (ValueError, OSError, StorageError) as error:
                     yield key, str(error)
                     continue
                 for file in files:
@@ -149,7 +152,10 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
 
 
 def unwritable_output(config: RunConfig) -> list[Fault]:
-    """A fault if no file can be created in `output_dir` or its nearest existing parent."""
+    """A fault if no file can be created in `output_dir` or its nearest existing parent; on object storage, if a small
+    object cannot be stored there and removed."""
+    if uri := uri_of(config.output_dir):
+        return [(("output_dir",), reason)] if (reason := _unwritable_object(uri)) else []
     place = config.output_dir.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -160,6 +166,14 @@ def unwritable_output(config: RunConfig) -> list[Fault]:
     else:
         return []
     return [(("output_dir",), f"cannot write to {config.output_dir} ({what}); choose another folder")]
+
+
+def _unwritable_object(folder: str) -> str | None:
+    try:
+        check_writable(folder)
+    except (StorageError, OSError) as error:
+        return str(error)
+    return None
 
 
 def crowding(cluster: ClusterConfig) -> str | None:

@@ -15,6 +15,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from orchestrator.cluster.nodes import on_this_node
 from orchestrator.cluster.session import LOOPBACK, check_resources, explain_loss
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import RayWeightsSource, start_controller
@@ -87,9 +88,10 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
 
     plan, cluster = run.plan, run.cluster
     check_resources(cluster)
-    source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes)
+    source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes, on_this_node(plan.folder))
     forget_failure(plan.folder)
-    # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
+    # Ray Train needs a separate folder, of which only its controller, on this node, makes use; its content is not needed
+    # afterwards.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = _build_trainer(run, source, storage)
         with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:

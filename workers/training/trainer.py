@@ -5,10 +5,8 @@ All ranks call the same methods in the same order; each method is a collective.
 
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +17,9 @@ from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
 from workers.data.end_of_turn import taught_end
 from workers.data.store import TokenStore
-from workers.durable import write_durably
+from workers.durable import remove_folder, write_durably
 from workers.engine import checkpoint
-from workers.engine.checkpoint_writer import CheckpointWriter
+from workers.engine.checkpoint_writer import CheckpointWriter, remove_best
 from workers.engine.collectives import on_rank_zero, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.optimizer import learning_rate
@@ -34,6 +32,7 @@ from workers.signals.meter import SignalMeter, SignalPool
 from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
 from workers.training.progress import ProgressMeter
+from workers.training.run_lines import join_run
 from workers.training.step_log import StepLog
 from workers.training.weights_source import BroadcastWeightsSource
 from workers.validation.best import Best, better, with_start
@@ -57,8 +56,10 @@ class Trainer:
         self.trained = list(train_stores)
         self._train_stores = list(train_stores.values())
         self._checkpoints = plan.folder / "checkpoints"
+        self._lines = join_run(plan.folder)
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
-        self._writer = CheckpointWriter(self.engine, self._checkpoints, plan.training.keep_checkpoints)
+        keep = plan.training.keep_checkpoints
+        self._writer = CheckpointWriter(self.engine, self._checkpoints, keep, self._lines.publish)
         self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
@@ -173,6 +174,8 @@ class Trainer:
 
     def commit_checkpoint(self, *, wait: bool) -> None:
         """Commit the checkpoint that was begun, if all ranks have written it, or once they have."""
+        if self._writer.is_under_way:  # storage that does not answer may hold it up, which is no hang
+            self.meter.enter("committing the checkpoint", self._last_saved)
         self._writer.settle(wait)
 
     def export(self) -> None:
@@ -190,11 +193,12 @@ class Trainer:
         kept = KeptModel(StoredTensors(folder, content["tensors"]), state["loss_nats"])
         self._write_model("best", state["step"], kept)
         if dist.get_rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_best(self._checkpoints)
 
     def close(self) -> None:
         self.loader.close()
         self.log.close()
+        self._lines.close()
         self.engine.destroy()
 
     def _write_model(self, name: str, step: int, kept: KeptModel | None = None) -> None:
@@ -223,7 +227,8 @@ class Trainer:
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest complete checkpoint; returns the steps done and the best model so far."""
-        newest, faults = on_rank_zero(self._find_checkpoint)
+        name, faults = on_rank_zero(self._find_checkpoint)
+        newest = self._checkpoints / name if name else None
         state: dict[str, Any] = {"step": 0, "best": None}
         origin, start = "the base model", self.plan.start
         if newest:
@@ -250,15 +255,17 @@ class Trainer:
         """Remove a best model from steps that are repeated, or from an older raymix that did not count step 0."""
         folder = self.plan.folder
         if dist.get_rank() == 0:
-            shutil.rmtree(self._checkpoints / checkpoint.BEST, ignore_errors=True)
+            remove_best(self._checkpoints)
         if dist.get_rank() == 0 and (folder / "best").exists():
-            shutil.rmtree(folder / "best")
+            remove_folder(folder / "best")
             why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts again"
             log_event(folder, step, "best", f"best/ was removed: {why}")
 
-    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
+    def _find_checkpoint(self) -> tuple[str | None, list[str]]:
+        """The name of the newest one, whose path may be another on every node, and what is wrong with newer ones."""
         faults: list[str] = []
-        return checkpoint.latest_checkpoint(self._checkpoints, faults.append), faults
+        newest = checkpoint.latest_checkpoint(self._checkpoints, faults.append)
+        return newest and newest.name, faults
 
     def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
         """Stop on every rank: the sums are the same on all of them."""

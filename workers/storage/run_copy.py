@@ -1,0 +1,321 @@
+"""The copy of a run on this node: made like the storage when a driver or a group of workers begins.
+
+The storage is the truth: a file that it does not have was never announced, and is removed. Of checkpoints and exported
+models only the records come down; their files follow when they are read.
+"""
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from workers.storage import client, mirror
+from workers.storage.addresses import uri_of
+from workers.storage.client import ObjectInfo, StorageError, Tell, print_line
+from workers.storage.lease import cache_id
+from workers.storage.lines import EVERY_SECONDS, LinePublisher
+
+DRIVER_LOCK = ".driver.lock"
+CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"
+"""The record of a checkpoint."""
+STORED_AS = ".stored-as"
+"""In the copy of a folder that has another name in the storage: that name."""
+BEST = "best"
+LINES = ("metrics.jsonl", "samples.jsonl", "mixing.jsonl", "events.jsonl", "raymix.log")
+_WHOLE = ("model", "best")
+_SMALL_FOLDERS = ("weights", "feedback", "evaluations", "requests", "signals", "study")
+_RANKS = re.compile(r"(metrics|samples)\.jsonl|(isolation|evaluation|failure)\.json|(evaluations|signals)/.*")
+_RANKS_AT = ".ranks"  # the object that names the cache in which rank 0 works
+_AT_A_TIME = 16
+Listing = Mapping[str, ObjectInfo]
+
+
+def restore(folder: Path, *, is_newest: bool, tell: Tell = print_line) -> None:
+    """Make a driver's copy of a run like the storage. Its lease is held; nothing for an ordinary folder.
+
+    Args:
+        is_newest: this copy was the last that a driver worked on, so its lines may be newer than the storage's.
+    """
+    uri = uri_of(folder)
+    if uri is None:
+        return
+    listing = _make_alike(uri, folder, is_newest, tell)
+    for name in _WHOLE:
+        if (folder / name).exists() and not mirror.is_current(folder / name, tell=tell):
+            shutil.rmtree(folder / name)
+    _restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
+    for name in sorted(_orphans(_below(listing, CHECKPOINTS))):
+        client.delete(f"{uri}/{CHECKPOINTS}/{name}", tell)
+
+
+def refresh_for_ranks(folder: Path, cache: str, is_beside_driver: bool, tell: Tell = print_line) -> None:
+    """Make this node's copy fit for a new group of workers, unless rank 0 of the last one worked on it.
+
+    Args:
+        cache: the name of this node's cache.
+        is_beside_driver: the run's driver works on the same copy, and keeps the rest of it current.
+    """
+    uri = uri_of(folder)
+    if uri is None:
+        return
+    last = client.get_bytes(f"{uri}/{_RANKS_AT}", tell)
+    if last == cache.encode() or (last is None and is_beside_driver):
+        return
+    listing = client.list_objects(uri, tell)
+    wanted = [name for name in listing if _is_small(name) and (_RANKS.fullmatch(name) or not is_beside_driver)]
+    _fetch_all(uri, folder, [name for name in wanted if name not in ("events.jsonl", "mixing.jsonl")], tell)
+    for path in _small_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in listing and _RANKS.fullmatch(name):
+            path.unlink()
+    _restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
+
+
+def claim_for_ranks(folder: Path, cache: str, tell: Tell = print_line) -> None:
+    """Say that rank 0 works on the copy in this cache from now on."""
+    if uri := uri_of(folder):
+        client.put_bytes(f"{uri}/{_RANKS_AT}", cache.encode(), tell)
+
+
+def follow_ranks(folder: Path, cache: str, tell: Tell = print_line, *, is_over: bool = False) -> bool:
+    """Bring down what rank 0 of a run wrote, if it works on another copy; whether it does.
+
+    Args:
+        is_over: also what is only needed once the training has ended.
+    """
+    uri = uri_of(folder)
+    if uri is None or (last := client.get_bytes(f"{uri}/{_RANKS_AT}", tell)) in (None, cache.encode()):
+        return False
+    assert last is not None
+    listing = client.list_objects(uri, tell, recursive=is_over)
+    wanted = [name for name in listing if _RANKS.fullmatch(name)]
+    _fetch_all(uri, folder, [name for name in wanted if not _is_as_long(folder / name, listing[name], "")], tell)
+    for name in listing:
+        if name.startswith("events-"):
+            _merge_lines(client.get_bytes(f"{uri}/{name}", tell) or b"", folder / "events.jsonl")
+    checkpoints = client.list_objects(f"{uri}/{CHECKPOINTS}", tell)
+    _restore_checkpoints(folder / CHECKPOINTS, checkpoints, tell, is_training=True)
+    return True
+
+
+@contextmanager
+def following(folder: Path, tell: Tell = print_line) -> Iterator[None]:
+    """Meanwhile publish the lines of a driver's copy, bring down those of ranks that work on another copy, and requests
+    of users elsewhere; nothing for an ordinary folder."""
+    if uri_of(folder) is None:
+        yield
+        return
+    lines = LinePublisher(folder, {name: name for name in ("events.jsonl", "mixing.jsonl", "raymix.log")}, tell)
+    is_over, cache = threading.Event(), cache_id()
+
+    def work() -> None:
+        while not is_over.wait(EVERY_SECONDS):
+            try:
+                follow_ranks(folder, cache, tell)
+                _fetch_requests(folder, tell)
+            except StorageError as error:
+                tell(str(error))
+
+    thread = threading.Thread(target=work, name="storage", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        if not follow_ranks(folder, cache, tell, is_over=True):
+            _publish_longer(folder, ("metrics.jsonl", "samples.jsonl"), tell)  # of ranks that were killed
+        lines.close()
+
+
+def _publish_longer(folder: Path, names: Iterable[str], tell: Tell) -> None:
+    listing = client.list_objects(f"{uri_of(folder)}", tell, recursive=False)
+    for name in names:
+        path = folder / name
+        if path.exists() and (name not in listing or path.stat().st_size > listing[name].size):
+            mirror.publish(path, tell)
+
+
+def _fetch_requests(folder: Path, tell: Tell) -> None:
+    uri = f"{uri_of(folder)}/requests"
+    for name in client.list_objects(uri, tell):
+        if not (folder / "requests" / name).exists():
+            client.get(f"{uri}/{name}", folder / "requests" / name, tell)
+
+
+def _make_alike(uri: str, folder: Path, is_newest: bool, tell: Tell) -> Listing:
+    """Make the small files of a copy those of the storage; what the storage has."""
+    listing = client.list_objects(uri, tell)
+    small = [name for name in listing if _is_small(name)]
+    stale = [name for name in small if not (is_newest and _is_as_long(folder / name, listing[name], name))]
+    _fetch_all(uri, folder, stale, tell)
+    for path in _small_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in listing and not (is_newest and name in LINES):
+            path.unlink()
+    return listing
+
+
+def fetch_small(folder: Path, tell: Tell = print_line) -> bool:
+    """Bring down the small files of a run, as somebody who only reads it; whether there are any. Nothing happens for an
+    ordinary folder, nor for the copy that a driver on this node keeps."""
+    uri = uri_of(folder)
+    if uri is None or is_held(folder / DRIVER_LOCK):
+        return True
+    return any(_is_small(name) for name in _make_alike(uri, folder, False, tell))
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process on this node holds a lock file."""
+    if not lock.exists():
+        return False
+    file = FileLock(lock)
+    try:
+        file.acquire(timeout=0)
+    except Timeout:
+        return True
+    file.release()
+    return False
+
+
+def fetch_checkpoint(folder: Path, tell: Tell = print_line) -> None:
+    """Bring down the records of a checkpoint if this node has no copy of it."""
+    for name in ("state.json", MANIFEST):
+        mirror.fetch(folder / name, tell)
+
+
+def fetch_checkpoint_file(path: Path, tell: Tell = print_line) -> None:
+    """Bring down a file of a checkpoint if its copy is missing; StorageError if it is not what the manifest says."""
+    folder = path.parent
+    if uri_of(folder) is None or path.exists():
+        return
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    mirror.fetch_part(f"{stored_at(folder)}/{path.name}", path, files[path.name], tell)
+
+
+def stored_sizes(folder: Path, tell: Tell = print_line) -> dict[str, int]:
+    """Sizes of the files that the storage has of a checkpoint."""
+    listing = client.list_objects(stored_at(folder), tell)
+    return {name: info.size for name, info in listing.items()}
+
+
+def stored_at(folder: Path) -> str:
+    """The URI of a checkpoint's folder."""
+    note = folder / STORED_AS
+    name = note.read_text(encoding="utf-8") if note.exists() else folder.name
+    return f"{uri_of(folder.parent)}/{name}"
+
+
+def best_name(step: int) -> str:
+    """The name in the storage of the best model after `step` steps. A local folder is replaced by renaming; here a
+    newer one stands beside the older one until it is whole."""
+    return f"{BEST}-{step:08d}"
+
+
+def drop_best(checkpoints: Path, keep: str | None = None, tell: Tell = print_line) -> None:
+    """Remove the best models from the storage, but for one."""
+    if uri := uri_of(checkpoints):
+        names = client.list_objects(uri, tell)
+        for folder in {name.split("/")[0] for name in names if name.startswith(f"{BEST}-")} - {keep}:
+            mirror.withdraw_folder(checkpoints / folder, MANIFEST, tell)
+
+
+def fetch_model(folder: Path, tell: Tell = print_line) -> None:
+    """Bring down the exported models of a run, where their copies are missing or older ones."""
+    for name in _WHOLE:
+        if (folder / name).exists() and uri_of(folder) and not mirror.is_current(folder / name, tell=tell):
+            shutil.rmtree(folder / name)
+        mirror.fetch_folder(folder / name, tell)
+
+
+def fetch_checkpoints(folder: Path, tell: Tell = print_line) -> None:
+    """Bring down the records of a run's checkpoints; nothing for an ordinary folder."""
+    if uri := uri_of(folder):
+        listing = client.list_objects(f"{uri}/{CHECKPOINTS}", tell)
+        _restore_checkpoints(folder / CHECKPOINTS, listing, tell, is_training=True)
+
+
+def _restore_checkpoints(folder: Path, listing: Listing, tell: Tell, *, is_training: bool = False) -> None:
+    whole = {name.split("/")[0] for name in listing if name.endswith(f"/{MANIFEST}")}
+    bests = sorted(name for name in whole if name.startswith(f"{BEST}-"))
+    wanted = {name: name for name in whole if name.startswith("step-")}
+    wanted |= {BEST: bests[-1]} if bests else {}
+    for path in folder.iterdir() if folder.exists() else ():
+        is_begun = is_training and path.name.startswith(".")  # by a rank on this node
+        if path.is_dir() and path.name not in wanted and not is_begun:
+            shutil.rmtree(path, ignore_errors=True)
+    for name, stored in wanted.items():
+        copy, uri = folder / name, f"{uri_of(folder)}/{stored}"
+        content = client.get_bytes(f"{uri}/{MANIFEST}", tell)
+        path = copy / MANIFEST
+        if content is None or (path.exists() and path.read_bytes() == content):
+            continue
+        shutil.rmtree(copy, ignore_errors=True)
+        temporary = folder / f".{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        client.get(f"{uri}/state.json", temporary / "state.json", tell)
+        (temporary / MANIFEST).write_bytes(content)
+        if stored != name:
+            (temporary / STORED_AS).write_text(stored, encoding="utf-8")
+        temporary.rename(copy)
+
+
+def _orphans(listing: Listing) -> Iterator[str]:
+    """Files of checkpoints that were never finished, or whose removal was interrupted."""
+    whole = {name.split("/")[0] for name in listing if name.endswith(f"/{MANIFEST}")}
+    newest = max((name for name in whole if name.startswith(f"{BEST}-")), default=None)
+    for name in listing:
+        top = name.split("/")[0]
+        if top not in whole or (top.startswith(f"{BEST}-") and top != newest):
+            yield name
+
+
+def _fetch_all(uri: str, folder: Path, names: Iterable[str], tell: Tell) -> None:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        # Each in a copy of this context, which says how long to wait for a server.
+        getting = [pool.submit(copy_context().run, client.get, f"{uri}/{name}", folder / name, tell) for name in names]
+        for each in getting:
+            each.result()
+
+
+def _is_small(name: str) -> bool:
+    top, _, rest = name.partition("/")
+    return not top.startswith(".") and (not rest or top in _SMALL_FOLDERS)
+
+
+def _is_as_long(path: Path, info: ObjectInfo, name: str) -> bool:
+    if not path.exists():
+        return False
+    size = path.stat().st_size
+    return size >= info.size if name in LINES else size == info.size
+
+
+def _small_files(folder: Path) -> Iterator[Path]:
+    if not folder.exists():
+        return
+    for path in [*folder.iterdir(), *(path for part in _SMALL_FOLDERS for path in (folder / part).glob("**/*"))]:
+        is_ours = path.suffix in (".json", ".jsonl", ".html", ".safetensors", ".npz")
+        if path.is_file() and is_ours and not path.name.startswith("."):
+            yield path
+
+
+def _below(listing: Listing, folder: str) -> dict[str, ObjectInfo]:
+    start = f"{folder}/"
+    return {name.removeprefix(start): info for name, info in listing.items() if name.startswith(start)}
+
+
+def _merge_lines(others: bytes, path: Path) -> None:
+    """Append whole lines that a file does not have."""
+    there = set(path.read_bytes().splitlines()) if path.exists() else set()
+    new = [line for line in others.splitlines(keepends=True) if line.endswith(b"\n") and line.rstrip() not in there]
+    if new:
+        with path.open("ab") as file:
+            file.write(b"".join(new))
