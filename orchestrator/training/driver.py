@@ -90,8 +90,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
     check_resources(cluster)
     source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes, on_this_node(plan.folder))
     forget_failure(plan.folder)
-    # Ray Train needs a separate folder, of which only its controller, on this node, makes use; its content is not needed
-    # afterwards.
+    # Ray Train needs a separate folder; only its controller, on this node, uses it, and not after the training.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = _build_trainer(run, source, storage)
         with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:

@@ -16,8 +16,9 @@ from orchestrator.mixing import initial_weights
 from orchestrator.mixing.base import Domain, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.runs.folder import is_finished
+from workers.storage.checkpoints import fetch_checkpoints
 from workers.storage.mirror import fetch_folder
-from workers.storage.run_copy import fetch_checkpoints, fetch_small
+from workers.storage.run_copy import fetch_small
 from workers.training.plan import StartPoint, StoreFolders, TrainingPlan, units_per_row
 
 
@@ -149,7 +150,7 @@ def _last_checkpoint(folder: Path) -> Path:
     from workers.engine.checkpoint import latest_checkpoint  # imports torch
 
     faults: list[str] = []
-    fetch_checkpoints(folder)
+    fetch_checkpoints(folder / "checkpoints")
     checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
     if checkpoint is None or faults:
         why = "; ".join(faults) or "it has none"

@@ -23,8 +23,8 @@ from workers.engine.collectives import on_every_rank, on_rank_zero
 from workers.engine.stored_tensors import StoredTensors
 from workers.engine.zero_state import PARTS, TrainedState
 from workers.storage.addresses import uri_of
+from workers.storage.checkpoints import fetch_checkpoint, stored_sizes
 from workers.storage.mirror import sha256
-from workers.storage.run_copy import fetch_checkpoint, stored_sizes
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine

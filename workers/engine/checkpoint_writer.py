@@ -35,9 +35,8 @@ from workers.engine.collectives import max_over_ranks, on_every_rank, on_rank_ze
 from workers.engine.stored_tensors import entries, file_of, key_of
 from workers.engine.zero_state import PARTS, Piece, TrainedState
 from workers.storage.addresses import uri_of
-from workers.storage.client import put
+from workers.storage.checkpoints import MANIFEST, STORED_AS, StoredCheckpoint, best_name, drop_best, seal
 from workers.storage.mirror import sha256
-from workers.storage.run_copy import MANIFEST, STORED_AS, best_name, drop_best
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -116,9 +115,9 @@ class CheckpointWriter:
         }
         described = [(piece.name, piece.start, piece.length) for piece in pieces]
         linked, stored_as = None if state is None else best, target.name if state is not None else best_name(step)
-        copies = _Copies(self._folder, stored_as, best_name(step) if linked else None, is_here=temporary.exists())
+        stored = StoredCheckpoint(self._folder, stored_as, linked and best_name(step), temporary.exists())
         logs = [self._publish_logs] if self._engine.rank == 0 and state is not None else []
-        written = _in_background(temporary, files, copies, logs)
+        written = _in_background(temporary, files, stored, logs)
         self._under_way = _Checkpoint(target, temporary, content, linked, stored_as, described, written)
 
     def settle(self, wait: bool) -> None:
@@ -192,28 +191,6 @@ class CheckpointWriter:
         )
 
 
-@dataclass(frozen=True)
-class _Copies:
-    """Where a rank's files go on object storage, if the checkpoints are there."""
-
-    folder: Path
-    """Of the checkpoints."""
-    name: str
-    """Of this one."""
-    best: str | None
-    """Of the best model that has the same masters."""
-    is_here: bool
-    """Whether rank 0, which keeps a copy, is on this node."""
-
-    def publish(self, path: Path) -> None:
-        if uri := uri_of(self.folder):
-            put(f"{uri}/{self.name}/{path.name}", path, teller(path))
-            if self.best and path.name.startswith("masters-"):
-                put(f"{uri}/{self.best}/{path.name}", path, teller(path))
-            if not self.is_here:
-                path.unlink()
-
-
 def _start(target: Path) -> None:
     for leftover in target.parent.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -221,7 +198,10 @@ def _start(target: Path) -> None:
 
 
 def _in_background(
-    folder: Path, files: Mapping[str, dict[str, torch.Tensor]], copies: _Copies, logs: Sequence[Callable[[], None]]
+    folder: Path,
+    files: Mapping[str, dict[str, torch.Tensor]],
+    stored: StoredCheckpoint,
+    logs: Sequence[Callable[[], None]],
 ) -> "Future[_Files]":
     """Write files of tensors in a thread, which does not keep the process from ending."""
     written: Future[_Files] = Future()
@@ -231,7 +211,7 @@ def _in_background(
             folder.mkdir(parents=True, exist_ok=True)
             described = {name: _write(folder / name, tensors) for name, tensors in files.items()}
             for name in files:
-                copies.publish(folder / name)
+                stored.publish(folder / name, teller(folder))
             for publish in logs:
                 publish()
             written.set_result(described)
@@ -302,12 +282,7 @@ def _seal(temporary: Path, target: Path, content: dict[str, Any], files: _Files,
     state_file.write_text(json.dumps(content), encoding="utf-8")
     state = {"state.json": {"size": state_file.stat().st_size, "sha256": sha256(state_file)}}
     (temporary / MANIFEST).write_text(json.dumps({"files": files | state}, indent=1), encoding="utf-8")
-    uri = uri_of(target.parent)
-    if uri and stored_as != target.name:
+    if stored_as != target.name and uri_of(target):
         (temporary / STORED_AS).write_text(stored_as, encoding="utf-8")
     name_folder(temporary, target)
-    if uri:
-        for name in ("state.json", MANIFEST):  # the files of ranks are there
-            put(f"{uri}/{stored_as}/{name}", target / name, teller(target))
-    if uri and target.name == BEST:
-        drop_best(target.parent, stored_as, teller(target))
+    seal(target, stored_as, teller(target))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from workers.storage.run_copy import fetch_checkpoint_file
+from workers.storage.checkpoints import fetch_checkpoint_file
 
 _FILES = {"master": "masters", "exp_avg": "moments", "exp_avg_sq": "moments"}
 

@@ -4,6 +4,7 @@
     client      objects: put, get, list, delete; waits for a server that is gone; every error in one line
     mirror      a local file or folder and its object or objects: published, fetched, withdrawn
     data        what `train` and `eval` name, brought to this node
+    checkpoints their files, and the records by which they are whole
     run_copy    the copy of a run on this node, made like the storage's when a driver or a rank begins
     lines       files to which lines are appended, published again and again
     lease       one driver at a time

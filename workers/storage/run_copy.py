@@ -4,11 +4,10 @@ The storage is the truth: a file that it does not have was never announced, and 
 models only the records come down; their files follow when they are read.
 """
 
-import json
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -18,24 +17,19 @@ from filelock import FileLock, Timeout
 
 from workers.storage import client, mirror
 from workers.storage.addresses import uri_of
+from workers.storage.checkpoints import Listing, orphans, restore_checkpoints
 from workers.storage.client import ObjectInfo, StorageError, Tell, print_line
 from workers.storage.lease import cache_id
 from workers.storage.lines import EVERY_SECONDS, LinePublisher
 
 DRIVER_LOCK = ".driver.lock"
 CHECKPOINTS = "checkpoints"
-MANIFEST = "manifest.json"
-"""The record of a checkpoint."""
-STORED_AS = ".stored-as"
-"""In the copy of a folder that has another name in the storage: that name."""
-BEST = "best"
 LINES = ("metrics.jsonl", "samples.jsonl", "mixing.jsonl", "events.jsonl", "raymix.log")
 _WHOLE = ("model", "best")
 _SMALL_FOLDERS = ("weights", "feedback", "evaluations", "requests", "signals", "study")
 _RANKS = re.compile(r"(metrics|samples)\.jsonl|(isolation|evaluation|failure)\.json|(evaluations|signals)/.*")
 _RANKS_AT = ".ranks"  # the object that names the cache in which rank 0 works
 _AT_A_TIME = 16
-Listing = Mapping[str, ObjectInfo]
 
 
 def restore(folder: Path, *, is_newest: bool, tell: Tell = print_line) -> None:
@@ -51,8 +45,8 @@ def restore(folder: Path, *, is_newest: bool, tell: Tell = print_line) -> None:
     for name in _WHOLE:
         if (folder / name).exists() and not mirror.is_current(folder / name, tell=tell):
             shutil.rmtree(folder / name)
-    _restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
-    for name in sorted(_orphans(_below(listing, CHECKPOINTS))):
+    restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
+    for name in orphans(_below(listing, CHECKPOINTS)):
         client.delete(f"{uri}/{CHECKPOINTS}/{name}", tell)
 
 
@@ -76,7 +70,7 @@ def refresh_for_ranks(folder: Path, cache: str, is_beside_driver: bool, tell: Te
         name = path.relative_to(folder).as_posix()
         if name not in listing and _RANKS.fullmatch(name):
             path.unlink()
-    _restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
+    restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell)
 
 
 def claim_for_ranks(folder: Path, cache: str, tell: Tell = print_line) -> None:
@@ -102,7 +96,7 @@ def follow_ranks(folder: Path, cache: str, tell: Tell = print_line, *, is_over: 
         if name.startswith("events-"):
             _merge_lines(client.get_bytes(f"{uri}/{name}", tell) or b"", folder / "events.jsonl")
     checkpoints = client.list_objects(f"{uri}/{CHECKPOINTS}", tell)
-    _restore_checkpoints(folder / CHECKPOINTS, checkpoints, tell, is_training=True)
+    restore_checkpoints(folder / CHECKPOINTS, checkpoints, tell, is_training=True)
     return True
 
 
@@ -186,96 +180,12 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def fetch_checkpoint(folder: Path, tell: Tell = print_line) -> None:
-    """Bring down the records of a checkpoint if this node has no copy of it."""
-    for name in ("state.json", MANIFEST):
-        mirror.fetch(folder / name, tell)
-
-
-def fetch_checkpoint_file(path: Path, tell: Tell = print_line) -> None:
-    """Bring down a file of a checkpoint if its copy is missing; StorageError if it is not what the manifest says."""
-    folder = path.parent
-    if uri_of(folder) is None or path.exists():
-        return
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    mirror.fetch_part(f"{stored_at(folder)}/{path.name}", path, files[path.name], tell)
-
-
-def stored_sizes(folder: Path, tell: Tell = print_line) -> dict[str, int]:
-    """Sizes of the files that the storage has of a checkpoint."""
-    listing = client.list_objects(stored_at(folder), tell)
-    return {name: info.size for name, info in listing.items()}
-
-
-def stored_at(folder: Path) -> str:
-    """The URI of a checkpoint's folder."""
-    note = folder / STORED_AS
-    name = note.read_text(encoding="utf-8") if note.exists() else folder.name
-    return f"{uri_of(folder.parent)}/{name}"
-
-
-def best_name(step: int) -> str:
-    """The name in the storage of the best model after `step` steps. A local folder is replaced by renaming; here a
-    newer one stands beside the older one until it is whole."""
-    return f"{BEST}-{step:08d}"
-
-
-def drop_best(checkpoints: Path, keep: str | None = None, tell: Tell = print_line) -> None:
-    """Remove the best models from the storage, but for one."""
-    if uri := uri_of(checkpoints):
-        names = client.list_objects(uri, tell)
-        for folder in {name.split("/")[0] for name in names if name.startswith(f"{BEST}-")} - {keep}:
-            mirror.withdraw_folder(checkpoints / folder, MANIFEST, tell)
-
-
 def fetch_model(folder: Path, tell: Tell = print_line) -> None:
     """Bring down the exported models of a run, where their copies are missing or older ones."""
     for name in _WHOLE:
         if (folder / name).exists() and uri_of(folder) and not mirror.is_current(folder / name, tell=tell):
             shutil.rmtree(folder / name)
         mirror.fetch_folder(folder / name, tell)
-
-
-def fetch_checkpoints(folder: Path, tell: Tell = print_line) -> None:
-    """Bring down the records of a run's checkpoints; nothing for an ordinary folder."""
-    if uri := uri_of(folder):
-        listing = client.list_objects(f"{uri}/{CHECKPOINTS}", tell)
-        _restore_checkpoints(folder / CHECKPOINTS, listing, tell, is_training=True)
-
-
-def _restore_checkpoints(folder: Path, listing: Listing, tell: Tell, *, is_training: bool = False) -> None:
-    whole = {name.split("/")[0] for name in listing if name.endswith(f"/{MANIFEST}")}
-    bests = sorted(name for name in whole if name.startswith(f"{BEST}-"))
-    wanted = {name: name for name in whole if name.startswith("step-")}
-    wanted |= {BEST: bests[-1]} if bests else {}
-    for path in folder.iterdir() if folder.exists() else ():
-        is_begun = is_training and path.name.startswith(".")  # by a rank on this node
-        if path.is_dir() and path.name not in wanted and not is_begun:
-            shutil.rmtree(path, ignore_errors=True)
-    for name, stored in wanted.items():
-        copy, uri = folder / name, f"{uri_of(folder)}/{stored}"
-        content = client.get_bytes(f"{uri}/{MANIFEST}", tell)
-        path = copy / MANIFEST
-        if content is None or (path.exists() and path.read_bytes() == content):
-            continue
-        shutil.rmtree(copy, ignore_errors=True)
-        temporary = folder / f".{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        client.get(f"{uri}/state.json", temporary / "state.json", tell)
-        (temporary / MANIFEST).write_bytes(content)
-        if stored != name:
-            (temporary / STORED_AS).write_text(stored, encoding="utf-8")
-        temporary.rename(copy)
-
-
-def _orphans(listing: Listing) -> Iterator[str]:
-    """Files of checkpoints that were never finished, or whose removal was interrupted."""
-    whole = {name.split("/")[0] for name in listing if name.endswith(f"/{MANIFEST}")}
-    newest = max((name for name in whole if name.startswith(f"{BEST}-")), default=None)
-    for name in listing:
-        top = name.split("/")[0]
-        if top not in whole or (top.startswith(f"{BEST}-") and top != newest):
-            yield name
 
 
 def _fetch_all(uri: str, folder: Path, names: Iterable[str], tell: Tell) -> None:

@@ -9,7 +9,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from workers.clock import utc_now
@@ -20,7 +19,7 @@ from workers.data.store import TokenStore
 from workers.durable import remove_folder, write_durably
 from workers.engine import checkpoint
 from workers.engine.checkpoint_writer import CheckpointWriter, remove_best
-from workers.engine.collectives import on_rank_zero, sum_over_ranks
+from workers.engine.collectives import on_rank_zero, sum_losses_over_ranks, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.optimizer import learning_rate
 from workers.engine.stored_tensors import StoredTensors
@@ -105,7 +104,7 @@ class Trainer:
         self.meter.enter("training", step)
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
-        loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
+        loss_sum_D, num_tokens_D = sum_losses_over_ranks(local_sum_D, local_tokens_D)
         self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
         rate = learning_rate(step, self.plan.num_steps, self.plan.training)
         watched = self._watch(step)
@@ -297,10 +296,3 @@ def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
             f"before the first step: with the initial model the loss of {listed}; its weights are damaged, or its "
             "activations exceed model.dtype: check the files of model.path, or try model.dtype float32"
         )
-
-
-def _sum_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:
-    both = torch.stack([loss_sum_D, num_tokens_D.double()])  # counts are exact in float64 up to 2^53
-    dist.all_reduce(both)
-    loss_sums, counts = both.tolist()
-    return loss_sums, [int(count) for count in counts]
