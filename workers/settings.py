@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from workers.storage.addresses import is_uri, place_of, shown
+from workers.storage.addresses import is_uri, place_of, shown, uri_of
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 """The key of everything random: 64 bits, the most that torch accepts."""
@@ -45,6 +45,13 @@ LocalPath = Annotated[Path, BeforeValidator(expand_path)]
 StoragePath = Annotated[Path, BeforeValidator(place_or_path), PlainSerializer(shown, str, when_used="json")]
 """A file or folder on this machine, or a URI of object storage: in the program the path of its copy on this node, in
 JSON, which goes to other nodes and to later runs, the URI."""
+StoragePathOrName = Annotated[
+    str,
+    BeforeValidator(lambda value: str(place_or_path(value)) if isinstance(value, str | Path) else value),
+    Field(min_length=1),
+    PlainSerializer(lambda text: uri_of(Path(text)) or text, str, when_used="json"),
+]
+"""As `StoragePath`, or a name on the hub."""
 LocalPathOrName = Annotated[str, BeforeValidator(expand_path), Field(min_length=1)]
 """A folder on this machine, or a name on the hub."""
 

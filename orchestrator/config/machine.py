@@ -18,6 +18,7 @@ from workers.data.reading import read_rows
 from workers.model.model_files import refuse_adapter
 from workers.storage.addresses import uri_of
 from workers.storage.client import StorageError, check_writable, impatient
+from workers.storage.data import bring_model
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 
 
@@ -86,6 +87,12 @@ def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:
 
 def _model_folder(config: RunConfig) -> Iterator[Fault]:
     path = Path(config.model.path)
+    try:
+        with impatient():
+            bring_model(config.model.path)
+    except StorageError as error:
+        yield ("model", "path"), str(error)
+        return
     if path.is_dir():
         try:
             refuse_adapter(path)

@@ -35,7 +35,8 @@ class RunConfig(Settings):
     name: Name
     """Name of the run, and of its folder in output_dir."""
     output_dir: StoragePath = Path("runs")
-    """Folder of all runs; with several nodes it must be on a shared file system."""
+    """Folder of all runs, or its URI on object storage (s3://bucket/runs); with several nodes a folder must be on a
+    shared file system."""
     seed: Seed = 0
     """Seed of all random choices."""
     model: ModelConfig

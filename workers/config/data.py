@@ -56,7 +56,8 @@ class DomainConfig(Settings):
 
     train: list[StoragePath] = Field(default_factory=list)
     """Training files: .jsonl, .ndjson, .json, .csv or .tsv (each also as .gz or .zst), .parquet, .arrow or .feather;
-    folders of such files; folders written by `save_to_disk`; patterns with `*`, `?`, `[ab]` and `**`."""
+    folders of such files; folders written by `save_to_disk`; patterns with `*`, `?`, `[ab]` and `**`. Each may be a URI
+    of object storage."""
     eval: list[StoragePath] = Field(default_factory=list)
     """Evaluation files, given in the same way; without any, `eval_fraction` of the training rows is set aside."""
     hub: HubConfig | None = None
@@ -138,7 +139,7 @@ class DataConfig(Settings):
     """Longest window that a .zst file may need, in MiB (`zstd --long=31` uses 2048). A task that reads such a file
     needs that much memory."""
     cache_dir: StoragePath | None = None
-    """Folder of the token stores, shared between runs; default: `token-stores` in output_dir."""
+    """Folder or URI of the token stores, shared between runs; default: `token-stores` in output_dir."""
     sample_seed: Seed = 0
     """Seed of the order from which a domain's `fraction` or `count` is taken; runs of any `seed` share stores."""
     log_samples: bool = False

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from workers.settings import LocalPath, LocalPathOrName, Settings
+from workers.settings import LocalPath, Settings, StoragePathOrName
 
 
 class ModelConfig(Settings):
     """The base model."""
 
-    path: LocalPathOrName
-    """Local folder or hub name of a causal language model with safetensors weights. Remote code is never run."""
+    path: StoragePathOrName
+    """Folder, hub name or URI of a causal language model with safetensors weights. Remote code is never run."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

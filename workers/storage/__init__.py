@@ -1,7 +1,8 @@
 """Object storage: where runs and data are that no shared file system holds, each with a copy on the node that uses it.
 
     addresses   a URI, and the place of its copy in this node's cache; nothing else knows where copies are
-    client      objects: put, get, list, delete; waits for a server that is gone; every error in one line
+    stores      the libraries that reach buckets
+    client      objects by URI: put, get, list, delete; waits for a server that is gone; every error in one line
     mirror      a local file or folder and its object or objects: published, fetched, withdrawn
     data        what `train` and `eval` name, brought to this node
     checkpoints their files, and the records by which they are whole

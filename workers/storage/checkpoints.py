@@ -14,7 +14,8 @@ from pathlib import Path
 
 from workers.storage import client, mirror
 from workers.storage.addresses import uri_of
-from workers.storage.client import ObjectInfo, Tell, print_line
+from workers.storage.client import Tell, print_line
+from workers.storage.stores import ObjectInfo
 
 MANIFEST = "manifest.json"
 """The record of a checkpoint."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from workers.storage import client
+from workers.storage import client, mirror
 from workers.storage.addresses import cache_folder, uri_of
 from workers.storage.client import StorageError
+from workers.storage.stores import ObjectInfo
 
 _PATTERN = re.compile(r"[*?\[]")
 
@@ -27,15 +28,23 @@ def bring(path: Path) -> None:
         return
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / ".bringing"):
-        if told := _look(uri):
-            _bring_one(uri, path, told)
+        if info := _look(uri):
+            _bring_one(uri, path, info)
             return
         base = _folder_of(path)
         _drop(path)
         _bring_below(base, _matcher(base, path))
 
 
-def _look(uri: str) -> str | None:
+def bring_model(path: str) -> None:
+    """The same for a model, by its folder or name: one that a run exported, or any other."""
+    folder = Path(path)
+    mirror.fetch_folder(folder)
+    if not mirror.is_published(folder):
+        bring(folder)
+
+
+def _look(uri: str) -> ObjectInfo | None:
     return None if _PATTERN.search(uri) else client.look(uri)
 
 
@@ -61,20 +70,18 @@ def _bring_below(base: Path, wanted: re.Pattern[str] | None) -> None:
     uri = uri_of(base)
     if uri is None:
         raise StorageError(f"{base}: a pattern cannot stand for a bucket; name it")
-    names = [name for name in client.list_objects(uri) if not _is_hidden(name)]
-    for name in names:
+    found = {name: info for name, info in client.list_objects(uri).items() if not _is_hidden(name)}
+    for name, info in found.items():
         if wanted is None or wanted.match(name):
-            told = client.look(f"{uri}/{name}")
-            if told is not None:
-                _bring_one(f"{uri}/{name}", base / name, told)
-    there = {base / name for name in names}
+            _bring_one(f"{uri}/{name}", base / name, info)
+    there = {base / name for name in found}
     for note in base.rglob(".*.object"):
         if (copy := note.with_name(note.name[1 : -len(".object")])) not in there:
             _drop(copy)
 
 
-def _bring_one(uri: str, path: Path, told: str) -> None:
-    note = _note_of(path)
+def _bring_one(uri: str, path: Path, info: ObjectInfo) -> None:
+    note, told = _note_of(path), f"{info.size} {info.version}"
     if path.is_file() and note.exists() and note.read_text(encoding="utf-8") == told:
         return
     note.unlink(missing_ok=True)

@@ -1,12 +1,11 @@
 """One driver at a time on object storage, beside the lock that drivers of one node share.
 
-Object storage has no lock that ends with its holder, and pyarrow offers no write that only one of two can do. So the
-holder writes its name into an object and writes it again every few seconds. Another driver waits until it has seen no
-change for a minute, writes its own name, and begins only if that is still there a little later. Whoever finds another
-name in the object has lost it, and ends.
+Object storage has no lock that ends with its holder. So the holder writes its name into an object, and writes it again
+every few seconds. Another driver waits until it has seen no change for a minute before it writes its own. A write is
+conditional on what was read, so that only one of two succeeds; as some servers ignore conditions, a new holder begins
+only if its name is still there a little later. Whoever finds another name in the object has lost it, and ends.
 
-Two drivers could train one run for a few seconds only if one of them stood still between looking and writing for longer
-than SETTLE_SECONDS. A driver on the node of the last holder waits for nobody: it has the lock of the node.
+A driver on the node of the last holder waits for nobody: it has the lock of the node.
 """
 
 import json
@@ -66,18 +65,8 @@ def leased(path: Path, waits: bool, on_loss: Callable[[str], None], tell: Tell =
     if uri is None:
         yield True
         return
-    before = _read(uri, tell)
     mine = Lease(secrets.token_hex(8), cache_id(), socket.gethostname(), os.getpid())
-    while True:
-        if before and before.cache != mine.cache and not before.is_released:
-            _wait_for(uri, before, waits, tell)
-        _write(uri, mine, tell)
-        if before is None or before.cache != mine.cache:
-            time.sleep(SETTLE_SECONDS)
-        now = _read(uri, tell)
-        if now and now.holder == mine.holder:
-            break
-        before = now
+    before = _take(uri, mine, waits, tell)
     is_over = threading.Event()
     renewal = threading.Thread(target=_renew, args=(uri, mine, is_over, on_loss, tell), name="lease", daemon=True)
     renewal.start()
@@ -86,8 +75,9 @@ def leased(path: Path, waits: bool, on_loss: Callable[[str], None], tell: Tell =
     finally:
         is_over.set()
         renewal.join()
-        if (now := _read(uri, tell)) and now.holder == mine.holder:
-            _write(uri, replace(now, is_released=True), tell)
+        found = _read(uri, tell)
+        if found and found[0].holder == mine.holder:
+            _write(uri, replace(found[0], is_released=True), found[1], tell)
 
 
 def cache_id() -> str:
@@ -106,6 +96,24 @@ def cache_id() -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _take(uri: str, mine: Lease, waits: bool, tell: Tell) -> Lease | None:
+    """Make the lease mine; the one before, None if there was none."""
+    while True:
+        found = _read(uri, tell)
+        before, version = found or (None, None)
+        if before and before.cache != mine.cache and not before.is_released:
+            _wait_for(uri, before, waits, tell)
+            found = _read(uri, tell)
+            version = found and found[1]
+        if not _write(uri, mine, version, tell):
+            continue
+        if before is None or before.cache != mine.cache:
+            time.sleep(SETTLE_SECONDS)
+        now = _read(uri, tell)
+        if now and now[0].holder == mine.holder:
+            return before
+
+
 def _wait_for(uri: str, found: Lease, waits: bool, tell: Tell) -> None:
     """Return once the lease has been given up, or nobody has renewed it for EXPIRE_SECONDS."""
     who = f"the process {found.pid} on {found.host}"
@@ -113,9 +121,10 @@ def _wait_for(uri: str, found: Lease, waits: bool, tell: Tell) -> None:
     seen, since = found, time.monotonic()
     while time.monotonic() - since < EXPIRE_SECONDS:
         time.sleep(_LOOK_SECONDS)
-        now = _read(uri, tell)
-        if now is None or now.is_released:
+        read = _read(uri, tell)
+        if read is None or read[0].is_released:
             return
+        now = read[0]
         if now != seen:
             if not waits:
                 raise LeaseHeldError(f"{uri}: {who} is already training this run; stop it or use another name")
@@ -125,25 +134,27 @@ def _wait_for(uri: str, found: Lease, waits: bool, tell: Tell) -> None:
 def _renew(uri: str, mine: Lease, is_over: threading.Event, on_loss: Callable[[str], None], tell: Tell) -> None:
     while not is_over.wait(RENEW_SECONDS):
         try:
-            now = _read(uri, tell)
-            if now is None or now.holder == mine.holder:
+            found = _read(uri, tell)
+            if found is None or found[0].holder == mine.holder:
                 mine = replace(mine, num_renewed=mine.num_renewed + 1)
-                _write(uri, mine, tell)
+                _write(uri, mine, found and found[1], tell)
                 continue
         except StorageError as error:
             tell(str(error))
             continue
-        on_loss(f"{uri}: the process {now.pid} on {now.host} has taken over this run; this one ends")
+        on_loss(f"{uri}: the process {found[0].pid} on {found[0].host} has taken over this run; this one ends")
         return
 
 
-def _read(uri: str, tell: Tell) -> Lease | None:
-    content = client.get_bytes(uri, tell)
+def _read(uri: str, tell: Tell) -> tuple[Lease, str] | None:
+    """The lease, and the version of its object."""
+    found = client.read(uri, tell)
     try:
-        return None if content is None else Lease(**json.loads(content))
+        return found and (Lease(**json.loads(found[0])), found[1])
     except (ValueError, TypeError) as error:
         raise StorageError(f"{uri}: is not a lease of raymix ({error}); remove it if no driver trains this") from error
 
 
-def _write(uri: str, lease: Lease, tell: Tell) -> None:
-    client.put_bytes(uri, json.dumps(asdict(lease)).encode(), tell)
+def _write(uri: str, lease: Lease, version: str | None, tell: Tell) -> bool:
+    """Write it over this version, None for none; False if another one is there."""
+    return client.put_if(uri, json.dumps(asdict(lease)).encode(), version, tell)

@@ -55,7 +55,7 @@ def publish_folder(folder: Path, tell: Tell = print_line) -> None:
         for name in files:
             client.put(f"{uri}/{name}", folder / name, tell)
         record = json.dumps({"files": files}, indent=1).encode()
-        client.put_bytes(f"{uri}/{RECORD}", record, tell)
+        client.put(f"{uri}/{RECORD}", record, tell)
         (folder / RECORD).write_bytes(record)
 
 

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from workers.storage import client, mirror
 from workers.storage.addresses import uri_of
 from workers.storage.checkpoints import Listing, orphans, restore_checkpoints
-from workers.storage.client import ObjectInfo, StorageError, Tell, print_line
+from workers.storage.client import StorageError, Tell, print_line
 from workers.storage.lease import cache_id
 from workers.storage.lines import EVERY_SECONDS, LinePublisher
+from workers.storage.stores import ObjectInfo
 
 DRIVER_LOCK = ".driver.lock"
 CHECKPOINTS = "checkpoints"
@@ -76,7 +77,7 @@ def refresh_for_ranks(folder: Path, cache: str, is_beside_driver: bool, tell: Te
 def claim_for_ranks(folder: Path, cache: str, tell: Tell = print_line) -> None:
     """Say that rank 0 works on the copy in this cache from now on."""
     if uri := uri_of(folder):
-        client.put_bytes(f"{uri}/{_RANKS_AT}", cache.encode(), tell)
+        client.put(f"{uri}/{_RANKS_AT}", cache.encode(), tell)
 
 
 def follow_ranks(folder: Path, cache: str, tell: Tell = print_line, *, is_over: bool = False) -> bool:
@@ -89,14 +90,13 @@ def follow_ranks(folder: Path, cache: str, tell: Tell = print_line, *, is_over: 
     if uri is None or (last := client.get_bytes(f"{uri}/{_RANKS_AT}", tell)) in (None, cache.encode()):
         return False
     assert last is not None
-    listing = client.list_objects(uri, tell, recursive=is_over)
-    wanted = [name for name in listing if _RANKS.fullmatch(name)]
+    listing = client.list_objects(uri, tell)
+    wanted = [name for name in listing if _RANKS.fullmatch(name) and (is_over or "/" not in name)]
     _fetch_all(uri, folder, [name for name in wanted if not _is_as_long(folder / name, listing[name], "")], tell)
     for name in listing:
         if name.startswith("events-"):
             _merge_lines(client.get_bytes(f"{uri}/{name}", tell) or b"", folder / "events.jsonl")
-    checkpoints = client.list_objects(f"{uri}/{CHECKPOINTS}", tell)
-    restore_checkpoints(folder / CHECKPOINTS, checkpoints, tell, is_training=True)
+    restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell, is_training=True)
     return True
 
 
@@ -131,7 +131,7 @@ def following(folder: Path, tell: Tell = print_line) -> Iterator[None]:
 
 
 def _publish_longer(folder: Path, names: Iterable[str], tell: Tell) -> None:
-    listing = client.list_objects(f"{uri_of(folder)}", tell, recursive=False)
+    listing = client.list_objects(f"{uri_of(folder)}", tell)
     for name in names:
         path = folder / name
         if path.exists() and (name not in listing or path.stat().st_size > listing[name].size):

@@ -55,7 +55,7 @@ class Trainer:
         self.trained = list(train_stores)
         self._train_stores = list(train_stores.values())
         self._checkpoints = plan.folder / "checkpoints"
-        self._lines = join_run(plan.folder)
+        self._lines = join_run(plan)
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
         keep = plan.training.keep_checkpoints
         self._writer = CheckpointWriter(self.engine, self._checkpoints, keep, self._lines.publish)
