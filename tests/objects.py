@@ -16,6 +16,7 @@ from tests.raylets import free_port
 KEY, SECRET, BUCKET = "the-key", "the-secret", "team"
 _ONLY_READS = ("reader", "the-other-secret")
 _UP_WITHIN_SECONDS = 60
+_PARTS = ("master", "volume", "filer", "s3")
 
 
 class ObjectServer:
@@ -60,8 +61,9 @@ class ObjectServer:
             "-ip.bind=127.0.0.1", f"-master.port={master}", "-master.electionTimeout=500ms",
             "-master.heartbeatInterval=100ms", "-master.volumeSizeLimitMB=256", f"-volume.port={volume}",
             "-volume.max=8", "-volume.preStopSeconds=0", "-filer", f"-filer.port={filer}", "-s3",
-            f"-s3.port={self._port}", f"-s3.config={self.folder / 'identities.json'}",
-            *(f"-{part}.port.grpc={port}" for part, port in zip(("master", "volume", "filer", "s3"), grpc, strict=True)),
+            f"-s3.port={self._port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.config={self.folder / 'identities.json'}",
+            *(f"-{part}.port.grpc={port}" for part, port in zip(_PARTS, grpc, strict=True)),
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -70,7 +72,9 @@ class ObjectServer:
             )
         until = time.monotonic() + _UP_WITHIN_SECONDS
         while not self._stores():
-            assert time.monotonic() < until, (self.folder / "server.log").read_text()[-2000:]
+            assert self._process.poll() is None and time.monotonic() < until, (self.folder / "server.log").read_text()[
+                -2000:
+            ]
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -81,6 +85,9 @@ class ObjectServer:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+        for port in (self._port, *self._others):
+            for left in Path("/tmp").glob(f"seaweedfs-*{port}.sock"):
+                left.unlink(missing_ok=True)
 
     def _stores(self) -> bool:
         """Whether it takes an object, which it does some seconds after it listens."""

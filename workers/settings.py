@@ -36,7 +36,7 @@ def expand_path(value: Any) -> Any:
 def place_or_path(value: Any) -> Any:
     """As `expand_path`, but a URI becomes the place of its copy in this node's cache."""
     if isinstance(value, str) and is_uri(value):
-        return place_of(value)
+        return str(place_of(value))  # a string, as in a JSON file
     return expand_path(value)
 
 
@@ -47,7 +47,7 @@ StoragePath = Annotated[Path, BeforeValidator(place_or_path), PlainSerializer(sh
 JSON, which goes to other nodes and to later runs, the URI."""
 StoragePathOrName = Annotated[
     str,
-    BeforeValidator(lambda value: str(place_or_path(value)) if isinstance(value, str | Path) else value),
+    BeforeValidator(place_or_path),
     Field(min_length=1),
     PlainSerializer(lambda text: uri_of(Path(text)) or text, str, when_used="json"),
 ]

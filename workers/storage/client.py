@@ -3,6 +3,7 @@
 Credentials and endpoints are the usual ones of the environment.
 """
 
+import errno
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ WAIT_SECONDS = 600.0
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
 _ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
 _METADATA_SERVICE = "169.254.169.254"  # which gives the machines of a cloud their credentials
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 _LASTING = ("PermissionDeniedError", "UnauthenticatedError", "NotSupportedError", "InvalidPathError")
 _LASTING_STATUS = re.compile(r"status code: (301|400|401|403|405|501)\b")
 
@@ -51,17 +53,21 @@ def get(uri: str, path: Path, tell: Tell = print_line) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
 
-    def get_once(objects: Objects, key: str) -> None:
-        with temporary.open("wb") as file:
-            for block in objects.blocks(key):
-                file.write(block)
-
     try:
-        _ask(uri, get_once, tell)
+        with temporary.open("wb") as file:
+
+            def get_once(objects: Objects, key: str) -> None:
+                file.seek(0)
+                file.truncate()
+                for block in objects.blocks(key):
+                    file.write(block)
+
+            try:
+                _ask(uri, get_once, tell)
+            except FileNotFoundError:
+                return False
         temporary.replace(path)
         return True
-    except FileNotFoundError:
-        return False
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -150,8 +156,8 @@ def _ask(uri: str, action: Callable[[Objects, str], Result], tell: Tell) -> Resu
                 raise StorageError(f"{uri}: {_NO_BUCKET}") from error
             raise
         except Exception as error:  # every library has errors of its own
-            if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-                raise  # of a file on this machine, such as a full disk
+            if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
+                raise
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # a mistake in the program
             if refusal := _find_refusal(uri, error):
