@@ -115,7 +115,7 @@ class CheckpointWriter:
         }
         described = [(piece.name, piece.start, piece.length) for piece in pieces]
         linked, stored_as = None if state is None else best, target.name if state is not None else best_name(step)
-        stored = StoredCheckpoint(self._folder, stored_as, linked and best_name(step), temporary.exists())
+        stored = StoredCheckpoint(self._folder, stored_as, best_name(step) if linked else None, temporary.exists())
         logs = [self._publish_logs] if self._engine.rank == 0 and state is not None else []
         written = _in_background(temporary, files, stored, logs)
         self._under_way = _Checkpoint(target, temporary, content, linked, stored_as, described, written)

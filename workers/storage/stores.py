@@ -175,14 +175,16 @@ def _bucket(uri: str, environment: tuple[tuple[str, str], ...]) -> Any:
     from obstore.store import from_url
 
     known = dict(environment)
-    retries = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}  # `client` asks again, and tells the user
+    retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}  # `client` asks again, and tells the user
     settings: dict[str, Any] = {}
     if uri.startswith(_S3):
         endpoint = endpoint_of(uri)
         settings["region"] = known.get("AWS_REGION") or known.get("AWS_DEFAULT_REGION") or "us-east-1"
         settings |= {"endpoint": endpoint} if endpoint else {}
-    plain = {"allow_http": True} if str(settings.get("endpoint", "")).startswith("http://") else {}
-    return from_url(uri, client_options=_CLIENT | plain, retry_config=retries, **settings)
+    client: Any = dict(_CLIENT)
+    if str(settings.get("endpoint", "")).startswith("http://"):
+        client["allow_http"] = True
+    return from_url(uri, client_options=client, retry_config=retries, **settings)
 
 
 @lru_cache(maxsize=8)

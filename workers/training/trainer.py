@@ -264,7 +264,7 @@ class Trainer:
         """The name of the newest one, whose path may be another on every node, and what is wrong with newer ones."""
         faults: list[str] = []
         newest = checkpoint.latest_checkpoint(self._checkpoints, faults.append)
-        return newest and newest.name, faults
+        return newest.name if newest else None, faults
 
     def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
         """Stop on every rank: the sums are the same on all of them."""

@@ -1,4 +1,4 @@
-"""One S3 server for the tests of this folder that do not kill it; for each test a cache, and a folder in the storage."""
+"""One S3 server for the tests of this folder that do not kill it; for each a cache, and a folder in the storage."""
 
 import contextlib
 from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.controller.journal import DurableController
-from orchestrator.mixing import UniformConfig, build_mixing_algorithm, resolve_mixing
+from orchestrator.mixing import Measured, build_mixing_algorithm, resolve_mixing
 from orchestrator.mixing.base import Domain
-from orchestrator.mixing.needs import Measured
+from orchestrator.mixing.uniform import UniformConfig
 from tests.objects import ObjectServer
 from workers.durable import commit_folder, remove, remove_folder, temporary_folder, write_durably
 from workers.events import log_event

@@ -52,9 +52,9 @@ def test_a_driver_on_another_node_is_refused_while_the_lease_is_renewed(uri: str
     path, told = place_of(f"{uri}/run/.driver.lock"), []
     process = hold_elsewhere(f"{uri}/run/.driver.lock", tmp_path / "other")
     try:
-        with pytest.raises(LeaseHeldError, match=f"the process {process.pid} on .* is already training this run"):
-            with leased(path, False, print, told.append):
-                pass
+        refusal = f"the process {process.pid} on .* is already training this run"
+        with pytest.raises(LeaseHeldError, match=refusal), leased(path, False, print, told.append):
+            pass
         with pytest.raises(FolderInUseError, match="is already training"), hold(path, "in use"):
             pass
     finally:
