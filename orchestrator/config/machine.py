@@ -16,7 +16,7 @@ from workers.data.files import BadRow, Shard
 from workers.data.locations import find_files
 from workers.data.reading import read_rows
 from workers.model.model_files import refuse_adapter
-from workers.storage.addresses import uri_of
+from workers.storage.addresses import shown, uri_of
 from workers.storage.client import StorageError, check_writable, impatient
 from workers.storage.data import bring_model
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
@@ -102,7 +102,8 @@ def _model_folder(config: RunConfig) -> Iterator[Fault]:
         if not (path / "config.json").exists():
             yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
     elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:
-        yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); check the path or give a hub name"
+        where = "" if uri_of(path) else f" (looked in {Path.cwd()})"
+        yield ("model", "path"), f"{shown(path)}: no such folder{where}; check the path or give a hub name"
 
 
 def _files_of_numbers(config: RunConfig) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ WAIT_SECONDS = 600.0
 """How long a call waits for a server that does not answer, before that is an error."""
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
 _ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+_STATUS = re.compile(r"status code: (\d+ [A-Z][\w ]+)")
 _METADATA_SERVICE = "169.254.169.254"  # which gives the machines of a cloud their credentials
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 _LASTING = ("PermissionDeniedError", "UnauthenticatedError", "NotSupportedError", "InvalidPathError")
@@ -202,7 +203,7 @@ def _find_refusal(uri: str, error: Exception) -> str | None:
     text, kind = _in_one_line(error), type(error).__name__
     if _names_no_bucket(error):
         return _NO_BUCKET
-    if _METADATA_SERVICE in text:
+    if _METADATA_SERVICE in text or "Missing AccessKeyId" in text or "Missing SecretAccessKey" in text:
         return f"no credentials were found; {_advice(uri)}"
     if kind in _LASTING or isinstance(error, PermissionError) or _LASTING_STATUS.search(str(error)):
         return f"{text}; {_advice(uri)}"
@@ -222,4 +223,6 @@ def _in_one_line(error: Exception) -> str:
     text = str(error)
     if answer := _ANSWER.search(text):
         return f"{answer[1]}: {answer[2]}"
+    if answer := _STATUS.search(text):  # an answer to HEAD has no more
+        return answer[1]
     return " ".join(text.split("\n\n")[0].split()) or type(error).__name__

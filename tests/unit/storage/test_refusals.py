@@ -26,7 +26,7 @@ from workers.storage.addresses import place_of
         (
             {"domains__add__train": "URI/a.jsonl"},
             {"AWS_ACCESS_KEY_ID": "nobody"},
-            "domains.add.train.*InvalidAccessKey",
+            "domains.add.train.*403 Forbidden; check AWS_ACCESS_KEY_ID",
         ),
         ({"model__path": "URI/none"}, {}, "model.path: URI/none: no such folder"),
     ],
