@@ -88,6 +88,7 @@ def bring_all(uri: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_a_run_whose_node_is_lost_is_the_undisturbed_run(server: ObjectServer, finished: Path, tmp_path: Path) -> None:
     references = read_references(finished)
     config = write_run(tmp_path, output_dir=RUNS, mixing__reference=references)

@@ -1,4 +1,4 @@
-"""A run on two nodes that share no folder: data, model and runs on object storage, and a cache for each node."""
+"""Runs on object storage: by its URI for who reads it, and on two nodes that share no folder."""
 
 import contextlib
 import shutil
@@ -64,6 +64,31 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSe
     monkeypatch.setenv("RAYMIX_CACHE", str(tmp_path / "reader"))
     with contextlib.closing(server):
         yield server
+
+
+def test_a_run_is_read_by_its_uri_wherever_it_was_trained(server: ObjectServer, tmp_path: Path) -> None:
+    uri = f"s3://{BUCKET}/runs/small"
+    config = write_run(tmp_path, output_dir=f"s3://{BUCKET}/runs", training__max_steps=8, training__checkpoint_every=8)
+    done = raymix("run", config)
+    assert done.returncode == 0, done.stderr
+    assert f"{uri}/model" in done.stdout
+    stored = client.list_objects(uri)
+    assert {"model/model.safetensors", "summary.json", "checkpoints/step-00000008/manifest.json"} <= stored.keys()
+    assert (client.get_bytes(f"{uri}/metrics.jsonl") or b"").count(b"\n") == 8
+    assert str(tmp_path / "reader").encode() not in (client.get_bytes(f"{uri}/config.json") or b"")
+
+    shutil.rmtree(tmp_path / "reader")  # the cache of the node that trained it
+    again = raymix("run", config)
+    assert again.returncode == 0 and "starting Ray" not in again.stdout, again.stderr
+    assert again.stdout.split("Improved")[-1] == done.stdout.split("Improved")[-1]
+    told = raymix("weights", uri, "history")
+    assert told.returncode == 0 and "versatune" in told.stdout, told.stderr
+    finished = raymix("weights", uri, "set", "law=0.5")
+    assert finished.returncode == 1 and "is finished" in finished.stderr
+    report = raymix("report", uri, "--output", tmp_path / "report.html")
+    assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
+    missing = raymix("report", f"s3://{BUCKET}/runs/none")
+    assert missing.returncode == 2 and "no run is there" in missing.stderr
 
 
 @pytest.mark.soak
