@@ -228,6 +228,9 @@ def test_the_newest_whole_best_model_counts(nodes: tuple[Node, Node], uri: str) 
     fetch_checkpoint_file(best / "masters-00000.safetensors")
     assert (best / "masters-00000.safetensors").read_bytes() == b"firstmasters-00000.safetensors"
 
+    write_checkpoint(place_of(f"{uri}/run"), "best-00000009", b"newer")  # the older one was about to be removed
+    restore(there, is_newest=False)
+    assert (best / "state.json").read_bytes() == b"newerstate.json"
     run = nodes[0].enter()
     remove_local(run / "checkpoints" / "best")
     write_checkpoint(run, "best", b"second", best_name(12))
