@@ -23,7 +23,8 @@ from workers.training.progress import Progress
 
 NAMESPACE = "raymix"
 _WATCHING = "watching"
-"""A thread of its own for reports: they must not wait while a version is written to a storage that does not answer."""
+"""A thread of its own for reports and for the wish to stop: they must not wait while a version is being written to a
+storage that does not answer."""
 
 
 def start_controller(
@@ -97,7 +98,7 @@ class RayWeightsSource:
 
     def stop(self) -> None:
         """Ask the training to end before the next step."""
-        self._ask("stop")
+        self._ask("stop", group=_WATCHING)
 
     def is_stopped(self) -> bool:
         return bool(self._ask("is_stopped"))
