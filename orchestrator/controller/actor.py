@@ -38,8 +38,13 @@ def start_controller(
     """
     import ray
 
-    settings: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    remote_class: Any = ray.remote(**settings, concurrency_groups={_WATCHING: 1})(ControllerActor)
+    settings: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "concurrency_groups": {_WATCHING: 1},
+    }
+    remote_class: Any = ray.remote(**settings)(ControllerActor)
     actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE, **(where or {})).remote(
         run_folder, run_id, mixing, domains
     )

@@ -8,9 +8,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ WAIT_SECONDS = 600.0
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
 _ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d+ [A-Z][\w ]+)")
+_AT_A_TIME = 16
 _METADATA_SERVICE = "169.254.169.254"  # which gives the machines of a cloud their credentials
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 _LASTING = ("PermissionDeniedError", "UnauthenticatedError", "NotSupportedError", "InvalidPathError")
@@ -128,6 +130,14 @@ def check_writable(folder: str) -> None:
     with impatient():
         put(uri, b"raymix")
         delete(uri)
+
+
+def side_by_side(action: Callable[[str], object], names: Iterable[str]) -> None:
+    """Do the same for many objects, a few at a time."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        # Each in a copy of this context, which says how long to wait for a server.
+        for each in [pool.submit(copy_context().run, action, name) for name in names]:
+            each.result()
 
 
 @contextmanager

@@ -71,9 +71,8 @@ def _bring_below(base: Path, wanted: re.Pattern[str] | None) -> None:
     if uri is None:
         raise StorageError(f"{base}: a pattern cannot stand for a bucket; name it")
     found = {name: info for name, info in client.list_objects(uri).items() if not _is_hidden(name)}
-    for name, info in found.items():
-        if wanted is None or wanted.match(name):
-            _bring_one(f"{uri}/{name}", base / name, info)
+    chosen = [name for name in found if wanted is None or wanted.match(name)]
+    client.side_by_side(lambda name: _bring_one(f"{uri}/{name}", base / name, found[name]), chosen)
     there = {base / name for name in found}
     for note in base.rglob(".*.object"):
         if (copy := note.with_name(note.name[1 : -len(".object")])) not in there:

@@ -8,9 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,7 +28,6 @@ _WHOLE = ("model", "best")
 _SMALL_FOLDERS = ("weights", "feedback", "evaluations", "requests", "signals", "study")
 _RANKS = re.compile(r"(metrics|samples)\.jsonl|(isolation|evaluation|failure)\.json|(evaluations|signals)/.*")
 _RANKS_AT = ".ranks"  # the object that names the cache in which rank 0 works
-_AT_A_TIME = 16
 
 
 def restore(folder: Path, *, is_newest: bool, tell: Tell = print_line) -> None:
@@ -189,11 +186,7 @@ def fetch_model(folder: Path, tell: Tell = print_line) -> None:
 
 
 def _fetch_all(uri: str, folder: Path, names: Iterable[str], tell: Tell) -> None:
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        # Each in a copy of this context, which says how long to wait for a server.
-        getting = [pool.submit(copy_context().run, client.get, f"{uri}/{name}", folder / name, tell) for name in names]
-        for each in getting:
-            each.result()
+    client.side_by_side(lambda name: client.get(f"{uri}/{name}", folder / name, tell), names)
 
 
 def _is_small(name: str) -> bool:

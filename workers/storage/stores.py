@@ -148,7 +148,7 @@ class FileSystemObjects:
         info = self._files.info(key)
         if info["type"] != "file":
             raise FileNotFoundError(key)
-        return ObjectInfo(int(info["size"]), str(self._files.checksum(key)))
+        return ObjectInfo(int(info["size"]), _version_of(info))
 
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         found = self._files.find(folder, detail=True)
