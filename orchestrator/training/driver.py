@@ -25,6 +25,8 @@ from orchestrator.mixing.base import Domain
 from orchestrator.runs.failure import explain, find_full_disk, forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.hangs import LOOKS, ending_hangs
+from workers.durable import teller
+from workers.storage.run_copy import DRIVER_LOCK, fetch_from_ranks
 from workers.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
                 raise TrainingFailedError(explain_loss(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
+    fetch_from_ranks(plan.folder, teller(plan.folder / DRIVER_LOCK))
     if reason := read_failure(plan.folder):
         raise TrainingFailedError(reason)
 

@@ -1,6 +1,7 @@
 """Runs on object storage: by its URI for who reads it, and on two nodes that share no folder."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def test_two_nodes_without_a_shared_file_system_train_the_undisturbed_run(server
     kinds = [event["kind"] for event in read_lines(stored / "events.jsonl")]
     assert kinds.count("attempt") == 2 and "hang" not in kinds
     assert_equal_runs(stored, tmp_path / "runs" / "small")
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (stored, tmp_path / "runs" / "small")]
+    assert summaries[0]["domains"] == summaries[1]["domains"] and summaries[0]["verdict"] == "improved"
     report = raymix("report", uri)
     assert report.returncode == 0, report.stderr
     export = raymix("export", uri, tmp_path / "exported")

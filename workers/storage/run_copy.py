@@ -84,17 +84,23 @@ def follow_ranks(folder: Path, cache: str, tell: Tell = print_line, *, is_over: 
         is_over: also what is only needed once the training has ended.
     """
     uri = uri_of(folder)
-    if uri is None or (last := client.get_bytes(f"{uri}/{_RANKS_AT}", tell)) in (None, cache.encode()):
+    if uri is None or client.get_bytes(f"{uri}/{_RANKS_AT}", tell) in (None, cache.encode()):
         return False
-    assert last is not None
-    listing = client.list_objects(uri, tell)
-    wanted = [name for name in listing if _RANKS.fullmatch(name) and (is_over or "/" not in name)]
-    _fetch_all(uri, folder, [name for name in wanted if not _is_as_long(folder / name, listing[name], "")], tell)
-    for name in listing:
-        if name.startswith("events-"):
-            _merge_lines(client.get_bytes(f"{uri}/{name}", tell) or b"", folder / "events.jsonl")
-    restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell, is_training=True)
+    with FileLock(folder / ".following"):  # against a thread that follows them, too
+        listing = client.list_objects(uri, tell)
+        wanted = [name for name in listing if _RANKS.fullmatch(name) and (is_over or "/" not in name)]
+        _fetch_all(uri, folder, [name for name in wanted if not _is_as_long(folder / name, listing[name], "")], tell)
+        for name in listing:
+            if name.startswith("events-"):
+                _merge_lines(client.get_bytes(f"{uri}/{name}", tell) or b"", folder / "events.jsonl")
+        restore_checkpoints(folder / CHECKPOINTS, _below(listing, CHECKPOINTS), tell, is_training=True)
     return True
+
+
+def fetch_from_ranks(folder: Path, tell: Tell = print_line) -> None:
+    """Bring down all that the ranks of a training that is over wrote on another node."""
+    if uri_of(folder):
+        follow_ranks(folder, cache_id(), tell, is_over=True)
 
 
 @contextmanager
