@@ -240,7 +240,7 @@ ROWS = {
     ),
     "R19": Row(
         "faults of every kind at random moments: the undisturbed run's result",
-        ("chaos/test_random_faults.py",),
+        ("chaos/test_random_faults.py", "chaos/test_object_storage.py"),
     ),
     "R20": Row(
         "SIGTERM or Ctrl-C: a checkpoint, and the same command goes on",

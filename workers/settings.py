@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from workers.storage.addresses import is_uri, place_of, shown, uri_of
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 """The key of everything random: 64 bits, the most that torch accepts."""
@@ -19,7 +21,7 @@ def expand_path(value: Any) -> Any:
     text = str(value)
     if not text.strip():
         raise ValueError("is an empty path; give a path, or leave the key out")
-    if re.match(r"\w[\w+.-]*://", text):
+    if is_uri(text):
         raise ValueError(f"{text} is a URI; give a file or folder on a (shared, mounted) file system")
     if not (text.startswith("~") or "$" in text) or os.path.lexists(text):
         return value
@@ -31,8 +33,25 @@ def expand_path(value: Any) -> Any:
     return type(value)(expanded)
 
 
+def place_or_path(value: Any) -> Any:
+    """As `expand_path`, but a URI becomes the place of its copy in this node's cache."""
+    if isinstance(value, str) and is_uri(value):
+        return str(place_of(value))  # a string, as in a JSON file
+    return expand_path(value)
+
+
 LocalPath = Annotated[Path, BeforeValidator(expand_path)]
 """A file or folder on this machine, as the user writes it in a configuration."""
+StoragePath = Annotated[Path, BeforeValidator(place_or_path), PlainSerializer(shown, str, when_used="json")]
+"""A file or folder on this machine, or a URI of object storage: in the program the path of its copy on this node, in
+JSON, which goes to other nodes and to later runs, the URI."""
+StoragePathOrName = Annotated[
+    str,
+    BeforeValidator(place_or_path),
+    Field(min_length=1),
+    PlainSerializer(lambda text: uri_of(Path(text)) or text, str, when_used="json"),
+]
+"""As `StoragePath`, or a name on the hub."""
 LocalPathOrName = Annotated[str, BeforeValidator(expand_path), Field(min_length=1)]
 """A folder on this machine, or a name on the hub."""
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.storage.addresses import is_uri, place_of
+
 if TYPE_CHECKING:
     from orchestrator.config.sweep import SweepConfig
 
@@ -19,6 +21,27 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+def run_folder(text: str) -> Path:
+    """The folder of a run; for a URI the copy on this machine, with all small files as they are in the storage."""
+    folder = Path(text)
+    if not is_uri(text):
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise typer.BadParameter(f"Directory {text!r} {what}.")
+        return folder
+    from workers.storage.client import StorageError, impatient
+    from workers.storage.run_copy import fetch_small
+
+    try:
+        folder = place_of(text)
+        with impatient():
+            if not fetch_small(folder):
+                raise typer.BadParameter(f"{text}: no run is there.")
+    except (ValueError, StorageError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return folder
 
 
 def read_config(path: Path, overrides: list[str], check_files: bool = True) -> "SweepConfig":

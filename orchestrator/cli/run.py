@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from orchestrator.cli.arguments import ConfigFile, Overrides, read_config
+from orchestrator.cli.arguments import ConfigFile, Overrides, read_config, run_folder
 
-FinishedRun = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", exists=True, file_okay=False)
-]
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.", parser=run_folder)]
 Best = Annotated[bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")]
 
 
@@ -82,7 +80,7 @@ def reference(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", exists=True)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders or URIs of runs.", parser=run_folder)],
     output: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
 ) -> None:
     """Write an HTML report of one run, or a comparison of several, and print its table."""
@@ -106,7 +104,9 @@ def export(
 ) -> None:
     """Export a run's model to a folder for sharing, with a model card that states the mixture it was trained on."""
     from orchestrator.export.driver import export as export_result
+    from workers.storage.run_copy import fetch_model
 
+    fetch_model(run)
     export_result(run, output, kind, best, Console())
 
 
@@ -127,7 +127,9 @@ def evaluate(
 ) -> None:
     """Score a run's base model and result on benchmarks with lm-evaluation-harness; adds them to report and card."""
     from orchestrator.benchmarks.driver import evaluate as evaluate_run
+    from workers.storage.run_copy import fetch_model
 
+    fetch_model(run)
     evaluate_run(
         run,
         [name.strip() for name in tasks.split(",") if name.strip()],

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from orchestrator.cli.arguments import run_folder
 from orchestrator.views.console import plain_errors
 
 weights_app = typer.Typer(no_args_is_help=True)
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", exists=True, file_okay=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder or URI of a run.", parser=run_folder)]
 By = Annotated[str, typer.Option(help="Who requests the change.", default_factory=getpass.getuser)]
 Why = Annotated[str, typer.Option(help="Reason for the change.")]
 

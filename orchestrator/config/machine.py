@@ -17,6 +17,9 @@ from workers.data.locations import find_files
 from workers.data.reading import read_rows
 from workers.model import liger
 from workers.model.model_files import refuse_adapter
+from workers.storage.addresses import shown, uri_of
+from workers.storage.client import StorageError, check_writable, impatient
+from workers.storage.data import bring_model
 from workers.strategies.cofitune import CoFiTuneConfig, check_model
 from workers.strategies.lora import quantised
 from workers.strategies.lora.config import LoraStrategyConfig
@@ -51,8 +54,9 @@ def _domain_files(config: RunConfig) -> Iterator[Fault]:
             for i, path in enumerate(paths):
                 key: KeyPath = ("domains", name, part, i)
                 try:
-                    files = find_files(path).files
-                except (ValueError, OSError) as error:
+                    with impatient():
+                        files = find_files(path).files
+                except (ValueError, OSError, StorageError) as error:
                     yield key, str(error)
                     continue
                 for file in files:
@@ -96,6 +100,12 @@ def _plain_file(key: KeyPath, path: Path | None) -> Iterator[Fault]:
 
 def _model_folder(config: RunConfig) -> Iterator[Fault]:
     path = Path(config.model.path)
+    try:
+        with impatient():
+            bring_model(config.model.path)
+    except StorageError as error:
+        yield ("model", "path"), str(error)
+        return
     if path.is_dir():
         try:
             refuse_adapter(path)
@@ -105,7 +115,8 @@ def _model_folder(config: RunConfig) -> Iterator[Fault]:
         if not (path / "config.json").exists():
             yield ("model", "path"), f"{path}: has no config.json; give a folder that from_pretrained can load"
     elif config.model.path.startswith((".", "~", "/")) or len(path.parts) > 2:
-        yield ("model", "path"), f"{path}: no such folder (looked in {Path.cwd()}); check the path or give a hub name"
+        where = "" if uri_of(path) else f" (looked in {Path.cwd()})"
+        yield ("model", "path"), f"{shown(path)}: no such folder{where}; check the path or give a hub name"
 
 
 def _files_of_numbers(config: RunConfig) -> Iterator[Fault]:
@@ -162,7 +173,10 @@ def missing_gpus(config: RunConfig) -> list[Fault]:
 
 
 def unwritable_output(config: RunConfig) -> list[Fault]:
-    """A fault if no file can be created in `output_dir` or its nearest existing parent."""
+    """A fault if no file can be created in `output_dir` or its nearest existing parent; on object storage, if a small
+    object cannot be stored there and removed."""
+    if uri := uri_of(config.output_dir):
+        return [(("output_dir",), reason)] if (reason := _unwritable_object(uri)) else []
     place = config.output_dir.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -173,6 +187,14 @@ def unwritable_output(config: RunConfig) -> list[Fault]:
     else:
         return []
     return [(("output_dir",), f"cannot write to {config.output_dir} ({what}); choose another folder")]
+
+
+def _unwritable_object(folder: str) -> str | None:
+    try:
+        check_writable(folder)
+    except (StorageError, OSError) as error:
+        return str(error)
+    return None
 
 
 def crowding(cluster: ClusterConfig) -> str | None:

@@ -14,7 +14,7 @@ from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
 from workers.config.training import EvaluationConfig, TrainingConfig
 from workers.nearest import meant
-from workers.settings import LocalPath, Seed, Settings
+from workers.settings import Seed, Settings, StoragePath
 from workers.strategies.cofitune import CoFiTuneConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -34,8 +34,9 @@ class RunConfig(Settings):
 
     name: Name
     """Name of the run, and of its folder in output_dir."""
-    output_dir: LocalPath = Path("runs")
-    """Folder of all runs; with several nodes it must be on a shared file system."""
+    output_dir: StoragePath = Path("runs")
+    """Folder of all runs, or its URI on object storage (s3://bucket/runs); with several nodes a folder must be on a
+    shared file system."""
     seed: Seed = 0
     """Seed of all random choices."""
     model: ModelConfig

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.mixing import AnyMixingConfig
-from workers.settings import LocalPath, Seed, Settings
+from workers.settings import Seed, Settings, StoragePath
 from workers.strategies import StrategyConfig
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
@@ -18,7 +18,7 @@ _STARTS = ("base", "previous")
 class StartConfig(Settings):
     """Where a run's weights come from, if not from the base model."""
 
-    run: LocalPath
+    run: StoragePath
     """Folder of a finished run with the same base model. With the same strategy, the float32 master weights of its last
     checkpoint are used, otherwise its `model/`."""
     optimizer: Literal["fresh", "kept"] = "fresh"

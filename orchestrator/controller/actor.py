@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,30 @@ from workers.events import log_event
 from workers.training.progress import Progress
 
 NAMESPACE = "raymix"
+_WATCHING = "watching"
+"""A thread of its own for reports and for the wish to stop: they must not wait while a version is being written to a
+storage that does not answer."""
 
 
 def start_controller(
-    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain]
+    run_folder: Path, run_id: str, mixing: ResolvedMixing, domains: list[Domain], where: Mapping[str, Any] | None = None
 ) -> "RayWeightsSource":
     """Start the controller of a run, or resume it from its journal, and return a handle for the workers.
+
+    `where` are Ray's options for the node on which it runs, which may be any.
 
     It lives as long as the driver: a resumed driver starts it again, and the journal carries the state.
     """
     import ray
 
-    remote_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ControllerActor)
-    actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE).remote(
+    settings: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "concurrency_groups": {_WATCHING: 1},
+    }
+    remote_class: Any = ray.remote(**settings)(ControllerActor)
+    actor: Any = remote_class.options(name=f"controller-{run_id}", namespace=NAMESPACE, **(where or {})).remote(
         run_folder, run_id, mixing, domains
     )
     ray.get(actor.history.remote())  # so that an unreadable journal is an error here, not in a worker
@@ -91,7 +103,7 @@ class RayWeightsSource:
 
     def stop(self) -> None:
         """Ask the training to end before the next step."""
-        self._ask("stop")
+        self._ask("stop", group=_WATCHING)
 
     def is_stopped(self) -> bool:
         return bool(self._ask("is_stopped"))
@@ -100,7 +112,7 @@ class RayWeightsSource:
         """Send this rank's progress, and wait until it has arrived."""
         import ray
 
-        self._ask("hear", progress, ray.get_runtime_context().current_actor)
+        self._ask("hear", progress, ray.get_runtime_context().current_actor, group=_WATCHING)
 
     def find_hang(self, bound_s: float) -> Hang | None:
         """The rank that hangs, if one does; ray's GetTimeoutError if the controller does not answer within the bound.
@@ -110,12 +122,13 @@ class RayWeightsSource:
         import ray
 
         asking = f"on {socket.gethostname()} (pid {os.getpid()})"
-        hang: Hang | None = ray.get(self._actor.find_hang.remote(bound_s, asking), timeout=bound_s)
+        find_hang = self._actor.find_hang.options(concurrency_group=_WATCHING)
+        hang: Hang | None = ray.get(find_hang.remote(bound_s, asking), timeout=bound_s)
         return hang
 
     def forget(self, progress: Progress) -> None:
         """Expect no more reports of the process that reported this. Does not wait."""
-        self._actor.forget.remote(progress)
+        self._actor.forget.options(concurrency_group=_WATCHING).remote(progress)
 
     def restart(self) -> None:
         """Kill the controller's process; Ray starts it again, and it takes up its journal."""
@@ -123,7 +136,7 @@ class RayWeightsSource:
 
         ray.kill(self._actor, no_restart=False)
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _ask(self, method: str, *arguments: Any, group: str | None = None) -> Any:
         import ray
 
-        return ray.get(getattr(self._actor, method).remote(*arguments))
+        return ray.get(getattr(self._actor, method).options(concurrency_group=group).remote(*arguments))

@@ -21,8 +21,9 @@ from orchestrator.controller.operator import describe_change, forget_request, re
 from orchestrator.mixing import MixingAlgorithm
 from workers.bounded import read_model
 from workers.contracts import DomainFeedback, DomainWeights
-from workers.durable import write_durably
+from workers.durable import teller, write_durably
 from workers.events import log_event
+from workers.storage.mirror import publish_missing
 
 
 class _Attempt(BaseModel):
@@ -46,6 +47,8 @@ class DurableController:
         self._is_stopped = False
         for part in ("weights", "feedback"):
             (run_folder / part).mkdir(parents=True, exist_ok=True)
+            # What a process that was killed had written, and not yet announced, counts from now on.
+            publish_missing(run_folder / part, teller(run_folder / part))
         self._replay()
 
     def open_attempt(self) -> int:

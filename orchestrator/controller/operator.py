@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from orchestrator.mixing.base import Shares, normalise
 from workers.bounded import read_model
 from workers.contracts import SHARE_SUM_TOLERANCE, DomainWeights
-from workers.durable import write_durably
+from workers.durable import remove, write_durably
 from workers.settings import Settings
 
 _ASKED_SUM_TOLERANCE = 1e-6  # people write 0.333333
@@ -138,7 +138,7 @@ def read_request(run_folder: Path, request_id: str) -> ControlRequest:
 
 
 def forget_request(run_folder: Path, request_id: str) -> None:
-    (run_folder / _FOLDER / f"{request_id}.json").unlink(missing_ok=True)
+    remove(run_folder / _FOLDER / f"{request_id}.json")
 
 
 def newest_version(run_folder: Path) -> DomainWeights:

@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster.nodes import on_this_node
 from orchestrator.config.run import RunConfig
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
@@ -26,6 +27,7 @@ from workers.data.report import Report, check_bad_rows
 from workers.data.store import TokenStore, publish
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
 from workers.model.tokenizer import load_tokenizer
+from workers.storage.mirror import fetch_folder, is_published, publish_folder
 
 if TYPE_CHECKING:
     import ray
@@ -84,9 +86,14 @@ def prepare_stores(
     tokenizer = cached_tokenizer(model, cache_dir)
     fingerprint = fingerprint_tokenizer(tokenizer)
     plans = [plan_domain(domain, config, data, fingerprint) for domain, config in domains.items()]
+    for plan in plans:
+        fetch_folder(cache_dir / plan.key)
     missing = [plan for plan in plans if not (cache_dir / plan.key).exists()]
     if missing:
         _build_missing(missing, data, tokenizer, cache_dir, on_progress)
+    for plan in plans:
+        if not is_published(cache_dir / plan.key):
+            publish_folder(cache_dir / plan.key)
     stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may be from a run that tolerated more bad rows
@@ -115,7 +122,7 @@ def _build_missing(
         run = partial(_run_here, tokenizer)
     else:
         # Ray does not resolve references inside a list, so a worker fetches the tokenizer once for all its tasks.
-        run = partial(_run_on_ray, [ray.put(tokenizer)])
+        run = partial(_run_on_ray, on_this_node(cache_dir), [ray.put(tokenizer)])
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     try:
         places = _find_lines(run, tasks)
@@ -226,7 +233,10 @@ def _run_here(
 
 
 def _run_on_ray(
-    tokenizer: "list[ray.ObjectRef]", body: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    where: Mapping[str, Any],
+    tokenizer: "list[ray.ObjectRef]",
+    body: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
 ) -> Iterator[tuple[int, Any]]:
     """(index of the call, result) of every call, as they finish; a task's ValueError is raised unchanged.
 
@@ -235,7 +245,7 @@ def _run_on_ray(
     """
     import ray
 
-    task = ray.remote(num_cpus=1)(_single_threaded)
+    task = ray.remote(num_cpus=1, **where)(_single_threaded)
     pending = {task.remote(body, tokenizer, *arguments): index for index, arguments in enumerate(calls)}
     try:
         while pending:

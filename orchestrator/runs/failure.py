@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from workers.bounded import read_object
-from workers.durable import write_durably
+from workers.durable import remove, write_durably
+from workers.storage.mirror import refresh
 
 _FILE = "failure.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -17,6 +18,7 @@ def note_failure(folder: Path, reason: str) -> None:
 
 def read_failure(folder: Path) -> str | None:
     """Why the run's last attempt has no result; None if it has not failed."""
+    refresh(folder / _FILE)
     try:
         return str(read_object(folder / _FILE).get("message", "no reason is recorded"))
     except FileNotFoundError:
@@ -26,7 +28,7 @@ def read_failure(folder: Path) -> str | None:
 
 
 def forget_failure(folder: Path) -> None:
-    (folder / _FILE).unlink(missing_ok=True)
+    remove(folder / _FILE)
 
 
 def find_full_disk(error: BaseException) -> OSError | None:

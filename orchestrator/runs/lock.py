@@ -5,7 +5,9 @@ so that a folder is reset only if nothing can be lost.
 """
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,13 @@ from orchestrator.config.plan import PlanConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.config.stages import StageConfig
 from orchestrator.config.sweep import read_begun
-from workers.durable import write_durably
+from workers.durable import remove, remove_folder, teller, write_durably
 from workers.events import log_event
 from workers.fingerprint import fingerprint_bytes
+from workers.storage.addresses import shown, uri_of
+from workers.storage.client import print_line
+from workers.storage.lease import LeaseHeldError, leased
+from workers.storage.run_copy import DRIVER_LOCK, following, restore
 
 # What may differ when a run resumes: where it runs, what is kept and shown, but not what is computed.
 _FREE_KEYS = {
@@ -33,7 +39,7 @@ _FREE_KEYS = {
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
 }
-LOCK_FILE = ".driver.lock"
+LOCK_FILE = DRIVER_LOCK
 _LOOK_EVERY_SECONDS = 1.0
 _OWN_KEYS = set(PlanConfig.model_fields)  # without the sections of verbs that train many runs
 
@@ -70,8 +76,10 @@ class FolderInUseError(ClaimError):
 
 
 @contextmanager
-def hold(lock: Path, refusal: str | None) -> Iterator[None]:
-    """Hold a lock file, creating its folder.
+def hold(lock: Path, refusal: str | None) -> Iterator[bool]:
+    """Hold a lock file, creating its folder; on object storage its lease, too (`workers.storage.lease`).
+
+    Yields whether nobody worked on another copy of the folder since this node's was made: True for an ordinary folder.
 
     If another process holds it, raise FolderInUseError with `refusal`; if that is None, wait.
     """
@@ -82,9 +90,18 @@ def hold(lock: Path, refusal: str | None) -> Iterator[None]:
     except Timeout:
         raise FolderInUseError(refusal) from None
     try:
-        yield
+        with leased(lock, refusal is None, _end_here, teller(lock)) as is_newest:
+            yield is_newest
+    except LeaseHeldError as error:
+        raise FolderInUseError(str(error)) from None
     finally:
         file.release()
+
+
+def _end_here(message: str) -> None:
+    """End this process as a job manager would."""
+    print_line(message)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -94,11 +111,22 @@ def claim_folder(config: RunConfig, *, waits: bool = False) -> Iterator[str]:
     FolderInUseError if another driver holds it, unless `waits`. ClaimError if something was trained there with another
     configuration; if nothing was, as after a run that failed in its preparation, the folder is reset.
     """
-    refusal = f"{config.folder}: another process is already training this run; stop it or use another name"
-    with hold(config.folder / LOCK_FILE, None if waits else refusal):
+    folder = config.folder
+    refusal = f"{shown(folder)}: another process is already training this run; stop it or use another name"
+    with hold_run(folder, None if waits else refusal):
         _compare_with_begun(config)
-        identity = f"{config.folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"
+        identity = f"{uri_of(folder) or folder.resolve()}\n{json.dumps(bound_settings(config), sort_keys=True)}"
         yield f"{config.name}-{fingerprint_bytes(identity.encode())}"
+
+
+@contextmanager
+def hold_run(folder: Path, refusal: str | None) -> Iterator[None]:
+    """Hold the folder of a run; on object storage, keep it and this node's copy alike meanwhile. As `hold`."""
+    with hold(folder / LOCK_FILE, refusal) as is_newest:
+        tell = teller(folder / LOCK_FILE)
+        restore(folder, is_newest=is_newest, tell=tell)
+        with following(folder, tell):
+            yield
 
 
 def _compare_with_begun(config: RunConfig) -> None:
@@ -110,7 +138,7 @@ def _compare_with_begun(config: RunConfig) -> None:
         lines = [f"{key}: was {_given(before, key)}, is {_given(now, key)}" for key in changed]
         if changed and has_trained(config.folder, begun.stage_list):
             raise ClaimError(
-                f"{config.folder} was started with another configuration; use another name, "
+                f"{shown(config.folder)} was started with another configuration; use another name, "
                 "or restore these keys to resume:\n" + "\n".join(f"  {line}" for line in lines)
             )
         if changed:
@@ -159,8 +187,10 @@ def give_back(folder: Path) -> None:
     """Remove what an untrained run left in its folder, except its lock, log and attempt number."""
     for entry in folder.iterdir():
         if entry.name in _OF_THE_CONFIGURATION:
-            entry.unlink()
-        elif entry.name in _FOLDERS or entry.name.startswith(_OF_RAY):
+            remove(entry)
+        elif entry.name in _FOLDERS:
+            remove_folder(entry)
+        elif entry.name.startswith(_OF_RAY):
             shutil.rmtree(entry)
 
 

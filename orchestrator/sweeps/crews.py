@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
+from orchestrator.cluster.nodes import on_this_node
 from orchestrator.cluster.session import check_resources, count_fitting
 from orchestrator.sweeps.work import Node
 from orchestrator.training.driver import ReadyRun, train
@@ -130,7 +131,11 @@ class SideBySide(Crew):
         # One worker is the task itself. More have a separate placement group, which Ray Train asks for.
         num_cpus, num_gpus = (cluster.cpus_per_worker, cluster.gpus_per_worker) if is_alone else (0, 0)
         task: Any = ray.remote(train).options(
-            num_cpus=num_cpus, num_gpus=num_gpus, max_retries=cluster.max_failures, retry_exceptions=False
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_retries=cluster.max_failures,
+            retry_exceptions=False,
+            **on_this_node(run.plan.folder),
         )
         self._begun[run.plan.folder] = run.plan.num_steps
         self._tasks[task.remote(run, in_this_process=is_alone)] = node

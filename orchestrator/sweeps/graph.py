@@ -5,7 +5,6 @@ and one that another process is training is waited for. So a command that was ki
 two commands that need the same training share it.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from orchestrator.sweeps.crews import Crew
 from orchestrator.sweeps.work import Node, Work
 from orchestrator.tracking.watch import track
 from orchestrator.training.driver import ReadyRun
+from workers.durable import remove_folder
 
 _LOOK_EVERY_SECONDS = 1.0  # at what another process trains
 
@@ -153,7 +153,7 @@ class _Graph:
 def _drop_checkpoints(folder: Path) -> None:
     """Of a training that leaves numbers only; a run that kept its model may still be started from."""
     if not (folder / "model").exists():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        remove_folder(folder / "checkpoints")
 
 
 def _with_parents(nodes: Iterable[Node]) -> list[Node]:

@@ -6,7 +6,6 @@ looks as if it had the same left to learn. Results are kept by fingerprint and c
 """
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from orchestrator.mixing.uniform import UniformConfig
 from orchestrator.prepare.importance import with_importance
 from orchestrator.prepare.token_stores import DomainStores
 from orchestrator.runs.folder import read_run
-from orchestrator.runs.lock import LOCK_FILE, hold
+from orchestrator.runs.lock import hold_run
 from orchestrator.sweeps.crews import SideBySide
 from orchestrator.sweeps.graph import run_graph
 from orchestrator.sweeps.work import Node, Work, open_work
@@ -31,8 +30,10 @@ from orchestrator.training.plan import build_plan, count_steps, domain_sizes
 from orchestrator.training.resolve import write_references
 from orchestrator.views.format import printable
 from orchestrator.views.runs import ReferenceView
+from workers.durable import remove_folder
 from workers.events import log_event
 from workers.fingerprint import fingerprint
+from workers.storage.addresses import shown
 from workers.training.plan import TrainingPlan
 
 _FILE = "reference.json"
@@ -91,7 +92,7 @@ class _ReferenceNode(Node):
 
     @contextmanager
     def hold(self) -> Iterator[str]:
-        with hold(self.plan.folder / LOCK_FILE, f"{self.plan.folder}: another process trains this reference"):
+        with hold_run(self.plan.folder, f"{shown(self.plan.folder)}: another process trains this reference"):
             yield self.plan.run_id
 
     def resolve(self, run_id: str, work: Work) -> ReadyRun:
@@ -133,7 +134,7 @@ def _keep_best(plan: TrainingPlan) -> str:
     measured = {feedback.step: feedback.loss_nats(name) for feedback in read_run(plan.folder).feedback}
     step = min((step for step, loss in measured.items() if math.isfinite(loss)), key=lambda step: measured[step])
     write_references(plan.folder / _FILE, {name: measured[step]})
-    shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+    remove_folder(plan.folder / "checkpoints")
     told = f"{printable(name)}: reference loss {measured[step]:.4f} nats per token"
     if step == 0:  # of equal losses it is the first
         return f"{told}, the base model's own: in {plan.num_steps:,} steps fine-tuning on it alone did not beat that"

@@ -27,6 +27,7 @@ from orchestrator.training.resolve import resolve_run
 from orchestrator.views.report.html import write_report
 from orchestrator.views.summary import summary_view
 from workers.durable import commit_folder, temporary_folder, write_durably
+from workers.storage.mirror import fetch_folder
 
 
 def run(config: PlanConfig, console: Console) -> None:
@@ -206,6 +207,7 @@ def _write_reports(config: PlanConfig) -> None:
     for folder in folders:
         if not (folder / "report.html").exists():
             write_report([folder], folder / "report.html")
+    fetch_folder(folders[-1] / "model")
     if (folders[-1] / "model").exists() and not (config.folder / "model").exists():
         _link_folder(folders[-1] / "model", config.folder / "model")
     write_plan_page(config.folder / "report.html", config.name, folders)

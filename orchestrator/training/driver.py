@@ -15,6 +15,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from orchestrator.cluster.nodes import on_this_node
 from orchestrator.cluster.session import LOOPBACK, check_resources, explain_loss
 from orchestrator.config.cluster import ClusterConfig
 from orchestrator.controller.actor import RayWeightsSource, start_controller
@@ -24,6 +25,8 @@ from orchestrator.mixing.base import Domain
 from orchestrator.runs.failure import explain, find_full_disk, forget_failure, note_failure, read_failure
 from orchestrator.tracking.watch import TrackedRun
 from orchestrator.training.hangs import LOOKS, ending_hangs
+from workers.durable import teller
+from workers.storage.run_copy import DRIVER_LOCK, fetch_from_ranks
 from workers.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -87,9 +90,9 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
 
     plan, cluster = run.plan, run.cluster
     check_resources(cluster)
-    source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes)
+    source = start_controller(plan.folder, plan.run_id, run.mixing, run.sizes, on_this_node(plan.folder))
     forget_failure(plan.folder)
-    # Ray Train needs a separate folder on storage that all nodes share; its content is not needed afterwards.
+    # Ray Train needs a separate folder; only its controller, on this node, uses it, and not after the training.
     with tempfile.TemporaryDirectory(prefix=".ray-train-", dir=plan.folder, ignore_cleanup_errors=True) as storage:
         trainer = _build_trainer(run, source, storage)
         with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:
@@ -103,6 +106,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
                 raise TrainingFailedError(explain_loss(error)) from error
         if source.is_stopped():
             raise KeyboardInterrupt
+    fetch_from_ranks(plan.folder, teller(plan.folder / DRIVER_LOCK))
     if reason := read_failure(plan.folder):
         raise TrainingFailedError(reason)
 

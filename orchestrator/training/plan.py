@@ -16,6 +16,9 @@ from orchestrator.mixing import initial_weights
 from orchestrator.mixing.base import Domain, normalise
 from orchestrator.prepare.token_stores import DomainStores, training_stores
 from orchestrator.runs.folder import is_finished
+from workers.storage.checkpoints import fetch_checkpoints
+from workers.storage.mirror import fetch_folder
+from workers.storage.run_copy import fetch_small
 from workers.training.plan import StartPoint, StoreFolders, TrainingPlan, units_per_row
 
 
@@ -116,6 +119,7 @@ def find_start(config: RunConfig) -> StartPoint | None:
     if config.start is None:
         return None
     folder = config.start.run.expanduser().resolve()
+    fetch_small(folder)
     if not is_finished(folder):
         what = "is not finished" if (folder / "config.json").exists() else "is not the folder of a run"
         raise ValueError(f"start.run: {folder} {what}; name a run that has a summary.json")
@@ -129,6 +133,7 @@ def find_start(config: RunConfig) -> StartPoint | None:
         if config.start.optimizer == "kept":
             raise ValueError(f"start.optimizer: {folder} trained other parameters (its strategy differs); use fresh")
         exported = folder / "model"
+        fetch_folder(exported)
         if not (exported / "config.json").exists():
             told = "has no model/, which another strategy has to start from; run it again"
             raise ValueError(f"start.run: {folder} {told}")
@@ -145,6 +150,7 @@ def _last_checkpoint(folder: Path) -> Path:
     from workers.engine.checkpoint import latest_checkpoint  # imports torch
 
     faults: list[str] = []
+    fetch_checkpoints(folder / "checkpoints")
     checkpoint = latest_checkpoint(folder / "checkpoints", faults.append)
     if checkpoint is None or faults:
         why = "; ".join(faults) or "it has none"

@@ -19,7 +19,7 @@ from orchestrator.views.summary import HARMFUL, in_a_word
 from orchestrator.views.terminal import LiveView, progress_bars
 from workers.bounded import read_object
 from workers.clock import utc_now
-from workers.durable import write_durably
+from workers.durable import remove, write_durably
 from workers.training.plan import TrainingPlan
 from workers.validation.domain_losses import mean_loss
 
@@ -137,7 +137,7 @@ class ReferenceView(LiveView):
         super().__exit__(*error)
         if self._folder is not None:
             with suppress(OSError):
-                (self._folder / REFERENCE_PROGRESS_FILE).unlink(missing_ok=True)
+                remove(self._folder / REFERENCE_PROGRESS_FILE)
 
     def _look(self) -> None:
         if any([run.refresh() for run in self._runs.values()]):

@@ -25,6 +25,7 @@ from orchestrator.views.format import (
     printable,
 )
 from orchestrator.views.table import Cell, ResultTable, Row, change_cell, columns_of
+from workers.storage.addresses import shown, uri_of
 
 HARMFUL: frozenset[Verdict] = frozenset({"worse_than_base", "ended_worse", "diverged"})
 IN_A_WORD: dict[Verdict, str] = {
@@ -241,7 +242,8 @@ def summary_view(run_folder: Path) -> RenderableType:
     if run.summary is None:
         return Text(f"{run.path}: not finished, no summary.json")
     places = [(label, run.path / part) for label, part in (("model", "model"), ("report", "report.html"))]
-    lines = [Text(f"{label:<8}{printable(path)}", overflow="fold") for label, path in places if path.exists()]
+    there = [(label, path) for label, path in places if path.exists() or uri_of(path)]  # maybe on another node
+    lines = [Text(f"{label:<8}{printable(shown(path))}", overflow="fold") for label, path in there]
     verdict = [Text(printable(line), overflow="fold") for line in verdict_lines(run, run.summary)]
     if verdict and run.summary.verdict is not None:
         verdict[0].stylize(_STYLES.get(run.summary.verdict, ""))

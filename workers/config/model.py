@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from workers.settings import LocalPath, LocalPathOrName, NewSwitch, Settings
+from workers.settings import LocalPath, NewSwitch, Settings, StoragePathOrName
 
 Attention = Literal["auto", "flash_attention_3", "flash_attention_2", "flex_attention", "sdpa", "eager"]
 
@@ -11,8 +11,8 @@ Attention = Literal["auto", "flash_attention_3", "flash_attention_2", "flex_atte
 class ModelConfig(Settings):
     """The base model."""
 
-    path: LocalPathOrName
-    """Local folder or hub name of a causal language model with safetensors weights. Remote code is never run."""
+    path: StoragePathOrName
+    """Folder, hub name or URI of a causal language model with safetensors weights. Remote code is never run."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

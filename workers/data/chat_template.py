@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from workers.data.formats.example import Example, Message
 from workers.data.messages import Tools, find_dropped, find_missing, forms_of, has_written_out_parts, with_system
 from workers.durable import write_durably
+from workers.storage.mirror import fetch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -244,6 +245,7 @@ def freeze_date(tokenizer: "PreTrainedTokenizerBase", cache_dir: Path) -> date |
     if not any(_DATE_ASKED.search(source) for source in by_name.values()):
         return None
     path = cache_dir / _DATE_FILE
+    fetch(path)
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_durably(path, date.today().isoformat().encode())

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from workers.data.contents import identify, read_head
 from workers.data.files import COMPRESSIONS, KINDS, split_suffix
+from workers.storage.addresses import shown, uri_of
+from workers.storage.data import bring
 
 EVAL_WORDS = frozenset({"eval", "evaluation", "test", "valid", "validation", "val", "dev", "heldout"})
 TRAIN_WORDS = frozenset({"train", "training"})
@@ -42,10 +44,14 @@ class FoundFiles:
 def find_files(path: Path) -> FoundFiles:
     """The files of one path of `train` or `eval`.
 
+    What is on object storage is brought to this node first.
+
     Raises:
         ValueError: there are none, or they cannot be one side of a domain; the message has no line break.
+        StorageError: the storage cannot be read.
     """
     path = path.expanduser()
+    bring(path)
     if path.is_file():
         _check_kind(path)
         return FoundFiles([path], [])
@@ -53,7 +59,7 @@ def find_files(path: Path) -> FoundFiles:
         return _of_folder(path)
     where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
     if not _PATTERN.search(str(path)) or path.exists():  # a file with exactly that name takes precedence
-        raise ValueError(f"{path}: no such file{where}; check the path")
+        raise ValueError(f"{shown(path)}: no such {'object' if uri_of(path) else 'file'}{where}; check the path")
     return _of_pattern(path, where)
 
 
@@ -102,7 +108,7 @@ def _of_folder(folder: Path) -> FoundFiles:
         (found if is_rows(file) else ignored).append(file)
     if not found:
         seen = f"; there is {_names(ignored)}" if ignored else ""
-        raise ValueError(f"{folder}: no {KINDS} file in this folder{seen}")
+        raise ValueError(f"{shown(folder)}: no {KINDS} file in this folder{seen}")
     name = folder.absolute().name
     held_out = [file for file in found if split_of(name / file.relative_to(folder)) == "eval"]
     if held_out and len(held_out) < len(found):
@@ -131,7 +137,7 @@ def _of_pattern(pattern: Path, where: str) -> FoundFiles:
     if files:
         return FoundFiles(list(files), ignored)
     if not matches:
-        raise ValueError(f"{pattern}: nothing matches this pattern{where}; correct it")
+        raise ValueError(f"{shown(pattern)}: nothing matches this pattern{where}; correct it")
     if folders:
         raise ValueError(f"{pattern}: matches only folders ({_names(folders)}); add /** for the files in them")
     raise ValueError(f"{pattern}: matches no {KINDS} file, only {_names(ignored)}")

@@ -27,6 +27,7 @@ from workers.data.reading import ZSTD_WINDOW_MIB, Blocks, read_rows
 from workers.data.text_rows import LIST_COLUMNS
 from workers.hub import reach_hub
 from workers.settings import Settings
+from workers.storage.addresses import shown
 
 if TYPE_CHECKING:
     import datasets
@@ -68,7 +69,10 @@ class Source(Settings):
 
     @property
     def name(self) -> str:
-        return str(self.path) if self.hub is None else f"{self.hub.path}[{self.split}]"
+        if self.hub is not None:
+            return f"{self.hub.path}[{self.split}]"
+        assert self.path is not None
+        return shown(self.path)
 
 
 def plan_sources(

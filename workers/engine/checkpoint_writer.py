@@ -7,6 +7,9 @@ that is not finite is never written.
 
 The masters of the best model so far are kept in `best/` beside the checkpoints: links to the files of a checkpoint of
 the same step, or files of their own.
+
+On object storage each rank stores its own files, and rank 0 the manifest once all of them are there. A rank on another
+node than rank 0 keeps no copy.
 """
 
 import errno
@@ -15,7 +18,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +29,14 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from workers.durable import commit_folder, fsync, temporary_folder
-from workers.engine.checkpoint import BEST, FORMAT, list_checkpoints, sha256
+from workers.durable import fsync, name_folder, remove_folder, teller, temporary_folder, temporary_name
+from workers.engine.checkpoint import BEST, FORMAT, list_checkpoints
 from workers.engine.collectives import max_over_ranks, on_every_rank, on_rank_zero
 from workers.engine.stored_tensors import entries, file_of, key_of
 from workers.engine.zero_state import PARTS, Piece, TrainedState
+from workers.storage.addresses import uri_of
+from workers.storage.checkpoints import MANIFEST, STORED_AS, StoredCheckpoint, best_name, drop_best, seal
+from workers.storage.mirror import sha256
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
@@ -52,21 +58,32 @@ class _Checkpoint:
     content: dict[str, Any]
     best: dict[str, Any] | None
     """The state of the best model, if its masters are these and `target` is not its own folder."""
+    stored_as: str
+    """The name of `target` on object storage."""
     pieces: list[tuple[str, int, int]]
     """Name, start and length of each piece that this rank writes."""
     written: "Future[_Files]"
 
 
 class CheckpointWriter:
-    """Writes checkpoints of an engine to a folder on a file system that all ranks share; keeps the newest `keep`."""
+    """Writes checkpoints of an engine to a folder on a file system or object storage that all ranks share; keeps the
+    newest `keep`. `publish_logs` stores, on rank 0, the lines that a run needs to resume from a checkpoint."""
 
-    def __init__(self, engine: "Engine", folder: Path, keep: int) -> None:
+    def __init__(
+        self, engine: "Engine", folder: Path, keep: int, publish_logs: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
         self._folder = folder
         self._keep = keep
+        self._publish_logs = publish_logs
         self._under_way: _Checkpoint | None = None
         # Kept from one checkpoint to the next: memory that is new or not pinned is copied to several times slower.
         self._copy: torch.Tensor | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a checkpoint was begun and is not settled yet."""
+        return self._under_way is not None
 
     def begin(self, step: int, state: dict[str, Any] | None, best: dict[str, Any] | None = None) -> None:
         """Copy what the checkpoint of `step` holds, and write it in the background. An earlier one is settled first.
@@ -83,7 +100,8 @@ class CheckpointWriter:
         trained, parts = TrainedState(self._engine), PARTS if state is not None else PARTS[:1]
         self._refuse_non_finite(trained, parts, step)
         target = self._folder / (BEST if state is None else f"step-{step:08d}")
-        temporary = on_rank_zero(lambda: _start(target))
+        on_rank_zero(lambda: _start(target))
+        temporary = temporary_name(target)
         pieces = list(trained.owned())
         files = self._copy_to_host(pieces, parts)
         content = {
@@ -96,9 +114,11 @@ class CheckpointWriter:
             "state": best if state is None else state,
         }
         described = [(piece.name, piece.start, piece.length) for piece in pieces]
-        written = _in_background(temporary, files)
-        linked = None if state is None else best
-        self._under_way = _Checkpoint(target, temporary, content, linked, described, written)
+        linked, stored_as = None if state is None else best, target.name if state is not None else best_name(step)
+        stored = StoredCheckpoint(self._folder, stored_as, best_name(step) if linked else None, temporary.exists())
+        logs = [self._publish_logs] if self._engine.rank == 0 and state is not None else []
+        written = _in_background(temporary, files, stored, logs)
+        self._under_way = _Checkpoint(target, temporary, content, linked, stored_as, described, written)
 
     def settle(self, wait: bool) -> None:
         """Commit the checkpoint that is under way, if there is one, once all ranks have written their files.
@@ -171,19 +191,30 @@ class CheckpointWriter:
         )
 
 
-def _start(target: Path) -> Path:
+def _start(target: Path) -> None:
     for leftover in target.parent.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    return temporary_folder(target)
+    temporary_folder(target)
 
 
-def _in_background(folder: Path, files: Mapping[str, dict[str, torch.Tensor]]) -> "Future[_Files]":
+def _in_background(
+    folder: Path,
+    files: Mapping[str, dict[str, torch.Tensor]],
+    stored: StoredCheckpoint,
+    logs: Sequence[Callable[[], None]],
+) -> "Future[_Files]":
     """Write files of tensors in a thread, which does not keep the process from ending."""
     written: Future[_Files] = Future()
 
     def write() -> None:
         try:
-            written.set_result({name: _write(folder / name, tensors) for name, tensors in files.items()})
+            folder.mkdir(parents=True, exist_ok=True)
+            described = {name: _write(folder / name, tensors) for name, tensors in files.items()}
+            for name in files:
+                stored.publish(folder / name, teller(folder))
+            for publish in logs:
+                publish()
+            written.set_result(described)
         except BaseException as error:  # raised again by `settle`
             written.set_exception(error)
 
@@ -215,31 +246,43 @@ def _commit(checkpoint: _Checkpoint, of_ranks: list[tuple[_Files, list[tuple[str
     files = {name: described for of_rank, _ in of_ranks for name, described in of_rank.items()}
     if checkpoint.best is not None:
         # First: a run that resumes from the checkpoint does not choose its best model again.
-        _commit_links(checkpoint.temporary, target.parent / BEST, content | {"state": checkpoint.best}, files)
-    _seal(checkpoint.temporary, target, content, files)
+        best = best_name(content["step"])
+        _commit_links(checkpoint.temporary, target.parent / BEST, content | {"state": checkpoint.best}, files, best)
+    _seal(checkpoint.temporary, target, content, files, checkpoint.stored_as)
+
+
+def remove_best(folder: Path) -> None:
+    """Remove the best model beside the checkpoints, if there is one."""
+    drop_best(folder, tell=teller(folder))
+    shutil.rmtree(folder / BEST, ignore_errors=True)
 
 
 def _remove_older(folder: Path, keep: int) -> None:
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old, MANIFEST)
 
 
-def _commit_links(written: Path, target: Path, content: dict[str, Any], files: _Files) -> None:
+def _commit_links(written: Path, target: Path, content: dict[str, Any], files: _Files, stored_as: str) -> None:
     """Commit a folder of links to the masters in another one; copies where the file system has no links."""
     masters = {file_of("master", rank) for rank in range(content["world_size"])}
     temporary = temporary_folder(target)
     for name in masters:
+        if uri_of(written) and not (written / name).exists():  # of a rank on another node
+            continue
         try:
             os.link(written / name, temporary / name)
         except OSError:
             shutil.copyfile(written / name, temporary / name)
-    _seal(temporary, target, content, {name: files[name] for name in masters})
+    _seal(temporary, target, content, {name: files[name] for name in masters}, stored_as)
 
 
-def _seal(temporary: Path, target: Path, content: dict[str, Any], files: _Files) -> None:
+def _seal(temporary: Path, target: Path, content: dict[str, Any], files: _Files, stored_as: str) -> None:
     """Add state and manifest to the files of a folder, and commit it."""
     state_file = temporary / "state.json"
     state_file.write_text(json.dumps(content), encoding="utf-8")
     state = {"state.json": {"size": state_file.stat().st_size, "sha256": sha256(state_file)}}
-    (temporary / "manifest.json").write_text(json.dumps({"files": files | state}, indent=1), encoding="utf-8")
-    commit_folder(temporary, target)
+    (temporary / MANIFEST).write_text(json.dumps({"files": files | state}, indent=1), encoding="utf-8")
+    if stored_as != target.name and uri_of(target):
+        (temporary / STORED_AS).write_text(stored_as, encoding="utf-8")
+    name_folder(temporary, target)
+    seal(target, stored_as, teller(target))

@@ -52,6 +52,14 @@ def sum_over_ranks(value: float, device: torch.device) -> float:
     return _reduce(value, device, dist.ReduceOp.SUM)
 
 
+def sum_losses_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:
+    """The sums over all ranks of each domain's loss and of its tokens; a collective."""
+    both = torch.stack([loss_sum_D, num_tokens_D.double()])  # counts are exact in float64 up to 2^53
+    dist.all_reduce(both)
+    loss_sums, counts = both.tolist()
+    return loss_sums, [int(count) for count in counts]
+
+
 def max_over_ranks(value: float, device: torch.device) -> float:
     """The maximum over all ranks; a collective."""
     return _reduce(value, device, dist.ReduceOp.MAX)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from workers.storage.checkpoints import fetch_checkpoint_file
+
 _FILES = {"master": "masters", "exp_avg": "moments", "exp_avg_sq": "moments"}
 
 
@@ -82,6 +84,7 @@ class StoredTensors:
     def _slice(self, file: str, key: str, first: int, end: int) -> torch.Tensor:
         try:
             if file not in self._open:
+                fetch_checkpoint_file(self.folder / file)
                 self._open[file] = safe_open(self.folder / file, framework="pt")
             stored = self._open[file].get_slice(key)
             shape = stored.get_shape()

@@ -1,6 +1,5 @@
 """The plan of one run as plain data, sent from the driver to every rank."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,15 +8,16 @@ from workers.config.model import ModelConfig
 from workers.config.training import EvaluationConfig, TrainingConfig
 from workers.data.schedule import DomainRows, Schedule
 from workers.data.store import TokenStore
-from workers.settings import Settings
+from workers.settings import Settings, StoragePath
+from workers.storage.mirror import fetch_folder
 
 
 class StoreFolders(Settings):
     """Folders of a domain's token stores."""
 
-    train: Path | None
+    train: StoragePath | None
     """None for a domain that is only measured."""
-    eval: Path
+    eval: StoragePath
 
 
 class StartPoint(Settings):
@@ -25,7 +25,7 @@ class StartPoint(Settings):
 
     model: ModelConfig
     """The model of its trained parameters: the base model, or one exported by a run with another strategy."""
-    checkpoint: Path | None = None
+    checkpoint: StoragePath | None = None
     """A checkpoint of the same parameters, for their float32 masters; None: the model's weights."""
     keeps_optimizer: bool = False
     """Also load AdamW's moments from the checkpoint."""
@@ -36,8 +36,8 @@ class TrainingPlan(Settings):
 
     run_id: str
     """The controller refuses feedback of another run."""
-    folder: Path
-    """The run's folder, on a file system that all ranks share."""
+    folder: StoragePath
+    """The run's folder, on a file system or object storage that all ranks share."""
     seed: int
     num_steps: Annotated[int, Field(ge=1)]
     unit: Literal["examples", "tokens"]
@@ -58,6 +58,9 @@ class TrainingPlan(Settings):
     """Write `model/` and evaluation.json at the end; not needed for a run that is only measured."""
 
     def open_stores(self) -> tuple[dict[str, TokenStore], dict[str, TokenStore]]:
+        """The training stores and the evaluation stores, by domain; fetched if this node has no copy of them yet."""
+        for folders in self.domains.values():
+            fetch_folder(folders.eval.parent)
         train = {name: TokenStore.open(folders.train) for name, folders in self.domains.items() if folders.train}
         return train, {name: TokenStore.open(folders.eval) for name, folders in self.domains.items()}
 

@@ -5,13 +5,10 @@ All ranks call the same methods in the same order; each method is a collective.
 
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from workers.clock import utc_now
@@ -19,10 +16,10 @@ from workers.contracts import DomainFeedback, WeightsSource
 from workers.data.batches import Batch, BatchLoader
 from workers.data.end_of_turn import taught_end
 from workers.data.store import TokenStore
-from workers.durable import write_durably
+from workers.durable import remove_folder, write_durably
 from workers.engine import checkpoint
-from workers.engine.checkpoint_writer import CheckpointWriter
-from workers.engine.collectives import on_rank_zero, sum_over_ranks
+from workers.engine.checkpoint_writer import CheckpointWriter, remove_best
+from workers.engine.collectives import on_rank_zero, sum_losses_over_ranks, sum_over_ranks
 from workers.engine.engine import Engine
 from workers.engine.optimizer import learning_rate
 from workers.engine.stored_tensors import StoredTensors
@@ -34,6 +31,7 @@ from workers.signals.meter import SignalMeter, SignalPool
 from workers.strategy import Attachment
 from workers.training.plan import TrainingPlan
 from workers.training.progress import ProgressMeter
+from workers.training.run_lines import join_run
 from workers.training.step_log import StepLog
 from workers.training.weights_source import BroadcastWeightsSource
 from workers.validation.best import Best, better, with_start
@@ -57,8 +55,10 @@ class Trainer:
         self.trained = list(train_stores)
         self._train_stores = list(train_stores.values())
         self._checkpoints = plan.folder / "checkpoints"
+        self._lines = join_run(plan)
         self.engine = Engine.build(plan.start.model if plan.start else plan.model, plan.training, plan.seed)
-        self._writer = CheckpointWriter(self.engine, self._checkpoints, plan.training.keep_checkpoints)
+        keep = plan.training.keep_checkpoints
+        self._writer = CheckpointWriter(self.engine, self._checkpoints, keep, self._lines.publish)
         self.source = BroadcastWeightsSource(source, self.engine.device)
         self.attempt = self.source.open_attempt()
         self.num_steps_done, self.best = self._restore()
@@ -104,7 +104,7 @@ class Trainer:
         self.meter.enter("training", step)
         batch = self.loader.get(step)
         local_sum_D, local_tokens_D = self.engine.forward_backward(batch, len(self.trained))
-        loss_sum_D, num_tokens_D = _sum_over_ranks(local_sum_D, local_tokens_D)
+        loss_sum_D, num_tokens_D = sum_losses_over_ranks(local_sum_D, local_tokens_D)
         self._refuse_non_finite(batch, loss_sum_D, local_sum_D.tolist())
         rate = learning_rate(step, self.plan.num_steps, self.plan.training)
         watched = self._watch(step)
@@ -173,6 +173,8 @@ class Trainer:
 
     def commit_checkpoint(self, *, wait: bool) -> None:
         """Commit the checkpoint that was begun, if all ranks have written it, or once they have."""
+        if self._writer.is_under_way:  # storage that does not answer may hold it up, which is no hang
+            self.meter.enter("committing the checkpoint", self._last_saved)
         self._writer.settle(wait)
 
     def export(self) -> None:
@@ -190,11 +192,12 @@ class Trainer:
         kept = KeptModel(StoredTensors(folder, content["tensors"]), state["loss_nats"])
         self._write_model("best", state["step"], kept)
         if dist.get_rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_best(self._checkpoints)
 
     def close(self) -> None:
         self.loader.close()
         self.log.close()
+        self._lines.close()
         self.engine.destroy()
 
     def _write_model(self, name: str, step: int, kept: KeptModel | None = None) -> None:
@@ -223,7 +226,8 @@ class Trainer:
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest complete checkpoint; returns the steps done and the best model so far."""
-        newest, faults = on_rank_zero(self._find_checkpoint)
+        name, faults = on_rank_zero(self._find_checkpoint)
+        newest = self._checkpoints / name if name else None
         state: dict[str, Any] = {"step": 0, "best": None}
         origin, start = "the base model", self.plan.start
         if newest:
@@ -250,15 +254,17 @@ class Trainer:
         """Remove a best model from steps that are repeated, or from an older raymix that did not count step 0."""
         folder = self.plan.folder
         if dist.get_rank() == 0:
-            shutil.rmtree(self._checkpoints / checkpoint.BEST, ignore_errors=True)
+            remove_best(self._checkpoints)
         if dist.get_rank() == 0 and (folder / "best").exists():
-            shutil.rmtree(folder / "best")
+            remove_folder(folder / "best")
             why = f"up to step {step} no evaluation beat the model at the start" if step else "training starts again"
             log_event(folder, step, "best", f"best/ was removed: {why}")
 
-    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
+    def _find_checkpoint(self) -> tuple[str | None, list[str]]:
+        """The name of the newest one, whose path may be another on every node, and what is wrong with newer ones."""
         faults: list[str] = []
-        return checkpoint.latest_checkpoint(self._checkpoints, faults.append), faults
+        newest = checkpoint.latest_checkpoint(self._checkpoints, faults.append)
+        return newest.name if newest else None, faults
 
     def _refuse_non_finite(self, batch: Batch, loss_sum_D: list[float], local_sum_D: list[float]) -> None:
         """Stop on every rank: the sums are the same on all of them."""
@@ -290,10 +296,3 @@ def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
             f"before the first step: with the initial model the loss of {listed}; its weights are damaged, or its "
             "activations exceed model.dtype: check the files of model.path, or try model.dtype float32"
         )
-
-
-def _sum_over_ranks(loss_sum_D: torch.Tensor, num_tokens_D: torch.Tensor) -> tuple[list[float], list[int]]:
-    both = torch.stack([loss_sum_D, num_tokens_D.double()])  # counts are exact in float64 up to 2^53
-    dist.all_reduce(both)
-    loss_sums, counts = both.tolist()
-    return loss_sums, [int(count) for count in counts]

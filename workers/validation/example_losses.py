@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.bounded import MAX_EXAMPLES_BYTES, open_regular
-from workers.durable import write_durably
+from workers.durable import remove, write_durably
 from workers.validation.held_out import HeldOutSample
 from workers.validation.loss_statistics import ExampleLosses
 
@@ -40,7 +40,7 @@ class EvaluationHistory:
         steps = evaluated_steps(folder)
         for step in steps:
             if step > num_steps_done:
-                evaluation_path(folder, step).unlink()
+                remove(evaluation_path(folder, step))
         kept = [step for step in steps if step <= num_steps_done]
         self.first: Losses | None = read_losses(folder, kept[0]) if kept and kept[0] == 0 else None
         """Of step 0; None if it was not recorded."""

@@ -54,7 +54,7 @@ def write_package(config: SweepConfig, folder: Path) -> list[str]:
     """
     data = config.model_dump()
     faults = [
-        f"{format_path(key)}: {path} is relative; give the absolute path of a folder that all nodes share"
+        f"{format_path(key)}: {path} is relative; give the absolute path of a folder that all nodes share, or a URI"
         for key, path in _paths(data)
         if key in _ON_THE_CLUSTER and not path.is_absolute()
     ]

@@ -31,6 +31,7 @@ from orchestrator.views.summary import HARMFUL, domain_table, verdict_lines
 from orchestrator.views.table import ResultTable, environment
 from workers.clock import parse_time
 from workers.contracts import Change
+from workers.storage.mirror import publish
 
 MAX_EVENTS_SHOWN = 100
 
@@ -60,6 +61,7 @@ def write_page(output: Path, page: str) -> None:
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(output)
+    publish(output)
 
 
 def run_values(run: RunFolder) -> dict[str, Any]:

@@ -56,11 +56,9 @@ def test_home_and_variables_are_written_out_wherever_a_path_may_stand(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"domains": {"a": {"train": ["b.jsonl", "s3://bucket/a.jsonl"]}}},
-        {"domains": {"a": {"train": "a.jsonl", "eval": "gs://bucket/a.jsonl"}}},
-        {"data": {"cache_dir": "s3://bucket/stores"}},
-        {"model": {"path": "hf://owner/name"}},
-        {"start": {"run": "file:///runs/a"}},
+        {"domains": {"a": {"hub": {"path": "s3://bucket/a"}}}},
+        {"model": {"path": "o/m", "chat_template": "s3://bucket/a.jinja"}},
+        {"mixing": {"type": "versatune", "reference": "gs://bucket/a.json"}},
     ],
 )
 def test_a_uri_is_refused_as_what_it_is(changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from workers.settings import LocalPath, Settings
+from workers.settings import Settings, StoragePath
 from workers.strategy import StrategySettings
 
 Module = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -23,7 +23,7 @@ class ImportanceConfig(Settings):
     the paper's signed scores, which scatter around 0. `rank` does not depend on how the scores are distributed.
     """
 
-    files: list[LocalPath] = Field(default_factory=list)
+    files: list[StoragePath] = Field(default_factory=list)
     """importance.safetensors of other runs, used instead of measuring; of several, the elementwise maximum."""
     domains: Annotated[list[str], Field(min_length=1)] | None = None
     """Trained domains whose training sequences are measured; default: all of them."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.durable import write_durably
+from workers.storage.mirror import fetch
 
 KINDS = ("head", "up", "down")
 """Units: query heads, intermediate neurons, and the hidden units to which the feed-forward block writes."""
@@ -138,6 +139,7 @@ def _read(path: Path) -> Importance:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    fetch(path)
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
