@@ -43,7 +43,7 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             raise error
 
         monkeypatch.setattr(loop, "train", train)
-        driver._train_rank({"plan": {}, "source": Source(), "report_every_s": 60})
+        driver._train_rank({"plan": {}, "source": Source(), "report_every_s": 60, "cores": None})
         return begun
 
     return run
