@@ -81,7 +81,7 @@ def save_on_a_failing_disk(case: Case, fault: str, rank: int) -> str:
     targets = {
         "file": "workers.engine.checkpoint_writer.save_file",
         "state": "pathlib.Path.write_text",
-        "rename": "workers.engine.checkpoint_writer.commit_folder",
+        "rename": "workers.engine.checkpoint_writer.name_folder",
     }
     with patch(targets[fault], side_effect=full) if torch.distributed.get_rank() == rank else nullcontext():
         return error_of_training(case)

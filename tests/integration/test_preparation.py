@@ -106,7 +106,7 @@ def test_a_task_that_tokenises_imports_neither_torch_nor_deepspeed(
 
     fingerprint = fingerprint_tokenizer(tokenizer)
     tasks = plan_domain("math", domains["math"], DATA, fingerprint).tasks
-    answers = dict(token_stores._run_on_ray([ray.put(tokenizer)], look, [(task,) for task in tasks]))
+    answers = dict(token_stores._run_on_ray({}, [ray.put(tokenizer)], look, [(task,) for task in tasks]))
     assert [answers[index][0] for index in range(3)] == [700, 300, 0]
     for _, of_task, modules in answers.values():
         assert of_task == fingerprint and "transformers" in modules
