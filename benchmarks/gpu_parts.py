@@ -161,7 +161,7 @@ def measure_qlora(sizes: Sizes, folder: Path) -> list[Row]:
     is_finite = bool(torch.isfinite(torch.tensor(losses)).all())
     fallen = losses[0] - losses[-1]
     return [
-        Row(what, f"at most {max(errors):.3f} of their spread off", "<= 0.12", max(errors) <= QLORA_ERROR),
+        Row(what, f"at most {max(errors):.3f} of their spread off", f"<= {QLORA_ERROR}", max(errors) <= QLORA_ERROR),
         Row("loss of the base model in 4 bits", f"{far:.4f} nats from bfloat16's"),
         Row("loss with QLoRA falls by", f"{fallen:.4f} nats in {sizes.steps} steps", "> 0", is_finite and fallen > 0),
     ]
