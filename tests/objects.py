@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.raylets import free_port
 
@@ -109,3 +112,14 @@ class ObjectServer:
                 store.put("ready", b"")
                 return True
         return False
+
+
+@contextlib.contextmanager
+def serving(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """A server that this process and those that it starts reach, with their copies in `cache`."""
+    server = ObjectServer(folder)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAYMIX_CACHE", str(cache))
+    with contextlib.closing(server):
+        yield server

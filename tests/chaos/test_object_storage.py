@@ -1,6 +1,5 @@
 """A run on object storage whose server, driver or node is killed is the undisturbed run."""
 
-import contextlib
 import json
 import os
 import random
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.test_kill import assert_equal_runs
-from tests.objects import BUCKET, ObjectServer
+from tests.objects import BUCKET, ObjectServer, serving
 from tests.runs import kill_group, num_lines, raymix, read_lines, start, wait_for, write_run
 from workers.storage import client
 from workers.storage.addresses import place_of
@@ -31,11 +30,7 @@ RUN = {
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    server = ObjectServer(tmp_path / "server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAYMIX_CACHE", str(tmp_path / "cache"))
-    with contextlib.closing(server):
+    with serving(tmp_path / "server", tmp_path / "cache", monkeypatch) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.test_kill import assert_equal_runs
-from tests.objects import BUCKET, ObjectServer
+from tests.objects import BUCKET, ObjectServer, serving
 from tests.raylets import free_port, ray_environment, start_raylet
 from tests.runs import DOMAINS, ROOT, kill_group, raymix, read_lines, wait_for, write_run
 from workers.storage import client
@@ -59,11 +59,7 @@ class Nodes:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    server = ObjectServer(tmp_path / "server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAYMIX_CACHE", str(tmp_path / "reader"))
-    with contextlib.closing(server):
+    with serving(tmp_path / "server", tmp_path / "reader", monkeypatch) as server:
         yield server
 
 
