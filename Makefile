@@ -35,8 +35,9 @@ runs: unit
 scorecard: setup ## Run the tests of the reliability scorecard, and print which promises are held
 	$(BIN)/python -m tests.scorecard
 
+# Twice as many at a time as there are cores: many of them wait.
 unit: setup ## Run the tests that need neither Ray nor DeepSpeed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(WITHOUT) tests/unit tests/contract tests/security tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(WITHOUT) tests/unit tests/contract tests/security tests/golden
 
 lint: setup ## Check style and format
 	$(BIN)/ruff check .

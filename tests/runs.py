@@ -75,11 +75,12 @@ def raymix(*arguments: str | Path, timeout_s: float = 240) -> subprocess.Complet
     )
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    """Start the command in a process group of its own."""
-    return subprocess.Popen(
-        _command(*arguments), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def start(*arguments: str | Path, stdout: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own; what it prints goes to a file."""
+    with stdout.open("wb") as output:
+        return subprocess.Popen(
+            _command(*arguments), cwd=ROOT, start_new_session=True, stdout=output, stderr=subprocess.DEVNULL
+        )
 
 
 def wait_for(process: subprocess.Popen[bytes], is_time: Callable[[], bool], timeout_s: float = 240) -> None:

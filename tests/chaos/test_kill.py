@@ -32,6 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config.parent / "runs" / "small"
 
 
+@pytest.mark.soak  # in shorter tests a run on object storage stands for it
 def test_a_run_whose_rank_is_killed_is_the_undisturbed_run(finished: Path, tmp_path: Path) -> None:
     references = json.loads((finished / "reference.json").read_text())["loss_nats"]
     config = write_run(tmp_path, mixing__reference=references)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from tests.chaos.test_kill import assert_equal_runs
 from tests.objects import BUCKET, ObjectServer, serving
 from tests.raylets import free_port, ray_environment, start_raylet
-from tests.runs import DOMAINS, ROOT, kill_group, raymix, read_lines, wait_for, write_run
+from tests.runs import DOMAINS, ROOT, kill_group, ray_processes, raymix, read_lines, start, wait_for, write_run
 from workers.storage import client
 
 STEPS = 120
@@ -57,27 +59,42 @@ class Nodes:
         return start_raylet(self._folder / f"{name}.log", self._environments[name], *arguments)
 
 
+def download(uri: str, folder: Path) -> Path:
+    """A run's folder with all that is stored of it."""
+    for name in client.list_objects(uri):
+        assert client.get(f"{uri}/{name}", folder / name)
+    return folder
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     with serving(tmp_path / "server", tmp_path / "reader", monkeypatch) as server:
         yield server
 
 
-def test_a_run_is_read_by_its_uri_wherever_it_was_trained(server: ObjectServer, tmp_path: Path) -> None:
+def test_a_run_whose_rank_is_killed_is_the_undisturbed_local_run_and_is_read_by_its_uri(
+    server: ObjectServer, finished: Path, tmp_path: Path
+) -> None:
     uri = f"s3://{BUCKET}/runs/small"
-    config = write_run(tmp_path, output_dir=f"s3://{BUCKET}/runs", training__max_steps=8, training__checkpoint_every=8)
-    done = raymix("run", config)
-    assert done.returncode == 0, done.stderr
-    assert f"{uri}/model" in done.stdout
-    stored = client.list_objects(uri)
-    assert {"model/model.safetensors", "summary.json", "checkpoints/step-00000008/manifest.json"} <= stored.keys()
-    assert (client.get_bytes(f"{uri}/metrics.jsonl") or b"").count(b"\n") == 8
+    references = json.loads((finished / "reference.json").read_text())["loss_nats"]
+    config = write_run(tmp_path, output_dir=f"s3://{BUCKET}/runs", mixing__reference=references)
+    process = start("run", config, stdout=tmp_path / "stdout.txt")
+    wait_for(process, lambda: client.look(f"{uri}/checkpoints/step-00000010/manifest.json") is not None)
+    os.kill(min(ray_processes(process.pid, "RayTrainWorker")), signal.SIGKILL)  # the worker group is replaced
+    assert process.wait(timeout=240) == 0
+    said = (tmp_path / "stdout.txt").read_text()
+    assert f"{uri}/model" in said
+    assert "checkpoints/step-00000030/manifest.json" in client.list_objects(uri)
     assert str(tmp_path / "reader").encode() not in (client.get_bytes(f"{uri}/config.json") or b"")
+    stored = download(uri, tmp_path / "stored")
+    attempts = [event["step"] for event in read_lines(stored / "events.jsonl") if event["kind"] == "attempt"]
+    assert len(attempts) == 2 and attempts[1] >= 10
+    assert_equal_runs(stored, finished)
 
     shutil.rmtree(tmp_path / "reader")  # the cache of the node that trained it
     again = raymix("run", config)
     assert again.returncode == 0 and "starting Ray" not in again.stdout, again.stderr
-    assert again.stdout.split("Improved")[-1] == done.stdout.split("Improved")[-1]
+    assert again.stdout.split("Improved")[-1] == said.split("Improved")[-1]
     told = raymix("weights", uri, "history")
     assert told.returncode == 0 and "versatune" in told.stdout, told.stderr
     finished = raymix("weights", uri, "set", "law=0.5")
@@ -123,9 +140,7 @@ def test_two_nodes_without_a_shared_file_system_train_the_undisturbed_run(server
             for name, cache in nodes.caches.items()
         }
     assert stores == {"head": 3, "second": 3}
-    stored = tmp_path / "stored"
-    for name in client.list_objects(uri):
-        assert client.get(f"{uri}/{name}", stored / name)
+    stored = download(uri, tmp_path / "stored")
     kinds = [event["kind"] for event in read_lines(stored / "events.jsonl")]
     assert kinds.count("attempt") == 2 and "hang" not in kinds
     assert_equal_runs(stored, tmp_path / "runs" / "small")
