@@ -2,10 +2,11 @@
 
     python benchmarks/checkpoints.py [--layers 20] [--stage 3] [--rounds 3]
 
-A Llama of 300 M parameters with random weights on four gloo ranks, bfloat16, in small buckets. Of each checkpoint: the
-bytes of each rank, its peak memory above that before, and for how long training waits (`begin`, and the commit) against
-the time from the end of `begin` until the last rank has written and flushed its files. The first checkpoint also
-allocates its host memory; the others reuse it. Then a step of training, alone and while a checkpoint is written. Last,
+A Llama of 300 M parameters with random weights on four gloo ranks, bfloat16, in small buckets. Each round writes two
+checkpoints. Of the first, while nothing is trained: the bytes of each rank, its peak memory above that before, and the
+time from `begin` until the last rank has written and flushed its files. The very first also allocates its host memory;
+the others reuse it. Of the second, with a step of training beside it: for how long training waits (in `begin`, before
+the update and for the commit), and the whole step against one without a checkpoint, as all share two cores. Last,
 a small model and a small run go on from four ranks with two and then three: the loaded masters and moments are compared
 bit by bit with the saved ones, and the samples with those of an undisturbed run.
 """
@@ -19,10 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,7 +42,7 @@ SMALL_BUCKETS = {
     "stage3_max_live_parameters": 2**24,
     "stage3_max_reuse_distance": 2**24,
 }
-"""So that four ranks fit into 16 GiB beside each other."""
+"""So that four ranks fit into 24 GiB beside each other."""
 
 
 def write_model(folder: Path, num_layers: int) -> Path:
@@ -84,84 +87,88 @@ def peak_memory() -> Iterator[Callable[[], float]]:
 
 
 def measure_large(case: zero_cases.Case, folder: Path, num_rounds: int) -> dict[str, Any]:
-    """On every rank: a step, checkpoints one after the other, then one with a step beside it."""
-    import torch.distributed as dist
-
+    """On every rank: rounds of a step alone, a checkpoint alone, and both together."""
     from workers.engine.checkpoint_writer import CheckpointWriter
 
     engine = zero_cases.build_engine(case)
     num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
-    batch = zero_cases.global_batch(1, engine.rank, engine.world_size)
-
-    def step() -> float:
-        dist.barrier()
-        began = time.perf_counter()
-        engine.forward_backward(batch, zero_cases.NUM_DOMAINS)
-        engine.step(1e-5)
-        dist.barrier()
-        return time.perf_counter() - began
-
-    step()
-    alone = step()
     writer, rounds = CheckpointWriter(engine, folder, keep=1), []
+    _step(engine, Stopwatch())
     for number in range(1, num_rounds + 1):
-        rounds.append(_one_checkpoint(writer, number))
-    writer.begin(num_rounds + 1, {})
-    beside = step()
-    writer.settle(wait=True)
-    path = folder / f"step-{num_rounds + 1:08d}"
+        step, alone, beside, waits = Stopwatch(), Stopwatch(), Stopwatch(), Stopwatch()
+        _step(engine, step)
+        with peak_memory() as peak:
+            with alone:
+                writer.begin(2 * number, {})
+                _until_written(writer)
+            writer.settle(wait=True)
+            extra_mib = peak()
+        with waits:
+            writer.begin(2 * number + 1, {})
+        _step(engine, beside, waits)
+        _until_written(writer)
+        with waits:
+            writer.settle(wait=False)  # as training does
+        seconds = {"step": step, "write": alone, "beside": beside, "waits": waits}
+        rounds.append({name: watch.seconds for name, watch in seconds.items()} | {"extra_mib": extra_mib})
+    path = folder / f"step-{2 * num_rounds + 1:08d}"
     num_bytes = sum(file.stat().st_size for file in path.glob(f"*-{engine.rank:05d}.safetensors"))
     engine.destroy()
-    return {"parameters": num_parameters, "bytes": num_bytes, "rounds": rounds, "alone": alone, "beside": beside}
+    return {"parameters": num_parameters, "bytes": num_bytes, "rounds": rounds}
 
 
-def _one_checkpoint(writer: Any, number: int) -> dict[str, float]:
-    import torch.distributed as dist
+class Stopwatch:
+    """The seconds of the blocks under it, in all; each begins on all ranks together."""
 
-    with peak_memory() as peak:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
         dist.barrier()
-        began = time.perf_counter()
-        writer.begin(number, {})
-        copied = time.perf_counter()
-        while not writer._under_way.written.done():
-            time.sleep(0.005)
+        self._began = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def _step(engine: Any, whole: Stopwatch, waits: Stopwatch | None = None) -> None:
+    """A step of training; `waits` also gets the time that it waits before the update."""
+    batch = zero_cases.global_batch(1, engine.rank, engine.world_size)
+    with whole:
+        engine.forward_backward(batch, zero_cases.NUM_DOMAINS)
+        with waits or nullcontext():
+            engine.before_update()
+        engine.step(1e-5)
         dist.barrier()
-        written = time.perf_counter()
-        writer.settle(wait=False)  # as training does
-        committed = time.perf_counter()
-        return {
-            "copy": copied - began,
-            "write": written - copied,
-            "commit": committed - written,
-            "extra_mib": peak(),
-        }
+
+
+def _until_written(writer: Any) -> None:
+    while not writer._under_way.written.done():
+        time.sleep(0.005)
+    dist.barrier()
 
 
 def print_large(ranks: list[dict[str, Any]]) -> None:
     sizes = [rank["bytes"] for rank in ranks]
-    first, *later = zip(*(rank["rounds"] for rank in ranks), strict=True)
+    rounds = list(zip(*(rank["rounds"] for rank in ranks), strict=True))
     print(f"{ranks[0]['parameters'] / 1e6:.0f} M parameters, {len(ranks)} ranks, {sum(sizes) / MIB:,.0f} MiB")
     print(f"bytes: largest rank {max(sizes) / min(sizes):.4f}x of the smallest")
-    extra = [rank["extra_mib"] for rank in first]
+    extra = [rank["extra_mib"] for rank in rounds[0]]
     print(f"peak extra memory in MiB by rank: {[round(e) for e in extra]}; rank 0 {extra[0] / max(extra[1:]):.3f}x")
-    again = [max(rank["extra_mib"] for rank in of_rank) for of_rank in zip(*later, strict=True)]
+    again = [max(rank["extra_mib"] for rank in of_rank) for of_rank in zip(*rounds[1:], strict=True)]
     print(f"  once the host memory is allocated: {[round(e) for e in again]}")
-    for name, rounds in (("first", [first]), ("later, median", later)):
-        stalls = [max(rank["copy"] for rank in each) + max(rank["commit"] for rank in each) for each in rounds]
-        writes = [max(rank["write"] for rank in each) for each in rounds]
-        ratio = statistics.median(stall / write for stall, write in zip(stalls, writes, strict=True))
-        print(f"{name}: copy {[round(max(r['copy'] for r in each), 2) for each in rounds]} s, commit", end=" ")
-        print(f"{[round(max(r['commit'] for r in each), 2) for each in rounds]} s")
-        waits, takes = statistics.median(stalls), statistics.median(writes)
-        print(f"{name}: training waits {waits:.2f} s, writing takes {takes:.2f} s: {100 * ratio:.1f} %", flush=True)
-    alone, beside = (max(rank[key] for rank in ranks) for key in ("alone", "beside"))
-    print(f"a step: {alone:.2f} s alone, {beside:.2f} s beside a checkpoint")
+    longest = {
+        key: [max(rank[key] for rank in each) for each in rounds] for key in ("write", "waits", "step", "beside")
+    }
+    print("seconds of each round: " + ", ".join(f"{key} {[round(s, 2) for s in longest[key]]}" for key in longest))
+    shares = [waits / write for waits, write in zip(longest["waits"], longest["write"], strict=True)]
+    print(f"training waits {100 * statistics.median(shares):.1f} % of the time that writing alone takes (median)")
+    ratio = statistics.median(b / s for b, s in zip(longest["beside"], longest["step"], strict=True))
+    print(f"a step beside a checkpoint takes {ratio:.2f}x of one alone", flush=True)
 
 
 def train_part(config_path: Path, stop_before: int | None) -> int:
     """Train the run of a configuration on this group's ranks up to a step; the steps done."""
-    import torch.distributed as dist
-
     from orchestrator.config.load import load_config
     from orchestrator.controller.journal import DurableController
     from orchestrator.mixing import Measured, build_mixing_algorithm, resolve_mixing
@@ -229,9 +236,10 @@ def main() -> None:
         for size, step, stop in zip(sizes, (0, 4, 5), (5, 9, None), strict=True):
             group = ZeroProcesses(size)
             if size == NUM_RANKS:
-                large = zero_cases.Case(
-                    write_model(folder / "large", asked.layers), zero_cases.training_of(asked.stage)
-                )
+                settings_file = folder / "deepspeed.json"
+                settings_file.write_text(json.dumps({"zero_optimization": SMALL_BUCKETS | {"stage": asked.stage}}))
+                training = zero_cases.TRAINING | {"deepspeed": str(settings_file)}
+                large = zero_cases.Case(write_model(folder / "large", asked.layers), training)
                 print_large(group.run(measure_large, large, folder / "checkpoints", asked.rounds))
                 group.run(train_part, runs["undisturbed"], None)
             states.append(resize_state(group, asked.stage, folder / "small", step))

@@ -248,8 +248,9 @@ def _checkpoint_rows(engine: Any, sizes: Sizes, num_rows: int, folder: Path, ste
     writer.settle(wait=True)
     saved = digest(engine)
     began = time.perf_counter()
-    stall = _timed(lambda: writer.begin(2, {}))
+    begin = _timed(lambda: writer.begin(2, {}))
     beside = _timed(lambda: train_step(engine, packed_batch(sizes, 0, num_rows)))
+    stall = begin + max(beside - step_seconds, 0.0)
     writer.settle(wait=True)
     written = time.perf_counter() - began
     expected = [train_step(engine, packed_batch(sizes, step, num_rows)) for step in (1, 2)]
@@ -262,8 +263,7 @@ def _checkpoint_rows(engine: Any, sizes: Sizes, num_rows: int, folder: Path, ste
     again.destroy()
     share, is_same = stall / written, loaded == saved
     return [
-        Row("a checkpoint stops training for", f"{stall:.2f} s of {written:.2f} s", "<= 30 %", share <= 0.3),
-        Row("a step while it is written", f"{beside:.2f} s, alone {step_seconds:.2f} s"),
+        Row("a checkpoint holds up training for", f"{stall:.2f} s of {written:.2f} s", "<= 15 %", share <= 0.15),
         Row("masters and moments as loaded", "same bits" if is_same else "differ", "same bits", is_same),
         compared("losses of the resumed engine", found, expected, RESUMED_TOLERANCE_NATS),
     ]

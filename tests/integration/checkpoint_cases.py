@@ -17,14 +17,16 @@ from tests.integration.zero_cases import (
 
 
 def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list[list[float]]]:
-    """Begin a checkpoint of step 4 that only rank 1 cannot finish, train to the last step, and let it finish; what is
-    in the folder then and afterwards, and the losses."""
+    """Begin a checkpoint of step 4 that is copied slowly and that only rank 1 cannot finish, train to the last step,
+    and let it finish; what is in the folder then and afterwards, and the losses."""
+    import time
     from threading import Event
     from unittest.mock import patch
 
     from safetensors.torch import save_file
 
     from workers.engine.checkpoint_writer import CheckpointWriter
+    from workers.engine.host_copy import HostCopy
 
     engine = build_engine(case)
     writer, may_write = CheckpointWriter(engine, folder, keep=1), Event()
@@ -34,8 +36,17 @@ def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list
             assert may_write.wait(60)
         save_file(*args)
 
+    copy_to_host = HostCopy._copy
+
+    def copy_slowly(*args: Any) -> Any:
+        time.sleep(1)  # longer than a step takes
+        return copy_to_host(*args)
+
     losses, seen = [], []
-    with patch("workers.engine.checkpoint_writer.save_file", write_when_allowed):
+    with (
+        patch("workers.engine.checkpoint_writer.save_file", write_when_allowed),
+        patch.object(HostCopy, "_copy", copy_slowly),
+    ):
         for step in range(1, case.last_step + 1):
             batch = global_batch(step, engine.rank, engine.world_size)
             losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))

@@ -1,9 +1,9 @@
-"""Writes checkpoints in parallel and in the background: training waits only while each rank copies its pieces.
+"""Writes checkpoints in parallel and in the background: training waits only if a step would change what is not copied.
 
-`begin` copies this rank's pieces to host memory, and a thread writes, flushes and hashes them. `settle` commits: once
-all ranks have written, rank 0 adds state and manifest and renames the folder, so a checkpoint is complete or absent.
-One checkpoint is under way at a time. Both calls are collectives, and an error on one rank is raised on all. A state
-that is not finite is never written.
+`begin` starts a thread, which copies this rank's pieces to host memory, then writes, flushes and hashes them. `settle`
+commits: once all ranks have written, rank 0 adds state and manifest and renames the folder, so a checkpoint is complete
+or absent. One checkpoint is under way at a time. Both calls are collectives, and an error on one rank is raised on all.
+A state that is not finite is never written.
 
 The masters of the best model so far are kept in `best/` beside the checkpoints: links to the files of a checkpoint of
 the same step, or files of their own.
@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,9 @@ from safetensors.torch import save_file
 from workers.durable import fsync, name_folder, remove_folder, teller, temporary_folder, temporary_name
 from workers.engine.checkpoint import BEST, FORMAT, list_checkpoints
 from workers.engine.collectives import max_over_ranks, on_every_rank, on_rank_zero
+from workers.engine.host_copy import Copies, HostCopy
 from workers.engine.stored_tensors import entries, file_of, key_of
-from workers.engine.zero_state import PARTS, Piece, TrainedState
+from workers.engine.zero_state import PARTS, TrainedState
 from workers.storage.addresses import uri_of
 from workers.storage.checkpoints import MANIFEST, STORED_AS, StoredCheckpoint, best_name, drop_best, seal
 from workers.storage.mirror import sha256
@@ -62,7 +63,8 @@ class _Checkpoint:
     """The name of `target` on object storage."""
     pieces: list[tuple[str, int, int]]
     """Name, start and length of each piece that this rank writes."""
-    written: "Future[_Files]"
+    written: "Future[tuple[_Files, dict[str, int]]]"
+    """The files of this rank; or none, and how many numbers are not finite, by tensor."""
 
 
 class CheckpointWriter:
@@ -77,8 +79,8 @@ class CheckpointWriter:
         self._keep = keep
         self._publish_logs = publish_logs
         self._under_way: _Checkpoint | None = None
-        # Kept from one checkpoint to the next: memory that is new or not pinned is copied to several times slower.
-        self._copy: torch.Tensor | None = None
+        self._copy = HostCopy(engine.device)
+        engine.before_update = self._copy.wait
 
     @property
     def is_under_way(self) -> bool:
@@ -86,24 +88,18 @@ class CheckpointWriter:
         return self._under_way is not None
 
     def begin(self, step: int, state: dict[str, Any] | None, best: dict[str, Any] | None = None) -> None:
-        """Copy what the checkpoint of `step` holds, and write it in the background. An earlier one is settled first.
+        """Copy what the checkpoint of `step` holds, and write it, in the background. An earlier one is settled first.
 
         Args:
             step: steps done.
             state: any JSON content, for `load`; None: no checkpoint, only the best model.
             best: if the model is the best so far, any JSON content for `read_best`.
-
-        Raises:
-            NonFiniteStateError: on all ranks; no checkpoint was written, and the older ones are unharmed.
         """
         self.settle(wait=True)
         trained, parts = TrainedState(self._engine), PARTS if state is not None else PARTS[:1]
-        self._refuse_non_finite(trained, parts, step)
         target = self._folder / (BEST if state is None else f"step-{step:08d}")
         on_rank_zero(lambda: _start(target))
         temporary = temporary_name(target)
-        pieces = list(trained.owned())
-        files = self._copy_to_host(pieces, parts)
         content = {
             "format": FORMAT,
             "step": step,
@@ -113,11 +109,16 @@ class CheckpointWriter:
             "tensors": trained.shapes,
             "state": best if state is None else state,
         }
-        described = [(piece.name, piece.start, piece.length) for piece in pieces]
         linked, stored_as = None if state is None else best, target.name if state is not None else best_name(step)
         stored = StoredCheckpoint(self._folder, stored_as, best_name(step) if linked else None, temporary.exists())
         logs = [self._publish_logs] if self._engine.rank == 0 and state is not None else []
-        written = _in_background(temporary, files, stored, logs)
+
+        def write(copies: Copies, bad: dict[str, int]) -> tuple[_Files, dict[str, int]]:
+            return ({} if bad else _write_files(temporary, self._engine.rank, copies, stored, logs)), bad
+
+        pieces = list(trained.owned())
+        written = self._copy.start(list(trained.held()), pieces, parts, write)
+        described = [(piece.name, piece.start, piece.length) for piece in pieces]
         self._under_way = _Checkpoint(target, temporary, content, linked, stored_as, described, written)
 
     def settle(self, wait: bool) -> None:
@@ -126,7 +127,9 @@ class CheckpointWriter:
         With `wait` False, only if they have by now; without one under way, nothing is exchanged.
 
         Raises:
-            OSError, RuntimeError: a rank could not write; the checkpoint is absent, and the older ones are unharmed.
+            NonFiniteStateError: on all ranks.
+            OSError, RuntimeError: a rank could not write.
+            With either the checkpoint is absent, and the older ones are unharmed.
         """
         checkpoint = self._under_way
         if checkpoint is None:
@@ -134,7 +137,8 @@ class CheckpointWriter:
         if not wait and max_over_ranks(not checkpoint.written.done(), self._engine.device):
             return
         self._under_way = None
-        files = on_every_rank(checkpoint.written.result)
+        files, bad = on_every_rank(checkpoint.written.result)
+        self._refuse_non_finite(bad, checkpoint.content["step"])
         of_ranks: list[Any] = [None] * self._engine.world_size
         dist.gather_object((files, checkpoint.pieces), of_ranks if self._engine.rank == 0 else None)
         on_rank_zero(lambda: _commit(checkpoint, of_ranks))
@@ -145,38 +149,7 @@ class CheckpointWriter:
             if wait:
                 removal.join()
 
-    def _copy_to_host(self, pieces: list[Piece], parts: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-        """Copies of the pieces by file and key; they stay as they are until the next call."""
-        num_elements = len(PARTS) * sum(piece.length for piece in pieces)
-        if self._copy is None or self._copy.numel() != num_elements:
-            on_gpu = self._engine.device.type == "cuda"
-            self._copy = torch.empty(num_elements, dtype=torch.float32, pin_memory=on_gpu)
-        files: dict[str, dict[str, torch.Tensor]] = {file_of(part, self._engine.rank): {} for part in parts}
-        offset = 0
-        for piece in pieces:
-            for part, tensor in zip(parts, piece.parts, strict=False):
-                copy = self._copy[offset : offset + piece.length]
-                copy.copy_(tensor.reshape(-1), non_blocking=True)
-                files[file_of(part, self._engine.rank)][key_of(part, piece.name)] = copy
-                offset += piece.length
-        if self._engine.device.type == "cuda":
-            torch.cuda.synchronize(self._engine.device)
-        return files
-
-    def _refuse_non_finite(self, trained: TrainedState, parts: Sequence[str], step: int) -> None:
-        tensors = {
-            f"{part} of {piece.name}": tensor
-            for piece in trained.held()
-            for part, tensor in zip(parts, piece.parts, strict=False)
-        }
-        # Extremes are NaN or infinite if any element is; counting costs many times more.
-        extremes = [torch.stack(tensor.aminmax()).to(self._engine.device) for tensor in tensors.values()]
-        is_bad = ~torch.stack(extremes).isfinite().all(dim=1) if extremes else torch.zeros(0, dtype=torch.bool)
-        mine = {
-            name: int(tensor.numel() - tensor.isfinite().sum())
-            for (name, tensor), bad in zip(tensors.items(), is_bad.tolist(), strict=True)
-            if bad
-        }
+    def _refuse_non_finite(self, mine: dict[str, int], step: int) -> None:
         if not max_over_ranks(len(mine), self._engine.device):
             return
         of_ranks: list[dict[str, int]] = [{}] * self._engine.world_size
@@ -197,29 +170,20 @@ def _start(target: Path) -> None:
     temporary_folder(target)
 
 
-def _in_background(
-    folder: Path,
-    files: Mapping[str, dict[str, torch.Tensor]],
-    stored: StoredCheckpoint,
-    logs: Sequence[Callable[[], None]],
-) -> "Future[_Files]":
-    """Write files of tensors in a thread, which does not keep the process from ending."""
-    written: Future[_Files] = Future()
-
-    def write() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            described = {name: _write(folder / name, tensors) for name, tensors in files.items()}
-            for name in files:
-                stored.publish(folder / name, teller(folder))
-            for publish in logs:
-                publish()
-            written.set_result(described)
-        except BaseException as error:  # raised again by `settle`
-            written.set_exception(error)
-
-    threading.Thread(target=write, name="checkpoint", daemon=True).start()
-    return written
+def _write_files(
+    folder: Path, rank: int, copies: Copies, stored: StoredCheckpoint, logs: Sequence[Callable[[], None]]
+) -> _Files:
+    """Write, flush and hash the files of a rank, and store them if the run is on object storage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for (part, name), copy in copies.items():
+        files.setdefault(file_of(part, rank), {})[key_of(part, name)] = copy
+    described = {name: _write(folder / name, tensors) for name, tensors in files.items()}
+    for name in files:
+        stored.publish(folder / name, teller(folder))
+    for publish in logs:
+        publish()
+    return described
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Engine:
         self.router_loss = find_router_loss(base_model(self.module)) if training.router_loss else None
         self.router_loss_sum = 0.0
         """This rank's part of the last step's router loss; the step's is the sum over the ranks."""
+        self.before_update: Callable[[], None] = lambda: None
+        """Called before a step changes a master or a moment: a checkpoint may still be copying them."""
         self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
 
     @classmethod
@@ -169,6 +171,7 @@ class Engine:
             group["lr"] = learning_rate
         if self._wide_gradients:
             self._wide_gradients.complete()
+        self.before_update()
         self.deepspeed.step()
         return self._checked_update.norm if self._checked_update else float(self.deepspeed.get_global_grad_norm())
 

@@ -158,7 +158,7 @@ class Trainer:
 
     def save(self, step: int, *, is_due: bool) -> None:
         """Begin the checkpoint of `step` if it is due and not there, and keep the model if it is the best so far.
-        Training waits only while they are copied. The logs reach the disk first: a resumed run needs them."""
+        Both happen in the background. The logs reach the disk first: a resumed run needs them."""
         state = {"step": step, "best": self.best} if is_due and step != self._last_saved else None
         best = None
         if self._is_best:
