@@ -32,7 +32,7 @@ def evaluate(
     `raymix evaluate`. ValueError if there is no such result, the harness is not installed, or a task is unknown or does
     not load.
     """
-    _, result_folder = find_result(run_folder, is_best)
+    _, result_folder = find_result(run_folder, is_best, console)
     if not names:
         raise ValueError("--tasks names no task; for example: --tasks gsm8k")
     version = harness_version()

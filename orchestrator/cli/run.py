@@ -8,7 +8,12 @@ from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config, run_folder
 
-FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.", parser=run_folder)]
+TrainedRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder or URI of a finished run; of another one with --best.", parser=run_folder
+    ),
+]
 Best = Annotated[bool, typer.Option("--best", help="The model of the best evaluation, not of the last step.")]
 
 
@@ -94,7 +99,7 @@ def report(
 
 
 def export(
-    run: FinishedRun,
+    run: TrainedRun,
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
     kind: Annotated[
         Literal["merged", "bf16", "adapter"],
@@ -111,7 +116,7 @@ def export(
 
 
 def evaluate(
-    run: FinishedRun,
+    run: TrainedRun,
     tasks: Annotated[str, typer.Option(metavar="A,B,...", help="Tasks or groups, as listed by `lm-eval ls tasks`.")],
     tasks_folder: Annotated[
         Path | None,

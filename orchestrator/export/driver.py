@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.controller.operator import describe_change
+from orchestrator.export.best import is_kept, write_kept
 from orchestrator.runs.benchmark_record import asked_for
 from orchestrator.runs.folder import SUMMARY_FILE, RunFolder, read_run
 from orchestrator.runs.summary import summarise
@@ -52,12 +53,12 @@ _FILTERS: dict[str, Callable[..., str]] = {
 
 
 def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: Console) -> None:
-    """Write the model of a finished run to a new folder, with its tokenizer and a model card, as `raymix export` does.
+    """Write the model of a run to a new folder, with its tokenizer and a model card, as `raymix export` does.
 
     ValueError if there is no such result, or the output folder already exists; ExportError if the result does not load
     completely, is not finite, or differs from the source. No files remain then.
     """
-    run, source = find_result(run_folder, is_best)
+    run, source = find_result(run_folder, is_best, console)
     if output.exists():
         raise ValueError(f"{output} already exists; name a new folder")
     adapter = source / "adapter"
@@ -80,21 +81,29 @@ def export(run_folder: Path, output: Path, kind: Kind, is_best: bool, console: C
         console.print(Text(verdict_lines(run, result)[0]), style="bold red")
 
 
-def find_result(run_folder: Path, is_best: bool) -> tuple[RunFolder, Path]:
-    """A finished run and the folder of its model; ValueError if it has not finished, or has no such model."""
+def find_result(run_folder: Path, is_best: bool, console: Console) -> tuple[RunFolder, Path]:
+    """A finished run and the folder of its model; of one that was cut off, the best model so far can be asked for.
+
+    ValueError if the run has no such model.
+    """
     run = read_run(run_folder)
     if (reason := run.problems.get(SUMMARY_FILE)) is not None:
         raise UnreadableFileError(run_folder / SUMMARY_FILE, reason)
-    if run.summary is None:
-        raise ValueError(f"{run_folder}: no summary.json; give the folder of a run that has finished")
     source = run_folder / ("best" if is_best else "model")
-    if not source.is_dir():
-        if is_best:
-            last = run_folder / "model"
-            instead = f"; the model of the last step is {last}" if last.is_dir() else ""
-            raise ValueError(f"{run_folder}: there is no best/: {no_best_reason(run, run.summary)}{instead}")
-        raise ValueError(f"{source}: there is no such model; the run was set to keep none, like the runs of a search")
-    return run, source
+    if is_best and not source.is_dir() and is_kept(run_folder):
+        write_kept(run_folder, console)
+    if source.is_dir() and (is_best or run.summary):
+        return run, source
+    if run.summary is None:
+        instead = (
+            "; --best gives its best model so far" if (run_folder / "best").is_dir() or is_kept(run_folder) else ""
+        )
+        raise ValueError(f"{run_folder}: the run has not finished: it has no summary.json{instead}")
+    if is_best:
+        last = run_folder / "model"
+        instead = f"; the model of the last step is {last}" if last.is_dir() else ""
+        raise ValueError(f"{run_folder}: there is no best/: {no_best_reason(run, run.summary)}{instead}")
+    raise ValueError(f"{source}: there is no such model; the run was set to keep none, like the runs of a search")
 
 
 def _base_of(run: RunFolder, source: Path, kind: Kind) -> str:
@@ -134,7 +143,7 @@ def _fill(source: Path, target: Path, kind: Kind) -> None:
 
 
 def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
-    """README.md of an exported model of a finished run, in Markdown.
+    """README.md of an exported model of a run, in Markdown.
 
     `base` is the base model, as named by `model.path` or by the adapter's configuration.
     """
@@ -144,6 +153,7 @@ def model_card(run: RunFolder, kind: Kind, is_best: bool, base: str) -> str:
     return environment.get_template("card.jinja").render(
         kind=kind,
         is_best=is_best,
+        is_cut_off=run.summary is None,
         result=result,
         name=_plain(run.name),
         base=_plain(base_name(base)),

@@ -66,6 +66,32 @@ def export_now_and_later(case: Case, folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").rglob("*"))
 
 
+def train_and_keep_best(config_path: Path) -> None:
+    """Train a run to its end, and leave its best model beside the checkpoints as well."""
+    import torch.distributed as dist
+
+    from orchestrator.config.load import load_config
+    from orchestrator.controller.journal import DurableController
+    from orchestrator.mixing import Measured, build_mixing_algorithm, resolve_mixing
+    from orchestrator.prepare.token_stores import prepare_stores
+    from orchestrator.runs.lock import claim_folder
+    from orchestrator.training.plan import build_plan, domain_sizes
+    from workers.training.loop import train
+
+    config = load_config(config_path)
+    controller: Any = None
+    if dist.get_rank() == 0:
+        with claim_folder(config):  # writes config.json
+            stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir)
+        mixing = resolve_mixing(config.mixing, Measured(), config.trained_domains)
+        algorithm = build_mixing_algorithm(mixing, domain_sizes(stores))
+        controller = DurableController(config.folder, "kept", algorithm)
+    dist.barrier()
+    stores = prepare_stores(config.domains, config.data, config.model, config.cache_dir)
+    with patch("workers.training.trainer.remove_best"):
+        train(build_plan(config, "kept", stores), controller)
+
+
 def _forget_buffers(engine: Any, planted: ExitStack) -> None:
     """As exports were before: parameters alone."""
     import workers.export.writing as writing

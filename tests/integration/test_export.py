@@ -1,5 +1,6 @@
 """Exported folders: from_pretrained gives back the trained model, and training goes on as if nothing was exported."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.integration import export_cases, zero_cases
 from tests.integration.plain_training import example_nats
 from tests.integration.zero_cases import LORA, Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
+from tests.runs import raymix, write_run
 from tests.soak import few
 
 LAST = 4
@@ -87,3 +89,37 @@ def test_a_model_kept_by_its_masters_is_exported_later_as_it_would_have_been_the
     for path, other in zip(now, later, strict=True):
         assert path.relative_to(tmp_path / "now") == other.relative_to(tmp_path / "later")
         assert path.read_bytes() == other.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", few(["stage 2, bf16", "stage 3, lora, bf16, tied", "stage 0"], 2))
+def test_the_best_model_of_a_run_that_was_cut_off_is_exported_as_its_end_would_have(name: str, tmp_path: Path) -> None:
+    stage, dtype, changes, _ = CASES[name]
+    settings = {"strategy": {"type": "full"}} | changes
+    config = write_run(
+        tmp_path,
+        mixing={"type": "uniform"},
+        model__dtype=dtype,
+        training__max_steps=6,
+        training__checkpoint_every=3,
+        training__strategy=settings["strategy"],
+        training__deepspeed__zero_stage=stage,
+        evaluation={"every": 2, "max_rows": 8},
+    )
+    processes(2).run(export_cases.train_and_keep_best, config)
+    run = tmp_path / "runs" / "small"
+    (run / "best").rename(tmp_path / "as at the end")
+    shutil.rmtree(run / "model")
+    refused = raymix("export", run, tmp_path / "out")
+    assert (
+        refused.returncode
+        and "has not finished" in refused.stderr
+        and "--best gives" in " ".join(refused.stderr.split())
+    )
+    moved = run.rename(tmp_path / "moved")
+    done = raymix("export", moved, tmp_path / "out", "--best")
+    assert done.returncode == 0, done.stderr
+    for path in (path for path in (tmp_path / "as at the end").rglob("*") if path.is_file()):
+        copy = moved / "best" / path.relative_to(tmp_path / "as at the end")
+        assert copy.read_bytes() == path.read_bytes(), path.name
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (moved / "best" / "model.safetensors").read_bytes()
+    assert "The run was cut off" in (tmp_path / "out" / "README.md").read_text()

@@ -5,6 +5,6 @@ verification.py   plain transformers reads the folder: every key, every tensor, 
 """
 
 from workers.export.verification import ExportError, held_out_examples
-from workers.export.writing import KeptModel, export_model, verification_loss
+from workers.export.writing import KeptModel, export_kept, export_model, verification_loss
 
-__all__ = ["ExportError", "KeptModel", "export_model", "held_out_examples", "verification_loss"]
+__all__ = ["ExportError", "KeptModel", "export_kept", "export_model", "held_out_examples", "verification_loss"]

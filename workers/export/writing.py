@@ -12,11 +12,12 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from workers.config.model import ModelConfig
 from workers.data.end_of_turn import renders_alike
 from workers.durable import commit_folder, temporary_folder
 from workers.engine.collectives import on_rank_zero
@@ -40,6 +41,15 @@ if TYPE_CHECKING:
 
 _ADAPTER = "default"  # peft's, of the only adapter
 _MAX_FILE_SIZE = "5GB"
+
+
+class TrainedModel(Protocol):
+    """What is read of an engine. Without one, any object that has it will do."""
+
+    module: Any
+    """As the strategy returned it."""
+    model_config: ModelConfig
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -74,23 +84,36 @@ def export_model(
     on_rank_zero(lambda: _write(engine, tokenizer, folder, weights, examples, expected_loss, end_id))
 
 
+def export_kept(
+    model: TrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    examples: "Batch",
+    end_id: int | None,
+    kept: KeptModel,
+) -> None:
+    """As `export_model` with a kept model, in one process; the parameters of `model` that are trained are not read."""
+    weights = _gather(model, _is_adapted(model), kept.masters)
+    _write(model, tokenizer, folder, weights, examples, kept.loss_nats, end_id)
+
+
 def verification_loss(engine: "Engine", examples: "Batch") -> float:
     """Nats per token of rank 0's examples with the current weights; a collective."""
     return engine_loss(engine, on_rank_zero(lambda: examples))
 
 
-def _is_adapted(engine: "Engine") -> bool:
-    return hasattr(engine.module, "get_base_model")
+def _is_adapted(model: TrainedModel) -> bool:
+    return hasattr(model.module, "get_base_model")
 
 
-def _gather(engine: "Engine", only_trainable: bool, masters: StoredTensors | None) -> dict[str, torch.Tensor]:
+def _gather(model: TrainedModel, only_trainable: bool, masters: StoredTensors | None) -> dict[str, torch.Tensor]:
     """The model's parameters and persistent buffers, each once, on rank 0's CPU; empty on other ranks. What is trained
     is read from `masters`, if given, and rounded as in a step."""
     import deepspeed
 
     gathered: dict[str, torch.Tensor] = {}
     seen: set[int] = set()  # a tied weight has several names
-    for name, value in engine.module.state_dict(keep_vars=True).items():
+    for name, value in model.module.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(
                 f"{name} of the model's state is a {type(value).__name__}, which weights files cannot store"
@@ -99,17 +122,17 @@ def _gather(engine: "Engine", only_trainable: bool, masters: StoredTensors | Non
             continue
         seen.add(id(value))
         if masters and value.requires_grad:
-            if engine.rank == 0:
+            if model.rank == 0:
                 gathered[name] = masters.whole("master", name).to(value.dtype)
             continue
         with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
-            if engine.rank == 0:
+            if model.rank == 0:
                 gathered[name] = value.detach().to("cpu", copy=True)
     return gathered
 
 
 def _write(
-    engine: "Engine",
+    model: TrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: dict[str, torch.Tensor],
@@ -120,22 +143,22 @@ def _write(
     check_finite(weights)
     temporary = temporary_folder(folder)
     try:
-        if _is_adapted(engine):
-            save_adapter(engine, weights, temporary / "adapter")
-            merged = merge_adapter(engine, weights, temporary / "adapter", examples, expected_loss)
+        if _is_adapted(model):
+            save_adapter(model, weights, temporary / "adapter")
+            merged = merge_adapter(model, weights, temporary / "adapter", examples, expected_loss)
             written = fingerprints(merged.state_dict().items())
             _save(merged, temporary)
             del merged
         else:
             written = fingerprints(weights.items())
-            _save(engine.module, temporary, weights)
+            _save(model.module, temporary, weights)
         weights.clear()  # before the folder is loaded again: of both models, only one is in memory
         if end_id is not None:
             stop_at(end_id, temporary)
         save_tokenizer(tokenizer, end_id, temporary)
         read = load_plain(temporary)
         check_tensors(read, written)
-        check_loss("the exported model", read, examples, expected_loss, engine.model_config.dtype)
+        check_loss("the exported model", read, examples, expected_loss, model.model_config.dtype)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -183,16 +206,18 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, end_id: int | None, folde
         tokenizer.eos_token = former
 
 
-def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Path) -> None:
+def save_adapter(model: TrainedModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Write only what peft needs: the trained tensors, and a configuration with the public name of the base."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    config = copy.deepcopy(engine.module.peft_config[_ADAPTER])
+    config = copy.deepcopy(model.module.peft_config[_ADAPTER])
     config.inference_mode = True
-    config.base_model_name_or_path = base_name(engine.model_config.path)
-    config.revision = engine.model_config.revision
-    tensors = get_peft_model_state_dict(engine.module, state_dict=weights, save_embedding_layers=False)
+    config.base_model_name_or_path = base_name(model.model_config.path)
+    config.revision = model.model_config.revision
+    if isinstance(config.target_modules, set):  # whose order differs between processes
+        config.target_modules = sorted(config.target_modules)
+    tensors = get_peft_model_state_dict(model.module, state_dict=weights, save_embedding_layers=False)
     folder.mkdir(parents=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / "adapter_model.safetensors", {"format": "pt"})
@@ -200,7 +225,7 @@ def save_adapter(engine: "Engine", weights: dict[str, torch.Tensor], folder: Pat
 
 
 def merge_adapter(
-    engine: "Engine", weights: dict[str, torch.Tensor], folder: Path, examples: "Batch", expected_loss: float
+    model: TrainedModel, weights: dict[str, torch.Tensor], folder: Path, examples: "Batch", expected_loss: float
 ) -> Any:
     """A fresh base model with a folder's adapters merged, after verifying that they are the trained ones.
 
@@ -211,15 +236,15 @@ def merge_adapter(
     """
     from peft import PeftModel
 
-    base: Any = load_model(engine.model_config)
+    base: Any = load_model(model.model_config)
     with torch.no_grad():
-        for name, computed in computed_weights(engine.module):  # of QLoRA: what was trained is on top of these
+        for name, computed in computed_weights(model.module):  # of QLoRA: what was trained is on top of these
             base.get_parameter(name).copy_(computed)
     _untie(base, weights)
     adapted: Any = PeftModel.from_pretrained(base, folder)
     _compare_adapter(adapted, weights)
     what = "the base model with the exported adapter"
-    check_loss(what, adapted, examples, expected_loss, engine.model_config.dtype)
+    check_loss(what, adapted, examples, expected_loss, model.model_config.dtype)
     _merge_layers(adapted)
     merged = adapted.merge_and_unload()
     for p in merged.parameters():

@@ -42,7 +42,7 @@ def test_what_cannot_be_evaluated_is_told(fake_run: MakeFakeRun, monkeypatch: py
     with pytest.raises(ValueError, match=r"pip install 'raymix\[evaluate\]'"):
         evaluate(run, ["gsm8k"], QUIET)
     (run / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"no summary\.json; give the folder of a run that has finished"):
+    with pytest.raises(ValueError, match=r"the run has not finished: it has no summary\.json$"):
         evaluate(run, ["gsm8k"], QUIET)
 
 

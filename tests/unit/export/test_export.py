@@ -165,7 +165,7 @@ def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="already exists; name a new folder"):
         export(run, tmp_path / "out", "merged", is_best=False, console=QUIET)
     (run / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"no summary\.json; give the folder of a run that has finished"):
+    with pytest.raises(ValueError, match=r"the run has not finished: it has no summary\.json$"):
         export(run, tmp_path / "other", "merged", is_best=False, console=QUIET)
 
 

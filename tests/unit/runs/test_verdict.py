@@ -256,8 +256,8 @@ def test_why_there_is_no_best_model(tmp_path: Path, verdict: str, best: str | No
     finished(run)
     (run.path / "model").mkdir()
     with pytest.raises(ValueError, match=words):
-        find_result(run.path, is_best=True)
-    assert find_result(run.path, is_best=False)[1] == run.path / "model"
+        find_result(run.path, True, Console())
+    assert find_result(run.path, False, Console())[1] == run.path / "model"
 
 
 def test_names_are_text_wherever_a_verdict_is_told(tmp_path: Path) -> None:
