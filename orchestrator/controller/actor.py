@@ -22,6 +22,7 @@ from workers.events import log_event
 from workers.training.progress import Progress
 
 NAMESPACE = "raymix"
+_ALIVE_SECONDS = 1.0  # within which the loss of a dead process is known
 _WATCHING = "watching"
 """A thread of its own for reports and for the wish to stop: they must not wait while a version is being written to a
 storage that does not answer."""
@@ -81,6 +82,10 @@ class ControllerActor(DurableController):
         """The process that reported this is gone, or trains no more."""
         self._ranks.forget(progress)
 
+    def ranks(self) -> list[Any]:
+        """Handles of the ranks' processes, those that died unnoticed among them."""
+        return self._ranks.actors()
+
 
 class RayWeightsSource:
     """A `WeightsSource` that asks the controller's actor."""
@@ -129,6 +134,20 @@ class RayWeightsSource:
     def forget(self, progress: Progress) -> None:
         """Expect no more reports of the process that reported this. Does not wait."""
         self._actor.forget.options(concurrency_group=_WATCHING).remote(progress)
+
+    def has_ranks(self) -> bool:
+        """Whether any rank is there: none is while a worker group waits for room, or is being started."""
+        import ray
+
+        for actor in self._ask("ranks", group=_WATCHING):
+            try:
+                ray.get(actor.__ray_ready__.remote(), timeout=_ALIVE_SECONDS)
+            except ray.exceptions.RayActorError:
+                continue
+            except ray.exceptions.GetTimeoutError:  # it is busy
+                pass
+            return True
+        return False
 
     def restart(self) -> None:
         """Kill the controller's process; Ray starts it again, and it takes up its journal."""

@@ -40,6 +40,10 @@ class RankWatch:
         if newest and (newest.host, newest.pid) == (progress.host, progress.pid):
             del self._reports[progress.rank]
 
+    def actors(self) -> list[Any]:
+        """Handles of the ranks' processes, those that died unnoticed among them."""
+        return [actor for _, _, actor in self._reports.values()]
+
     def find_slow(self) -> str | None:
         """The rank whose forward passes take twice as long as the others' or longer; each process is named once.
 

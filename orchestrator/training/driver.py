@@ -97,7 +97,7 @@ def _train_on_cluster(run: ReadyRun, stopping: Event | None) -> None:
         trainer = _build_trainer(run, source, storage)
         with ending_hangs(source, plan.folder, cluster.hang_seconds) as hangs:
             try:
-                run_until_stopped(trainer.fit, source.stop, stopping)
+                run_until_stopped(trainer.fit, source.stop, stopping, lambda: not source.has_ranks())
             except WorkerGroupError as error:
                 failure = "; ".join([_explain(error), *hangs])
                 note_failure(plan.folder, failure)
@@ -233,15 +233,19 @@ def _join_group_of_one() -> None:
 
 
 def run_until_stopped(
-    work: Callable[[], object], ask_to_stop: Callable[[], object], stopping: threading.Event | None = None
+    work: Callable[[], object],
+    ask_to_stop: Callable[[], object],
+    stopping: threading.Event | None = None,
+    is_idle: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Do work that can be asked to end early: by the first SIGTERM or Ctrl-C; the second interrupts at once.
+    """Do work that can be asked to end early: by the first SIGTERM or Ctrl-C; the second interrupts at once, as does
+    the first if the work is idle, so that nobody would hear it.
 
     The work runs in a separate thread, so that the caller's thread can ask. Signals arrive in the main thread only;
     in other threads, setting `stopping` is the only way to ask.
 
     Raises:
-        KeyboardInterrupt: at the second signal; the work may still be running.
+        KeyboardInterrupt: at the second signal, or once idle after the first; the work may still be running.
         BaseException: whatever the work raised.
     """
     stopping = stopping or threading.Event()
@@ -262,6 +266,8 @@ def run_until_stopped(
             if stopping.is_set() and not is_asked:
                 is_asked = True
                 ask_to_stop()
+            if is_asked and is_idle():
+                raise KeyboardInterrupt
     if failures:
         raise failures[0]
 

@@ -1,5 +1,6 @@
 """A worker group on a real cluster of two raylets, one of which is killed and comes back."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -140,3 +141,17 @@ def sizes(run: Path) -> set[int]:
     for line in read_lines(run / "samples.jsonl"):
         ranks[line["step"]].add(line["rank"])
     return {len(seen) for seen in ranks.values()}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400)
+def test_a_run_that_waits_for_room_can_be_stopped(nodes: TwoNodes, tmp_path: Path) -> None:
+    config = write_run(tmp_path, training__max_steps=60, training__micro_batch_size=1)
+    run = tmp_path / "runs" / "small"
+    driver = nodes.run(config, "cluster.num_workers={min: 2, max: 4}")
+    wait_for(driver, lambda: num_lines(run / "metrics.jsonl") >= 30)
+    nodes.kill_second()
+    wait_for(driver, lambda: len(told(run)) == 2)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130, nodes.said()
+    assert "stopped; run the same command to resume" in nodes.said() and "Traceback" not in nodes.said()

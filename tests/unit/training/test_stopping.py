@@ -39,6 +39,19 @@ def test_the_second_signal_interrupts() -> None:
     never.set()
 
 
+def test_where_nobody_would_hear_it_the_first_signal_interrupts() -> None:
+    asked, never = threading.Event(), threading.Event()
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        never.wait(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until_stopped(work, asked.set, is_idle=asked.is_set)
+    assert asked.is_set()
+    never.set()
+
+
 def test_what_the_work_raises_is_raised_here() -> None:
     def work() -> None:
         raise ValueError("the work's own")
