@@ -153,5 +153,5 @@ def test_a_run_that_waits_for_room_can_be_stopped(nodes: TwoNodes, tmp_path: Pat
     nodes.kill_second()
     wait_for(driver, lambda: len(told(run)) == 2)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(60) == 130, nodes.said()
+    assert driver.wait(120) == 130, nodes.said()
     assert "stopped; run the same command to resume" in nodes.said() and "Traceback" not in nodes.said()
