@@ -44,6 +44,14 @@ def run_folder(text: str) -> Path:
     return folder
 
 
+def runs_folder(text: str) -> Path:
+    """A folder of runs; for a URI the place of its copy on this machine."""
+    try:
+        return place_of(text) if is_uri(text) else Path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def read_config(path: Path, overrides: list[str], check_files: bool = True) -> "SweepConfig":
     """`load_config`, imported only when a verb needs it, so that `--help` stays fast."""
     from orchestrator.config.load import load_config

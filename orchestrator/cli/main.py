@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli import jobs, run, sweep
+from orchestrator.cli.arguments import runs_folder
 from orchestrator.cli.weights import weights_app
 from orchestrator.views.console import plain_errors
 
@@ -50,7 +51,9 @@ def demo(
 
 
 def dashboard(
-    runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder of the runs.")] = Path("runs"),
+    runs_dir: Annotated[
+        Path, typer.Argument(metavar="RUNS_DIR", help="Folder or URI of the runs.", parser=runs_folder)
+    ] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8275,
     address: Annotated[
         str | None,

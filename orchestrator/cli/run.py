@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.arguments import ConfigFile, Overrides, read_config, run_folder
+from workers.storage.addresses import is_uri
 
 TrainedRun = Annotated[
     Path,
@@ -151,7 +152,9 @@ def evaluate(
 def probe(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="RUN_OR_MODEL...", help="Run folders (base and result), model folders, or hub names."),
+        typer.Argument(
+            metavar="RUN_OR_MODEL...", help="Folders or URIs of runs (base and result), model folders, or hub names."
+        ),
     ],
     overrides: Overrides,
     config: Annotated[
@@ -164,5 +167,11 @@ def probe(
     """Show how well models separate the domains internally: t-SNE, silhouette, linear probe, centroid distances."""
     settings = None if config is None else read_config(config, overrides)
     from orchestrator.probe.driver import probe as probe_models
+    from workers.storage.run_copy import fetch_model
 
+    for place, name in enumerate(models):
+        if is_uri(name):
+            folder = run_folder(name)
+            fetch_model(folder)
+            models[place] = str(folder)
     probe_models(models, settings, layer, num_examples, output, Console())

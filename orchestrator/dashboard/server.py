@@ -33,11 +33,15 @@ from orchestrator.dashboard.following import LOOKING, MAX_IDLE_PAGES, FollowedPa
 from orchestrator.dashboard.guard import add_headers, choose_token, digest_of, holds_token, only_this_machine, opening
 from orchestrator.dashboard.pages import ComparePage, ListPage, RunPage, templates
 from orchestrator.views.report.html import asset
+from workers.storage.addresses import shown, uri_of
+from workers.storage.client import StorageError, impatient
+from workers.storage.reading import StoredRuns
 
 MAX_BODY_BYTES = 1 << 16
 HOST = "127.0.0.1"
 MAX_COMPARED = 40
 PATIENCE_SECONDS = 1.0  # with what is being read when the server ends
+FOLLOW_SECONDS = 3.0  # between two looks at object storage
 BEAT_SECONDS = 15.0  # so that a closed connection is noticed
 _OWN = ("dashboard.css", "live.js", "list.js", "steer.js")
 
@@ -64,17 +68,43 @@ def build_app(root: Path, digest: str) -> web.Application:
 
 
 def serve(root: Path, port: int, console: Console) -> None:
-    """Print the address and serve until Ctrl-C or SIGTERM.
+    """Print the address and serve until Ctrl-C or SIGTERM. Of a folder on object storage, the copy on this machine is
+    served, and kept like the storage meanwhile.
 
-    ValueError if there is no such folder, the port is in use, or the token provided is too short.
+    ValueError if there is no such folder, the port is in use, or the token provided is too short; StorageError if the
+    storage cannot be read.
     """
     token, is_own = choose_token()
+    if uri_of(root):
+        _follow_storage(root, console)
 
     def announce(address: str) -> None:
-        for line in (f"runs below {root}", *opening(address, token, is_own)):
+        for line in (f"runs below {shown(root)}", *opening(address, token, is_own)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     serve_with(root, port, digest_of(token), announce)
+
+
+def _follow_storage(root: Path, console: Console) -> None:
+    """Copy the small files of all runs, and go on from a thread."""
+    runs = StoredRuns(root)
+    root.mkdir(parents=True, exist_ok=True)
+    with impatient():
+        runs.refresh()
+
+    def work() -> None:
+        said = ""
+        while True:
+            time.sleep(FOLLOW_SECONDS)
+            try:
+                runs.refresh()
+                said = ""
+            except StorageError as error:
+                if str(error) != said:
+                    said = str(error)
+                    console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    threading.Thread(target=work, name=LOOKING, daemon=True).start()
 
 
 def serve_with(root: Path, port: int, digest: str, announce: Callable[[str], None]) -> None:

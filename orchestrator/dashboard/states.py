@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.runs.folder import RunFolder, is_finished
 from orchestrator.views.format import format_duration, format_workers
+from workers.storage.addresses import uri_of
 
 State = Literal["running", "waiting", "finished", "failed", "stopped early", "stopped", "unreadable"]
 """Stopped early: by a search, and not to be resumed. Unreadable, in the list: some of its files cannot be used."""
@@ -78,9 +79,10 @@ def run_state(
 
 
 def _may_be_elsewhere(folder: Path) -> bool:
-    """Whether another machine may see this folder: local disks have a nonzero major device number."""
+    """Whether another machine may see this folder: one on object storage, or not on a local disk, whose major device
+    number is not zero."""
     try:
-        return os.major(folder.stat().st_dev) == 0
+        return uri_of(folder) is not None or os.major(folder.stat().st_dev) == 0
     except OSError:
         return False
 

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +103,17 @@ def test_a_run_whose_rank_is_killed_is_the_undisturbed_local_run_and_is_read_by_
     assert finished.returncode == 1 and "is finished" in finished.stderr
     report = raymix("report", uri, "--output", tmp_path / "report.html")
     assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
+    probed = raymix("probe", uri, "--num-examples", "4", "--output", tmp_path / "probe.html")
+    assert probed.returncode == 0 and (tmp_path / "probe.html").exists(), probed.stderr
+    board = start("dashboard", f"s3://{BUCKET}/runs", "--port", "0", stdout=tmp_path / "board.txt")
+    try:
+        wait_for(board, lambda: "http://" in (tmp_path / "board.txt").read_text())
+        address = re.search(r"http://[\d.:]+/", (tmp_path / "board.txt").read_text())
+        assert address
+        with urllib.request.urlopen(f"{address[0]}live/list", timeout=60) as events:
+            assert "small" in b"".join(iter(events.readline, b"\n")).decode()
+    finally:
+        kill_group(board)
     missing = raymix("report", f"s3://{BUCKET}/runs/none")
     assert missing.returncode == 2 and "no run is there" in missing.stderr
 

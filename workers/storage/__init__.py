@@ -7,6 +7,7 @@
     data        what `train` and `eval` name, brought to this node
     checkpoints their files, and the records by which they are whole
     run_copy    the copy of a run on this node, made like the storage's when a driver or a rank begins
+    reading     copies of many runs for one who only looks, such as the dashboard
     lines       files to which lines are appended, published again and again
     lease       one driver at a time
 

@@ -62,9 +62,9 @@ def refresh_for_ranks(folder: Path, cache: str, is_beside_driver: bool, tell: Te
     if last == cache.encode() or (last is None and is_beside_driver):
         return
     listing = client.list_objects(uri, tell)
-    wanted = [name for name in listing if _is_small(name) and (_RANKS.fullmatch(name) or not is_beside_driver)]
+    wanted = [name for name in listing if is_small(name) and (_RANKS.fullmatch(name) or not is_beside_driver)]
     _fetch_all(uri, folder, [name for name in wanted if name not in ("events.jsonl", "mixing.jsonl")], tell)
-    for path in _small_files(folder):
+    for path in small_files(folder):
         name = path.relative_to(folder).as_posix()
         if name not in listing and _RANKS.fullmatch(name):
             path.unlink()
@@ -151,10 +151,10 @@ def _fetch_requests(folder: Path, tell: Tell) -> None:
 def _make_alike(uri: str, folder: Path, is_newest: bool, tell: Tell) -> Listing:
     """Make the small files of a copy those of the storage; what the storage has."""
     listing = client.list_objects(uri, tell)
-    small = [name for name in listing if _is_small(name)]
+    small = [name for name in listing if is_small(name)]
     stale = [name for name in small if not (is_newest and _is_as_long(folder / name, listing[name], name))]
     _fetch_all(uri, folder, stale, tell)
-    for path in _small_files(folder):
+    for path in small_files(folder):
         name = path.relative_to(folder).as_posix()
         if name not in listing and not (is_newest and name in LINES):
             path.unlink()
@@ -167,7 +167,7 @@ def fetch_small(folder: Path, tell: Tell = print_line) -> bool:
     uri = uri_of(folder)
     if uri is None or is_held(folder / DRIVER_LOCK):
         return True
-    return any(_is_small(name) for name in _make_alike(uri, folder, False, tell))
+    return any(is_small(name) for name in _make_alike(uri, folder, False, tell))
 
 
 def is_held(lock: Path) -> bool:
@@ -195,7 +195,8 @@ def _fetch_all(uri: str, folder: Path, names: Iterable[str], tell: Tell) -> None
     client.side_by_side(lambda name: client.get(f"{uri}/{name}", folder / name, tell), names)
 
 
-def _is_small(name: str) -> bool:
+def is_small(name: str) -> bool:
+    """Whether a file of a run, by its path in the run's folder, comes down with every copy."""
     top, _, rest = name.partition("/")
     return not top.startswith(".") and (not rest or top in _SMALL_FOLDERS)
 
@@ -207,7 +208,8 @@ def _is_as_long(path: Path, info: ObjectInfo, name: str) -> bool:
     return size >= info.size if name in LINES else size == info.size
 
 
-def _small_files(folder: Path) -> Iterator[Path]:
+def small_files(folder: Path) -> Iterator[Path]:
+    """Those of a copy."""
     if not folder.exists():
         return
     for path in [*folder.iterdir(), *(path for part in _SMALL_FOLDERS for path in (folder / part).glob("**/*"))]:

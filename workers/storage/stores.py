@@ -7,6 +7,7 @@ leaves markers of folders behind, and it has no write that only one of two can d
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -28,6 +29,8 @@ class ObjectInfo:
     size: int
     version: str
     """Changes whenever the object does: its tag, or its time."""
+    modified_at: float
+    """When it was written, in seconds since the epoch; 0 if the storage does not say."""
 
 
 class Objects(Protocol):
@@ -148,18 +151,27 @@ class FileSystemObjects:
         info = self._files.info(key)
         if info["type"] != "file":
             raise FileNotFoundError(key)
-        return ObjectInfo(int(info["size"]), _version_of(info))
+        return _info_of(info)
 
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         found = self._files.find(folder, detail=True)
-        return {path.lstrip("/"): ObjectInfo(int(info["size"]), _version_of(info)) for path, info in found.items()}
+        return {path.lstrip("/"): _info_of(info) for path, info in found.items()}
 
     def delete(self, key: str) -> None:
         self._files.rm_file(key)
 
 
 def _info(meta: Any) -> ObjectInfo:
-    return ObjectInfo(meta["size"], (meta["e_tag"] or "").strip('"') or meta["last_modified"].isoformat())
+    version = (meta["e_tag"] or "").strip('"') or meta["last_modified"].isoformat()
+    return ObjectInfo(meta["size"], version, meta["last_modified"].timestamp())
+
+
+def _info_of(info: dict[str, Any]) -> ObjectInfo:
+    """From a description of fsspec, whose file systems name times differently."""
+    times = (info.get(name) for name in ("mtime", "LastModified", "last_modified", "updated", "created"))
+    told = next((time for time in times if time is not None), None)
+    modified_at = told.timestamp() if isinstance(told, datetime) else told if isinstance(told, int | float) else 0.0
+    return ObjectInfo(int(info["size"]), _version_of(info), float(modified_at))
 
 
 def _version_of(info: dict[str, Any]) -> str:
