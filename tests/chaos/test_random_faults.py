@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.test_kill import assert_equal_runs
 from tests.runs import kill_group, num_lines, ray_processes, raymix, read_lines, start, wait_for, write_run
 
-NUM_STEPS, CHECKPOINT_EVERY = 2500, 20
+NUM_STEPS, CHECKPOINT_EVERY = 1000, 20
 RUN = {
     "training__max_steps": NUM_STEPS,
     "training__checkpoint_every": CHECKPOINT_EVERY,
