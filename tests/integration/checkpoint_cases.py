@@ -37,7 +37,7 @@ def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list
     losses, seen = [], []
     with patch("workers.engine.checkpoint_writer.save_file", write_when_allowed):
         for step in range(1, case.last_step + 1):
-            batch = global_batch(step, engine.rank, engine.world_size)
+            batch = global_batch(step, engine.data_rank, engine.num_data_ranks)
             losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
             engine.step(learning_rate(step))
             if step == 4:
@@ -62,7 +62,7 @@ def keep_the_best(case: Case, folder: Path) -> dict[str, Any]:
     engine, linked = build_engine(case), []
     writer = CheckpointWriter(engine, folder, keep=1)
     for step, best in ((1, {"loss_nats": 1.5}), (2, None)):
-        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
+        engine.forward_backward(global_batch(step, engine.data_rank, engine.num_data_ranks), NUM_DOMAINS)
         engine.step(learning_rate(step))
         writer.begin(step, {}, best)
         writer.settle(wait=True)
