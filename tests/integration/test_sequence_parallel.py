@@ -65,7 +65,7 @@ def assert_same(results: list[dict[str, Any]], expected: dict[str, Any]) -> None
         for key in ("final", "final_alone"):
             np.testing.assert_allclose(result[key], expected[key], rtol=0, atol=1e-5)
         for parameter, tensors in expected["masters"].items():
-                assert float((result["masters"][parameter][0] - tensors[0]).norm() / tensors[0].norm()) < 1e-5
+            assert float((result["masters"][parameter][0] - tensors[0]).norm() / tensors[0].norm()) < 1e-5
 
 
 @pytest.mark.parametrize("zero_stage", few([0, 2, 3, 1], 3))

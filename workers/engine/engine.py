@@ -58,7 +58,7 @@ class Engine:
         num_slices = training.sequence_parallel
         self.slices = Slices(num_slices) if num_slices > 1 else None
         self.data_rank, self.num_data_ranks = self.rank // num_slices, self.world_size // num_slices
-        """Which part of a step's rows this rank trains on, and of how many; ranks that share sequences have the same."""
+        """Which part of a step's rows this rank trains on, and of how many; ranks that share rows have the same."""
         self._seed = seed
         self._wide_gradients: WideGradients | None = None
         self._checked_update: CheckedUpdate | None = None
@@ -108,8 +108,10 @@ class Engine:
         return prove_kernel(self.packed, row, self._kernels(), over_ranks)
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Accumulate the gradient of this rank's rows, or slices of them; returns their loss sums (nats) and loss tokens
-        by domain, which add up over all ranks."""
+        """Accumulate the gradient of this rank's rows, or slices of them.
+
+        Returns their loss sums (nats) and loss tokens by domain, which add up over all ranks.
+        """
         torch.manual_seed(int(np.random.SeedSequence([self._seed, batch.step, self.rank]).generate_state(1)[0]))
         # The step's loss is the mean over the loss tokens of the global batch, so every pass on every rank divides by
         # their number, which the schedule knows in advance: dividing by the tokens of a pass or a rank would make a

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from benchmarks.tiny_families import build
 from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
 from workers.model.loading import check_model, find_decoder, load_model
 from workers.model.tokenizer import load_tokenizer
+
+
+def training(**settings: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"max_steps": 1, **settings})
 
 
 @pytest.fixture(scope="module")
