@@ -203,9 +203,9 @@ class _Rank:
         """Bytes that the forward pass keeps for the backward pass, without the logits."""
         width, shape, data = self.width, self.shape, self.config.data
         norm = (_FP32 + 2 * width) * shape.hidden_size  # its input in float32, normalised, and scaled
-        # Queries, keys, values and results of every head, or of a part of the heads for all slices; a mask of packed
-        # sequences, which is whole on every rank, or scores in float32 and as used
-        attention = width * 4 * shape.attention_size
+        # Queries, keys, values and results of every head, or of a part of the heads for all slices, and the results as
+        # they were exchanged; a mask of packed sequences, whole on every rank, or scores in float32 and as used
+        attention = width * (4 if self.num_slices == 1 else 5) * shape.attention_size
         if data.packing and shape.attention == "sdpa":
             attention += width * data.max_length * self.num_slices
         elif shape.attention == "eager":

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
 from tests.integration.zero_cases import Case, build_engine, global_batch
 from workers.data.batches import Batch
+from workers.model.forward_pass import whole_rows
 
 
 def prove(case: Case) -> tuple[str, float | None]:
@@ -38,6 +41,36 @@ def proof_row() -> Batch:
         domain_B=batch.domain_B[1:2],
         row_B=batch.row_B[1:2],
     )
+
+
+def bytes_kept(case: Case, is_packed: bool) -> int:
+    """What a rank's decoder keeps of one sequence for the backward pass, without weights."""
+    engine, row = build_engine(case), proof_row()
+    if not is_packed:
+        row = replace(row, position_ids_BL=np.arange(row.input_ids_BL.size)[None])
+    weights = {p.untyped_storage().data_ptr() for p in engine.module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no other takes its address
+        return tensor
+
+    def start(module: torch.nn.Module, *given: Any) -> None:
+        hooks.__enter__()
+
+    def stop(module: torch.nn.Module, *given: Any) -> None:
+        hooks.__exit__()
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    engine.module.model.register_forward_pre_hook(start)
+    engine.module.model.register_forward_hook(stop)
+    engine.module.train()
+    (one_pass,) = engine.packed.plan(whole_rows(row, 1, cut=False))
+    engine.packed.nats(one_pass)
+    engine.destroy()
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def train_run(config_path: Path, changes: list[str], stop_at: int | None = None) -> None:

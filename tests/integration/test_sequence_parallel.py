@@ -123,6 +123,17 @@ def test_evaluations_measure_every_example_once() -> None:
             np.testing.assert_allclose(sliced[domain].loss_sum_nats_E, expected.loss_sum_nats_E, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_rank_keeps_its_part_of_the_activations(is_packed: bool) -> None:
+    """Beside it, in each of two layers, the results of attention as they were exchanged, and a whole mask if any."""
+    length, width, hidden_size = 30, 4, 64  # of 29 tokens
+    (whole_row,) = processes(1).run(slices_cases.bytes_kept, case_of("llama", 0), False)
+    expected = whole_row / 29 * (length / 2) + 2 * width * (length / 2) * hidden_size
+    expected += 2 * width * length**2 if is_packed else 0
+    sliced = case_of("llama", 0, sequence_parallel=2)
+    assert processes(2).run(slices_cases.bytes_kept, sliced, is_packed) == [pytest.approx(expected)] * 2
+
+
 def test_a_run_draws_measures_and_exports_the_same_and_resumes_with_another_number(tmp_path: Path) -> None:
     config = write_run(
         tmp_path, training__max_steps=8, training__checkpoint_every=4, evaluation={"every": 4, "max_rows": 8}

@@ -116,7 +116,7 @@ class Slices:
 def check_slices(config: PreTrainedConfig, num_slices: int, router_loss: bool) -> None:
     """Refuse a model of which the configuration says that its sequences cannot be cut; ValueError.
 
-    Others, as those with layers other than attention, are found when a run measures them before its first step.
+    Others are found when a run measures them before its first step (`kernel_choice.py`).
     """
     text: Any = config.get_text_config()
     if num_slices == 1:
@@ -130,6 +130,12 @@ def check_slices(config: PreTrainedConfig, num_slices: int, router_loss: bool) -
         raise ValueError(
             f"{name} does not divide the attention of {text.model_type}: it has {heads} heads, which must be a "
             f"multiple of it, and {kv_heads} key-value heads, a multiple or a divisor; choose another number, or 1"
+        )
+    layers = sorted(set(getattr(text, "layer_types", None) or []))
+    if others := [kind for kind in layers if "attention" not in kind or "linear" in kind]:
+        raise ValueError(
+            f"{name}: {text.model_type} has layers that are not attention over all tokens: {', '.join(others)}; they "
+            "read a sequence from its beginning, which a slice does not have; set it to 1"
         )
     if unfit := kinds.intersection(_LENGTH_DEPENDENT):
         raise ValueError(
