@@ -58,14 +58,21 @@ def whole(name: str, way: str | None = None) -> dict[str, Any]:
 
 
 def assert_same(results: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    """Adam enlarges the rounding of the smallest gradients, so weights are compared as a whole: they move by 1e-2."""
+    """Adam enlarges the rounding of gradients that are nearly zero: weights may differ by a thousandth of a step of
+    1e-3, on average. It hides from the weights how gradients were clipped, but not from its first moments."""
     for result in results:
         np.testing.assert_allclose(result["losses"], expected["losses"], rtol=0, atol=1e-5)
         np.testing.assert_allclose(result["norms"], expected["norms"], rtol=1e-5)
         for key in ("final", "final_alone"):
             np.testing.assert_allclose(result[key], expected[key], rtol=0, atol=1e-5)
-        for parameter, tensors in expected["masters"].items():
-            assert float((result["masters"][parameter][0] - tensors[0]).norm() / tensors[0].norm()) < 1e-5
+        for name, (master, _, _) in expected["masters"].items():
+            assert float((result["masters"][name][0] - master).square().mean().sqrt()) < 1e-6, name
+        found, wanted = first_moments(result), first_moments(expected)
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def first_moments(result: dict[str, Any]) -> torch.Tensor:
+    return torch.cat([tensors[1].flatten() for _, tensors in sorted(result["masters"].items())])
 
 
 @pytest.mark.parametrize("zero_stage", few([0, 2, 3, 1], 3))

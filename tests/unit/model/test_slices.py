@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from benchmarks.tiny_families import build
@@ -43,6 +44,23 @@ def test_every_column_and_target_is_in_one_slice(size: int, length: int, monkeyp
     found = {int(d): int(t) for part in parts for d, t in zip(part.domain_N, part.target_origin_N, strict=True)}
     assert found == dict(enumerate(whole.target_origin_N.tolist()))
     assert sum(len(part.target_N) for part in parts) == len(whole.target_N)
+
+
+def test_a_module_keeps_its_own_number_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which DeepSpeed sets to that of a rank's heads, where it repeats key-value heads."""
+    monkeypatch.setattr(dist, "new_subgroups", lambda size: (None, []))
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 4  # type: ignore[assignment]
+
+    def exchange(module: Any, *given: Any) -> str:
+        module.num_key_value_groups = 2
+        return "result"
+
+    slices, heads = Slices(2), torch.zeros(1, 4, 3, 8)
+    monkeypatch.setattr(slices, "_build_exchange", lambda *shape: exchange)
+    assert slices.attend(print, module, heads, heads[:, :1]) == "result"
+    assert module.num_key_value_groups == 4
 
 
 @pytest.mark.parametrize(
