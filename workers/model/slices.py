@@ -128,8 +128,8 @@ def check_slices(config: PreTrainedConfig, num_slices: int, router_loss: bool) -
     name = f"training.sequence_parallel: {num_slices}"
     if not heads or heads % num_slices or (kv_heads % num_slices and num_slices % kv_heads):
         raise ValueError(
-            f"{name} does not divide the attention of {text.model_type}: it has {heads} heads, which must be a "
-            f"multiple of it, and {kv_heads} key-value heads, a multiple or a divisor; choose another number, or 1"
+            f"{name}: {text.model_type} has {heads} attention heads, which must be a multiple of it, and {kv_heads} "
+            "key-value heads, which must be a multiple or a divisor; choose another number, or 1"
         )
     layers = sorted(set(getattr(text, "layer_types", None) or []))
     if others := [kind for kind in layers if "attention" not in kind or "linear" in kind]:

@@ -66,9 +66,14 @@ def test_a_module_keeps_its_own_number_of_groups(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("family", "changes", "slices", "told"),
     [
-        ("qwen3", {}, 3, "qwen3: it has 4 heads, which must be a multiple of it, and 2 key-value heads"),
-        ("qwen3", {"num_attention_heads": 6, "num_key_value_heads": 3}, 2, "it has 6 heads, .* and 3 key-value heads"),
-        ("mamba2", {}, 2, "mamba2: it has 0 heads"),
+        ("qwen3", {}, 3, "qwen3 has 4 attention heads, which must be a multiple of it, and 2 key-value"),
+        (
+            "qwen3",
+            {"num_attention_heads": 6, "num_key_value_heads": 3},
+            2,
+            "has 6 attention heads, .* and 3 key-value heads",
+        ),
+        ("mamba2", {}, 2, "mamba2 has 0 attention heads"),
         ("qwen3_next", {}, 2, "qwen3_next has layers that are not attention over all tokens: linear_attention"),
         ("lfm2", {}, 2, "lfm2 has layers that are not attention over all tokens: conv"),
         ("llama", {"rope_parameters": DYNAMIC}, 2, "rope_type dynamic"),
