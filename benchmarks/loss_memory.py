@@ -51,7 +51,7 @@ def build_model(given: argparse.Namespace) -> Any:
 
 def one_pass(tokens: int) -> Any:
     """Sequences of random tokens that all count."""
-    from workers.model.packed_forward import ForwardPass
+    from workers.model.forward_pass import ForwardPass
 
     length = tokens // SEQUENCES + 1
     ids_SL = np.random.default_rng(0).integers(0, VOCABULARY, size=(SEQUENCES, length))
@@ -70,7 +70,7 @@ def step(given: argparse.Namespace) -> None:
     model = build_model(given)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / MIB
     packed, read = PackedForward(model, model, model.device), one_pass(given.tokens)
-    (planned,) = packed.plan_losses([read]) if given.way == "chunks" else [read]
+    (planned,) = packed.plan([read]) if given.way == "chunks" else [read]
     if planned.in_chunks != (given.way == "chunks"):
         raise SystemExit("so few tokens are not computed in chunks: give more --tokens")
     model.zero_grad()

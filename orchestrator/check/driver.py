@@ -89,6 +89,7 @@ def _check_run(config: RunConfig, stores: Mapping[str, DomainStores], stage: Sta
         steps=num_steps,
         global_batch_size=config.training.global_batch_size,
         micro_batch_size=config.training.micro_batch_size,
+        sequence_parallel=config.training.sequence_parallel,
         max_length=config.data.max_length,
         tokens=round(num_rows * mean_tokens_per_row(known or config, stores)),
         algorithm=config.mixing.type,
@@ -146,8 +147,13 @@ def _single_size(config: RunConfig) -> str | None:
     return (
         f"of {cluster.min_workers} to {cluster.max_workers} workers, only {cluster.min_workers} can share "
         f"training.global_batch_size {training.global_batch_size} in passes of training.micro_batch_size "
-        f"{training.micro_batch_size}: the group keeps its size; raise global_batch_size, or lower micro_batch_size"
+        f"{training.micro_batch_size}{_of_slices(training.sequence_parallel)}: the group keeps its size; raise "
+        "global_batch_size, or lower micro_batch_size"
     )
+
+
+def _of_slices(number: int) -> str:
+    return f", each in training.sequence_parallel {number} slices" if number > 1 else ""
 
 
 def _memory_need(config: RunConfig, stores: Mapping[str, DomainStores], shape: ModelShape) -> MemoryNeed:
@@ -242,9 +248,10 @@ def _place(stage: StagePlace) -> Text:
 
 
 def _facts(plan: CheckedPlan) -> Text:
+    slices = f" in {plan.sequence_parallel} slices" if plan.sequence_parallel > 1 else ""
     return Text.assemble(
         (printable(plan.name), "bold"),
-        f"  {plan.steps:,} steps x {plan.global_batch_size} sequences of at most {plan.max_length:,} tokens"
+        f"  {plan.steps:,} steps x {plan.global_batch_size} sequences of at most {plan.max_length:,} tokens{slices}"
         f", {plan.algorithm}, {format_choices(plan.group_sizes)} x ZeRO-{plan.zero_stage}",
     )
 

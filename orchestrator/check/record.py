@@ -81,6 +81,8 @@ class CheckedPlan(Record):
     """Sequences in a step, over all ranks."""
     micro_batch_size: int
     """Sequences of a rank in a forward pass."""
+    sequence_parallel: int = 1
+    """Ranks that share their sequences, each with a slice of the tokens."""
     max_length: int
     """The most tokens in a sequence."""
     tokens: int

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from workers.config.training import TrainingConfig
 from workers.settings import Settings
 
 
@@ -75,8 +76,8 @@ class ClusterConfig(Settings):
     def max_workers(self) -> int:
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
 
-    def group_sizes(self, global_batch_size: int, micro_batch_size: int) -> list[int]:
+    def group_sizes(self, training: TrainingConfig) -> list[int]:
         """The sizes that the worker group can have, smallest first: the numbers of workers, each with whole micro
-        batches, among which a step's sequences can be divided."""
+        batches, among which a step's sequences can be divided, or all slices of each."""
         sizes = range(self.min_workers, self.max_workers + 1)
-        return [size for size in sizes if global_batch_size % (size * micro_batch_size) == 0]
+        return [size for size in sizes if training.divides_among(size)]

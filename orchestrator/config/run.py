@@ -74,7 +74,12 @@ class RunConfig(Settings):
     @property
     def group_sizes(self) -> list[int]:
         """The sizes that the worker group can have, smallest first."""
-        return self.cluster.group_sizes(self.training.global_batch_size, self.training.micro_batch_size)
+        return self.cluster.group_sizes(self.training)
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Parts of a step in the smallest group: its workers, or those that share their sequences as one."""
+        return self.cluster.min_workers // self.training.sequence_parallel
 
     @property
     def cache_dir(self) -> Path:
@@ -84,12 +89,23 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         rows, ranks, micro = self.training.global_batch_size, self.cluster.min_workers, self.training.micro_batch_size
-        if rows % (ranks * micro):
-            near = max(rows // (ranks * micro), 1) * ranks * micro
-            key = "cluster.num_workers" if self.cluster.num_workers == ranks else "cluster.num_workers.min"
+        key = "cluster.num_workers" if self.cluster.num_workers == ranks else "cluster.num_workers.min"
+        slices = self.training.sequence_parallel
+        sizes = {key: ranks}
+        if self.mixing.needs.references == "computed":
+            sizes["reference.num_workers"] = self.reference.num_workers
+        for name, size in sizes.items():
+            if size % slices:
+                raise ValueError(
+                    f"{name}: {size} is not a multiple of training.sequence_parallel {slices}, the number of workers "
+                    f"that share a sequence; use for example {-(-size // slices) * slices}"
+                )
+        in_pass = self.num_data_ranks * micro
+        if rows % in_pass:
+            of_slices = f" / training.sequence_parallel {slices}" if slices > 1 else ""
             raise ValueError(
-                f"training.global_batch_size: {rows} is not divisible by {key} {ranks} x "
-                f"training.micro_batch_size {micro} = {ranks * micro}; use for example {near}"
+                f"training.global_batch_size: {rows} is not divisible by {key} {ranks}{of_slices} x "
+                f"training.micro_batch_size {micro} = {in_pass}; use for example {max(rows // in_pass, 1) * in_pass}"
             )
         return self
 

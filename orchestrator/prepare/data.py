@@ -54,7 +54,7 @@ class PreparedData:
 
         given = {name: domain.with_absolute_paths() for name, domain in domains.items()}
         on_gpu, training = config.cluster.gpus_per_worker > 0, config.training
-        base = check_model(model, on_gpu, training.activation_checkpointing, training.deepspeed.zero_stage)
+        base = check_model(model, on_gpu, training)
         with PreparationView(self._console) as view:
             stores = prepare_stores(given, config.data, model, config.cache_dir, view.update)
         num_embeddings = (

@@ -86,8 +86,9 @@ class _Rank:
         self.stage, self.num_ranks = training.deepspeed.zero_stage, config.cluster.min_workers
         self.width = 2 if config.model.dtype == "bfloat16" else _FP32
         self.on_gpu = config.cluster.gpus_per_worker > 0
-        self.num_tokens = training.micro_batch_size * config.data.max_length
-        self.has_more_passes = training.global_batch_size > training.micro_batch_size * self.num_ranks
+        self.num_slices = training.sequence_parallel
+        self.num_tokens = training.micro_batch_size * config.data.max_length / self.num_slices
+        self.has_more_passes = training.global_batch_size > training.micro_batch_size * config.num_data_ranks
         given = build_deepspeed_config(training, config.model, self.num_ranks, shape.hidden_size)["zero_optimization"]
         self.zero = {name: int(given.get(name, size)) for name, size in _ZERO_DEFAULTS.items()}
         # On the CPU all of it is the same memory.
@@ -190,7 +191,9 @@ class _Rank:
         """Bytes of the logits: of all loss tokens, or of a chunk of them where that takes less with its gradients."""
         from workers.model.chunked_loss import LOGIT_BYTES, LOGITS_LIMIT
 
-        whole = self.num_tokens * loss_fraction * self.shape.vocab_size * LOGIT_BYTES
+        # All loss tokens of a sequence may be in one slice of it.
+        in_slice = min(loss_fraction * self.num_slices, 1.0)
+        whole = self.num_tokens * in_slice * self.shape.vocab_size * LOGIT_BYTES
         gradients = self.shape.num_trained_after_decoder * (_FP32 + (self.width if self.width < _FP32 else 0))
         if whole <= LOGITS_LIMIT + gradients:
             return {"logits": whole}
@@ -200,10 +203,11 @@ class _Rank:
         """Bytes that the forward pass keeps for the backward pass, without the logits."""
         width, shape, data = self.width, self.shape, self.config.data
         norm = (_FP32 + 2 * width) * shape.hidden_size  # its input in float32, normalised, and scaled
-        # Queries, keys, values and results of every head; a mask of packed sequences, or scores in float32 and as used
-        attention = width * 4 * shape.attention_size
+        # Queries, keys, values and results of every head, or of a part of the heads for all slices, and the results as
+        # they were exchanged; a mask of packed sequences, whole on every rank, or scores in float32 and as used
+        attention = width * (4 if self.num_slices == 1 else 5) * shape.attention_size
         if data.packing and shape.attention == "sdpa":
-            attention += width * data.max_length
+            attention += width * data.max_length * self.num_slices
         elif shape.attention == "eager":
             attention += shape.num_heads * data.max_length * (_FP32 + (width if width < _FP32 else 0))
         neurons = width * 4 * shape.intermediate_size  # gate, activated, up, and their product

@@ -38,6 +38,7 @@ _FREE_KEYS = {
     ("data", "log_samples"),
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
+    ("training", "sequence_parallel"),
 }
 LOCK_FILE = DRIVER_LOCK
 _LOOK_EVERY_SECONDS = 1.0

@@ -123,6 +123,7 @@ def plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores])
         export=False,
     )
     identity = plan.model_dump(mode="json", exclude={"run_id", "folder", "domains"})
+    del identity["training"]["sequence_parallel"]  # changes nothing but where it is trained
     identity["stores"] = [store.fingerprint for store in (stores[name].train, stores[name].eval) if store]
     folder = config.output_dir.resolve() / "references" / f"{name}-{fingerprint(identity)}"
     return plan.replaced(run_id=folder.name, folder=folder)

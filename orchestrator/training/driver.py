@@ -120,7 +120,7 @@ def _build_trainer(run: ReadyRun, source: RayWeightsSource, storage: str) -> "To
     from orchestrator.cluster.worker_group import LeanTrainer, LocalTorchConfig
 
     plan, cluster = run.plan, run.cluster
-    sizes = cluster.group_sizes(plan.training.global_batch_size, plan.training.micro_batch_size)
+    sizes = cluster.group_sizes(plan.training)
     is_elastic = len(sizes) > 1
     config_class = LocalTorchConfig if cluster.address == "local" else TorchConfig
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": cluster.gpus_per_worker}

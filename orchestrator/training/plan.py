@@ -58,7 +58,7 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
 def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
     """A warning if one step takes more sequences than the budget or than all domains have."""
     training, num_rows = config.training, _num_rows(stores)
-    batch, in_pass = training.global_batch_size, training.micro_batch_size * config.cluster.min_workers
+    batch, in_pass = training.global_batch_size, training.micro_batch_size * config.num_data_ranks
     wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
     is_less = wanted < (batch if training.max_tokens is None else batch / 2)  # the nearest number of steps is 0
     if not is_less and batch <= num_rows:

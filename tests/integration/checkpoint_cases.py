@@ -48,7 +48,7 @@ def train_while_writing(case: Case, folder: Path) -> tuple[list[list[str]], list
         patch.object(HostCopy, "_copy", copy_slowly),
     ):
         for step in range(1, case.last_step + 1):
-            batch = global_batch(step, engine.rank, engine.world_size)
+            batch = global_batch(step, engine.data_rank, engine.num_data_ranks)
             losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
             engine.step(learning_rate(step))
             if step == 4:
@@ -73,7 +73,7 @@ def keep_the_best(case: Case, folder: Path) -> dict[str, Any]:
     engine, linked = build_engine(case), []
     writer = CheckpointWriter(engine, folder, keep=1)
     for step, best in ((1, {"loss_nats": 1.5}), (2, None)):
-        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
+        engine.forward_backward(global_batch(step, engine.data_rank, engine.num_data_ranks), NUM_DOMAINS)
         engine.step(learning_rate(step))
         writer.begin(step, {}, best)
         writer.settle(wait=True)

@@ -60,7 +60,7 @@ def measure_signals(case: Case, folder: Path) -> dict[str, Any]:
     meter = SignalMeter(SIGNALS, signal_pool(), engine, folder, num_steps_done=0)
     at_base = [meter.measure(step) for step in (0, 50)]
     for step in range(1, NUM_STEPS + 1):
-        engine.forward_backward(global_batch(step, engine.rank, engine.world_size), NUM_DOMAINS)
+        engine.forward_backward(global_batch(step, engine.data_rank, engine.num_data_ranks), NUM_DOMAINS)
         engine.step(5e-3)
     trained = [meter.measure(step) for step in STEPS_MEASURED]
     resumed = SignalMeter(SIGNALS, signal_pool(), engine, folder, num_steps_done=NUM_STEPS).measure(NUM_STEPS)

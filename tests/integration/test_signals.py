@@ -14,15 +14,17 @@ from tests.integration.zero_cases import Case, tiny_model, training_of
 from tests.integration.zero_processes import processes
 from tests.runs import read_lines, write_run
 
-CASES = [(0, 1), (0, 2), (3, 2)]
-every_case = pytest.mark.parametrize(("zero_stage", "world_size"), CASES)
+CASES = [(0, 1, 1), (0, 2, 1), (3, 2, 1), (3, 2, 2)]
+every_case = pytest.mark.parametrize(("zero_stage", "world_size", "slices"), CASES)
 
 
 @functools.cache
-def measured(zero_stage: int, world_size: int, dtype: str = "float32") -> tuple[list[dict[str, Any]], Path]:
+def measured(
+    zero_stage: int, world_size: int, slices: int = 1, dtype: str = "float32"
+) -> tuple[list[dict[str, Any]], Path]:
     """What every rank measured, and the folder of the run."""
     folder = Path(tempfile.mkdtemp(prefix="raymix-signals-"))
-    case = Case(tiny_model(), training_of(zero_stage, max_grad_norm=0.0), dtype=dtype)
+    case = Case(tiny_model(), training_of(zero_stage, max_grad_norm=0.0, sequence_parallel=slices), dtype=dtype)
     return processes(world_size).run(signal_cases.measure_signals, case, folder), folder
 
 
@@ -31,8 +33,8 @@ def close(values: dict[str, dict[str, float]], abs_tolerance: float) -> dict[str
 
 
 @every_case
-def test_they_equal_a_plain_computation_on_unpacked_examples(zero_stage: int, world_size: int) -> None:
-    (first, *_), folder = measured(zero_stage, world_size)
+def test_they_equal_a_plain_computation_on_unpacked_examples(zero_stage: int, world_size: int, slices: int) -> None:
+    (first, *_), folder = measured(zero_stage, world_size, slices)
     for step, values in zip(STEPS_MEASURED, first["trained"], strict=True):
         plain = signal_cases.plain_signals(tiny_model(), folder / "model", step)
         assert list(values) == list(SIGNALS)
@@ -42,23 +44,23 @@ def test_they_equal_a_plain_computation_on_unpacked_examples(zero_stage: int, wo
 
 
 @every_case
-def test_all_ranks_hold_the_same_values(zero_stage: int, world_size: int) -> None:
-    results, _ = measured(zero_stage, world_size)
+def test_all_ranks_hold_the_same_values(zero_stage: int, world_size: int, slices: int) -> None:
+    results, _ = measured(zero_stage, world_size, slices)
     measured_values = [{key: value for key, value in result.items() if key != "errors"} for result in results]
     assert all(values == measured_values[0] for values in measured_values)
     assert all(len(result["errors"]) == 2 for result in results)  # where one rank refuses, all do
 
 
 def test_the_world_size_and_the_stage_change_nothing() -> None:
-    reference = measured(0, 1)[0][0]
+    reference = measured(*CASES[0])[0][0]
     for case in CASES[1:]:
         for values, expected in zip(measured(*case)[0][0]["trained"], reference["trained"], strict=True):
             assert values == close(expected, 1e-4)
 
 
-@pytest.mark.parametrize(("zero_stage", "world_size", "dtype"), [*((*c, "float32") for c in CASES), (2, 2, "bfloat16")])
-def test_the_untouched_models_ratio_is_exactly_one(zero_stage: int, world_size: int, dtype: str) -> None:
-    result = measured(zero_stage, world_size, dtype)[0][0]
+@pytest.mark.parametrize("case", [*((*c, "float32") for c in CASES), (2, 2, 1, "bfloat16")])
+def test_the_untouched_models_ratio_is_exactly_one(case: tuple[int, int, int, str]) -> None:
+    result = measured(*case)[0][0]
     for values in result["at_base"]:
         for signal in ("perplexity_ratio", "perplexity_ratio:sequence"):
             assert set(values[signal].values()) == {1.0}
@@ -67,8 +69,8 @@ def test_the_untouched_models_ratio_is_exactly_one(zero_stage: int, world_size: 
 
 
 @every_case
-def test_a_run_that_goes_on_compares_with_the_same_base_model(zero_stage: int, world_size: int) -> None:
-    result = measured(zero_stage, world_size)[0][0]
+def test_a_run_that_goes_on_compares_with_the_same_base_model(zero_stage: int, world_size: int, slices: int) -> None:
+    result = measured(zero_stage, world_size, slices)[0][0]
     assert result["resumed"] == result["trained"][0]
     missing, other = result["errors"]
     assert f"after {NUM_STEPS} steps they can no longer be measured" in missing
@@ -76,9 +78,9 @@ def test_a_run_that_goes_on_compares_with_the_same_base_model(zero_stage: int, w
 
 
 @every_case
-def test_measuring_the_base_model_is_noted_once_before_the_first_step(zero_stage: int, world_size: int) -> None:
+def test_measuring_the_base_model_is_noted_once_before_step_1(zero_stage: int, world_size: int, slices: int) -> None:
     """By one rank, and not again by the meter that found the numbers."""
-    _, folder = measured(zero_stage, world_size)
+    _, folder = measured(zero_stage, world_size, slices)
     (event,) = read_lines(folder / "events.jsonl")
     assert (event["step"], event["kind"]) == (0, "signals")
     num_examples = signal_cases.signal_pool().num_examples
@@ -86,7 +88,7 @@ def test_measuring_the_base_model_is_noted_once_before_the_first_step(zero_stage
 
 
 def test_a_signal_alone_is_what_it_is_among_others() -> None:
-    result = measured(3, 2)[0][0]
+    result = measured(3, 2, 1)[0][0]
     assert result["similarity_alone"] == {"hidden_similarity": result["trained"][0]["hidden_similarity"]}
 
 

@@ -180,7 +180,7 @@ def train(case: Case) -> dict[str, Any]:
     state = checkpoint.load(engine, case.load) if case.load else None
     losses, norms = [], []
     for step in range(case.first_step, case.last_step + 1):
-        batch = global_batch(step, engine.rank, engine.world_size)
+        batch = global_batch(step, engine.data_rank, engine.num_data_ranks)
         if case.measure_every and step % case.measure_every == 0:
             engine.forward(batch, NUM_DOMAINS)
         losses.append(reduced_loss(*engine.forward_backward(batch, NUM_DOMAINS)))
@@ -190,8 +190,8 @@ def train(case: Case) -> dict[str, Any]:
         if step in case.export:
             export_model(engine, tokenizer(), case.export[step], held_out_examples([global_batch(99)]), end_id=None)
     masters = whole_state(engine)
-    weights = reduced_loss(*engine.forward(global_batch(99, engine.rank, engine.world_size), NUM_DOMAINS))
-    alone = first_examples(global_batch(99, engine.rank, engine.world_size))
+    weights = reduced_loss(*engine.forward(global_batch(99, engine.data_rank, engine.num_data_ranks), NUM_DOMAINS))
+    alone = first_examples(global_batch(99, engine.data_rank, engine.num_data_ranks))
     weights_alone = reduced_loss(*engine.forward(alone, NUM_DOMAINS))
     adam_step = TrainedState(engine).adam_step()
     engine.destroy()
@@ -268,7 +268,7 @@ def largest_logits(case: Case) -> tuple[int, list[float], list[float]]:
             return result
 
     engine = build_engine(case)
-    batch = global_batch(1, engine.rank, engine.world_size)
+    batch = global_batch(1, engine.data_rank, engine.num_data_ranks)
     with Watch():
         trained = engine.forward_backward(batch, NUM_DOMAINS)[0].tolist()
         measured = engine.forward(batch, NUM_DOMAINS)[0].tolist()
@@ -350,7 +350,7 @@ def measure(
     engine = build_engine(case)
     stores: Any = evaluation_stores()
     samples = {name: draw_sample(store, max_rows) for name, store in stores.items()}
-    batches = build_evaluation_batches(stores, samples, 2, engine.rank, engine.world_size)
+    batches = build_evaluation_batches(stores, samples, 2, engine.data_rank, engine.num_data_ranks)
     losses = evaluate(engine, batches, samples)
     engine.destroy()
     return losses, samples, len(batches)

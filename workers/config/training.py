@@ -54,6 +54,10 @@ class TrainingConfig(Settings):
     its share says (as in the MultiDDS and Mixture-of-Skills papers; the released code of the latter mixes)."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4
     """Sequences per rank and forward pass."""
+    sequence_parallel: Annotated[int, Field(ge=1)] = 1
+    """Ranks that share their sequences, each with a slice of the tokens, so that a `data.max_length` beyond the memory
+    of one GPU trains (DeepSpeed Ulysses). It must divide the model's attention heads and cluster.num_workers; losses
+    and schedule stay, and a run may resume with another number."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5
     """Peak learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
@@ -81,6 +85,11 @@ class TrainingConfig(Settings):
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints to keep."""
+
+    def divides_among(self, num_ranks: int) -> bool:
+        """Whether so many ranks can have equal parts of a step: whole micro batches, or all slices of each."""
+        num_parts, left_over = divmod(num_ranks, self.sequence_parallel)
+        return not left_over and self.global_batch_size % (num_parts * self.micro_batch_size) == 0
 
     def with_absolute_paths(self) -> Self:
         path = self.deepspeed.config

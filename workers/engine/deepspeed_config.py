@@ -114,11 +114,15 @@ def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_batch_sizes(user: dict[str, Any], training: TrainingConfig, world_size: int, check: _Agreement) -> None:
-    rows_per_pass = training.micro_batch_size * world_size
+    slices = training.sequence_parallel
+    if world_size % slices:
+        raise ValueError(f"{world_size} ranks cannot share sequences in training.sequence_parallel {slices} slices")
+    rows_per_pass = training.micro_batch_size * world_size // slices
     if training.global_batch_size % rows_per_pass:
+        of_slices = f" / {slices} slices" if slices > 1 else ""
         raise ValueError(
             f"training.global_batch_size {training.global_batch_size} is not a multiple of micro_batch_size "
-            f"{training.micro_batch_size} x {world_size} ranks = {rows_per_pass}"
+            f"{training.micro_batch_size} x {world_size} ranks{of_slices} = {rows_per_pass}"
         )
     check.equal(user, "train_batch_size", training.global_batch_size)
     check.equal(user, "train_micro_batch_size_per_gpu", training.micro_batch_size)

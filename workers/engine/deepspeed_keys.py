@@ -119,7 +119,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "pipeline": (None, _ONE_AXIS),
     "tensor_parallel": (None, _ONE_AXIS),
     "expert_parallel": (None, _ONE_AXIS),
-    "sequence_parallel_size": (1, _ONE_AXIS),
+    "sequence_parallel_size": (1, "training.sequence_parallel cuts sequences"),
 }
 
 

@@ -26,10 +26,12 @@ from workers.engine.trainable import load_trainable
 from workers.engine.zero_state import stepped_tensors
 from workers.model.attention import attention_kernels
 from workers.model.base_config import load_text_config
+from workers.model.forward_pass import ForwardPass, idle_pass, passes_over
 from workers.model.isolation import Isolation
-from workers.model.kernel_choice import prove_kernel, prove_liger
+from workers.model.kernel_choice import prove_kernel, prove_liger, prove_slices
 from workers.model.loading import find_decoder
-from workers.model.packed_forward import ForwardPass, PackedForward, idle_pass, passes_over
+from workers.model.packed_forward import PackedForward
+from workers.model.slices import Slices
 from workers.strategies import STRATEGIES
 from workers.strategy import Attachment, Fragment
 
@@ -53,6 +55,10 @@ class Engine:
         self.training = training
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        num_slices = training.sequence_parallel
+        self.slices = Slices(num_slices) if num_slices > 1 else None
+        self.data_rank, self.num_data_ranks = self.rank // num_slices, self.world_size // num_slices
+        """Which part of a step's rows this rank trains on, and of how many; ranks that share rows have the same."""
         self._seed = seed
         self._wide_gradients: WideGradients | None = None
         self._checked_update: CheckedUpdate | None = None
@@ -68,7 +74,7 @@ class Engine:
         """This rank's part of the last step's router loss; the step's is the sum over the ranks."""
         self.before_update: Callable[[], None] = lambda: None
         """Called before a step changes a master or a moment: a checkpoint may still be copying them."""
-        self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device)
+        self.packed = PackedForward(deepspeed_engine, base_model(self.module), self.device, slices=self.slices)
 
     @classmethod
     def build(cls, model_config: ModelConfig, training: TrainingConfig, seed: int = 0) -> Self:
@@ -87,6 +93,8 @@ class Engine:
             fused=on_gpu,
         )
         with redirect_stdout(None):  # one of its optimizers prints memory use
+            # Slices need no word to it: it adds up gradients over all ranks, whether these have other rows or columns.
+            # Told of them (mpu), it would divide by the number of slices at stage 3, and at the others not.
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         _forget_initial_steps(engine.optimizer)
         return cls(engine, model_config, training, seed)
@@ -97,10 +105,15 @@ class Engine:
         over_ranks = partial(max_over_ranks, device=self.device)
         if self.model_config.liger:
             prove_liger(self.packed, row, over_ranks)
+        if self.slices:
+            prove_slices(self.packed, row, over_ranks)
         return prove_kernel(self.packed, row, self._kernels(), over_ranks)
 
     def forward_backward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Accumulate the gradient of this rank's rows; returns their loss sums (nats) and loss tokens by domain."""
+        """Accumulate the gradient of this rank's rows, or slices of them.
+
+        Returns their loss sums (nats) and loss tokens by domain, which add up over all ranks.
+        """
         torch.manual_seed(int(np.random.SeedSequence([self._seed, batch.step, self.rank]).generate_state(1)[0]))
         # The step's loss is the mean over the loss tokens of the global batch, so every pass on every rank divides by
         # their number, which the schedule knows in advance: dividing by the tokens of a pass or a rank would make a
@@ -122,13 +135,13 @@ class Engine:
     def forward(self, batch: "Batch", num_domains: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss sums (nats) and loss tokens by domain of this rank's rows, without gradients or dropout."""
         self.module.eval()
-        return self._sum_by_domain(batch, num_domains, self.packed.nats)
+        sums_D, counts_D = self._sum_by_domain(batch, num_domains, self.packed.nats)
+        return self.packed.sum_over_slices(sums_D), self.packed.sum_over_slices(counts_D)
 
     @torch.no_grad()
     def forward_examples(self, batch: "Batch", example_BL: np.ndarray, num_examples: int) -> torch.Tensor:
-        """Loss sums (nats) by example, (num_examples,), of this rank's rows, without gradients or dropout.
-
-        `example_BL` is the example of each token; every target has one.
+        """Loss sums (nats) by example, (num_examples,), of this rank's rows, or slices of them, without gradients or
+        dropout; they add up over all ranks. `example_BL` is the example of each token; every target has one.
         """
         self.module.eval()
         loss_sum_E = torch.zeros(num_examples, dtype=torch.float64, device=self.device)
@@ -150,17 +163,19 @@ class Engine:
         decoder = find_decoder(base_model(self.module))
         watch = decoder.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
         try:
-            nats = [self.packed.nats(one_pass) for one_pass in passes]
+            nats = torch.cat([self.packed.nats(one_pass) for one_pass in passes])
         finally:
             watch.remove()
         targets = np.concatenate([one_pass.target_origin_N for one_pass in passes])
-        in_order = self.packed.to_device(np.argsort(targets, kind="stable"))
+        nats_T = nats.new_zeros(batch.input_ids_BL.size).index_copy_(0, self.packed.to_device(targets), nats)
+        in_order = self.packed.to_device(np.flatnonzero(np.pad(batch.loss_mask_BL[:, 1:], ((0, 0), (1, 0)))))
         hidden_TH = hidden[0].new_zeros(batch.input_ids_BL.size, hidden[0].shape[-1])
         for one_pass, hidden_SLH in zip(passes, hidden, strict=True):
             places = one_pass.origin_SL.ravel()
             read = self.packed.to_device(np.flatnonzero(places >= 0))
             hidden_TH[self.packed.to_device(places[places >= 0])] = hidden_SLH.flatten(0, 1)[read]
-        return torch.cat(nats)[in_order], hidden_TH.view(*batch.input_ids_BL.shape, -1)
+        hidden_BLH = self.packed.sum_over_slices(hidden_TH).view(*batch.input_ids_BL.shape, -1)
+        return self.packed.sum_over_slices(nats_T)[in_order], hidden_BLH
 
     def step(self, learning_rate: float) -> float:
         """Update the weights; returns the norm of the global gradient before clipping.
@@ -186,6 +201,8 @@ class Engine:
         """Free DeepSpeed's state, so that another engine can be built in this process."""
         with redirect_stdout(None):
             self.deepspeed.destroy()
+        if self.slices:
+            self.slices.close()
         del self.deepspeed, self.module, self.optimizer, self.attachment
         gc.collect()
 
@@ -226,7 +243,7 @@ class Engine:
             # Ranks need different numbers of passes for single examples. Under ZeRO-3 every pass gathers parameters
             # from all ranks, so a rank that is done makes idle passes: without them the others would wait forever.
             passes += [idle_pass()] * (int(max_over_ranks(len(passes), self.device)) - len(passes))
-        return self.packed.plan_losses(passes, self._on_any_rank if self.zero_stage == 3 else bool)
+        return self.packed.plan(passes, self._on_any_rank if self.zero_stage == 3 else bool)
 
     def _on_any_rank(self, is_so: bool) -> bool:
         return bool(max_over_ranks(is_so, self.device))

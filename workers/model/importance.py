@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from workers.config.model import ModelConfig
 from workers.data.permutation import derive_key, permutation
 from workers.data.store import TokenStore
+from workers.model.forward_pass import Way
 from workers.model.isolation import find_proof_row, prove_isolation
 from workers.model.loading import load_model
-from workers.model.packed_forward import PackedForward, Way
+from workers.model.packed_forward import PackedForward
 from workers.strategies.cofitune.architectures import (
     Architecture,
     architecture_of,

@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 
 from workers.data.batches import Batch, build_batch
 from workers.data.store import TokenStore
-from workers.model.packed_forward import PackedForward, Way, passes_over
+from workers.model.forward_pass import Way, passes_over
+from workers.model.packed_forward import PackedForward
 
 WAYS: tuple[Way, ...] = ("positions", "mask", "lengths", "separate")
 """In the order in which they are tried, cheapest first."""
@@ -196,11 +197,11 @@ def token_losses(
     """Of a model without noise; it keeps the way and the mode."""
     forward.way = way
     forward.model.train(is_training)
-    losses = np.zeros(batch.input_ids_BL.size)
+    losses_T = torch.zeros(batch.input_ids_BL.size, dtype=torch.float64)
     passes = passes_over(batch, way, len(batch.domain_B), cut=cut, tokens_per_pass=tokens_per_pass)
-    for one_pass in forward.plan_losses(passes):
-        losses[one_pass.target_origin_N] = forward.nats(one_pass).double().cpu().numpy()
-    return losses.reshape(batch.input_ids_BL.shape)
+    for one_pass in forward.plan(passes):
+        losses_T[torch.from_numpy(one_pass.target_origin_N)] = forward.nats(one_pass).double().cpu()
+    return forward.sum_over_slices(losses_T).cpu().numpy().reshape(batch.input_ids_BL.shape)
 
 
 def worst_difference(batch: Batch, ours_BL: Losses, theirs_BL: Losses, first_example: int = 0) -> float:

@@ -8,7 +8,7 @@ kernel gains.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from workers.model.isolation import (
 from workers.model.liger import apply_liger
 from workers.model.packed_forward import PackedForward
 
+_SLICED_LENGTH = 8192  # tokens, more than most windows of attention
 _PROBE_LENGTH = 256  # tokens, if no sequence holds several examples
 
 
@@ -72,6 +73,28 @@ def prove_liger(
     """Make the model use the kernels of liger-kernel; ValueError if they change its losses."""
     if fault := _Probe(forward, row, over_ranks).find_fault(partial(apply_liger, forward.model)):
         raise ValueError(f"model.liger: its kernels are not right for this model: {fault}; set it to false")
+
+
+def prove_slices(
+    forward: PackedForward, row: Batch | None, over_ranks: Callable[[float], float] = lambda difference: difference
+) -> None:
+    """Refuse a model whose losses change if its sequences are cut; ValueError.
+
+    Whole, a sequence might not fit on one rank: its beginning is measured.
+    """
+    slices, forward.slices = forward.slices, None
+    assert slices is not None
+    probe = _Probe(forward, row and _beginning(row), over_ranks)
+    if fault := probe.find_fault(partial(setattr, forward, "slices", slices)):
+        raise ValueError(
+            f"training.sequence_parallel: {slices.size} slices of a sequence are not right for this model, which may "
+            f"have layers that are not attention: {fault}; set it to 1"
+        )
+
+
+def _beginning(row: Batch) -> Batch:
+    arrays = (field.name for field in fields(row) if field.name.endswith("_BL"))
+    return replace(row, **{name: getattr(row, name)[:, :_SLICED_LENGTH] for name in arrays})
 
 
 def _prove(forward: PackedForward, row: Batch | None, over_ranks: Callable[[float], float]) -> Isolation | str:

@@ -12,30 +12,36 @@ from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deeps
 from transformers.utils import logging as transformers_logging
 
 from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
 from workers.model.attention import attention_kernels, plain_kernel
 from workers.model.base_config import check_model_path, explain, model_class, read_model_type
 from workers.model.base_folder import BaseModel, read_base
 from workers.model.liger import check_liger
+from workers.model.slices import check_slices
 
 
-def check_model(
-    config: ModelConfig, on_gpu: bool, checkpointing: bool = False, zero_stage: int = 0
-) -> BaseModel | None:
+def check_model(config: ModelConfig, on_gpu: bool, training: TrainingConfig | None = None) -> BaseModel | None:
     """The base model according to its files, without reading weights; None for a hub model outside the local cache.
-    ValueError if it could not be loaded, or not with the requested attention kernel."""
+    ValueError if it could not be loaded, with the requested attention kernel, or trained in the requested way."""
     path = check_model_path(config)
     described = read_model_type(config, path)
     family: Any = model_class(described)
     attention_kernels(config, family, described, on_gpu)
     if config.liger:
         check_liger(described.model_type, on_gpu)
-    if zero_stage == 3:
+    if training is not None:
+        _check_training(training, described, family)
+    return read_base(config, path)
+
+
+def _check_training(training: TrainingConfig, described: PreTrainedConfig, family: Any) -> None:
+    if training.deepspeed.zero_stage == 3:
         check_partitions(described)
-    if checkpointing and not family.supports_gradient_checkpointing:
+    check_slices(described, training.sequence_parallel, training.router_loss)
+    if training.activation_checkpointing and not family.supports_gradient_checkpointing:
         raise ValueError(
             f"training.activation_checkpointing: {family.__name__} does not support it in transformers; set it to false"
         )
-    return read_base(config, path)
 
 
 def check_partitions(config: PreTrainedConfig) -> None:

@@ -163,12 +163,14 @@ class SignalMeter:
 
         All ranks make the same number of passes: under ZeRO-3 each pass is a collective.
         """
-        rank, world_size = self._engine.rank, self._engine.world_size
-        mine = batches[rank::world_size]
-        for batch in mine:
+        rank, num_ranks, slices = self._engine.data_rank, self._engine.num_data_ranks, self._engine.slices
+        mine = batches[rank::num_ranks]
+        counts = slices is None or slices.index == 0  # all ranks of a sequence measure all of it
+        for batch in mine if counts else ():
             yield batch, self._measure_batch(batch)
-        for _ in range(math.ceil(len(batches) / world_size) - len(mine)):
-            yield replace(batches[0], num_examples=0), self._measure_batch(batches[0], kept=slice(0))
+        idle = [batches[0]] * (math.ceil(len(batches) / num_ranks) - len(mine))
+        for batch in idle if counts else [*mine, *idle]:
+            yield replace(batch, num_examples=0), self._measure_batch(batch, kept=slice(0))
 
     def _measure_batch(self, batch: PoolBatch, kept: slice = slice(None)) -> _MeasuredBatch:
         tokens = build_batch(self._pool.stores, [(batch.domain, row) for row in batch.rows])

@@ -45,12 +45,12 @@ def write_best(plan: TrainingPlan) -> None:
             parameter.data = parameter.data.to(getattr(torch, config.dtype))
     train_stores, eval_stores = plan.open_stores()
     samples = {name: draw_sample(store, plan.evaluation.max_rows) for name, store in eval_stores.items()}
+    state = content["state"]
+    num_ranks = state.get("num_data_ranks", content["world_size"])  # older ones had no slices of sequences
     # Those of rank 0, which measured the loss.
-    batches = build_evaluation_batches(
-        eval_stores, samples, plan.training.micro_batch_size, 0, int(content["world_size"])
-    )
+    batches = build_evaluation_batches(eval_stores, samples, plan.training.micro_batch_size, 0, num_ranks)
     tokenizer = load_tokenizer(plan.model)
-    kept = KeptModel(StoredTensors(checkpoints / BEST, content["tensors"]), content["state"]["loss_nats"])
+    kept = KeptModel(StoredTensors(checkpoints / BEST, content["tensors"]), state["loss_nats"])
     export_kept(
         _Loaded(module, config),
         tokenizer,

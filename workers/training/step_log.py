@@ -19,14 +19,18 @@ class StepLog:
     """Appends to the run's logs; ranks other than 0 only take part in gathering samples.
 
     Lines of steps after `num_steps_done` are removed. `row_counts` are the rows in one pass over each domain, in order.
+    Of `num_slices` ranks that share their rows, the first one's samples are written.
     """
 
-    def __init__(self, folder: Path, num_steps_done: int, row_counts: dict[str, int], log_samples: bool) -> None:
+    def __init__(
+        self, folder: Path, num_steps_done: int, row_counts: dict[str, int], log_samples: bool, num_slices: int = 1
+    ) -> None:
         self._row_counts = row_counts
         self._is_writer = dist.get_rank() == 0
         self._metrics = _open(folder / "metrics.jsonl", num_steps_done) if self._is_writer else None
         self._samples = _open(folder / "samples.jsonl", num_steps_done) if self._is_writer and log_samples else None
         self._log_samples = log_samples
+        self._num_slices = num_slices
 
     def write(self, batch: Batch, loss_sum_D: list[float], num_tokens_D: list[int], values: dict[str, Any]) -> None:
         """Write one step: losses from sums and counts over all ranks, rows, and further `values` by name."""
@@ -73,7 +77,7 @@ class StepLog:
         dist.gather_object(mine, everyone if self._is_writer else None)
         if self._samples is None:
             return
-        for rank, (domains, rows) in enumerate(everyone):
+        for rank, (domains, rows) in enumerate(everyone[:: self._num_slices]):
             for index, name in enumerate(self._row_counts):
                 drawn = [row for row, domain in zip(rows, domains, strict=True) if domain == index]
                 if drawn:

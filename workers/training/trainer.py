@@ -46,7 +46,6 @@ class Trainer:
     """Built from the plan, at the newest complete checkpoint or at the base model."""
 
     def __init__(self, plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter) -> None:
-        rank, world_size = dist.get_rank(), dist.get_world_size()
         self.plan = plan
         self.meter = meter
         meter.enter("loading the model", 0)
@@ -71,10 +70,11 @@ class Trainer:
             pool = SignalPool(train_stores, plan.seed, plan.evaluation.signal_examples, micro_batch_size)
             self.signal_meter = SignalMeter(plan.signals, pool, self.engine, plan.folder, self.num_steps_done)
         schedule = plan.build_schedule(train_stores)
-        horizon = plan.evaluation.every
-        self.loader = BatchLoader(list(train_stores.values()), schedule, rank, world_size, horizon)
+        place = (self.engine.data_rank, self.engine.num_data_ranks)
+        self.loader = BatchLoader(list(train_stores.values()), schedule, *place, plan.evaluation.every)
         row_counts = {name: store.num_rows for name, store in train_stores.items()}
-        self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples)
+        slices = plan.training.sequence_parallel
+        self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples, slices)
         self.weights_version = 0
         self._last_saved = self.num_steps_done
         self._is_best = False
@@ -163,7 +163,8 @@ class Trainer:
         best = None
         if self._is_best:
             self._is_best = False
-            best = {"step": step, "loss_nats": verification_loss(self.engine, self._examples())}
+            loss_nats = verification_loss(self.engine, self._examples())
+            best = {"step": step, "loss_nats": loss_nats, "num_data_ranks": self.engine.num_data_ranks}
         if state:
             self._last_saved = step
             self.log.flush()

@@ -46,8 +46,8 @@ class LossMeter:
         self._folder = folder
         # Drawing reads every evaluation store completely, so one rank does it for all.
         self.samples = on_rank_zero(lambda: {name: draw_sample(store, max_rows) for name, store in stores.items()})
-        rank, world_size, rows_per_pass = dist.get_rank(), dist.get_world_size(), engine.training.micro_batch_size
-        self._batches = build_evaluation_batches(stores, self.samples, rows_per_pass, rank, world_size)
+        place, rows_per_pass = (engine.data_rank, engine.num_data_ranks), engine.training.micro_batch_size
+        self._batches = build_evaluation_batches(stores, self.samples, rows_per_pass, *place)
         self._history: EvaluationHistory = on_rank_zero(partial(_open_history, folder, num_steps_done))
 
     @property
@@ -143,7 +143,8 @@ def build_evaluation_batches(
 def evaluate(engine: "Engine", batches: Sequence[EvaluationBatch], samples: Samples) -> dict[str, ExampleLosses]:
     """The loss of every example of every domain, measured by all ranks together; a collective.
 
-    Each example is measured by one rank and the others add zeros, so the sums do not depend on the number of ranks.
+    Each example is measured by one rank, or by those that have its slices, and the others add zeros: the sums do not
+    depend on the number of ranks.
     """
     firsts = _first_examples(samples)
     num_examples = int(firsts[-1])

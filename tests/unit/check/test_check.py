@@ -188,6 +188,13 @@ def test_the_sizes_of_an_elastic_group_are_told(tmp_path: Path, most: int, sizes
     assert (told in text) == (most == 3)
 
 
+def test_slices_are_told(tmp_path: Path) -> None:
+    file = write_run(tmp_path, training__sequence_parallel=2)
+    assert "x 8 sequences of at most 64 tokens in 2 slices, versatune, 2 x ZeRO-2" in " ".join(print_plan(file).split())
+    found, _ = check_json(file)
+    assert found["sequence_parallel"] == 2
+
+
 def test_programs_are_told_every_stage(tmp_path: Path) -> None:
     stages = [{"name": "first", "domains": ["add", "law"]}, {"name": "second", "domains": ["copy"]}]
     found, code = check_json(write_run(tmp_path, stages=stages, mixing={"type": "uniform"}))
@@ -204,6 +211,7 @@ def test_programs_are_told_every_stage(tmp_path: Path) -> None:
         ("training.max_stepps=3", 2, "training.max_stepps", "unknown key"),
         ("domains.law.train=nowhere.jsonl", 2, "domains.law.train", "no such file"),
         ("data.max_length=9", 1, "domains.add", "no training examples"),
+        ("training.sequence_parallel=3", 2, "cluster.num_workers", "use for example 3"),
         ("model.attention=flash_attention_2", 1, "model.attention", "use sdpa or eager"),
     ],
 )

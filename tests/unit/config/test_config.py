@@ -60,19 +60,45 @@ def test_the_batch_size_that_an_error_names_is_accepted(rows: int, ranks: int, m
     config(training=training | {"global_batch_size": near}, cluster={"num_workers": ranks})
 
 
+def test_workers_that_share_sequences_count_as_one() -> None:
+    training = {"max_steps": 1, "global_batch_size": 8, "micro_batch_size": 4, "sequence_parallel": 2}
+    assert config(training=training, cluster={"num_workers": 4}).num_data_ranks == 2
+    with pytest.raises(
+        ValidationError, match=r"8 is not divisible by cluster\.num_workers 6 / .* x .* 4 = 12; .* example 12"
+    ):
+        config(training=training, cluster={"num_workers": 6})
+
+
+@pytest.mark.parametrize(("workers", "key"), [(3, "cluster.num_workers"), ({"min": 3, "max": 8}, ".*num_workers.min")])
+def test_the_workers_must_be_whole_groups(workers: Any, key: str) -> None:
+    training = {"max_steps": 1, "sequence_parallel": 2}
+    with pytest.raises(ValidationError, match=rf"{key}: 3 is not a multiple of .*_parallel 2, .* example 4"):
+        config(training=training, cluster={"num_workers": workers})
+
+
+def test_the_workers_of_references_must_be_too() -> None:
+    training = {"max_steps": 1, "sequence_parallel": 2}
+    settings: dict[str, Any] = {"training": training, "cluster": {"num_workers": 2}, "mixing": {"type": "versatune"}}
+    with pytest.raises(ValidationError, match=r"reference\.num_workers: 1 is not a multiple of .* use for example 2"):
+        config(**settings)
+    assert config(**settings, reference={"num_workers": 2}).reference.num_workers == 2
+
+
 @pytest.mark.parametrize(
-    ("cluster", "rows", "sizes"),
+    ("cluster", "rows", "slices", "sizes"),
     [
-        ({"num_workers": 4}, 32, [4]),
-        ({"num_workers": {"min": 2, "max": 8}}, 32, [2, 4, 8]),
-        ({"num_workers": {"min": 1, "max": 6}}, 48, [1, 2, 3, 4, 6]),
-        ({"num_workers": {"min": 2, "max": 3}}, 32, [2]),
+        ({"num_workers": 4}, 32, 1, [4]),
+        ({"num_workers": {"min": 2, "max": 8}}, 32, 1, [2, 4, 8]),
+        ({"num_workers": {"min": 1, "max": 6}}, 48, 1, [1, 2, 3, 4, 6]),
+        ({"num_workers": {"min": 2, "max": 3}}, 32, 1, [2]),
+        ({"num_workers": {"min": 2, "max": 9}}, 12, 2, [2, 6]),
     ],
 )
 def test_a_group_has_sizes_among_which_a_step_can_be_divided(
-    cluster: dict[str, Any], rows: int, sizes: list[int]
+    cluster: dict[str, Any], rows: int, slices: int, sizes: list[int]
 ) -> None:
-    resolved = config(cluster=cluster, training={"max_steps": 1, "global_batch_size": rows, "micro_batch_size": 4})
+    training = {"max_steps": 1, "global_batch_size": rows, "micro_batch_size": 4, "sequence_parallel": slices}
+    resolved = config(cluster=cluster, training=training)
     assert resolved.group_sizes == sizes
     assert resolved.model_dump(mode="json")["cluster"]["num_workers"] == cluster["num_workers"]
     assert type(resolved).model_validate_json(resolved.model_dump_json()) == resolved

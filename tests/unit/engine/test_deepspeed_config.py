@@ -187,6 +187,14 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
         build(global_batch_size=12)
 
 
+def test_ranks_that_share_sequences_have_one_part_of_the_batch() -> None:
+    assert build(sequence_parallel=2, global_batch_size=12)["train_batch_size"] == 8
+    with pytest.raises(ValueError, match="10 is not a multiple of micro_batch_size 2 x 4 ranks / 2 slices = 4"):
+        build(sequence_parallel=2, global_batch_size=10)
+    with pytest.raises(ValueError, match=r"4 ranks cannot share sequences in training\.sequence_parallel 3 slices"):
+        build(sequence_parallel=3)
+
+
 def test_a_process_in_another_folder_finds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     training = TrainingConfig.model_validate({"max_steps": 1, "deepspeed": {"config": "ds.json", "zero_stage": 1}})

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from benchmarks.tiny_families import VOCABULARY, build
 from workers.model import chunked_loss
 from workers.model.chunked_loss import CHUNK_LOGIT_BYTES, LOGIT_BYTES, LOGITS_LIMIT, ChunkedLoss, gradient_bytes
-from workers.model.packed_forward import ForwardPass, PackedForward
+from workers.model.forward_pass import ForwardPass
+from workers.model.packed_forward import PackedForward
 
 FAMILIES = (
     "llama",
@@ -71,7 +72,7 @@ def gradients_of(model: PreTrainedModel, nats_N: torch.Tensor) -> dict[str, torc
 
 def assert_equal(model: PreTrainedModel, one: ForwardPass, rtol: float = 1e-6, gradient_rtol: float = 1e-4) -> None:
     forward = forward_of(model)
-    (planned,) = forward.plan_losses([one])
+    (planned,) = forward.plan([one])
     assert planned.in_chunks
     expected, found = plain_nats(model, one), forward.nats(planned)
     assert found.dtype == torch.float32
@@ -111,7 +112,7 @@ def test_a_head_may_have_an_adapter_with_dropout(use_dora: bool) -> None:
             p.data.normal_(0, 0.1)
     assert_equal(model.eval(), a_pass())
     forward = PackedForward(wrapped.train(), model, torch.device("cpu"))
-    (planned,) = forward.plan_losses([a_pass()])
+    (planned,) = forward.plan([a_pass()])
     torch.manual_seed(1)
     first = forward.nats(planned)
     assert not torch.equal(forward.nats(planned), first)
@@ -127,7 +128,7 @@ def test_bfloat16_losses_are_float32_and_gradients_no_worse() -> None:
         model = copy.deepcopy(exact).bfloat16()
         reference = copy.deepcopy(model).float()
         forward = forward_of(model)
-        nats_N = forward.nats(forward.plan_losses([a_pass()])[0] if in_chunks else a_pass())
+        nats_N = forward.nats(forward.plan([a_pass()])[0] if in_chunks else a_pass())
         assert nats_N.dtype == torch.float32
         torch.testing.assert_close(nats_N, plain_nats(reference, a_pass()), rtol=0, atol=0.2)
         expected = gradients_of(reference, plain_nats(reference, a_pass()))["lm_head.weight"]
@@ -179,7 +180,7 @@ def test_few_logits_are_computed_as_ever(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(chunked_loss, "LOGITS_LIMIT", LOGITS_LIMIT)
     model, one = build("gemma2"), a_pass()
     forward = forward_of(model)
-    (planned,) = forward.plan_losses([one])
+    (planned,) = forward.plan([one])
     assert planned is one
     columns = np.unique(one.column_N)
     logits = model(
@@ -198,10 +199,10 @@ def test_the_limit_counts_what_the_head_computes() -> None:
     for limit, keeps, expected in ((size, True, False), (size - 1, True, True), (size, False, True)):
         chunked_loss.LOGITS_LIMIT = limit
         forward.keeps_logits = keeps
-        assert forward.plan_losses([one])[0].in_chunks == expected
+        assert forward.plan([one])[0].in_chunks == expected
     chunked_loss.LOGITS_LIMIT = size
     forward.keeps_logits = True
-    assert forward.plan_losses([one], on_any_rank=lambda mine: True)[0].in_chunks
+    assert forward.plan([one], on_any_rank=lambda mine: True)[0].in_chunks
 
 
 @pytest.mark.parametrize(
@@ -218,9 +219,9 @@ def test_chunks_that_would_take_more_than_the_logits_are_not_made(
     logits = 2 * (LENGTH - 1) * LOGIT_BYTES * VOCABULARY
     gradients = VOCABULARY * 64 * (4 if dtype == torch.float32 else 4 + 2)
     chunked_loss.LOGITS_LIMIT = logits - gradients
-    assert forward_of(model).plan_losses([a_pass()])[0].in_chunks == expected
+    assert forward_of(model).plan([a_pass()])[0].in_chunks == expected
     chunked_loss.LOGITS_LIMIT -= 1
-    assert forward_of(model).plan_losses([a_pass()])[0].in_chunks
+    assert forward_of(model).plan([a_pass()])[0].in_chunks
 
 
 def test_a_model_whose_losses_differ_in_chunks_keeps_its_logits() -> None:
@@ -240,23 +241,23 @@ def test_a_model_whose_losses_differ_in_chunks_keeps_its_logits() -> None:
     model.lm_head = Mixing(model.lm_head)
     forward = forward_of(model.train())
     with pytest.warns(UserWarning, match=r"losses in chunks differ by .* nats; the logits of a pass stay in memory"):
-        (planned,) = forward.plan_losses([a_pass()])
+        (planned,) = forward.plan([a_pass()])
     assert not planned.in_chunks
     assert model.training
-    assert not forward.plan_losses([a_pass()])[0].in_chunks  # without another word
+    assert not forward.plan([a_pass()])[0].in_chunks  # without another word
 
 
 def test_a_model_without_a_head_keeps_its_logits() -> None:
     model: Any = build("llama")
     model.get_output_embeddings = lambda: None
     with pytest.warns(UserWarning, match=r"losses in chunks fail \(ValueError: .*which part is the head"):
-        assert not forward_of(model).plan_losses([a_pass()])[0].in_chunks
+        assert not forward_of(model).plan([a_pass()])[0].in_chunks
 
 
 def test_unequal_weights_of_losses_are_refused() -> None:
     model = build("llama")
     forward = forward_of(model)
-    (planned,) = forward.plan_losses([a_pass()])
+    (planned,) = forward.plan([a_pass()])
     nats_N = forward.nats(planned)
     with pytest.raises(ValueError, match="with the same weight"):
         (nats_N * torch.arange(len(nats_N))).sum().backward()
@@ -285,7 +286,7 @@ def test_nothing_of_a_pass_outlives_it() -> None:
     model = build("llama")
     forward = forward_of(model)
     forward._loss = Watched(model)
-    (planned,) = forward.plan_losses([a_pass()])
+    (planned,) = forward.plan([a_pass()])
     gc.collect()
     gc.disable()
     try:
@@ -302,7 +303,7 @@ def test_the_model_is_as_before() -> None:
     model: Any = build("gemma2")
     head, hooks = model.lm_head, dict(model.model._forward_hooks)
     forward = forward_of(model)
-    forward.nats(forward.plan_losses([a_pass()])[0])
+    forward.nats(forward.plan([a_pass()])[0])
     assert model.lm_head is head
     assert "forward" not in vars(model)
     assert dict(model.model._forward_hooks) == hooks

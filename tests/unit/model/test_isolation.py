@@ -15,8 +15,9 @@ from benchmarks.tiny_families import build
 from workers.data.batches import Batch
 from workers.data.packing import pack_examples
 from workers.data.store import TokenStore
+from workers.model.forward_pass import ForwardPass, passes_over
 from workers.model.isolation import WAYS, PackingError, find_proof_row, prove_isolation
-from workers.model.packed_forward import ForwardPass, PackedForward, passes_over
+from workers.model.packed_forward import PackedForward
 
 LENGTHS = (70, 31, 12, 9)  # the first is longer than the tiny models' windows of attention (64)
 RIGHT_WAY = {

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from benchmarks.tiny_families import build
 from workers.config.model import ModelConfig
+from workers.config.training import TrainingConfig
 from workers.model.loading import check_model, find_decoder, load_model
 from workers.model.tokenizer import load_tokenizer
+
+
+def training(**settings: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"max_steps": 1, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +202,10 @@ def test_the_decoder_is_what_gives_the_last_hidden_states(family: str) -> None:
 def test_what_a_family_cannot_do_is_told_before_the_run(tmp_path: Path) -> None:
     build("rwkv").save_pretrained(tmp_path / "rwkv")
     rwkv = ModelConfig(path=str(tmp_path / "rwkv"), dtype="float32")
-    assert check_model(rwkv, on_gpu=False, zero_stage=2) is not None
+    assert check_model(rwkv, False, training(deepspeed={"zero_stage": 2})) is not None
     with pytest.raises(ValueError, match=r"^training\.deepspeed\.zero_stage: RWKV .* use stage 0, 1 or 2"):
-        check_model(rwkv, on_gpu=False, zero_stage=3)
+        check_model(rwkv, False, training(deepspeed={"zero_stage": 3}))
     build("ctrl").save_pretrained(tmp_path / "ctrl")
     ctrl = ModelConfig(path=str(tmp_path / "ctrl"), dtype="float32")
     with pytest.raises(ValueError, match=r"^training\.activation_checkpointing: CTRLLMHeadModel does not support it"):
-        check_model(ctrl, on_gpu=False, checkpointing=True)
+        check_model(ctrl, False, training(activation_checkpointing=True))

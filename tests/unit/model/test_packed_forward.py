@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.zero_cases import global_batch
 from workers.data.batches import Batch
-from workers.model.packed_forward import ForwardPass, idle_pass, single_examples, whole_rows
+from workers.model.forward_pass import ForwardPass, idle_pass, single_examples, whole_rows
 
 
 def targets(batch: Batch) -> list[tuple[int, int, int]]:

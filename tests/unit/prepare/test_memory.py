@@ -218,6 +218,26 @@ def test_no_activations_are_kept_below_the_lowest_layer_that_trains(tmp_path: Pa
     assert layers(type="cofitune", layers=[0, 0.25]) == LAYERS
 
 
+def test_a_slice_keeps_its_part_of_the_activations_and_a_whole_mask(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    config = run_config(tmp_path)
+
+    def forward(slices: int, loss_fraction: float, packing: bool = True) -> dict[str, float]:
+        changed = config.replaced(
+            training=config.training.replaced(sequence_parallel=slices), data=config.data.replaced(packing=packing)
+        )
+        return estimate_memory(read_shape(changed), changed, loss_fraction).moments["forward pass"]
+
+    whole, sliced = forward(1, 1.0), forward(2, 1.0)
+    mask = LAYERS * ROWS * LENGTH * LENGTH * 2
+    exchanged = LAYERS * ROWS * (LENGTH / 2) * HIDDEN * 2
+    assert forward(2, 1.0, packing=False)["activations"] == (whole["activations"] - mask) / 2 + exchanged
+    assert sliced["activations"] == (whole["activations"] - mask) / 2 + exchanged + mask
+    assert sliced["logits"] == whole["logits"] / 2
+    assert forward(2, 0.3)["logits"] == forward(1, 0.3)["logits"]  # a slice may have all targets
+    assert sliced["weights"] == whole["weights"]
+
+
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
 @pytest.mark.parametrize(
     ("dtype", "attention", "checkpointing"),

@@ -179,6 +179,7 @@ def test_a_changed_key_is_named_with_both_values(tmp_path: Path, changes: dict[s
         {"cluster__num_workers": 4},
         {"cluster__address": "auto"},
         {"training__checkpoint_every": 3},
+        {"training__sequence_parallel": 2, "cluster__num_workers": 2, "reference__num_workers": 2},
         {"training__keep_checkpoints": 9},
         {"data__log_samples": True},
         {"data__cache_dir": "elsewhere"},
