@@ -122,8 +122,9 @@ def plan_alone(config: RunConfig, name: str, stores: Mapping[str, DomainStores])
         signals=[],
         export=False,
     )
-    where = {"run_id": True, "folder": True, "domains": True, "training": {"sequence_parallel"}}
-    identity = plan.model_dump(mode="json", exclude=where)
+    identity = plan.model_dump(
+        mode="json", exclude={"run_id": True, "folder": True, "domains": True, "training": {"sequence_parallel"}}
+    )
     identity["stores"] = [store.fingerprint for store in (stores[name].train, stores[name].eval) if store]
     folder = config.output_dir.resolve() / "references" / f"{name}-{fingerprint(identity)}"
     return plan.replaced(run_id=folder.name, folder=folder)
