@@ -88,7 +88,7 @@ def prove_slices(
     if fault := probe.find_fault(partial(setattr, forward, "slices", slices)):
         raise ValueError(
             f"training.sequence_parallel: {slices.size} slices of a sequence are not right for this model, which may "
-            f"have layers that are not attention: {fault}; set it to 1"
+            f"have layers other than the attention common to families: {fault}; set it to 1"
         )
 
 
