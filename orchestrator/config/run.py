@@ -113,10 +113,9 @@ class RunConfig(Settings):
         why = f"domains.{streamed[0]} is streamed (streaming: true), so the number of its rows is not known in advance"
         if self.training.epochs is not None:
             raise ValueError(f"training.epochs: {why}; give training.max_steps or training.max_tokens instead")
-        if key := self.mixing.by_size:
-            value = getattr(self.mixing, key)
+        if by_size := self.mixing.by_size:
             raise ValueError(
-                f"mixing.{key}: {value} takes shares from the sizes of the domains, but {why}; give the shares "
+                f"mixing.{by_size} takes shares from the sizes of the domains, but {why}; give the shares "
                 "(mixing.type fixed with `shares`, or `initial` by domain), or uniform ones"
             )
         if self.mixing.needs.distribution == "detected":

@@ -64,8 +64,8 @@ class MixingConfig(Settings):
 
     @property
     def by_size(self) -> str | None:
-        """The key because of which shares follow from the sizes of the domains, which a streamed domain has not."""
-        return next((key for key, _, value in self._numbers() if value == "proportional"), None)
+        """The key, with its value, that takes shares from the sizes of the domains; None if none does."""
+        return next((f"{key}: {value}" for key, _, value in self._numbers() if value == "proportional"), None)
 
     @property
     def words(self) -> set[str]:

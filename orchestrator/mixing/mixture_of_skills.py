@@ -85,7 +85,7 @@ class MixtureOfSkillsConfig(MixingConfig):
 
     @property
     def by_size(self) -> str | None:
-        return None if self.tau is None else "tau"
+        return None if self.tau is None else f"tau: {self.tau:g}"
 
     @property
     def required_signals(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ class ProportionalConfig(MixingConfig):
 
     @property
     def by_size(self) -> str | None:
-        return "type"
+        return f"type: {self.type}"
 
 
 class Proportional(ConstantMixing[ProportionalConfig]):

@@ -21,7 +21,7 @@ class TemperatureConfig(MixingConfig):
 
     @property
     def by_size(self) -> str | None:
-        return "type"
+        return f"type: {self.type}"
 
 
 class Temperature(ConstantMixing[TemperatureConfig]):

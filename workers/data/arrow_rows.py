@@ -56,7 +56,7 @@ def _batches(file: pyarrow.MemoryMappedFile) -> Iterator[pyarrow.RecordBatch]:
 
 
 def _blocks(batch: pyarrow.RecordBatch, first: int, shard: Shard) -> Rows:
-    row = first
+    row = max(first, shard.after)
     suspects: frozenset[str] | None = None
     while row < first + batch.num_rows:
         end = min((row // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK, first + batch.num_rows)

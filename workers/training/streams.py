@@ -10,17 +10,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from workers.data.ahead import PartsAhead
 from workers.data.batches import BatchLoader
-from workers.data.chat_template import freeze_date
 from workers.data.parts import next_position, part_folder
 from workers.data.report import Report
 from workers.data.store import TokenStore
 from workers.engine.collectives import on_rank_zero
 from workers.events import log_event
-from workers.model.tokenizer import load_tokenizer
 from workers.storage.mirror import fetch_folder
 from workers.training.failures import StreamError
+from workers.training.parts_ahead import PartsAhead, PartsJob
 from workers.training.plan import StreamedRows, TrainingPlan
 from workers.training.progress import ProgressMeter
 
@@ -85,10 +83,7 @@ class Streams:
             maker.close()
 
     def _start(self, stream: _Stream) -> PartsAhead:
-        cache_dir = _cache_dir(stream)
-        tokenizer = load_tokenizer(self._plan.model)
-        freeze_date(tokenizer, cache_dir)
-        maker = PartsAhead(stream.rows.plan, stream.rows.data, tokenizer, cache_dir)
+        maker = PartsAhead(PartsJob(rows=stream.rows, model=self._plan.model, cache_dir=_cache_dir(stream)))
         maker.want(1 + _NUM_AHEAD)
         return maker
 

@@ -1,38 +1,43 @@
 """The parts of a streamed domain, made ahead of the training by a process of their own: here are both its ends.
 
-The process runs this module. Its standard input brings, pickled, what it has to make, then by line the number of parts
-that are wanted; it ends when that is closed, and so with the process that started it. Its standard output gives a line
-of JSON for each part, or for the error that ended it.
+The process runs this module. Its standard input brings a line of JSON that says what to make, then in each line the
+number of parts that are wanted; it ends when that is closed, and so with the process that started it. Its standard
+output gives a line of JSON for each part, or for the error that ended it.
 """
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import traceback
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
-from workers.config.data import DataConfig
+from workers.config.model import ModelConfig
+from workers.data.chat_template import freeze_date
 from workers.data.parts import PartMaker
-from workers.data.preparing import DomainPlan
+from workers.model.tokenizer import load_tokenizer
+from workers.settings import Settings, StoragePath
+from workers.training.plan import StreamedRows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+
+class PartsJob(Settings):
+    """What parts to make."""
+
+    rows: StreamedRows
+    model: ModelConfig
+    """Whose tokenizer is used."""
+    cache_dir: StoragePath
 
 
 class PartsAhead:
     """The process as its owner sees it; it makes nothing before parts are wanted."""
 
-    def __init__(
-        self, plan: DomainPlan, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", cache_dir: Path
-    ) -> None:
+    def __init__(self, job: PartsJob) -> None:
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-m", "workers.data.ahead"],
+            [sys.executable, "-m", "workers.training.parts_ahead"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TOKENIZERS_PARALLELISM": "false"},
@@ -40,12 +45,12 @@ class PartsAhead:
         self._changed = threading.Condition()
         self._num_made = 0
         self._failure: str | None = None
-        self._send(pickle.dumps((plan, data, tokenizer, cache_dir)))
+        self._send(f"{job.model_dump_json()}\n")
         threading.Thread(target=self._listen, name="parts", daemon=True).start()
 
     def want(self, num_parts: int) -> None:
         """Have at least this many parts made, if there are so many."""
-        self._send(f"{num_parts}\n".encode())
+        self._send(f"{num_parts}\n")
 
     def wait(self, num_parts: int, seconds: float) -> bool:
         """Whether this many parts are there, within that time; ValueError, for the user, if one cannot be made."""
@@ -58,15 +63,14 @@ class PartsAhead:
             return False
 
     def close(self) -> None:
-        """End the process; a part that is being made is dropped."""
+        """Let the process end; a part that is being made is dropped."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
 
-    def _send(self, content: bytes) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(content)
+            self._process.stdin.write(line.encode())
             self._process.stdin.flush()
         except BrokenPipeError:  # it has ended, which `wait` reports
             pass
@@ -119,21 +123,25 @@ def main() -> None:
         answers.write(json.dumps({"num_made": num_made, "failure": failure}) + "\n")
         answers.flush()
 
-    content: tuple[Any, ...] = pickle.load(sys.stdin.buffer)  # of the process that started this one
-    maker = PartMaker(*content)
-    wanted = _Wanted(sys.stdin.buffer, maker)
     num_made, is_more = 0, True
-    while is_more:
-        wanted.wait_for(num_made + 1)
-        try:
+    try:
+        maker = _maker(PartsJob.model_validate_json(sys.stdin.buffer.readline()))
+        wanted = _Wanted(sys.stdin.buffer, maker)
+        while is_more:
+            wanted.wait_for(num_made + 1)
             is_more = maker.make_next()
-        except Exception as error:  # the owner ends the run with it, whatever it is
-            traceback.print_exc()
-            tell(num_made, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
-            break
-        num_made += 1
-        tell(num_made)
+            num_made += 1
+            tell(num_made)
+    except Exception as error:  # the owner ends the run with it, whatever it is
+        traceback.print_exc()
+        tell(num_made, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
     os._exit(0)  # while a thread waits for input, Python cannot end in the usual way
+
+
+def _maker(job: PartsJob) -> PartMaker:
+    tokenizer = load_tokenizer(job.model)
+    freeze_date(tokenizer, job.cache_dir)
+    return PartMaker(job.rows.plan, job.rows.data, tokenizer, job.cache_dir)
 
 
 if __name__ == "__main__":
