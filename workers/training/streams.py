@@ -129,12 +129,21 @@ class Streams:
             return False, str(error)
 
     def _tell(self, name: str, store: TokenStore, number: int, step: int, is_last: bool) -> None:
+        """Log what happened to the rows of a part, and that it was the last one."""
         report = Report(**store.manifest["report"])
+        left_out = {
+            "too long": report.num_too_long,
+            "left out by `exclude`": report.num_excluded,
+            **{f"with {word} dropped by the template": num for word, num in report.dropped.items()},
+        }
+        listed = [f"{num:,} {what}" for what, num in left_out.items() if num]
         if report.num_bad_rows:
             first = report.bad_row_cases[0]
-            what = f"{report.num_bad_rows:,} of {report.num_rows:,} rows of part {number} cannot be used"
-            message = f"{name}: {what}; first {first.file}:{first.line}: {first.reason}"
-            log_event(self._plan.folder, step, "bad_rows", message)
+            what = f"{report.num_bad_rows:,} cannot be used, first {first.file}:{first.line}: {first.reason}"
+            listed.insert(0, what)
+        if listed:
+            message = f"{name}: part {number}, {report.num_rows:,} rows: {'; '.join(listed)}"
+            log_event(self._plan.folder, step, "bad_rows" if report.num_bad_rows else "streaming", message)
         if is_last:
             message = f"{name}: its last row is prepared; an epoch has {self.row_counts[name]:,} sequences"
             log_event(self._plan.folder, step, "streaming", message)

@@ -176,6 +176,18 @@ def test_evaluation_files_are_read_whole_and_nothing_else_is_held_out(tokenizer:
     assert TokenStore.open(parts[0].folder.parent / "eval").num_examples == 90
 
 
+def test_a_streamed_domain_that_is_only_measured_has_the_held_out_rows_of_its_first_part(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.jsonl", texts(0, 100))
+    (tmp_path / "cache").mkdir()
+    plan = plan_of(tokenizer, stream(path, fraction=0, eval_fraction=0.5))
+    assert not PartMaker(plan, DATA, tokenizer, tmp_path / "cache").make_next()
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert [store.name for store in folder.iterdir()] == ["eval"]
+    assert 5 < TokenStore.open(folder / "eval").num_examples < 35
+
+
 def test_the_key_follows_from_names_and_versions_and_the_content_is_not_read(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", texts(0, 100))
     first = plan_of(tokenizer, stream(path)).key
