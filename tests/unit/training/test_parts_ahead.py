@@ -45,7 +45,8 @@ def num_parts(job: PartsJob) -> int:
 
 
 def children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "workers.training.parts_ahead" in each.cmdline()]
+    found = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in found if "workers.training.parts_ahead" in each.cmdline()]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
