@@ -124,7 +124,7 @@ def _domains(
     most = config.evaluation.max_rows
     domains = {}
     for name, domain in stores.items():
-        is_known = domain.train is not None and bool(shares)
+        is_known = domain.train is not None and domain.stream is None and bool(shares)
         num_eval = domain.eval.num_rows
         domains[name] = CheckedDomain(
             **counts[name].model_dump(),

@@ -122,6 +122,26 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _nothing_needs_the_size_of_a_stream(self) -> Self:
+        streamed = [name for name in self.trained_domains if self.domains[name].streaming]
+        if not streamed:
+            return self
+        why = f"domains.{streamed[0]} is streamed (streaming: true), so the number of its rows is not known in advance"
+        if self.training.epochs is not None:
+            raise ValueError(f"training.epochs: {why}; give training.max_steps or training.max_tokens instead")
+        if by_size := self.mixing.by_size:
+            raise ValueError(
+                f"mixing.{by_size} takes shares from the sizes of the domains, but {why}; give the shares "
+                "(mixing.type fixed with `shares`, or `initial` by domain), or uniform ones"
+            )
+        if self.mixing.needs.distribution == "detected":
+            raise ValueError(
+                f"mixing: shares are to be detected, for which all texts of the domains are read, but {why}; give them "
+                "by domain, or a file that `raymix detect` wrote for the domains without streaming"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _importance_is_of_trained_domains(self) -> Self:
         if isinstance(strategy := self.training.strategy, CoFiTuneConfig):
             unknown = [name for name in strategy.importance.domains or [] if name not in self.trained_domains]

@@ -32,8 +32,9 @@ class Domain:
     """What an algorithm knows of a domain in advance: its name in the configuration, and its training data."""
 
     name: str
-    num_examples: int
-    num_tokens: int
+    num_examples: int | None
+    num_tokens: int | None
+    """None for a streamed domain, whose size nobody knows."""
 
 
 class MixingConfig(Settings):
@@ -60,6 +61,11 @@ class MixingConfig(Settings):
             else:
                 needs = replace(needs, references=value if isinstance(value, dict) else source)
         return needs
+
+    @property
+    def by_size(self) -> str | None:
+        """The key, with its value, that takes shares from the sizes of the domains; None if none does."""
+        return next((f"{key}: {value}" for key, _, value in self._numbers() if value == "proportional"), None)
 
     @property
     def words(self) -> set[str]:
@@ -191,8 +197,15 @@ def initial_shares(initial: Initial, domains: Sequence[Domain], unit: str) -> Sh
     if initial == "uniform":
         return {domain.name: 1.0 / len(domains) for domain in domains}
     if initial == "proportional":
-        return normalise({d.name: d.num_examples if unit == "examples" else d.num_tokens for d in domains})
+        return normalise({domain.name: _size(domain, unit) for domain in domains})
     return given_shares(initial, domains)
+
+
+def _size(domain: Domain, unit: str) -> int:
+    size = domain.num_examples if unit == "examples" else domain.num_tokens
+    if size is None:
+        raise ValueError(f"domain {domain.name!r} is streamed, so its size is not known; give its share")
+    return size
 
 
 def given_shares(given: Source | Mapping[str, float], domains: Sequence[Domain]) -> Shares:

@@ -24,7 +24,6 @@ MoSpec spreads them most.
 Shapes: N domains, P parameters of the scorer, H hidden units.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -85,6 +84,10 @@ class MixtureOfSkillsConfig(MixingConfig):
     for ablations only: it collapses to the single best domain."""
 
     @property
+    def by_size(self) -> str | None:
+        return None if self.tau is None else f"tau: {self.tau:g}"
+
+    @property
     def required_signals(self) -> tuple[str, ...]:
         if self.reward == "perplexity":
             return ("perplexity_ratio" if self.span == "response" else "perplexity_ratio:sequence",)
@@ -112,8 +115,10 @@ class MixtureOfSkills(MixingAlgorithm[MixtureOfSkillsConfig]):
         self._scorer.load_state(state)
 
     def initial_weights(self) -> Shares:
+        if self.config.tau is None:
+            return initial_shares("uniform", self.domains, self.config.unit)
         by_size = initial_shares("proportional", self.domains, self.config.unit)
-        return flatten_by_temperature(by_size, math.inf if self.config.tau is None else self.config.tau)
+        return flatten_by_temperature(by_size, self.config.tau)
 
     def observe(self, feedback: DomainFeedback) -> Shares | None:
         """The scorer's probabilities after one update; the base model's evaluation causes none."""

@@ -11,6 +11,10 @@ class ProportionalConfig(MixingConfig):
     type: Literal["proportional"] = "proportional"
     """n_j / sum_i n_i."""
 
+    @property
+    def by_size(self) -> str | None:
+        return f"type: {self.type}"
+
 
 class Proportional(ConstantMixing[ProportionalConfig]):
     def initial_weights(self) -> Shares:

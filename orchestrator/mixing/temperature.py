@@ -19,6 +19,10 @@ class TemperatureConfig(MixingConfig):
     tau: Annotated[float, Field(ge=1.0)] = 5.0
     """Temperature: 1 is proportional, large is uniform."""
 
+    @property
+    def by_size(self) -> str | None:
+        return f"type: {self.type}"
+
 
 class Temperature(ConstantMixing[TemperatureConfig]):
     def initial_weights(self) -> Shares:

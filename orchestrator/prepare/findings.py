@@ -30,6 +30,7 @@ def look_at_data(data: DataConfig, stores: Mapping[str, DomainStores], template_
         for kind, severity, message in _of_domain(name, counts, data)
     ]
     findings += _same_files(stores)
+    findings += [_of_stream(name, domain.train) for name, domain in stores.items() if domain.stream and domain.train]
     if template_day is not None:
         message = (
             f"the chat template writes the current date; in the rows it is always {template_day.isoformat()}, the day "
@@ -64,6 +65,15 @@ def _count_domains(stores: Mapping[str, DomainStores]) -> dict[str, DomainCounts
             shared_examples=shared[name].by_domain if name in shared else {},
         )
     return counts
+
+
+def _of_stream(name: str, first: TokenStore) -> Finding:
+    num_rows = Report(**first.manifest["report"]).num_rows
+    message = (
+        f"streamed: counts and findings are of its first {num_rows:,} rows; the others are prepared while training "
+        "goes on"
+    )
+    return Finding(severity="note", kind="streaming", where=f"domains.{name}", message=message)
 
 
 def _count_store(store: TokenStore) -> StoreCounts:

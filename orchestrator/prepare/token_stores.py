@@ -21,6 +21,7 @@ from orchestrator.config.run import RunConfig
 from workers.config.data import DataConfig, DomainConfig
 from workers.config.model import ModelConfig
 from workers.data.chat_template import freeze_date
+from workers.data.parts import PartMaker, next_position
 from workers.data.preparing import DomainPlan, check_sides, fingerprint_tokenizer, pack_side, plan_domain
 from workers.data.reading import Blocks, find_lines
 from workers.data.report import Report, check_bad_rows
@@ -28,6 +29,7 @@ from workers.data.store import TokenStore, publish
 from workers.data.tokenization import ShardTask, Side, TokenShard, tokenize_shard
 from workers.model.tokenizer import load_tokenizer
 from workers.storage.mirror import fetch_folder, is_published, publish_folder
+from workers.training.plan import StreamedRows
 
 if TYPE_CHECKING:
     import ray
@@ -59,6 +61,8 @@ class DomainStores:
     eval: TokenStore
     sources: tuple[UsedSource, ...] = ()
     """What they were built from, training data first."""
+    stream: StreamedRows | None = None
+    """How the parts behind `train` are made, if the domain is streamed and has any."""
 
     @property
     def report(self) -> Report:
@@ -77,7 +81,7 @@ def prepare_stores(
     cache_dir: Path,
     on_progress: OnProgress = lambda done, total, domain, num_rows: None,
 ) -> dict[str, DomainStores]:
-    """The stores of every domain, built if they are not in the cache.
+    """The stores of every domain, built if they are not in the cache; of a streamed domain those of its first rows.
 
     ValueError, with a message for the user, if a domain cannot be used.
     """
@@ -94,18 +98,21 @@ def prepare_stores(
     for plan in plans:
         if not is_published(cache_dir / plan.key):
             publish_folder(cache_dir / plan.key)
-    stores = {plan.domain: _open(plan, cache_dir) for plan in plans}
+    stores = {plan.domain: _open(plan, data, cache_dir) for plan in plans}
     for domain, pair in stores.items():
         check_bad_rows(domain, data, pair.report)  # a cached store may be from a run that tolerated more bad rows
     return stores
 
 
-def _open(plan: DomainPlan, cache_dir: Path) -> DomainStores:
+def _open(plan: DomainPlan, data: DataConfig, cache_dir: Path) -> DomainStores:
     folder = cache_dir / plan.key
     train = TokenStore.open(folder / "train") if plan.is_trained else None
     tasks = [task for task in plan.tasks if task.shard.index == 0]
     sources = tuple(UsedSource(task.source.name, task.side, task.source.digest) for task in tasks)
-    return DomainStores(train, TokenStore.open(folder / "eval"), sources)
+    has_more = train is not None and next_position(train.manifest) is not None
+    return DomainStores(
+        train, TokenStore.open(folder / "eval"), sources, StreamedRows(plan=plan, data=data) if has_more else None
+    )
 
 
 def _build_missing(
@@ -123,6 +130,20 @@ def _build_missing(
     else:
         # Ray does not resolve references inside a list, so a worker fetches the tokenizer once for all its tasks.
         run = partial(_run_on_ray, on_this_node(cache_dir), [ray.put(tokenizer)])
+    streamed = [plan for plan in plans if plan.rows_per_part is not None]
+    for index, num_rows in run(_begin_stream, [(plan, data, cache_dir) for plan in streamed]):
+        on_progress(1.0, 1.0, streamed[index].domain, num_rows)
+    _build_whole([plan for plan in plans if plan.rows_per_part is None], data, run, cache_dir, on_progress)
+
+
+def _build_whole(
+    plans: list[DomainPlan],
+    data: DataConfig,
+    run: Callable[..., Iterator[tuple[int, Any]]],
+    cache_dir: Path,
+    on_progress: OnProgress,
+) -> None:
+    tasks = [task for plan in plans for task in plan.tasks]
     building = {plan.domain: Path(tempfile.mkdtemp(prefix=f".{plan.key}-", dir=cache_dir)) for plan in plans}
     try:
         places = _find_lines(run, tasks)
@@ -210,6 +231,13 @@ def _tokenize(
     tokenizer: "PreTrainedTokenizerBase", task: ShardTask, data: DataConfig, building: Path, blocks: Blocks | None
 ) -> TokenShard:
     return tokenize_shard(task, data, tokenizer, building, blocks)
+
+
+def _begin_stream(tokenizer: "PreTrainedTokenizerBase", plan: DomainPlan, data: DataConfig, cache_dir: Path) -> int:
+    """Make the first part of a streamed domain, and its evaluation store; the number of rows that were read."""
+    maker = PartMaker(plan, data, tokenizer, cache_dir)
+    maker.make_next()
+    return maker.report.num_rows
 
 
 def _pack(

@@ -165,8 +165,8 @@ def _train_rank(settings: dict[str, Any]) -> None:
     from workers.export import ExportError
     from workers.model.isolation import PackingError
     from workers.training import loop
+    from workers.training.failures import NonFiniteLossError, StreamError
     from workers.training.progress import ProgressMeter, reporting
-    from workers.training.trainer import NonFiniteLossError
 
     plan, source = TrainingPlan.model_validate(settings["plan"]), settings["source"]
     if read_failure(plan.folder):  # noted by the group before this one, which Ray Train replaces whatever it died of
@@ -178,7 +178,7 @@ def _train_rank(settings: dict[str, Any]) -> None:
     try:
         with reporting(meter, source.report, settings["report_every_s"]):
             loop.train(plan, source, meter)
-    except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError) as error:
+    except (NonFiniteLossError, NonFiniteStateError, PackingError, ExportError, StreamError) as error:
         # All ranks raise it together, and a retry would raise it again: the run ends instead of recovering.
         if ray.train.get_context().get_world_rank() == 0:
             note_failure(plan.folder, str(error))

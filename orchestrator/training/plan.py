@@ -32,7 +32,9 @@ def build_plan(config: RunConfig, run_id: str, stores: Mapping[str, DomainStores
         unit=config.mixing.unit,
         domains={
             name: StoreFolders(
-                train=domain.train.folder.resolve() if domain.train else None, eval=domain.eval.folder.resolve()
+                train=domain.train.folder.resolve() if domain.train else None,
+                eval=domain.eval.folder.resolve(),
+                stream=domain.stream,
             )
             for name, domain in stores.items()
         },
@@ -57,6 +59,8 @@ def count_steps(config: RunConfig, stores: Mapping[str, DomainStores]) -> int:
 
 def budget_warning(config: RunConfig, stores: Mapping[str, DomainStores]) -> str | None:
     """A warning if one step takes more sequences than the budget or than all domains have."""
+    if any(domain.stream for domain in stores.values()):  # it is not known how many they have
+        return None
     training, num_rows = config.training, _num_rows(stores)
     batch, in_pass = training.global_batch_size, training.micro_batch_size * config.num_data_ranks
     wanted = math.inf if training.max_steps is not None else _rows_of_budget(config, stores)
@@ -108,7 +112,11 @@ def row_shares(stores: Mapping[str, DomainStores], shares: Mapping[str, float], 
 
 
 def domain_sizes(stores: Mapping[str, DomainStores]) -> list[Domain]:
-    return [Domain(name, s.num_examples, s.num_tokens) for name, s in training_stores(stores).items()]
+    """What mixing algorithms know of the domains; of a streamed one no size."""
+    return [
+        Domain(name, None, None) if stores[name].stream else Domain(name, s.num_examples, s.num_tokens)
+        for name, s in training_stores(stores).items()
+    ]
 
 
 def find_start(config: RunConfig) -> StartPoint | None:

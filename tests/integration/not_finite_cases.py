@@ -22,7 +22,7 @@ def train(config_path: Path, planted: dict[int, dict[str, float]]) -> str:
     from orchestrator.runs.summary import write_summary
     from orchestrator.training.driver import train_in_process
     from orchestrator.training.plan import build_plan, domain_sizes
-    from workers.training.trainer import NonFiniteLossError
+    from workers.training.failures import NonFiniteLossError
     from workers.validation.loss_meter import evaluate as evaluate_all
 
     os.chdir(config_path.parent)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.settings import LocalPathOrName, Seed, Settings, StoragePath
+from workers.settings import LocalPathOrName, NewSwitch, Seed, Settings, StoragePath
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 TrainOn = Literal["all", "last"]
@@ -80,6 +80,9 @@ class DomainConfig(Settings):
     """Number of training examples to use, taken from the start of the same order; instead of `fraction`."""
     exclude: list[Exclusion] = Field(default_factory=list)
     """Training rows to leave out before any are chosen or set aside; they are counted."""
+    streaming: NewSwitch = False
+    """Prepare the training rows part by part while training goes on, so that the first step does not wait for the last
+    row. For data too large to store or to wait for; what needs the number of all rows is refused."""
 
     @field_validator("train", "eval", mode="before", json_schema_input_type=Path | list[Path])
     @classmethod
@@ -99,6 +102,18 @@ class DomainConfig(Settings):
     def _one_amount(self) -> Self:
         if self.count is not None and self.fraction != 1.0:
             raise ValueError(f"give `fraction` ({self.fraction}) or `count` ({self.count}), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_are_used_whole(self) -> Self:
+        if self.streaming and not (self.train or self.hub):
+            raise ValueError("streaming is for training data, and the domain has none; remove it")
+        if self.streaming and self.is_trained and (self.count is not None or self.fraction != 1.0):
+            key = "fraction" if self.count is None else "count"
+            raise ValueError(
+                f"`{key}` ({getattr(self, key):g}) is taken from an order of all examples, and with streaming their "
+                "number is unknown; remove it (training.max_steps and the shares bound what is used), or streaming"
+            )
         return self
 
     @model_validator(mode="after")

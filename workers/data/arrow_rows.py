@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pyarrow.types as kinds
 
-from workers.data.files import ROWS_PER_BLOCK, BadRow, Rows, Shard, one_line
+from workers.data.files import ROWS_PER_BLOCK, BadRow, LostRows, Rows, Shard, one_line
 
 _NOT_UTF8 = "bytes that are not UTF-8"
 _DAMAGED = "damaged"
@@ -30,7 +30,7 @@ def read_ipc(path: Path, shard: Shard) -> Rows:
         with pyarrow.memory_map(str(path)) as file:
             for batch in _batches(file):
                 if next_row == 0 and (reason := refuse_columns(batch.schema)):
-                    if shard.index == 0:
+                    if shard.owns(1):
                         yield BadRow(str(path), 1, reason)
                     return
                 batch.validate()  # otherwise a batch may claim any number of rows
@@ -39,9 +39,9 @@ def read_ipc(path: Path, shard: Shard) -> Rows:
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if shard.owns(next_row + 1):
             what = "unreadable from here on" if next_row else "not an Arrow file"
-            yield BadRow(str(path), next_row + 1, f"{what}: {one_line(error)}")
+            yield LostRows(str(path), next_row + 1, f"{what}: {one_line(error)}")
         return
-    if next_row == 0 and shard.index == 0:
+    if next_row == 0 and shard.owns(1):
         yield BadRow(str(path), 1, "the file is empty")
 
 
@@ -56,7 +56,7 @@ def _batches(file: pyarrow.MemoryMappedFile) -> Iterator[pyarrow.RecordBatch]:
 
 
 def _blocks(batch: pyarrow.RecordBatch, first: int, shard: Shard) -> Rows:
-    row = first
+    row = max(first, shard.after)
     suspects: frozenset[str] | None = None
     while row < first + batch.num_rows:
         end = min((row // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK, first + batch.num_rows)
@@ -227,13 +227,13 @@ def read_parquet(path: Path, shard: Shard) -> Rows:
         file = pyarrow.parquet.ParquetFile(path)
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
     except _PARQUET_ERRORS as error:
-        if shard.index == 0:
-            yield BadRow(str(path), 1, f"not a Parquet file: {one_line(error)}")
+        if shard.owns(1):
+            yield LostRows(str(path), 1, f"not a Parquet file: {one_line(error)}")
         return
     with file:
         reason = refuse_columns(schema) or ("the file is empty" if num_rows == 0 else None)
         if reason:
-            if shard.index == 0:
+            if shard.owns(1):
                 yield BadRow(str(path), 1, reason)
             return
         mine = shard.span(num_rows)
@@ -261,7 +261,7 @@ def _read_row_group(path: Path, file: pyarrow.parquet.ParquetFile, group: int, r
     except _PARQUET_ERRORS as error:
         lost = range(max(row, mine.start), min(rows.stop, mine.stop))
         if lost:
-            yield BadRow(str(path), lost.start + 1, f"unreadable rows: {len(lost)} from here on: {one_line(error)}")
+            yield LostRows(str(path), lost.start + 1, f"unreadable rows: {len(lost)} from here on: {one_line(error)}")
 
 
 def _is_column_read(kind: pyarrow.DataType) -> bool:

@@ -42,18 +42,44 @@ class Batch:
     position_ids_BL: NDArray[np.integer]
     loss_mask_BL: NDArray[np.bool_]
     domain_B: NDArray[np.int64]  # index into the run's domains
-    row_B: NDArray[np.int64]  # row id in that domain's store
+    row_B: NDArray[np.int64]  # row id in that domain's store; of a streamed domain, in all parts one after the other
     global_loss_tokens: int  # loss tokens of the step over all ranks: every rank's denominator
     global_tokens: int  # tokens of the step over all ranks
     global_rows_D: NDArray[np.int64]  # rows of each domain in the step, over all ranks
     domain_rows_seen_D: NDArray[np.int64]  # rows of each domain from step 1 through this step
 
 
+class _Rows:
+    """The rows of all stores, one after the other: the parts of the first domain, then those of the second."""
+
+    def __init__(self, parts: Sequence[Sequence[TokenStore]]) -> None:
+        stores = [store for of_domain in parts for store in of_domain]
+        # Plain arrays: indexing an np.memmap costs microseconds of subclass handling.
+        self._tokens = [[np.asarray(a) for a in (s.input_ids, s.position_ids, s.loss_mask)] for s in stores]
+        self._ends = np.cumsum([len(store.row_lengths) for store in stores])
+        num_rows_D = [sum(len(store.row_lengths) for store in of_domain) for of_domain in parts]
+        self._start_D = np.cumsum([0, *num_rows_D[:-1]])
+        self.lengths = np.concatenate([store.row_lengths for store in stores])
+        self.loss_tokens = np.concatenate([store.row_loss_tokens for store in stores])
+
+    def number(self, domain: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of rows of domains among all rows."""
+        return self._start_D[domain] + row
+
+    def copy(self, row_N: NDArray[np.int64], targets: Sequence[np.ndarray]) -> None:
+        """Copy the tokens of rows, given by their places among all, into arrays (N, L) of ids, positions and mask."""
+        for store, places in _group(np.searchsorted(self._ends, row_N, side="right")):
+            tokens = self._tokens[store]
+            rows = row_N[places] - (self._ends[store] - len(tokens[0]))
+            for target, source in zip(targets, tokens, strict=True):
+                _copy_rows(target, places, source, rows)
+
+
 class BatchLoader:
     """Returns this rank's batch of every step, gathered a block of steps ahead by a thread.
 
     Args:
-        stores: one per domain, in the order of the schedule's domains.
+        stores: one per domain, in the order of the schedule's domains; of a streamed domain its first part.
         schedule: only the loader may announce versions to it.
         rank, world_size: which slice of the global batch to gather.
         horizon: number of steps after which the weights are expected to change; no block crosses that boundary.
@@ -64,21 +90,19 @@ class BatchLoader:
     ) -> None:
         if schedule.rows_per_step % world_size:
             raise ValueError(f"{schedule.rows_per_step} rows per step cannot be split over {world_size} ranks")
-        # Plain arrays: indexing an np.memmap costs microseconds of subclass handling.
-        self._tokens = [[np.asarray(a) for a in (s.input_ids, s.position_ids, s.loss_mask)] for s in stores]
-        self._row_start_D = np.cumsum([0, *(len(store.row_lengths) for store in stores[:-1])])
-        self._row_lengths = np.concatenate([store.row_lengths for store in stores])
-        self._row_loss_tokens = np.concatenate([store.row_loss_tokens for store in stores])
+        self._parts = [[store] for store in stores]
+        self._rows = _Rows(self._parts)
         self._schedule = schedule
         self._horizon = horizon
         rows = schedule.rows_per_step // world_size
         self._slice = slice(rank * rows, (rank + 1) * rows)
         self._max_length = max(store.max_length for store in stores)
-        step_bytes = rows * self._max_length * sum(array.itemsize for array in self._tokens[0])
+        types = [stores[0].input_ids.dtype, stores[0].position_ids.dtype, stores[0].loss_mask.dtype]
+        step_bytes = rows * self._max_length * sum(each.itemsize for each in types)
         self._block_steps = min(max(_BLOCK_BYTES // step_bytes, 1), _MAX_BLOCK_STEPS)
         shape = (self._block_steps, rows, self._max_length)
-        self._buffers = deque([np.empty(shape, a.dtype) for a in self._tokens[0]] for _ in range(_BUFFERS))
-        self._lock = Lock()  # guards the schedule and the choice of a buffer
+        self._buffers = deque([np.empty(shape, each) for each in types] for _ in range(_BUFFERS))
+        self._lock = Lock()  # guards the schedule, its rows and the choice of a buffer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ready: deque[Batch] = deque()
         self._ahead: Future[list[Batch]] | None = None  # the block behind `_ready`
@@ -97,8 +121,24 @@ class BatchLoader:
             wait([self._ahead])
             self._ahead = None
 
+    def find_lacking(self, step: int) -> int | None:
+        """A streamed domain whose next part `step` needs, by its index; None if all rows of the step are there."""
+        with self._lock:
+            return self._schedule.find_lacking(step)
+
+    def num_parts(self, domain: int) -> int:
+        return len(self._parts[domain])
+
+    def add_part(self, domain: int, store: TokenStore, is_last: bool) -> None:
+        """The next part of a streamed domain; it may be empty."""
+        with self._lock:
+            self._parts[domain].append(store)
+            self._rows = _Rows(self._parts)  # a new one: the thread may be reading from the old one
+            self._schedule.add_part(domain, store.num_rows, is_last)
+
     def get(self, step: int) -> Batch:
-        """The batch of a step. Steps are expected in order; a jump works too, but more slowly."""
+        """The batch of a step, for which no domain is lacking a part. Steps are expected in order; a jump works too,
+        but more slowly."""
         if not self._ready or self._ready[0].step != step:
             block = self._ahead.result() if self._ahead else []
             if not block or block[0].step != step:
@@ -113,23 +153,25 @@ class BatchLoader:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _build(self, first_step: int, max_steps: int) -> list[Batch]:
+        """Batches from a step on; fewer if its weights end before, or its known rows, and so perhaps none."""
         with self._lock:
             to_horizon = self._horizon - (first_step - 1) % self._horizon
-            steps = self._schedule.rows(first_step, min(max_steps, to_horizon))
+            num_steps = self._schedule.num_covered(first_step, min(max_steps, to_horizon))
+            if num_steps == 0:
+                return []
+            steps, rows = self._schedule.rows(first_step, num_steps), self._rows
             self._buffers.rotate()
             buffer_SBL = self._buffers[0]
-        return self._gather(steps, [array[: steps.num_steps] for array in buffer_SBL])
+        return self._gather(steps, rows, [array[: steps.num_steps] for array in buffer_SBL])
 
-    def _gather(self, steps: StepRows, arrays_SBL: list[np.ndarray]) -> list[Batch]:
-        """Copy this rank's rows of all the steps, domain by domain, then cut the block into batches."""
+    def _gather(self, steps: StepRows, rows: _Rows, arrays_SBL: list[np.ndarray]) -> list[Batch]:
+        """Copy this rank's rows of all the steps, store by store, then cut the block into batches."""
         domain_SB, row_SB = steps.domain_SB[:, self._slice], steps.row_SB[:, self._slice]
-        for domain, places in _group(domain_SB.ravel()):
-            rows = row_SB.ravel()[places]
-            for target, source in zip(arrays_SBL, self._tokens[domain], strict=True):
-                _copy_rows(target.reshape(-1, self._max_length), places, source, rows)
+        row_of_all_SB = rows.number(steps.domain_SB, steps.row_SB)
+        targets = [array.reshape(-1, self._max_length) for array in arrays_SBL]
+        rows.copy(row_of_all_SB[:, self._slice].ravel(), targets)
         # Of the whole global batch: known on every rank without asking the others.
-        row_of_all_SB = self._row_start_D[steps.domain_SB] + steps.row_SB
-        length_SB, loss_tokens_SB = self._row_lengths[row_of_all_SB], self._row_loss_tokens[row_of_all_SB]
+        length_SB, loss_tokens_SB = rows.lengths[row_of_all_SB], rows.loss_tokens[row_of_all_SB]
         input_ids_SBL, position_ids_SBL, loss_mask_SBL = arrays_SBL
         longest_S = length_SB[:, self._slice].max(axis=1)
         return [

@@ -25,6 +25,12 @@ class BadRow:
         return self.reason.partition(":")[0]
 
 
+class LostRows(BadRow):
+    """A place from which a source cannot be read any further, or not for a while; it counts as one bad row."""
+
+    __slots__ = ()
+
+
 Rows = Iterator[tuple[int, Any] | BadRow]
 """(line, parsed row), or a BadRow."""
 
@@ -35,14 +41,17 @@ class Shard:
 
     index: int = 0
     count: int = 1
+    after: int = 0
+    """Lines (or rows) at the beginning that were read before, and belong to no part; then there is one part."""
 
     def owns(self, line: int) -> bool:
         """Whether a line (from 1) belongs to this part: blocks of lines are dealt in turn."""
-        return (line - 1) // ROWS_PER_BLOCK % self.count == self.index
+        return line > self.after and (line - 1) // ROWS_PER_BLOCK % self.count == self.index
 
     def span(self, num_rows: int) -> range:
         """The rows (from 0) of this part if rows can be addressed: one contiguous range."""
-        return range(num_rows * self.index // self.count, num_rows * (self.index + 1) // self.count)
+        start = max(num_rows * self.index // self.count, self.after)
+        return range(start, max(num_rows * (self.index + 1) // self.count, start))
 
 
 def split_suffix(path: Path) -> tuple[str, str]:

@@ -4,8 +4,9 @@ These are the bodies of the tasks; where they run is up to the caller.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,9 @@ from workers.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+ROWS_PER_PART = 16_384
+"""Rows of a streamed domain that are prepared at a time."""
 
 
 class Sample(Settings):
@@ -65,6 +69,8 @@ class DomainPlan(Settings):
     sample: Sample
     tasks: list[ShardTask]
     """What to tokenise, training rows first."""
+    rows_per_part: int | None = None
+    """Rows of a part, if the training rows are prepared part by part (`parts.py`); None if they are prepared whole."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -87,7 +93,7 @@ def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_f
         "eval": [_identity(source) for source in evaluation] or eval_fraction,
         "sample": sample.model_dump() | {"domain": domain} if sample.is_part else None,
         "data": data.model_dump(include={"max_length", "packing", "too_long"}),
-    }
+    } | ({"rows_per_part": ROWS_PER_PART} if config.streaming else {})
     return DomainPlan(
         domain=domain,
         is_trained=config.is_trained,
@@ -96,6 +102,7 @@ def plan_domain(domain: str, config: DomainConfig, data: DataConfig, tokenizer_f
         eval_fraction=config.eval_fraction,
         sample=sample,
         tasks=_tasks(domain, train, "train", eval_fraction) + _tasks(domain, evaluation, "eval", 0.0),
+        rows_per_part=ROWS_PER_PART if config.streaming and train else None,
     )
 
 
@@ -136,9 +143,16 @@ def check_sides(plan: DomainPlan, shards: Sequence[TokenShard], data: DataConfig
 
 
 def pack_side(
-    plan: DomainPlan, side: Side, shards: Sequence[TokenShard], data: DataConfig, pad_id: int, building: Path
+    plan: DomainPlan,
+    side: Side,
+    shards: Sequence[TokenShard],
+    data: DataConfig,
+    pad_id: int,
+    building: Path,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Build the store of one side in the folder `building`."""
+    """Build the store of one side in the folder `building`, from a shard for each task of the plan; `more` also goes
+    into its manifest."""
     # Rows set aside for evaluation count as training rows; a domain without training counts all as evaluation.
     parts = zip(plan.tasks, shards, strict=True)
     report = Report.merged([shard.report for task, shard in parts if task.side == side or not plan.is_trained])
@@ -149,7 +163,7 @@ def pack_side(
         num_not_chosen = 0 if chosen is None else num_examples - len(chosen)
         report = report.replaced(num_not_chosen=num_not_chosen)
     about = {"fingerprint": f"{plan.key}-{side}", "domain": plan.domain, "side": side, "report": report.model_dump()}
-    build_store(building / side, side, shards, data, pad_id, about, chosen)
+    build_store(building / side, side, shards, data, pad_id, about | dict(more), chosen)
 
 
 def _identity(source: Source) -> list[object]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from workers.config.data import DataConfig
 from workers.data.arrow_rows import read_ipc, read_parquet
 from workers.data.contents import foreign_file, foreign_text, read_head
-from workers.data.files import ROWS_PER_BLOCK, BadRow, Rows, Shard, split_suffix
+from workers.data.files import ROWS_PER_BLOCK, LostRows, Rows, Shard, split_suffix
 from workers.data.framing import MAX_ROW_BYTES, DamagedFile, Frame, find_blocks, split_json, split_lines
 from workers.data.text_rows import LIST_COLUMNS, read_csv, read_json
 
@@ -69,7 +69,7 @@ def read_rows(
     except OSError as error:
         reason = f"cannot be opened: {error.strerror}"
     if reason:
-        return iter([BadRow(str(path), 1, reason)] if shard.owns(1) else [])
+        return iter([LostRows(str(path), 1, reason)] if shard.owns(1) else [])
     if layout == ".parquet":
         return read_parquet(path, shard)
     if layout in (".arrow", ".feather"):
@@ -113,7 +113,7 @@ def _rows_of_text(
     head, is_whole, chunks = _peek(chunks)
     if reason := foreign_text(path, head, is_whole, layout):
         if shard.owns(1):
-            yield BadRow(str(path), 1, reason)
+            yield LostRows(str(path), 1, reason)
         return
     del head  # may be as long as a row
     try:
@@ -124,7 +124,7 @@ def _rows_of_text(
     except DamagedFile as error:
         line = max(error.line, 1)
         if shard.owns(line):
-            yield BadRow(str(path), line, f"file unreadable from here on: {error.reason}")
+            yield LostRows(str(path), line, f"file unreadable from here on: {error.reason}")
 
 
 def _read_text(path: Path, compression: str, zstd_window_mib: int) -> Iterator[bytes]:

@@ -4,7 +4,9 @@
     shares -> rows per step         apportionment.py: exact at every step of a version; if a step takes all its rows
                                     from one domain, the same for whole steps
     rows   -> row ids               a domain's n-th row is entry n mod R of epoch n // R's permutation,
-                                    keyed by (seed, domain name, epoch): adding a domain reshuffles no other
+                                    keyed by (seed, domain name, epoch): adding a domain reshuffles no other;
+                                    a streamed domain comes in parts: one after the other, each with its own
+                                    permutation, keyed by how many parts were drawn before it
     order inside the step           a permutation keyed by (seed, step); rank r then takes the r-th slice
 
 Why a pure function: every rank computes the same global batch without communication, and a run resumes from any
@@ -31,8 +33,9 @@ class DomainRows:
     """What the schedule knows about a domain's token store."""
 
     name: str
-    num_rows: int
+    num_rows: int  # of a streamed domain: in the parts that are known
     units_per_row: float  # mean examples (or tokens) in a row: converts shares into rows
+    is_whole: bool = True  # False for a streamed domain until its last part is known
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,51 @@ class _Cursor:
         return self.debt_D + self.shares_D * self.version_counts_D.sum() - self.version_counts_D
 
 
+class _RowOrder:
+    """The order in which a domain's rows are drawn: part after part, and from the first one again behind the last."""
+
+    def __init__(self, seed: int, domain: DomainRows) -> None:
+        self._seed = seed
+        self._name = domain.name
+        self._ends = np.array([domain.num_rows], dtype=np.int64)  # of the known parts, in row ids
+        self._is_whole = domain.is_whole
+        self._turn = -1  # the number of parts drawn before the one whose order is kept
+        self._order = np.empty(0, dtype=np.int64)
+
+    @property
+    def num_known(self) -> float:
+        """Draws for which the rows are known."""
+        return np.inf if self._is_whole else int(self._ends[-1])
+
+    def add_part(self, num_rows: int, is_last: bool) -> None:
+        if self._is_whole:
+            raise ValueError(f"domain {self._name!r}: a part is added behind the last one")
+        self._ends = np.append(self._ends, self._ends[-1] + num_rows)
+        self._is_whole = is_last
+
+    def rows(self, first_draw: int, num_draws: int) -> NDArray[np.int64]:
+        """Row ids of consecutive draws, counted from 0 over the whole run."""
+        if first_draw + num_draws > self.num_known:
+            raise ValueError(
+                f"domain {self._name!r}: draw {first_draw + num_draws - 1:,} is in a part that is not known"
+            )
+        pieces = []
+        while num_draws:
+            epoch, row = divmod(first_draw, int(self._ends[-1]))
+            part = int(np.searchsorted(self._ends, row, side="right"))
+            start = int(self._ends[part - 1]) if part else 0
+            self._begin(epoch * len(self._ends) + part, start, int(self._ends[part]) - start)
+            piece = self._order[row - start : row - start + num_draws]
+            pieces.append(piece)
+            first_draw, num_draws = first_draw + len(piece), num_draws - len(piece)
+        return np.concatenate(pieces)
+
+    def _begin(self, turn: int, start: int, num_rows: int) -> None:
+        if turn != self._turn:
+            self._order = start + permutation(derive_key(self._seed, "domain", self._name, turn), num_rows)
+            self._turn = turn
+
+
 _CURSORS_KEPT = 16  # recent ones, to go back to when a new version claims steps that were already planned
 
 
@@ -82,11 +130,7 @@ class Schedule:
         self.rows_per_draw = rows_per_draw  # rows that a domain gives together; divides `rows_per_step`
         self._names = {domain.name for domain in self.domains}
         self._journal: list[DomainWeights] = []
-        # The row orders of all domains' current epochs, concatenated.
-        self._num_rows_D = np.array([domain.num_rows for domain in self.domains], dtype=np.int64)
-        self._order_start_D = np.cumsum(self._num_rows_D) - self._num_rows_D
-        self._order = np.empty(int(self._num_rows_D.sum()), dtype=np.int64)
-        self._epoch_D = np.full(len(self.domains), -1)
+        self._orders = [_RowOrder(seed, domain) for domain in self.domains]
         zeros = np.zeros(len(self.domains))
         counts = np.zeros(len(self.domains), dtype=np.int64)
         self._start = _Cursor(1, -1, zeros, zeros, zeros, counts, counts)
@@ -110,6 +154,28 @@ class Schedule:
         self._journal.append(weights)
         self._cursors = [c for c in self._cursors if c.next_step <= weights.effective_step] or [self._start]
 
+    def add_part(self, domain: int, num_rows: int, is_last: bool) -> None:
+        """The next part of a streamed domain is known."""
+        self._orders[domain].add_part(num_rows, is_last)
+
+    def num_covered(self, first_step: int, max_steps: int = 1) -> int:
+        """Of that many steps from `first_step` on, how many draw only rows of known parts."""
+        most_D = np.array([order.num_known for order in self._orders])
+        if np.isinf(most_D).all():
+            return max_steps
+        cursor, taken_SD = self._advance(self._cursor_before(first_step), max_steps)
+        before_D = cursor.total_counts_D - taken_SD.sum(axis=0)
+        are_covered_S = (before_D + np.cumsum(taken_SD, axis=0) <= most_D).all(axis=1)
+        # Draws only grow, so the steps that are covered come first; `max_steps` may cross a version's end.
+        return int(are_covered_S.sum())
+
+    def find_lacking(self, step: int) -> int | None:
+        """A streamed domain of which `step` draws rows of a part that is not known yet; None if there is none."""
+        after, _ = self._advance(self._cursor_before(step), 1)
+        most_D = np.array([order.num_known for order in self._orders])
+        lacking = np.flatnonzero(after.total_counts_D > most_D)
+        return int(lacking[0]) if len(lacking) else None
+
     @property
     def num_versions(self) -> int:
         return len(self._journal)
@@ -121,14 +187,20 @@ class Schedule:
         raise ValueError(f"no weights version claims step {step}; steps are counted from 1")
 
     def rows(self, first_step: int, max_steps: int = 1) -> StepRows:
-        """The rows of up to `max_steps` steps from `first_step` on; fewer if the version ends before."""
-        cursor = next((c for c in reversed(self._cursors) if c.next_step <= first_step), self._start)
-        while cursor.next_step < first_step:
-            cursor, _ = self._advance(cursor, first_step - cursor.next_step)
-        self._keep(cursor)
-        cursor, taken_SD = self._advance(cursor, max_steps)
+        """The rows of up to `max_steps` steps from `first_step` on; fewer if the version ends before.
+
+        ValueError if some are in parts that are not known.
+        """
+        cursor, taken_SD = self._advance(self._cursor_before(first_step), max_steps)
         self._keep(cursor)
         return self._lay_out(cursor, taken_SD)
+
+    def _cursor_before(self, step: int) -> _Cursor:
+        cursor = next((c for c in reversed(self._cursors) if c.next_step <= step), self._start)
+        while cursor.next_step < step:
+            cursor, _ = self._advance(cursor, step - cursor.next_step)
+        self._keep(cursor)
+        return cursor
 
     def _keep(self, cursor: _Cursor) -> None:
         if cursor.next_step > self._cursors[-1].next_step:
@@ -171,9 +243,9 @@ class Schedule:
         taken_D = taken_SD.sum(axis=0)
         before_D = after.total_counts_D - taken_D
         by_domain = np.argsort(domain_N, kind="stable")
-        draw_N = np.empty_like(domain_N)
-        draw_N[by_domain] = np.arange(len(domain_N)) + np.repeat(before_D - np.cumsum(taken_D) + taken_D, taken_D)
-        row_N = self._row_ids(domain_N, draw_N)
+        row_N = np.empty_like(domain_N)
+        taken = np.flatnonzero(taken_D)
+        row_N[by_domain] = np.concatenate([self._orders[d].rows(int(before_D[d]), int(taken_D[d])) for d in taken])
         keys = np.array([derive_key(self.seed, "step", first_step + s) for s in range(num_steps)], dtype=np.uint64)
         order_SB = permutations(keys, self.rows_per_step)
         return StepRows(
@@ -184,24 +256,3 @@ class Schedule:
             taken_SD=taken_SD,
             counts_SD=before_D + np.cumsum(taken_SD, axis=0),
         )
-
-    def _row_ids(self, domain_N: NDArray[np.int64], draw_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row ids of draws of domains, (N,)."""
-        epoch_N, place_N = np.divmod(draw_N, self._num_rows_D[domain_N])
-        row_N = np.empty_like(domain_N)
-        while True:
-            running = epoch_N == self._epoch_D[domain_N]
-            row_N[running] = self._order[self._order_start_D[domain_N[running]] + place_N[running]]
-            epoch_N[running] = np.iinfo(np.int64).max  # done
-            begun, first = np.unique(domain_N[epoch_N < np.iinfo(np.int64).max], return_index=True)
-            if not len(begun):
-                return row_N
-            waiting = np.flatnonzero(epoch_N < np.iinfo(np.int64).max)
-            for domain, epoch in zip(begun, epoch_N[waiting[first]], strict=True):
-                self._begin_epoch(int(domain), int(epoch))
-
-    def _begin_epoch(self, domain: int, epoch: int) -> None:
-        name, num_rows = self.domains[domain].name, self.domains[domain].num_rows
-        start = self._order_start_D[domain]
-        self._order[start : start + num_rows] = permutation(derive_key(self.seed, "domain", name, epoch), num_rows)
-        self._epoch_D[domain] = epoch

@@ -10,27 +10,25 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from workers.config.data import DomainConfig, Exclusion, HubConfig, TrainOn
-from workers.data.arrow_rows import read_arrow
-from workers.data.files import ROWS_PER_BLOCK, TABLE_LAYOUTS, BadRow, Rows, Shard, split_suffix
+from workers.data.files import TABLE_LAYOUTS, BadRow, Rows, Shard, split_suffix
 from workers.data.formats import read_row
 from workers.data.formats.detection import check_fields, detect_layout
 from workers.data.formats.example import Example, ExcludedRow, is_excluded
 from workers.data.formats.refusals import find_refusal, harmless_names
 from workers.data.formats.values import RowError
+from workers.data.hub_rows import digest_stream, load_split, name_split, read_split, read_stream, slice_rows
 from workers.data.locations import find_files
 from workers.data.reading import ZSTD_WINDOW_MIB, Blocks, read_rows
 from workers.data.text_rows import LIST_COLUMNS
-from workers.hub import reach_hub
-from workers.settings import Settings
+from workers.fingerprint import fingerprint
+from workers.settings import NewSwitch, Settings, StoragePath
 from workers.storage.addresses import shown
-
-if TYPE_CHECKING:
-    import datasets
+from workers.storage.data import version_of
 
 _ROWS_TO_DETECT = 100
 _SHARD_BYTES = 16 * 2**20  # of text
@@ -43,7 +41,7 @@ _MAX_SHARDS = 32
 class Source(Settings):
     """One file, or one split of a hub data set, and how to read it."""
 
-    path: Path | None = None
+    path: StoragePath | None = None
     hub: HubConfig | None = None
     split: str = ""
     """Split of the hub data set; empty for a file."""
@@ -59,18 +57,20 @@ class Source(Settings):
     """Whether documents already include their chat template."""
     exclude: list[Exclusion] = Field(default_factory=list)
     digest: str
-    """Hash of the content."""
+    """Hash of the content; of name and version if it is streamed."""
     size: int
-    """Bytes of the file, or rows of the hub data set."""
+    """Bytes of the file, or rows of the hub data set (0 if it is streamed)."""
     num_shards: int
     """Parts in which it is read: a function of the size alone."""
     zstd_window_mib: int = ZSTD_WINDOW_MIB
     """Longest Zstandard window that the file may need."""
+    is_streamed: NewSwitch = False
+    """Whether it is read in order, while training goes on, and was not looked through before."""
 
     @property
     def name(self) -> str:
         if self.hub is not None:
-            return f"{self.hub.path}[{self.split}]"
+            return name_split(self.hub, self.split)
         assert self.path is not None
         return shown(self.path)
 
@@ -84,11 +84,13 @@ def plan_sources(
         check_fields(config.format, config.fields)
         if config.hub is not None:
             hub_split = config.hub.split if split == "train" else config.hub.eval_split
-            sources = [_plan_hub(config, config.hub, hub_split)] if hub_split else []
+            plan_hub = _plan_hub_stream if config.streaming else _plan_hub
+            sources = [plan_hub(config, config.hub, hub_split)] if hub_split else []
         else:
             paths = config.train if split == "train" else config.eval
             files = [file for path in paths for file in find_files(path).files]
-            sources = [_plan_file(config, file, zstd_window_mib) for file in files]
+            is_streamed = config.streaming and split == "train"
+            sources = [_plan_file(config, file, zstd_window_mib, is_streamed) for file in files]
         exclude = [exclusion for exclusion in config.exclude if split == "train" or exclusion.eval]
         return [source.replaced(exclude=exclude, **_targets(config, source, train_on)) for source in sources]
     except (ValueError, OSError) as error:
@@ -121,14 +123,14 @@ def read_examples(
         line, value = row
         try:
             if by_field and isinstance(value, dict) and is_excluded(value, None, by_field):
-                yield ExcludedRow()
+                yield ExcludedRow(line)
                 continue
             # It may have fields that the first rows, which determined the layout, did not have.
             is_new = harmless is not None and isinstance(value, dict) and not value.keys() <= harmless
             if is_new and (refusal := find_refusal([value], source.fields)):
                 raise RowError(refusal)
             example = read(line, value)
-            yield ExcludedRow() if by_text and is_excluded(value, example, by_text) else example
+            yield ExcludedRow(line) if by_text and is_excluded(value, example, by_text) else example
         except RowError as error:
             yield BadRow(source.name, line, str(error))
 
@@ -147,7 +149,7 @@ def _targets(config: DomainConfig, source: Source, train_on: TrainOn) -> dict[st
     return {"train_on": config.train_on or train_on}
 
 
-def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int) -> Source:
+def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int, is_streamed: bool) -> Source:
     layout, compression = split_suffix(path)
     size = path.stat().st_size
     is_packed = bool(compression) or layout in TABLE_LAYOUTS
@@ -158,10 +160,11 @@ def _plan_file(config: DomainConfig, path: Path, zstd_window_mib: int) -> Source
     return Source(
         path=path.absolute(),  # a link stays a link: its target's name may not show its type
         **_resolve_format(config, str(path), rows),
-        digest=hash_file(path) + window,
+        digest=(digest_version(path) if is_streamed else hash_file(path)) + window,
         size=size,
-        num_shards=_count_shards(text_bytes, _SHARD_BYTES),
+        num_shards=1 if is_streamed else _count_shards(text_bytes, _SHARD_BYTES),
         zstd_window_mib=zstd_window_mib,
+        is_streamed=is_streamed,
     )
 
 
@@ -170,15 +173,27 @@ def _list_columns(fields: Mapping[str, str]) -> frozenset[str]:
 
 
 def _plan_hub(config: DomainConfig, hub: HubConfig, split: str) -> Source:
-    rows = _load_hub(hub, split)
-    head = _arrow_rows(rows, range(min(_ROWS_TO_DETECT, len(rows))))
+    rows = load_split(hub, split)
+    head = slice_rows(rows, range(min(_ROWS_TO_DETECT, len(rows))))
     return Source(
         hub=hub,
         split=split,
-        **_resolve_format(config, f"{hub.path}[{split}]", head),
+        **_resolve_format(config, name_split(hub, split), head),
         digest=rows._fingerprint,
         size=len(rows),
         num_shards=_count_shards(len(rows), _SHARD_ROWS),
+    )
+
+
+def _plan_hub_stream(config: DomainConfig, hub: HubConfig, split: str) -> Source:
+    return Source(
+        hub=hub,
+        split=split,
+        **_resolve_format(config, name_split(hub, split), read_stream(hub, split)),
+        digest=digest_stream(hub, split),
+        size=0,
+        num_shards=1,
+        is_streamed=True,
     )
 
 
@@ -206,33 +221,18 @@ def _count_shards(amount: int, per_shard: int) -> int:
     return min(max(1, math.ceil(amount / per_shard)), _MAX_SHARDS)
 
 
+def digest_version(path: Path) -> str:
+    """Hash of a file's name, size and version, which takes no time however long the file is."""
+    return fingerprint([shown(path.absolute()), path.stat().st_size, version_of(path)], num_bytes=16)
+
+
 def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _load_hub(hub: HubConfig, split: str) -> "datasets.Dataset":
-    # Imported here: it takes a second, and most domains are files.
-    import datasets
-
-    if not Path(hub.path).expanduser().exists():
-        reach_hub("dataset", hub.path, hub.revision)
-    try:
-        return datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"hub set {hub.path!r}, split {split!r}: {error}") from error
-
-
 def _read_hub(source: Source, shard: Shard) -> Rows:
     assert source.hub is not None
-    rows = _load_hub(source.hub, source.split)
-    if len(rows) == 0 and shard.index == 0:
-        yield BadRow(source.name, 1, "the split is empty")
-    yield from _arrow_rows(rows, shard.span(len(rows)))
-
-
-def _arrow_rows(rows: "datasets.Dataset", span: range) -> Rows:
-    # Plain Arrow: the library's row access would open the files that image and audio columns name.
-    table = rows.with_format("arrow")
-    for start in range(span.start, span.stop, ROWS_PER_BLOCK):
-        yield from read_arrow(table[start : min(start + ROWS_PER_BLOCK, span.stop)], start)
+    if source.is_streamed:
+        return read_stream(source.hub, source.split, shard.after)
+    return read_split(source.hub, source.split, shard)

@@ -29,7 +29,7 @@ def read_json(
     is_empty = True
     for line, raw in split(chunks):
         is_empty = False
-        if shard.count > 1 and not shard.owns(line):
+        if not shard.owns(line):
             continue
         try:
             yield line, parse_row(raw)

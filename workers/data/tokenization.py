@@ -103,16 +103,23 @@ def tokenize_shard(
     blocks: Blocks | None = None,
 ) -> TokenShard:
     """Write the shard's flat files into a new folder in `parent`. `blocks` as `read_rows` takes them."""
+    return tokenize_rows(task, read_examples(task.source, task.shard, blocks), data, tokenizer, parent)
+
+
+def tokenize_rows(
+    task: ShardTask, rows: Iterator[Row], data: DataConfig, tokenizer: "PreTrainedTokenizerBase", parent: Path
+) -> TokenShard:
+    """The same for these rows of the task's source."""
     folder = Path(tempfile.mkdtemp(prefix="tokens-", dir=parent))
     num_examples: dict[Side, int] = dict.fromkeys(SIDES, 0)
     report = Report()
     with ExitStack() as stack:
         names = [(side, name) for side in SIDES for name in _DTYPES]
         files = {(side, name): stack.enter_context((folder / f"{side}.{name}").open("wb")) for side, name in names}
-        for rows in _batches(read_examples(task.source, task.shard, blocks)):
-            examples = [row for row in rows if isinstance(row, Example)]
+        for batch in _batches(rows):
+            examples = [row for row in batch if isinstance(row, Example)]
             results = tokenize_examples(tokenizer, examples)
-            report = Report.merged([report, _report_batch(task, data, rows, examples, results)])
+            report = Report.merged([report, _report_batch(task, data, batch, examples, results)])
             if data.bad_rows == "fail":
                 check_bad_rows(task.domain, data, report)
             kept: dict[Side, list[tuple[int, Tokens]]] = {side: [] for side in SIDES}

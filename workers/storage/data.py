@@ -36,6 +36,12 @@ def bring(path: Path) -> None:
         _bring_below(base, _matcher(base, path))
 
 
+def version_of(path: Path) -> str:
+    """What changes whenever a file is written: what the storage said of the object, or else when it was modified."""
+    note = _note_of(path)
+    return note.read_text(encoding="utf-8") if note.exists() else str(path.stat().st_mtime_ns)
+
+
 def bring_model(path: str) -> None:
     """The same for a model, by its folder or name: one that a run exported, or any other."""
     folder = Path(path)

@@ -25,6 +25,7 @@ def train(plan: TrainingPlan, source: WeightsSource, meter: ProgressMeter | None
             trainer.save(step - 1, is_due=True)
             trainer.commit_checkpoint(wait=True)
             break
+        trainer.reach_rows(step)
         trainer.train_step(step)
         # The evaluation and its push come before the checkpoint of the same step. A crash between the two repeats the
         # steps since the last checkpoint, and pushing the same evaluation again changes nothing. In the other order the

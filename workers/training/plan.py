@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from workers.config.data import DataConfig
 from workers.config.model import ModelConfig
 from workers.config.training import EvaluationConfig, TrainingConfig
+from workers.data.parts import next_position
+from workers.data.preparing import DomainPlan
 from workers.data.schedule import DomainRows, Schedule
 from workers.data.store import TokenStore
 from workers.settings import Settings, StoragePath
@@ -18,6 +21,15 @@ class StoreFolders(Settings):
     train: StoragePath | None
     """None for a domain that is only measured."""
     eval: StoragePath
+    stream: "StreamedRows | None" = Field(default=None, exclude_if=lambda stream: stream is None)
+    """How its further parts are made; None if the training store is all of the domain."""
+
+
+class StreamedRows(Settings):
+    """A streamed domain, of which the training store is the first part."""
+
+    plan: DomainPlan
+    data: DataConfig
 
 
 class StartPoint(Settings):
@@ -65,7 +77,10 @@ class TrainingPlan(Settings):
         return train, {name: TokenStore.open(folders.eval) for name, folders in self.domains.items()}
 
     def build_schedule(self, stores: dict[str, TokenStore]) -> Schedule:
-        rows = [DomainRows(name, s.num_rows, units_per_row(s, self.unit)) for name, s in stores.items()]
+        rows = [
+            DomainRows(name, s.num_rows, units_per_row(s, self.unit), next_position(s.manifest) is None)
+            for name, s in stores.items()
+        ]
         rows_per_step = self.training.global_batch_size
         return Schedule(self.seed, rows, rows_per_step, rows_per_step if self.training.batches == "one_domain" else 1)
 

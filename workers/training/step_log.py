@@ -6,6 +6,7 @@ A resumed run truncates both files to its checkpoint, so that they read as if it
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,12 +19,18 @@ from workers.data.batches import Batch
 class StepLog:
     """Appends to the run's logs; ranks other than 0 only take part in gathering samples.
 
-    Lines of steps after `num_steps_done` are removed. `row_counts` are the rows in one pass over each domain, in order.
-    Of `num_slices` ranks that share their rows, the first one's samples are written.
+    Lines of steps after `num_steps_done` are removed. `row_counts` are the rows in one pass over each domain, in order;
+    None, which the owner may change, as long as they are not known. Of `num_slices` ranks that share their rows, the
+    first one's samples are written.
     """
 
     def __init__(
-        self, folder: Path, num_steps_done: int, row_counts: dict[str, int], log_samples: bool, num_slices: int = 1
+        self,
+        folder: Path,
+        num_steps_done: int,
+        row_counts: Mapping[str, int | None],
+        log_samples: bool,
+        num_slices: int = 1,
     ) -> None:
         self._row_counts = row_counts
         self._is_writer = dist.get_rank() == 0
@@ -52,7 +59,7 @@ class StepLog:
             "weights_version": batch.weights_version,
             "rows": dict(zip(names, batch.global_rows_D.tolist(), strict=True)),
             "epochs": {
-                name: seen / rows
+                name: seen / rows if rows else None
                 for (name, rows), seen in zip(self._row_counts.items(), batch.domain_rows_seen_D.tolist(), strict=True)
             },
             **values,

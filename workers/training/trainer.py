@@ -29,17 +29,15 @@ from workers.model.isolation import find_proof_row
 from workers.model.tokenizer import load_tokenizer
 from workers.signals.meter import SignalMeter, SignalPool
 from workers.strategy import Attachment
+from workers.training.failures import NonFiniteLossError, StreamError, refuse_start
 from workers.training.plan import TrainingPlan
 from workers.training.progress import ProgressMeter
 from workers.training.run_lines import join_run
 from workers.training.step_log import StepLog
+from workers.training.streams import Streams
 from workers.training.weights_source import BroadcastWeightsSource
 from workers.validation.best import Best, better, with_start
 from workers.validation.loss_meter import LossMeter
-
-
-class NonFiniteLossError(RuntimeError):
-    """A training loss or gradient is NaN or infinite. No checkpoint is written after it."""
 
 
 class Trainer:
@@ -72,9 +70,9 @@ class Trainer:
         schedule = plan.build_schedule(train_stores)
         place = (self.engine.data_rank, self.engine.num_data_ranks)
         self.loader = BatchLoader(list(train_stores.values()), schedule, *place, plan.evaluation.every)
-        row_counts = {name: store.num_rows for name, store in train_stores.items()}
+        self.streams = Streams(plan, train_stores, self.loader, meter, self.num_steps_done)
         slices = plan.training.sequence_parallel
-        self.log = StepLog(plan.folder, self.num_steps_done, row_counts, plan.log_samples, slices)
+        self.log = StepLog(plan.folder, self.num_steps_done, self.streams.row_counts, plan.log_samples, slices)
         self.weights_version = 0
         self._last_saved = self.num_steps_done
         self._is_best = False
@@ -98,6 +96,19 @@ class Trainer:
         self.loader.announce(weights)
         self.weights_version = weights.version
         return True
+
+    def reach_rows(self, step: int) -> None:
+        """Have the rows of a step, also of streamed domains; StreamError, after a checkpoint, if they cannot be had."""
+        try:
+            self.streams.reach(step)
+        except StreamError as error:
+            if dist.get_rank() == 0:
+                log_event(self.plan.folder, step, "streaming", str(error))
+            self.save(step - 1, is_due=True)
+            self.commit_checkpoint(wait=True)
+            self.export_best()
+            self.streams.close()
+            raise
 
     def train_step(self, step: int) -> None:
         """One optimizer step; NonFiniteLossError, with nothing updated, if a loss or the gradient is not finite."""
@@ -130,7 +141,7 @@ class Trainer:
         began = time.perf_counter()
         losses = self.loss_meter.measure()
         if step == 0:
-            _refuse_start({name: part.loss_sum_nats for name, part in losses.items()})
+            refuse_start({name: part.loss_sum_nats for name, part in losses.items()})
         evaluated = time.perf_counter()
         signals = self.signal_meter.measure(step) if self.signal_meter else {}
         feedback = DomainFeedback(
@@ -197,6 +208,7 @@ class Trainer:
 
     def close(self) -> None:
         self.loader.close()
+        self.streams.close()
         self.log.close()
         self._lines.close()
         self.engine.destroy()
@@ -286,14 +298,3 @@ class Trainer:
         self.commit_checkpoint(wait=True)  # of an earlier step
         self.export_best()
         return NonFiniteLossError(message)
-
-
-def _refuse_start(loss_sum_nats: dict[str, float]) -> None:
-    """Stop on every rank before the first step if the initial model is NaN or infinite."""
-    bad = {name: loss for name, loss in loss_sum_nats.items() if not math.isfinite(loss)}
-    if bad:
-        listed = ", ".join(f"{name} is {loss}" for name, loss in bad.items())
-        raise NonFiniteLossError(
-            f"before the first step: with the initial model the loss of {listed}; its weights are damaged, or its "
-            "activations exceed model.dtype: check the files of model.path, or try model.dtype float32"
-        )

@@ -72,7 +72,15 @@ class DomainTexts:
 
 
 def find_domain_texts(domain: str, config: DomainConfig, zstd_window_mib: int = ZSTD_WINDOW_MIB) -> DomainTexts:
-    """Training and evaluation rows of the domain; if it has only one of them, these are divided in two by prompt."""
+    """Training and evaluation rows of the domain; if it has only one of them, these are divided in two by prompt.
+
+    ValueError for a streamed domain: its texts are chosen from all of them.
+    """
+    if config.streaming:
+        raise ValueError(
+            f"domains.{domain}.streaming: all texts of the domain would be read; remove it, or name a sample of its "
+            "files in `train`"
+        )
     train = plan_sources(domain, config, "train", zstd_window_mib=zstd_window_mib)
     held_out = plan_sources(domain, config, "eval", zstd_window_mib=zstd_window_mib)
     # Evaluation rows alone are divided in half; of training rows, the token stores hold out the same prompts.

@@ -78,6 +78,8 @@ class Example:
 class ExcludedRow:
     """A usable row that the domain's `exclude` leaves out."""
 
+    line: int
+
 
 def says_something(message: Message) -> bool:
     return bool(message["content"].strip() or "tool_calls" in message or "reasoning_content" in message)
