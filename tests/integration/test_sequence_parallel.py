@@ -75,14 +75,14 @@ def first_moments(result: dict[str, Any]) -> torch.Tensor:
     return torch.cat([tensors[1].flatten() for _, tensors in sorted(result["masters"].items())])
 
 
-@pytest.mark.parametrize("zero_stage", few([0, 2, 3, 1], 3))
+@pytest.mark.parametrize("zero_stage", few([3, 2, 1, 0], 2))
 def test_packed_rows_train_as_whole_ones_and_are_clipped_alike(zero_stage: int) -> None:
     clipped = whole("llama")
     assert min(clipped["norms"]) > 2 * zero_cases.TRAINING["max_grad_norm"]
     assert_same(processes(2).run(zero_cases.train, case_of("llama", zero_stage, sequence_parallel=2)), clipped)
 
 
-@pytest.mark.parametrize("name", few(FAMILIES, len(FAMILIES)))
+@pytest.mark.parametrize("name", few(FAMILIES, 3))
 def test_families_do(name: str) -> None:
     assert_same(processes(2).run(zero_cases.train, case_of(name, 2, sequence_parallel=2)), whole(name))
 

@@ -145,6 +145,7 @@ def test_training_begins_before_the_second_part_and_waits_for_it_without_a_hang(
     assert_equal_runs(run, undisturbed)
 
 
+@pytest.mark.soak
 def test_one_worker_trains_on_the_same_samples(undisturbed: Path, tmp_path: Path) -> None:
     config = write_stream(tmp_path / "run", cluster={"num_workers": 1})
     assert raymix("run", config).returncode == 0
@@ -152,6 +153,7 @@ def test_one_worker_trains_on_the_same_samples(undisturbed: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.soak
 def test_a_run_that_is_killed_in_each_of_its_parts_is_the_undisturbed_run(undisturbed: Path, tmp_path: Path) -> None:
     config = write_stream(tmp_path / "run")
     run = config.parent / "runs" / "small"
@@ -168,6 +170,7 @@ def _has_steps(run: Path, num_steps: int) -> Callable[[], bool]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.soak
 def test_a_file_that_ends_early_ends_the_run_with_its_line_and_the_same_command_resumes_it(
     undisturbed: Path, tmp_path: Path
 ) -> None:
