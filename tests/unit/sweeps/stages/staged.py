@@ -36,6 +36,7 @@ class FakeStore:
 class FakeStores:
     train: FakeStore | None
     eval: FakeStore
+    stream: None = None
 
 
 def fake_stores(run: RunConfig) -> Mapping[str, Any]:
