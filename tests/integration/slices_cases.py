@@ -1,7 +1,7 @@
 """What the tests of sequences in slices run on every rank."""
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tests.integration.zero_cases import Case, build_engine, global_batch
+from tests.kept_tensors import keeping
 from workers.data.batches import Batch
 from workers.model.forward_pass import whole_rows
 
@@ -48,29 +49,21 @@ def bytes_kept(case: Case, is_packed: bool) -> int:
     engine, row = build_engine(case), proof_row()
     if not is_packed:
         row = replace(row, position_ids_BL=np.arange(row.input_ids_BL.size)[None])
-    weights = {p.untyped_storage().data_ptr() for p in engine.module.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage  # held, so that no other takes its address
-        return tensor
+    decoding, kept = ExitStack(), []
 
     def start(module: torch.nn.Module, *given: Any) -> None:
-        hooks.__enter__()
+        kept.append(decoding.enter_context(keeping(engine.module.parameters())))
 
     def stop(module: torch.nn.Module, *given: Any) -> None:
-        hooks.__exit__()
+        decoding.close()
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     engine.module.model.register_forward_pre_hook(start)
     engine.module.model.register_forward_hook(stop)
     engine.module.train()
     (one_pass,) = engine.packed.plan(whole_rows(row, 1, cut=False))
     engine.packed.nats(one_pass)
     engine.destroy()
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in kept[0].values())
 
 
 def train_run(config_path: Path, changes: list[str], stop_at: int | None = None) -> None:

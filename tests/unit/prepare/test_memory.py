@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 from orchestrator.config.run import RunConfig
 from orchestrator.prepare.memory import MemoryEstimate, estimate_memory
 from orchestrator.prepare.model_shape import read_shape
+from tests.kept_tensors import keeping
 
 HIDDEN, NEURONS, LAYERS, LENGTH, ROWS = 32, 128, 8, 64, 2
 BUCKET = 500_000_000  # DeepSpeed's, in parameters
@@ -261,18 +262,9 @@ def test_activations_are_what_autograd_keeps(
     model.to(getattr(torch, dtype)).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage  # held, so that no other takes its address
-        return tensor
-
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
     positions = torch.arange(LENGTH).remainder(LENGTH // 2).expand(ROWS, LENGTH)  # two examples a row
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with keeping(model.parameters()) as kept:
         model.model(input_ids=ids, position_ids=positions, use_cache=False)
     in_memory = sum(storage.nbytes() for storage in kept.values())
     expected = estimate_memory(read_shape(config), config).moments["forward pass"]["activations"]
